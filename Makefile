@@ -1,0 +1,49 @@
+# Everything below works on a machine with only python3 (>= 3.11), a C/C++ compiler and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := $(BIN)/python
+CLIENT_VENV := $(VENV)/llama-index
+ARGS ?=
+
+.PHONY: setup serve test check unit bench lock train-demo clean
+
+serve: $(VENV)/.ready  ## start the gateway with the demo model, or: make serve ARGS="model.gguf --port 9000"
+	$(BIN)/gateway serve $(ARGS)
+
+setup: $(VENV)/.ready  ## install everything into .venv (builds llama.cpp once: a few minutes)
+
+test: check $(CLIENT_VENV)/.ready  ## everything: format, lint, types, unit, faults, end to end
+	$(RUN) -m pytest tests
+
+check: $(VENV)/.ready  ## the inner loop: format, lint, types, unit tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(RUN) -m pytest -q tests/adapters tests/gateway tests/test_architecture.py tests/test_docs.py
+
+bench: $(VENV)/.ready  ## measure against llama-server built from the same llama.cpp; prints ratios
+	$(RUN) -m tests.bench $(ARGS)
+
+train-demo: $(VENV)/.ready  ## train the demo model anew (needs PyTorch, takes about 40 minutes)
+	$(RUN) -m adapters.llama_cpp.demo.train $(ARGS)
+
+lock: $(VENV)/.ready  ## renew the pinned versions
+	$(BIN)/uv pip compile pyproject.toml --group dev --group clients $(LOCK_OPTIONS) -o requirements.lock
+	$(BIN)/uv pip compile tests/e2e/llama_index/requirements.in $(LOCK_OPTIONS) -o tests/e2e/llama_index/requirements.lock
+
+LOCK_OPTIONS := --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links
+
+$(VENV)/.ready: requirements.lock pyproject.toml
+	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+$(CLIENT_VENV)/.ready: tests/e2e/llama_index/requirements.lock
+	test -x $(CLIENT_VENV)/bin/python || $(PYTHON) -m venv $(CLIENT_VENV)
+	$(CLIENT_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	touch $@
+
+clean:  ## remove the environment and all caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,384 @@
+"""What the OpenAI dialects share: a strict decode, the fields of every generation, usage, frames and the fold."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Generic, Protocol, TypeVar, cast
+
+import msgspec
+from msgspec import Meta
+
+from adapters.errors import InvalidRequest
+from adapters.types import (
+    ChoiceFinished,
+    Event,
+    Finished,
+    FinishReason,
+    Generation,
+    Sampling,
+    Started,
+    TextDelta,
+    TokenLogprob,
+    ToolCall,
+    ToolCallDelta,
+    Usage,
+)
+
+T = TypeVar("T")
+RequestT = TypeVar("RequestT")
+
+CHOICES_MAX = 1024
+DONE = b"data: [DONE]\n\n"
+FRAME_END = b"\n\n"
+LOGPROB_MIN = -9999.0
+
+Count = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+Penalty = Annotated[float, Meta(ge=-2, le=2)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+StopText = Annotated[str, Meta(min_length=1, max_length=256)]
+SessionKey = Annotated[str, Meta(max_length=512)]
+Tokens = Annotated[list[TokenId], Meta(max_length=2**20)]
+TextOrTokens = str | Annotated[list[str | TokenId | Tokens], Meta(max_length=2**20)]
+ModelName = Annotated[str, Meta(min_length=1, max_length=256)]
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Inbound(msgspec.Struct, Generic[RequestT], frozen=True):
+    """A parsed request and what the HTTP side must know beside it."""
+
+    request: RequestT
+    stream: bool = False
+    include_usage: bool = False
+    session_key: str | None = None
+
+
+class ResponseHead(msgspec.Struct, frozen=True):
+    """What every chunk of an answer repeats; `created` is in Unix seconds."""
+
+    id: str
+    created: int
+    model: str
+    system_fingerprint: str
+
+
+class EventRenderer(Protocol):
+    """Turns the events of one stream, in order, into ready frames; some events have none (`b""`)."""
+
+    def render(self, event: Event) -> bytes: ...
+
+
+# Parsing
+
+
+class StreamOptions(msgspec.Struct):
+    include_usage: bool | None = None
+
+
+class ResponseFormat(msgspec.Struct):
+    type: str
+
+
+class RequestFields(msgspec.Struct, kw_only=True):
+    """What any request may hold. The last four would redirect it, so they must never look as if they had worked."""
+
+    user: str | None = None
+    api_base: Any = None
+    base_url: Any = None
+    api_key: Any = None
+    extra_headers: Any = None
+
+
+class GenerationFields(RequestFields, kw_only=True):
+    """What chat and legacy completions share: OpenAI's ranges, and the extra names of vLLM and llama-server."""
+
+    model: ModelName
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: Count | None = None
+    stop: StopText | Annotated[list[StopText], Meta(max_length=16)] | None = None
+    n: Annotated[int, Meta(ge=1, le=128)] | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    top_p: Share | None = None
+    top_k: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
+    min_p: Share | None = None
+    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    logit_bias: Annotated[dict[TokenId, Annotated[float, Meta(ge=-100, le=100)]], Meta(max_length=1024)] | None = None
+    ignore_eos: bool | None = None
+    prompt_cache_key: SessionKey | None = None
+    session_id: SessionKey | None = None
+    metadata: dict[str, str] | None = None
+    store: bool | None = None
+    service_tier: str | None = None
+    response_format: ResponseFormat | None = None
+    grammar: Any = None
+    json_schema: Any = None
+    guided_json: Any = None
+    guided_regex: Any = None
+    guided_grammar: Any = None
+    guided_choice: Any = None
+    structured_outputs: Any = None
+
+
+_REDIRECTING = ("api_base", "base_url", "api_key", "extra_headers")
+_STRUCTURED = (
+    "grammar",
+    "json_schema",
+    "guided_json",
+    "guided_regex",
+    "guided_grammar",
+    "guided_choice",
+    "structured_outputs",
+)
+
+
+def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
+    """The body as the decoder's type; whatever is wrong with it becomes an `InvalidRequest`."""
+    try:
+        str(body, "utf-8")  # The decoder skips unknown fields without looking at their bytes.
+        return decoder.decode(body)
+    except msgspec.ValidationError as exc:
+        raise _explained(str(exc)) from None
+    except UnicodeDecodeError:
+        raise InvalidRequest("The body of your request is not valid UTF-8.", code="invalid_json") from None
+    except RecursionError:
+        raise InvalidRequest("The JSON body of your request is nested too deeply.", code="invalid_json") from None
+    except msgspec.DecodeError as exc:
+        message = f"We could not parse the JSON body of your request: {exc}."
+        raise InvalidRequest(message, code="invalid_json") from None
+
+
+_NOUNS = {
+    "int": "an integer",
+    "float": "a number",
+    "str": "a string",
+    "bool": "a boolean",
+    "array": "an array",
+    "object": "an object",
+    "null": "null",
+}
+
+
+def _noun(types: str) -> str:
+    """`int | null`, as msgspec writes it, in words; an optional field is described by what it holds."""
+    names = types.split(" | ")
+    if len(names) > 1:
+        names = [name for name in names if name != "null"]
+    return " or ".join(_NOUNS.get(name, name) for name in names)
+
+
+def _explained(complaint: str) -> InvalidRequest:
+    """msgspec's "Expected `int`, got `str` - at `$.messages[0].n`" in OpenAI's manner, with the field's path."""
+    detail, _, place = complaint.partition(" - at ")
+    param = place.rpartition("`$")[2].rstrip("`").lstrip(".").replace("[...]", "") or None
+    missing = re.fullmatch(r"Object missing required field `(\w+)`", detail)
+    if missing:
+        name = f"{param}.{missing[1]}" if param else missing[1]
+        return InvalidRequest(f"Missing required parameter: '{name}'.", param=name)
+    shown = f"'{param}'" if param else "the request body"
+    if place.startswith("`key`"):
+        shown = f"a key of {shown}"
+    wrong = re.fullmatch(r"Expected `([^`]+)`, got `([^`]+)`", detail)
+    if wrong:
+        message = f"Invalid type for {shown}: expected {_noun(wrong[1])}, but got {_noun(wrong[2])} instead."
+        return InvalidRequest(message, param=param)
+    bounded = re.sub(r"^Expected `([^`]+)`", lambda match: f"expected {_noun(match[1])}", detail)
+    return InvalidRequest(f"Invalid value for {shown}: {bounded}.", param=param)
+
+
+def refuse_redirects(body: RequestFields) -> None:
+    """Refuse fields that some clients' libraries send on to a transport."""
+    for name in _REDIRECTING:
+        if getattr(body, name) is not None:
+            raise InvalidRequest(f"Unknown parameter: '{name}'.", code="unknown_parameter", param=name)
+
+
+def parse_generation(body: GenerationFields, *, max_tokens: int | None, logprobs: int | None) -> Generation:
+    """The shared fields in canonical form; `max_tokens` and `logprobs` are spelled differently per dialect."""
+    refuse_redirects(body)
+    _refuse_structure(body)
+    if body.stream_options is not None and not body.stream:
+        message = "The 'stream_options' parameter is only allowed when 'stream' is enabled."
+        raise InvalidRequest(message, param="stream_options")
+    stop = body.stop or ()
+    return Generation(
+        max_tokens=max_tokens,
+        stop=(stop,) if isinstance(stop, str) else tuple(stop),
+        n=_given(body.n, 1),
+        logprobs=logprobs,
+        ignore_eos=bool(body.ignore_eos),
+        sampling=_sampling(body),
+    )
+
+
+def _sampling(body: GenerationFields) -> Sampling:
+    """A `top_p` of 0 leaves only the likeliest token, which is what greedy means here."""
+    greedy = body.top_p == 0
+    return Sampling(
+        temperature=0.0 if greedy else body.temperature,
+        top_p=None if greedy else body.top_p,
+        top_k=None if body.top_k is None else max(0, body.top_k),
+        min_p=body.min_p,
+        seed=body.seed,
+        presence_penalty=_given(body.presence_penalty, 0.0),
+        frequency_penalty=_given(body.frequency_penalty, 0.0),
+        logit_bias=_given(body.logit_bias, {}),
+    )
+
+
+def _given(value: T | None, default: T) -> T:
+    return default if value is None else value
+
+
+def _refuse_structure(body: GenerationFields) -> None:
+    """Nothing here can hold a model to a schema, and an ignored schema would look like a wrong answer."""
+    name = next((name for name in _STRUCTURED if getattr(body, name) not in (None, "")), None)
+    if body.response_format is not None and body.response_format.type != "text":
+        name = "response_format"
+    if name is not None:
+        message = f"Invalid value for '{name}': this server does not offer structured output yet, only plain text."
+        raise InvalidRequest(message, param=name)
+
+
+def inbound(body: GenerationFields, request: RequestT) -> Inbound[RequestT]:
+    """`request` with what the body says about its delivery."""
+    return Inbound(
+        request,
+        stream=bool(body.stream),
+        include_usage=bool(body.stream_options and body.stream_options.include_usage),
+        session_key=body.prompt_cache_key or body.session_id or None,
+    )
+
+
+def parse_texts(given: TextOrTokens, param: str, count_max: int) -> tuple[str | tuple[int, ...], ...]:
+    """A text, several texts, token ids or several lists of them, as `prompt` and `input` take them. None is empty."""
+    items: list[str | int | list[int]] = [given] if isinstance(given, str) else given
+    if items and all(isinstance(item, int) for item in items):
+        items = [cast("list[int]", items)]
+    texts: list[str | tuple[int, ...]] = []
+    for item in items:
+        if isinstance(item, int) or type(item) is not type(items[0]):
+            message = (
+                f"Invalid type for '{param}': expected a string, strings, token ids or lists of token ids, not a mix."
+            )
+            raise InvalidRequest(message, param=param)
+        if not item:
+            raise InvalidRequest(f"Invalid value for '{param}': it must not be empty.", param=param)
+        texts.append(item if isinstance(item, str) else tuple(item))
+    if not 1 <= len(texts) <= count_max:
+        message = f"Invalid value for '{param}': expected between 1 and {count_max} items, but got {len(texts)}."
+        raise InvalidRequest(message, param=param)
+    return tuple(texts)
+
+
+# Rendering
+
+
+def quoted(text: str) -> bytes:
+    """`text` as JSON. Unicode's line ends are escaped, as some readers of event streams split lines at them."""
+    encoded = _encode(text)
+    if text.isascii():
+        return encoded
+    return (
+        encoded.replace(b"\xe2\x80\xa8", b"\\u2028")
+        .replace(b"\xe2\x80\xa9", b"\\u2029")
+        .replace(b"\xc2\x85", b"\\u0085")
+    )
+
+
+def token_text(raw: bytes) -> str:
+    """A token as text; one that is a piece of a character as OpenAI writes it: `bytes:\\xe2\\x82`."""
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
+
+
+def usage_fields(usage: Usage) -> dict[str, object]:
+    """OpenAI's usage object."""
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens, "audio_tokens": 0},
+        "completion_tokens_details": {
+            "reasoning_tokens": 0,
+            "audio_tokens": 0,
+            "accepted_prediction_tokens": 0,
+            "rejected_prediction_tokens": 0,
+        },
+    }
+
+
+def head_fields(head: ResponseHead, kind: str) -> dict[str, object]:
+    """The fields that open every answer and chunk; `kind` is OpenAI's `object`."""
+    return {
+        "id": head.id,
+        "object": kind,
+        "created": head.created,
+        "model": head.model,
+        "system_fingerprint": head.system_fingerprint,
+    }
+
+
+class Chunks:
+    """The bytes around the choices of one stream's chunks, encoded once: `before` + a choice + `after`."""
+
+    def __init__(self, head: ResponseHead, kind: str, include_usage: bool) -> None:
+        fields = head_fields(head, kind)
+        self.before = b"data: " + _encode(fields)[:-1] + b',"choices":['
+        self.after = b'],"usage":null}\n\n' if include_usage else b"]}\n\n"
+        self._fields = fields
+        self._include_usage = include_usage
+
+    def end(self, usage: Usage) -> bytes:
+        """What follows the last choice: the usage, if it was asked for, and the end of the stream."""
+        if not self._include_usage:
+            return DONE
+        last = {**self._fields, "choices": [], "usage": usage_fields(usage)}
+        return b"data: " + _encode(last) + FRAME_END + DONE
+
+
+class FoldedChoice:
+    """One choice of an answer that is being folded."""
+
+    def __init__(self) -> None:
+        self.parts: list[str] = []
+        self.logprobs: list[TokenLogprob] = []
+        self.calls: dict[int, ToolCall] = {}
+        self.reason: FinishReason | None = None
+
+    @property
+    def text(self) -> str:
+        return "".join(self.parts)
+
+
+class Folded:
+    """The events of a stream, folded into the state a unary answer is rendered from."""
+
+    def __init__(self, choices: int) -> None:
+        self.choices = [FoldedChoice() for _ in range(choices)]
+        self.usage = Usage()
+
+    def add(self, event: Event) -> None:
+        """Take in the next event; the stream's order is the caller's business."""
+        match event:
+            case TextDelta():
+                choice = self.choices[event.choice]
+                choice.parts.append(event.text)
+                choice.logprobs.extend(event.logprobs)
+            case ToolCallDelta():
+                calls = self.choices[event.choice].calls
+                known = calls.get(event.index, ToolCall("", "", ""))
+                calls[event.index] = ToolCall(
+                    event.id or known.id, event.name or known.name, known.arguments + event.arguments
+                )
+            case ChoiceFinished():
+                self.choices[event.choice].reason = event.reason
+            case Finished():
+                self.usage = event.usage
+            case Started():
+                pass

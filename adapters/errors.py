@@ -1,0 +1,75 @@
+"""What can go wrong behind an adapter, said in one tree.
+
+AdapterError
+├── InvalidRequest       the caller's fault; `code` and `param` say what, nothing was generated
+├── Busy                 turned away at once, with the time after which a place is expected
+│   ├── QueueFull        the tenant has used up its share of the queue
+│   └── Overloaded       the whole queue is taken by tenants within their shares
+├── Unavailable          the target cannot serve now
+│   ├── ModelLoading     it will, after `retry_after_s`
+│   └── ModelUnavailable it failed to load, keeps dying, or was stopped
+├── EngineFailed         the engine died or broke while it worked on the request
+└── Timeout              a deadline passed
+
+Adapters raise only these; `gateway/errors.py` gives each its HTTP status.
+"""
+
+
+class AdapterError(Exception):
+    """Base of everything an adapter raises on purpose.
+
+    `code` is the machine-readable name from the public error table, `param` the request field at fault and
+    `retry_after_s` the seconds after which another try is worth it (None: unknown).
+    """
+
+    code = "internal_error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code or type(self).code
+        self.param = param
+        self.retry_after_s = retry_after_s
+
+
+class InvalidRequest(AdapterError):
+    code = "invalid_value"
+
+
+class Busy(AdapterError):
+    code = "overloaded"
+
+
+class QueueFull(Busy):
+    code = "queue_full"
+
+
+class Overloaded(Busy):
+    code = "overloaded"
+
+
+class Unavailable(AdapterError):
+    code = "model_unavailable"
+
+
+class ModelLoading(Unavailable):
+    code = "model_loading"
+
+
+class ModelUnavailable(Unavailable):
+    code = "model_unavailable"
+
+
+class EngineFailed(AdapterError):
+    code = "engine_failed"
+
+
+class Timeout(AdapterError):
+    code = "upstream_timeout"

@@ -1,0 +1,292 @@
+"""The adapter for local GGUF models: a supervised worker process per model behind a queue that is fair to tenants."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import secrets
+import struct
+from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
+
+import msgspec
+
+from adapters.errors import AdapterError, Busy, InvalidRequest, ModelLoading, Overloaded
+from adapters.llama_cpp.generation import Counters, Engine, TextGeneration, size_tokens
+from adapters.llama_cpp.line import Line, Turn, take_turn
+from adapters.llama_cpp.messages import (
+    Busyness,
+    ChatPrompt,
+    Command,
+    Detokenize,
+    Embed,
+    Embedded,
+    EngineSettings,
+    Inspect,
+    Inspected,
+    ModelInfo,
+    Prompt,
+    TextPrompt,
+    TokenPrompt,
+)
+from adapters.llama_cpp.process import State, Timing, Worker
+from adapters.llama_cpp.question import Question
+from adapters.llama_cpp.queue import Entry, FairQueue, Rates
+from adapters.llama_cpp.tools import ToolParser
+from adapters.types import (
+    Caller,
+    ChatRequest,
+    CompletionRequest,
+    EmbeddingRequest,
+    Embeddings,
+    Event,
+    Finished,
+    ModelCard,
+    Usage,
+)
+
+__all__ = ["LlamaCpp", "Status"]
+
+PREPARING_MAX = 8
+PREPARING_DEPTH_MAX = 1000
+PREPARE_US_PER_TOKEN = 2.0
+PROMPTS_MAX = 256
+EMBEDDING_MAX = 4
+EMBED_TIMEOUT_S = 600.0
+INSPECTING_MAX = 64
+INSPECT_TIMEOUT_S = 30.0
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """A model at this moment. `reason` says what went wrong last when it is not ready; it is for operators."""
+
+    name: str
+    state: State
+    progress: float
+    reason: str | None
+    info: ModelInfo | None
+    pid: int | None
+    queue_depth: int
+    running: int
+    busyness: Busyness | None
+
+
+class LlamaCpp:
+    """Chat, Embedder and Tokenizer over one local model."""
+
+    def __init__(
+        self,
+        name: str,
+        path: str,
+        settings: EngineSettings,
+        *,
+        queue_depth_max: int = 64,
+        argv: Sequence[str] = (),
+        timing: Timing | None = None,
+    ) -> None:
+        timing = timing or Timing()
+        self.name = name
+        self.counters = Counters()
+        self._worker = Worker(path, settings, argv=argv, timing=timing, on_ready=self._on_ready, on_lost=self._on_lost)
+        self._places = Line(FairQueue(1, queue_depth_max), timing.clock, self._rates)
+        self._preparing = Line(
+            FairQueue(PREPARING_MAX, PREPARING_DEPTH_MAX), timing.clock, lambda: Rates(PREPARE_US_PER_TOKEN, 0.0)
+        )
+        self._embedding = Line(FairQueue(EMBEDDING_MAX, queue_depth_max), timing.clock, self._rates)
+        self._engine = Engine(self._worker, self._places, self._preparing, self.counters)
+        self._inspecting = 0
+
+    # Life
+
+    async def start(self) -> None:
+        """Load the model; returns when it is ready or its first load failed, which `status` tells apart."""
+        self._worker.start()
+        await self._worker.settled()
+
+    async def close(self) -> None:
+        """Stop the worker; requests in work fail."""
+        await self._worker.stop()
+
+    def check_ready(self) -> ModelInfo:
+        """What the loaded model is; raises ModelLoading or ModelUnavailable when none is."""
+        error = self._worker.unavailable()
+        if error is not None:
+            raise error
+        assert self._worker.info is not None
+        return self._worker.info
+
+    def status(self) -> Status:
+        worker = self._worker
+        return Status(
+            name=self.name,
+            state=worker.state,
+            progress=worker.progress,
+            reason=worker.reason,
+            info=worker.info,
+            pid=worker.pid,
+            queue_depth=self._places.queue.waiting + self._embedding.queue.waiting,
+            running=self._places.queue.running + self._embedding.queue.running,
+            busyness=worker.busyness,
+        )
+
+    @property
+    def card(self) -> ModelCard:
+        """What is known of the model; little before its first load."""
+        info = self._worker.info
+        if info is None:
+            return ModelCard()
+        return ModelCard(
+            context_tokens=info.context_tokens,
+            kinds=(("chat", "completion") if info.generates else ()) + (("embedding",) if info.embeds else ()),
+            parameters=info.parameters,
+            size_bytes=info.size_bytes,
+            description=info.description,
+        )
+
+    def _on_ready(self, info: ModelInfo) -> None:
+        self._places.queue.parallel = info.parallel
+
+    def _on_lost(self) -> None:
+        """Everybody in line is told at once; those the worker knew hear of it next."""
+        self.counters.restarts += self._worker.state != "stopped"
+        error = self._worker.unavailable()
+        for line in (self._places, self._preparing, self._embedding):
+            line.clear(error or ModelLoading("The engine was restarted.", retry_after_s=1.0))
+
+    def _rates(self) -> Rates:
+        """The rates with every slot taken; a step is taken to grow by half of itself with each further stream."""
+        info, busyness = self._worker.info, self._worker.busyness
+        if info is None:
+            return Rates()
+        if busyness is None:
+            return Rates(info.prefill_us_per_token, info.decode_us_per_token)
+        growth = (1 + info.parallel) / (1 + max(1, busyness.running))
+        return Rates(busyness.prefill_us_per_token, busyness.decode_us_per_token * max(growth, 1.0))
+
+    # Text
+
+    def chat(self, request: ChatRequest, caller: Caller) -> AsyncIterator[Event]:
+        tools = request.tools if request.tool_choice == "auto" else ()
+        prompt = ChatPrompt(request.messages, tools)
+        try:
+            info = self._check_generates()
+        except AdapterError as error:
+            return _failing(error)
+        new_parser = None
+        if tools and info.tool_format is not None:
+            new_parser = partial(ToolParser, info.tool_format, frozenset(tool.name for tool in tools), _new_call_id)
+        return TextGeneration(self._engine, caller, [prompt], request.generation, new_parser=new_parser).events()
+
+    def complete(self, request: CompletionRequest, caller: Caller) -> AsyncIterator[Event]:
+        try:
+            self._check_generates()
+            if not 1 <= len(request.prompts) <= PROMPTS_MAX:
+                raise InvalidRequest(f"Between 1 and {PROMPTS_MAX} prompts are possible.", param="prompt")
+        except AdapterError as error:
+            return _failing(error)
+        prompts: list[Prompt] = [
+            TextPrompt(prompt, request.suffix) if isinstance(prompt, str) else TokenPrompt(prompt)
+            for prompt in request.prompts
+        ]
+        return TextGeneration(self._engine, caller, prompts, request.generation, echo=request.echo).events()
+
+    def _check_generates(self) -> ModelInfo:
+        info = self.check_ready()
+        if not info.generates:
+            raise InvalidRequest(f"The model {self.name!r} does not generate text.", param="model")
+        return info
+
+    # Embeddings
+
+    async def embed(self, request: EmbeddingRequest, caller: Caller) -> Embeddings:
+        info = self.check_ready()
+        if not info.embeds:
+            raise InvalidRequest(f"The model {self.name!r} does not make embeddings.", param="model")
+        whole = info.embedding_dimensions
+        dimensions = whole if request.dimensions is None else request.dimensions
+        if not 1 <= dimensions <= whole:
+            raise InvalidRequest(f"'dimensions' must be between 1 and {whole}.", param="dimensions")
+        self.counters.requests += 1
+        try:
+            embedded = await self._embed(request, caller)
+        except Busy:
+            self.counters.rejected += 1
+            raise
+        except asyncio.CancelledError:
+            self.counters.cancelled += 1
+            raise
+        self.counters.prompt_tokens += embedded.prompt_tokens
+        self.counters.embedded_tokens += embedded.prompt_tokens
+        vectors = embedded.vectors
+        if dimensions < whole:
+            vectors = tuple(cut(vector, dimensions) for vector in vectors)
+        return Embeddings(vectors, dimensions, embedded.prompt_tokens)
+
+    async def _embed(self, request: EmbeddingRequest, caller: Caller) -> Embedded:
+        turn = Turn()
+        entry = Entry(
+            tenant=caller.tenant,
+            owner=turn,
+            prompt_tokens=sum(size_tokens(_embedding_prompt(one)) for one in request.inputs),
+            max_tokens=0,
+            weight=caller.weight,
+            priority=caller.priority,
+        )
+        await take_turn(self._embedding, entry, turn)
+        try:
+            question = Question(self._worker, lambda: self._embedding.leave(entry))
+        except AdapterError:
+            self._embedding.leave(entry)
+            raise
+        answer = await question.ask(Embed(question.id, caller.tenant, request.inputs), EMBED_TIMEOUT_S)
+        assert isinstance(answer, Embedded)
+        return answer
+
+    # Tokeniser
+
+    async def tokenize(self, text: str, *, special: bool) -> list[int]:
+        answer = await self._inspect(lambda number: Inspect(number, TextPrompt(text, special=special), special))
+        return list(answer.tokens)
+
+    async def detokenize(self, tokens: list[int]) -> str:
+        answer = await self._inspect(lambda number: Detokenize(number, tuple(tokens)))
+        return answer.text
+
+    async def apply_template(self, request: ChatRequest) -> tuple[str, int]:
+        tools = request.tools if request.tool_choice == "auto" else ()
+        answer = await self._inspect(lambda number: Inspect(number, ChatPrompt(request.messages, tools)))
+        return answer.text, len(answer.tokens)
+
+    async def _inspect(self, command: Callable[[int], Command]) -> Inspected:
+        self.check_ready()
+        if self._inspecting >= INSPECTING_MAX:
+            raise Overloaded("Too many tokeniser requests are waiting.", retry_after_s=1.0)
+        question = Question(self._worker, self._inspected)
+        self._inspecting += 1
+        answer = await question.ask(command(question.id), INSPECT_TIMEOUT_S)
+        assert isinstance(answer, Inspected)
+        return answer
+
+    def _inspected(self) -> None:
+        self._inspecting -= 1
+
+
+async def _failing(error: AdapterError) -> AsyncIterator[Event]:
+    """A stream that raises at its first event, so that a refusal comes from the same place as any other failure."""
+    raise error
+    yield Finished(Usage())  # type: ignore[unreachable]  # What makes this function a generator.
+
+
+def _new_call_id() -> str:
+    return f"call_{secrets.token_hex(12)}"
+
+
+def _embedding_prompt(one: str | tuple[int, ...]) -> Prompt:
+    return TextPrompt(one) if isinstance(one, str) else TokenPrompt(one)
+
+
+def cut(vector: bytes, dimensions: int) -> bytes:
+    """The first `dimensions` floats of a vector, with length 1 again (a zero vector stays zero)."""
+    floats = struct.unpack(f"<{dimensions}f", vector[: 4 * dimensions])
+    norm = math.hypot(*floats) or 1.0
+    return struct.pack(f"<{dimensions}f", *[value / norm for value in floats])

@@ -1,0 +1,88 @@
+"""Embeddings: whole inputs of many requests packed into one batch."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from adapters.llama_cpp.batch import Batch
+from adapters.llama_cpp.messages import Embedded
+
+Int32s = npt.NDArray[np.int32]
+Float32s = npt.NDArray[np.float32]
+
+
+class Encoder(Protocol):
+    """What embedding needs of a context."""
+
+    slots: int
+    batch_tokens: int
+
+    def encode(self, batch: Batch) -> None: ...
+
+    def embedding(self, slot: int, last_row: int) -> Float32s: ...
+
+
+class Job:
+    """One request: its inputs as token arrays, and the vectors so far."""
+
+    def __init__(self, request: int, inputs: list[Int32s]) -> None:
+        self.request = request
+        self.inputs = inputs
+        self.vectors: list[bytes] = []
+
+
+class Embedder:
+    """First come, first served by input; one batch holds as many inputs as fit, of as many requests as there are."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+        self._jobs: deque[Job] = deque()
+        self._batch = Batch(encoder.batch_tokens, encoder.slots)
+
+    @property
+    def idle(self) -> bool:
+        return not self._jobs
+
+    @property
+    def waiting(self) -> int:
+        return len(self._jobs)
+
+    def submit(self, job: Job) -> None:
+        """Queues a request; each input must fit into a batch."""
+        self._jobs.append(job)
+
+    def cancel(self, request: int) -> bool:
+        kept = [job for job in self._jobs if job.request != request]
+        found = len(kept) < len(self._jobs)
+        self._jobs = deque(kept)
+        return found
+
+    def step(self) -> list[Embedded]:
+        """Computes one batch; returns the requests it completed."""
+        self._batch.clear()
+        owners: list[tuple[Job, int]] = []
+        for job, tokens in self._next_inputs():
+            if len(owners) == self._encoder.slots or self._batch.size + len(tokens) > self._batch.capacity:
+                break
+            self._batch.add(tokens, 0, len(owners), outputs=len(tokens))
+            owners.append((job, self._batch.size - 1))
+        self._encoder.encode(self._batch)
+        for slot, (job, last_row) in enumerate(owners):
+            vector = self._encoder.embedding(slot, last_row)
+            norm = float(np.linalg.norm(vector))
+            job.vectors.append((vector / norm if norm else vector).astype("<f4").tobytes())
+        return self._completed()
+
+    def _next_inputs(self) -> list[tuple[Job, Int32s]]:
+        return [(job, tokens) for job in self._jobs for tokens in job.inputs[len(job.vectors) :]]
+
+    def _completed(self) -> list[Embedded]:
+        done = []
+        while self._jobs and len(self._jobs[0].vectors) == len(self._jobs[0].inputs):
+            job = self._jobs.popleft()
+            done.append(Embedded(job.request, tuple(job.vectors), sum(map(len, job.inputs))))
+        return done

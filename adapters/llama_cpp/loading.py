@@ -1,0 +1,224 @@
+"""From a path and settings to a model that is ready to step: checks, context, first measurements."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from adapters.llama_cpp import gguf, tools
+from adapters.llama_cpp.batch import Batch
+from adapters.llama_cpp.confine import cores
+from adapters.llama_cpp.embedder import Embedder
+from adapters.llama_cpp.messages import EngineSettings, Load, ModelInfo
+from adapters.llama_cpp.native import TOKEN_NULL, Context, Model, Vocabulary, quiet
+from adapters.llama_cpp.prompts import Prompts
+from adapters.llama_cpp.sampling import Recommended
+from adapters.llama_cpp.scheduler import Limits, Rates, Scheduler
+from adapters.llama_cpp.sessions import Sessions
+from adapters.llama_cpp.templates import CHATML, ChatTemplate, TemplateError
+
+CONTEXT_TOKENS_DEFAULT = 8192
+CACHE_BYTES_DEFAULT = 2 << 30
+KEPT_SLOTS = 32
+EMBED_SLOTS = 64
+THREAD_BYTES_MIN = 32 << 20
+CALIBRATION_STEP_US_MAX = 150_000
+
+
+class LoadError(Exception):
+    """The model cannot be served; `code` is model_invalid when another try cannot help."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+class Loaded(msgspec.Struct, frozen=True):
+    """A model in memory and what works on it; exactly one of `scheduler` and `embedder` is set."""
+
+    info: ModelInfo
+    vocabulary: Vocabulary
+    context: Context
+    prompts: Prompts
+    recommended: Recommended
+    scheduler: Scheduler | None
+    embedder: Embedder | None
+
+
+def now_us() -> int:
+    return time.monotonic_ns() // 1000
+
+
+def load(command: Load, progress: Callable[[float], None], lease: AbstractContextManager[None]) -> Loaded:
+    """Loads the model of `command`. Raises LoadError."""
+    began_us = now_us()
+    path, settings = Path(command.path), command.settings
+    try:
+        header = gguf.read(path)
+    except (gguf.GGUFError, OSError) as error:
+        raise LoadError("model_invalid", f"{path.name}: {error}") from error
+    quiet()
+    model = Model(path, gpu_layers=settings.gpu_layers, progress=progress)
+    template = _template(model, header)
+    tool_format = tools.sniff(header.chat_template or "")
+    for row in tools.FORMATS:
+        if row.name == tool_format:
+            model.vocabulary.show(row.begin)
+            model.vocabulary.show(row.end)
+    embeds = gguf.embeds(header) if settings.embeddings is None else settings.embeddings
+    threads = settings.threads or _threads(model.size_bytes)
+    context_tokens = settings.context_tokens or min(model.context_train, CONTEXT_TOKENS_DEFAULT)
+    context = _context(model, settings, embeds, context_tokens, threads, lease)
+    rates = _measure(context, settings.parallel) if not embeds else Rates(0.0, 0.0)
+    info = ModelInfo(
+        description=model.description,
+        architecture=header.architecture,
+        parameters=model.parameters,
+        size_bytes=model.size_bytes,
+        vocabulary=model.vocabulary.size,
+        context_train=model.context_train,
+        context_tokens=context_tokens,
+        cache_tokens=context.cells,
+        parallel=settings.parallel,
+        threads=threads,
+        embedding_dimensions=model.embedding_size,
+        generates=not embeds,
+        embeds=embeds,
+        fim=TOKEN_NULL not in model.vocabulary.fim,
+        chat_template=bool(header.chat_template),
+        tool_format=tool_format,
+        prefill_us_per_token=rates.prefill_us,
+        decode_us_per_token=rates.decode_us,
+        load_us=now_us() - began_us,
+    )
+    return Loaded(
+        info,
+        model.vocabulary,
+        context,
+        Prompts(model.vocabulary, template, context_tokens),
+        _recommended(header),
+        None if embeds else _scheduler(context, settings, rates),
+        Embedder(context) if embeds else None,
+    )
+
+
+def _threads(size_bytes: int) -> int:
+    """One core is left to the gateway, and a small model gets fewer: its threads would wait for each other most of the
+    time, and spin meanwhile."""
+    return max(1, min(cores() - 1, size_bytes // THREAD_BYTES_MIN))
+
+
+def _template(model: Model, header: gguf.GGUF) -> ChatTemplate:
+    vocabulary = model.vocabulary
+    try:
+        return ChatTemplate(
+            header.chat_template or CHATML,
+            bos_token=vocabulary.text(vocabulary.bos).decode("utf-8", "replace"),
+            eos_token=vocabulary.text(vocabulary.eos).decode("utf-8", "replace"),
+        )
+    except TemplateError as error:
+        raise LoadError("model_invalid", f"its chat template is broken: {error}") from error
+
+
+def _recommended(header: gguf.GGUF) -> Recommended:
+    """What the file recommends; values that make no sense are left out."""
+    fields: dict[str, float] = {}
+    for key, field, most in (("temp", "temperature", 2.0), ("top_p", "top_p", 1.0), ("min_p", "min_p", 1.0)):
+        value = header.metadata.get(f"general.sampling.{key}")
+        if isinstance(value, float) and 0.0 <= value <= most:
+            fields[field] = value
+    top_k = header.metadata.get("general.sampling.top_k")
+    return Recommended(**fields, top_k=top_k if isinstance(top_k, int) and top_k > 0 else 0)
+
+
+def _context(
+    model: Model,
+    settings: EngineSettings,
+    embeds: bool,
+    context_tokens: int,
+    threads: int,
+    lease: AbstractContextManager[None],
+) -> Context:
+    if embeds:
+        return Context(
+            model,
+            cells=context_tokens,
+            slots=EMBED_SLOTS,
+            batch_tokens=context_tokens,
+            outputs_max=context_tokens,
+            threads=threads,
+            embeddings=True,
+            lease=lease,
+        )
+    affordable = CACHE_BYTES_DEFAULT // max(1, model.kv_bytes_per_token)
+    cells = settings.cache_tokens or max(context_tokens, min(4 * context_tokens, affordable))
+    if cells < context_tokens:
+        raise LoadError("model_invalid", f"cache_tokens {cells} is less than context_tokens {context_tokens}")
+    # llama.cpp insists on room for one output row per sequence.
+    slots = settings.parallel + KEPT_SLOTS + 1
+    return Context(
+        model,
+        cells=-(-cells // 256) * 256,
+        slots=slots,
+        batch_tokens=max(settings.chunk_tokens, slots),
+        outputs_max=slots,
+        threads=threads,
+        kv_type=settings.kv_type,
+        lease=lease,
+    )
+
+
+def _scheduler(context: Context, settings: EngineSettings, rates: Rates) -> Scheduler:
+    sessions = Sessions(
+        context,
+        ram_bytes_max=settings.session_ram_bytes,
+        ttl_s=settings.session_ttl_s,
+        clock=time.monotonic,
+    )
+    padding = settings.batch_padding == "on" or (
+        settings.batch_padding == "auto" and settings.gpu_layers == 0 and _padding_pays(context, rates)
+    )
+    limits = Limits(
+        parallel=settings.parallel,
+        chunk_tokens=settings.chunk_tokens,
+        target_gap_us=settings.target_gap_ms * 1000,
+        padding=padding,
+    )
+    return Scheduler(context, sessions, limits, rates, now_us)
+
+
+def _measure(context: Context, parallel: int) -> Rates:
+    """First estimates of both rates, the decode step with every slot taken; this also touches every weight once."""
+    _time(context, [1])
+    prompt = min(32, context.batch_tokens)
+    return Rates(_time(context, [prompt]) / prompt, _time(context, [1] * parallel))
+
+
+def _padding_pays(context: Context, rates: Rates) -> bool:
+    """Whether a batch of four decodes faster than one of three, and eight than seven, as CPU kernels have it that work
+    on rows in fours. Ten per cent must be saved, since the measurement is short and machines are noisy."""
+    if rates.decode_us > CALIBRATION_STEP_US_MAX or context.slots < 9:
+        return False
+    odd = sum(min(_time(context, [1] * rows) for _ in range(3)) for rows in (3, 7))
+    even = sum(min(_time(context, [1] * rows) for _ in range(3)) for rows in (4, 8))
+    return even < 0.9 * odd
+
+
+def _time(context: Context, runs: list[int]) -> int:
+    """Microseconds of one decode of sequences with the given numbers of tokens; leaves the context empty."""
+    batch = Batch(context.batch_tokens, context.slots)
+    for slot, tokens in enumerate(runs):
+        batch.add(np.zeros(tokens, np.int32), 0, slot, outputs=1)
+    began_us = now_us()
+    context.decode(batch)
+    context.logits(len(runs))
+    spent_us = now_us() - began_us
+    for slot in range(len(runs)):
+        context.remove(slot)
+    return spent_us

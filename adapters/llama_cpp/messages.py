@@ -1,0 +1,261 @@
+"""What the gateway and a worker process say to each other.
+
+Frames on a socketpair: 4 bytes of little-endian length, then one msgpack value. Commands go down, reports come up. A
+generation is prepared first (rendered, tokenised and checked, off the decode thread), then started when the fair queue
+gives it a place; `id` is chosen by the gateway and never reused within a worker's life.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import msgspec
+
+from adapters.types import FinishReason, Generation, Message, TokenLogprob, Tool
+
+FRAME_BYTES_MAX = 64 * 1024 * 1024
+
+
+class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How a worker runs its model. `None` means: decide from the model and the machine.
+
+    `context_tokens` bounds one request, `cache_tokens` is the size of the KV pool they all share, `parallel` the number
+    of sequences computed together, `target_gap_ms` the longest gap a running stream should see while prompts are
+    processed beside it, `session_ram_bytes` what idle conversations may occupy outside the pool.
+    """
+
+    context_tokens: int | None = None
+    cache_tokens: int | None = None
+    parallel: int = 8
+    threads: int | None = None
+    chunk_tokens: int = 512
+    target_gap_ms: int = 300
+    session_ram_bytes: int = 1 << 30
+    session_ttl_s: int = 3600
+    kv_type: Literal["f16", "q8_0"] = "f16"
+    batch_padding: Literal["auto", "on", "off"] = "auto"
+    embeddings: bool | None = None
+    gpu_layers: int = 0
+    lease_path: str | None = None
+
+
+class ChatPrompt(msgspec.Struct, frozen=True, tag="chat"):
+    messages: tuple[Message, ...]
+    tools: tuple[Tool, ...] = ()
+
+
+class TextPrompt(msgspec.Struct, frozen=True, tag="text"):
+    """Plain text; with a `suffix` it becomes a fill-in-the-middle prompt. `special`: control tokens are recognised."""
+
+    text: str
+    suffix: str | None = None
+    special: bool = True
+
+
+class TokenPrompt(msgspec.Struct, frozen=True, tag="tokens"):
+    tokens: tuple[int, ...]
+
+
+Prompt = ChatPrompt | TextPrompt | TokenPrompt
+
+
+class Load(msgspec.Struct, frozen=True, tag="load"):
+    """First command, once: load the model; answered by `Progress`..., then `Ready` or `LoadFailed`."""
+
+    path: str
+    settings: EngineSettings
+
+
+class Prepare(msgspec.Struct, frozen=True, tag="prepare"):
+    """Answered by `Prepared` or `Refused`. A prepared request holds its tokens until `Start` or `Cancel`."""
+
+    id: int
+    tenant: str
+    prompt: Prompt
+    generation: Generation = Generation()
+    session_key: str | None = None
+    echo: bool = False
+
+
+class Start(msgspec.Struct, frozen=True, tag="start"):
+    """Answered by `Delta`s inside `Step`s until every choice has its `finish`, or by `Refused`."""
+
+    id: int
+
+
+class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
+    """Forget a prepared request or stop a running one; answered by `Cancelled` when its place is free again."""
+
+    id: int
+
+
+class Embed(msgspec.Struct, frozen=True, tag="embed"):
+    """Embed all inputs; answered by `Embedded` or `Refused`."""
+
+    id: int
+    tenant: str
+    inputs: tuple[str | tuple[int, ...], ...]
+
+
+class Inspect(msgspec.Struct, frozen=True, tag="inspect"):
+    """Render and tokenise without generating; answered by `Inspected` or `Refused`."""
+
+    id: int
+    prompt: Prompt
+    special: bool = True
+
+
+class Detokenize(msgspec.Struct, frozen=True, tag="detokenize"):
+    """Answered by `Inspected` or `Refused`."""
+
+    id: int
+    tokens: tuple[int, ...]
+
+
+Command = Load | Prepare | Start | Cancel | Embed | Inspect | Detokenize
+
+
+class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What the loaded model is; rates are first estimates measured at load with every
+    slot taken, in microseconds per token."""
+
+    description: str
+    architecture: str
+    parameters: int
+    size_bytes: int
+    vocabulary: int
+    context_train: int
+    context_tokens: int
+    cache_tokens: int
+    parallel: int
+    threads: int
+    embedding_dimensions: int
+    generates: bool
+    embeds: bool
+    fim: bool
+    chat_template: bool
+    tool_format: str | None
+    prefill_us_per_token: float
+    decode_us_per_token: float
+    load_us: int
+
+
+class Progress(msgspec.Struct, frozen=True, tag="progress"):
+    fraction: float
+
+
+class Ready(msgspec.Struct, frozen=True, tag="ready"):
+    info: ModelInfo
+
+
+class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):
+    code: str
+    message: str
+
+
+class Prepared(msgspec.Struct, frozen=True, tag="prepared"):
+    """`max_tokens` is the effective bound on the output after clamping to the context."""
+
+    id: int
+    prompt_tokens: int
+    max_tokens: int
+
+
+class Refused(msgspec.Struct, frozen=True, tag="refused"):
+    id: int
+    code: str
+    message: str
+    param: str | None = None
+
+
+class Cancelled(msgspec.Struct, frozen=True, tag="cancelled"):
+    id: int
+
+
+class Delta(msgspec.Struct, frozen=True, array_like=True):
+    """What one step added to one choice of one request.
+
+    `tokens` counts the tokens sampled since the previous delta, whether or not their text is out yet. The first delta
+    of a choice carries `cached_tokens` and `prefill_us` (>= 0; -1 otherwise), the last one `finish` and `decode_us`.
+    """
+
+    id: int
+    choice: int
+    text: str = ""
+    tokens: int = 0
+    finish: FinishReason | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
+    cached_tokens: int = -1
+    prefill_us: int = -1
+    decode_us: int = 0
+
+
+class Busyness(msgspec.Struct, frozen=True, array_like=True):
+    """How busy the worker is after a step."""
+
+    running: int
+    waiting: int
+    cells_used: int
+    cells_max: int
+    prefill_us_per_token: float
+    decode_us_per_token: float
+
+
+class Step(msgspec.Struct, frozen=True, tag="step"):
+    """Everything one engine step produced; sequences that gained nothing are absent."""
+
+    deltas: list[Delta]
+    load: Busyness
+
+
+class Embedded(msgspec.Struct, frozen=True, tag="embedded"):
+    """`vectors`: one item per input, little-endian float32, L2-normalised."""
+
+    id: int
+    vectors: tuple[bytes, ...]
+    prompt_tokens: int
+
+
+class Inspected(msgspec.Struct, frozen=True, tag="inspected"):
+    id: int
+    tokens: tuple[int, ...]
+    text: str
+
+
+Report = Progress | Ready | LoadFailed | Prepared | Refused | Cancelled | Step | Embedded | Inspected
+
+
+class FrameError(ValueError):
+    """The byte stream is not a sequence of frames."""
+
+
+def frame(value: Command | Report, encoder: msgspec.msgpack.Encoder) -> bytearray:
+    """`value` as one frame."""
+    buffer = bytearray(4)
+    encoder.encode_into(value, buffer, 4)
+    buffer[:4] = (len(buffer) - 4).to_bytes(4, "little")
+    return buffer
+
+
+class FrameReader:
+    """Cuts a byte stream into frames. Feed bytes in, iterate payloads out; keeps at most one partial frame."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """The complete payloads that `data` finishes; raises FrameError past FRAME_BYTES_MAX."""
+        buffer = self._buffer
+        buffer += data
+        start = 0
+        while len(buffer) - start >= 4:
+            size = int.from_bytes(buffer[start : start + 4], "little")
+            if size > FRAME_BYTES_MAX:
+                raise FrameError(f"frame of {size} bytes, at most {FRAME_BYTES_MAX} allowed")
+            end = start + 4 + size
+            if len(buffer) < end:
+                break
+            yield bytes(buffer[start + 4 : end])
+            start = end
+        del buffer[:start]

@@ -1,0 +1,254 @@
+"""llama.cpp as three nouns: a model, its vocabulary, a context. The only module that touches ctypes.
+
+llama.cpp aborts the process on some misuse, so each call here checks what the library asserts. One thread at a time may
+use a `Context`; a `Vocabulary` is safe from any thread.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import llama_cpp.llama_cpp as ll
+import numpy as np
+import numpy.typing as npt
+
+from adapters.llama_cpp.batch import Batch
+
+KV_TYPES = {"f16": ll.GGML_TYPE_F16, "q8_0": ll.GGML_TYPE_Q8_0}
+TOKEN_NULL = -1
+
+Int32s = npt.NDArray[np.int32]
+Float32s = npt.NDArray[np.float32]
+
+
+class NativeError(RuntimeError):
+    """llama.cpp refused something that it should have done."""
+
+
+@ll.llama_log_callback  # type: ignore[untyped-decorator]
+def _discard(level: int, text: bytes, user: object) -> None:
+    """Most of llama.cpp's chatter is of no use to an operator; errors come back as return values."""
+
+
+def quiet() -> None:
+    """Silences llama.cpp's logging for this process."""
+    ll.llama_log_set(_discard, ctypes.c_void_p(0))
+
+
+class Vocabulary:
+    """Tokens to bytes and text to tokens."""
+
+    def __init__(self, vocab: ll.llama_vocab_p) -> None:
+        self._vocab = vocab
+        self._pieces: dict[int, bytes] = {}
+        self.size: int = ll.llama_vocab_n_tokens(vocab)
+        self.bos: int = ll.llama_vocab_bos(vocab)
+        self.eos: int = ll.llama_vocab_eos(vocab)
+        self.adds_bos: bool = ll.llama_vocab_get_add_bos(vocab)
+        self.fim = (ll.llama_vocab_fim_pre(vocab), ll.llama_vocab_fim_suf(vocab), ll.llama_vocab_fim_mid(vocab))
+        self.end = frozenset(token for token in range(self.size) if ll.llama_vocab_is_eog(vocab, token))
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> Int32s:
+        """Token ids of `text`, shape (n,). Releases the GIL while it works."""
+        raw = text.encode()
+        tokens = np.empty(len(raw) + 8, np.int32)
+        pointer = tokens.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
+        count = ll.llama_tokenize(self._vocab, raw, len(raw), pointer, len(tokens), add_special, parse_special)
+        if count < 0:
+            raise NativeError(f"the tokeniser needs room for {-count} tokens, {len(tokens)} given")
+        return tokens[:count].copy()
+
+    def piece(self, token: int) -> bytes:
+        """The bytes a token stands for in output; empty for control tokens."""
+        piece = self._pieces.get(token)
+        if piece is None:
+            piece = self._pieces[token] = self.text(token, special=False)
+        return piece
+
+    def show(self, marker: str) -> None:
+        """Lets a control token that stands for exactly `marker` appear in output, as markers of tool calls must."""
+        tokens = self.tokenize(marker, add_special=False, parse_special=True)
+        if len(tokens) == 1:
+            self._pieces[int(tokens[0])] = marker.encode()
+
+    def text(self, token: int, *, special: bool = True) -> bytes:
+        """The bytes of a token; control tokens are spelt out when `special`."""
+        if not 0 <= token < self.size:
+            return b""
+        buffer = ctypes.create_string_buffer(64)
+        size = ll.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, special)
+        if size < 0:
+            buffer = ctypes.create_string_buffer(-size)
+            size = ll.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, special)
+        return buffer.raw[:size]
+
+
+class Model:
+    """Weights of one GGUF file."""
+
+    def __init__(self, path: Path, *, gpu_layers: int, progress: Callable[[float], None]) -> None:
+        params = ll.llama_model_default_params()
+        params.n_gpu_layers = gpu_layers
+
+        def on_progress(fraction: float, user: object) -> bool:
+            progress(fraction)
+            return True
+
+        self._progress = ll.llama_progress_callback(on_progress)
+        params.progress_callback = self._progress
+        model = ll.llama_model_load_from_file(str(path).encode(), params)
+        if not model:
+            raise NativeError(f"llama.cpp cannot load {path.name}")
+        self.pointer = model
+        vocab = ll.llama_model_get_vocab(model)
+        assert vocab is not None
+        self.vocabulary = Vocabulary(vocab)
+        self.context_train: int = ll.llama_model_n_ctx_train(model)
+        self.embedding_size: int = ll.llama_model_n_embd(model)
+        self.parameters: int = ll.llama_model_n_params(model)
+        self.size_bytes: int = ll.llama_model_size(model)
+        # A recurrent state cannot be cut or copied in part; llama.cpp does so silently wrong when asked.
+        self.partial_sequences = not (ll.llama_model_is_recurrent(model) or ll.llama_model_is_hybrid(model))
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Size of one F16 cell; an upper bound, since it takes every layer for a full attention layer."""
+        heads = max(1, ll.llama_model_n_head(self.pointer))
+        head_size = self.embedding_size // heads
+        kv_heads: int = ll.llama_model_n_head_kv(self.pointer)
+        layers: int = ll.llama_model_n_layer(self.pointer)
+        return 2 * 2 * layers * kv_heads * int(head_size)
+
+    def meta(self, key: str) -> str:
+        """A metadata value as text, empty when absent."""
+        buffer = ctypes.create_string_buffer(256)
+        size = ll.llama_model_meta_val_str(self.pointer, key.encode(), buffer, len(buffer))
+        if size >= len(buffer):
+            buffer = ctypes.create_string_buffer(size + 1)
+            size = ll.llama_model_meta_val_str(self.pointer, key.encode(), buffer, len(buffer))
+        return buffer.value.decode("utf-8", "replace") if size >= 0 else ""
+
+    @property
+    def description(self) -> str:
+        buffer = ctypes.create_string_buffer(256)
+        ll.llama_model_desc(self.pointer, buffer, len(buffer))
+        return buffer.value.decode("utf-8", "replace")
+
+
+class Context:
+    """One `llama_context` with a unified KV pool: `slots` sequences share `cells` cells."""
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        cells: int,
+        slots: int,
+        batch_tokens: int,
+        outputs_max: int,
+        threads: int,
+        lease: AbstractContextManager[None],
+        kv_type: str = "f16",
+        embeddings: bool = False,
+    ) -> None:
+        params = ll.llama_context_default_params()
+        params.n_ctx = cells
+        params.n_batch = params.n_ubatch = batch_tokens
+        params.n_seq_max = slots
+        params.n_outputs_max = batch_tokens if embeddings else outputs_max
+        params.n_threads = params.n_threads_batch = threads
+        params.type_k = params.type_v = KV_TYPES[kv_type]
+        params.kv_unified = True
+        params.swa_full = True
+        params.no_perf = True
+        params.embeddings = embeddings
+        # libc's strlen is the abort callback: an empty string says go on, a non-empty one says stop. A Python callback
+        # would take the GIL once per graph node.
+        self._abort = ctypes.create_string_buffer(2)
+        strlen = ctypes.cast(ctypes.CDLL(None).strlen, ll.ggml_abort_callback)
+        params.abort_callback = strlen
+        params.abort_callback_data = ctypes.cast(self._abort, ctypes.c_void_p)
+        context = ll.llama_init_from_model(model.pointer, params)
+        if not context:
+            raise NativeError("llama.cpp cannot create a context: not enough memory for this cache_tokens?")
+        self._context = context
+        self._strlen = strlen
+        self._lease = lease
+        self._memory = ll.llama_get_memory(context)
+        self._vocabulary_size = model.vocabulary.size
+        self._embedding_size = model.embedding_size
+        self._view: Float32s | None = None
+        self.cells: int = ll.llama_n_ctx(context)
+        self.slots: int = ll.llama_n_seq_max(context)
+        self.batch_tokens = batch_tokens
+        self.outputs_max = outputs_max
+        self.partial_sequences = model.partial_sequences
+        self.pooling: int = ll.llama_pooling_type(context)
+
+    def decode(self, batch: Batch) -> int:
+        """Computes a batch. 0: done, 1: no room (earlier cells intact), 2: aborted (this batch undone)."""
+        assert 0 < batch.size <= self.batch_tokens and batch.outputs <= self.outputs_max
+        self._abort[0] = b"\0"
+        with self._lease:
+            code: int = ll.llama_decode(self._context, batch.native)
+        if code < 0:
+            raise NativeError(f"llama_decode failed with {code}")
+        return code
+
+    def encode(self, batch: Batch) -> None:
+        """Computes embeddings of a batch, each sequence whole."""
+        with self._lease:
+            if self._memory is not None:
+                ll.llama_memory_clear(self._memory, True)
+                code = ll.llama_decode(self._context, batch.native)
+            else:
+                code = ll.llama_encode(self._context, batch.native)
+        if code != 0:
+            raise NativeError(f"llama.cpp failed to embed: {code}")
+
+    def abort(self) -> None:
+        """Makes a running `decode` return 2 soon. Safe from any thread."""
+        self._abort[0] = b"x"
+
+    def logits(self, rows: int) -> Float32s:
+        """The last batch's output rows, shape (rows, vocabulary), valid until the next decode; may be overwritten."""
+        pointer = ll.llama_get_logits(self._context)
+        view = self._view
+        address = ctypes.addressof(pointer.contents)
+        if view is None or view.ctypes.data != address or view.shape[0] < rows:
+            view = self._view = np.ctypeslib.as_array(pointer, shape=(rows, self._vocabulary_size))
+        return view[:rows]
+
+    def embedding(self, slot: int, last_row: int) -> Float32s:
+        """The pooled vector of a sequence, or its last token's where the model does not pool. Shape (n,)."""
+        pointer = ll.llama_get_embeddings_seq(self._context, slot)
+        if not pointer:
+            pointer = ll.llama_get_embeddings_ith(self._context, last_row)
+        if not pointer:
+            raise NativeError("llama.cpp returned no embedding")
+        return np.ctypeslib.as_array(pointer, shape=(self._embedding_size,)).copy()
+
+    def remove(self, slot: int, start: int = 0) -> bool:
+        """Drops the cells of a sequence from position `start` on; False where the model cannot forget a part."""
+        return bool(ll.llama_memory_seq_rm(self._memory, slot, start, -1))
+
+    def share(self, source: int, target: int, end: int) -> None:
+        """Gives `target` the cells of `source` at positions [0, end) without copying them."""
+        ll.llama_memory_seq_cp(self._memory, source, target, 0, end if self.partial_sequences else -1)
+
+    def save(self, slot: int) -> bytes:
+        """The state of one sequence as bytes."""
+        size = ll.llama_state_seq_get_size(self._context, slot)
+        buffer = (ctypes.c_uint8 * size)()
+        written = ll.llama_state_seq_get_data(self._context, buffer, size, slot)
+        if written != size:
+            raise NativeError(f"a sequence state of {size} bytes came out as {written}")
+        return bytes(buffer)
+
+    def restore(self, slot: int, state: bytes) -> bool:
+        """Loads a saved state into an empty sequence; False when it does not fit, leaving the sequence empty."""
+        pointer = ctypes.cast(ctypes.c_char_p(state), ctypes.POINTER(ctypes.c_uint8))
+        return bool(state) and ll.llama_state_seq_set_data(self._context, pointer, len(state), slot) == len(state)

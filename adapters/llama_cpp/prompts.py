@@ -1,0 +1,125 @@
+"""From what a client sent to checked token ids: rendering, tokenising, fill-in-the-middle, bounds."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from adapters.llama_cpp.messages import ChatPrompt, Prepare, Prompt, TextPrompt
+from adapters.llama_cpp.native import TOKEN_NULL, Vocabulary
+from adapters.llama_cpp.templates import ChatTemplate, TemplateError
+
+Int32s = npt.NDArray[np.int32]
+
+
+class Refusal(Exception):
+    """The request cannot be served, and why; becomes a `Refused` report."""
+
+    def __init__(self, code: str, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.param = param
+
+
+class Prepared(msgspec.Struct, frozen=True):
+    """A prompt that fits: its tokens, the most that may be generated after it, and the text to echo."""
+
+    tokens: Int32s
+    max_tokens: int
+    echo: str | None
+
+
+class Prompts:
+    """Turns prompts into tokens for one model. Safe from any thread."""
+
+    def __init__(self, vocabulary: Vocabulary, template: ChatTemplate, context_tokens: int) -> None:
+        self._vocabulary = vocabulary
+        self._template = template
+        self._context_tokens = context_tokens
+
+    def prepare(self, request: Prepare) -> Prepared:
+        """Raises Refusal when the request cannot be generated from."""
+        self._check_bias(request)
+        tokens = self.tokens(request.prompt)
+        param = "messages" if isinstance(request.prompt, ChatPrompt) else "prompt"
+        if not len(tokens):
+            # A model needs one token to continue from: its start token, or the end of the text before.
+            vocabulary = self._vocabulary
+            start = vocabulary.bos if vocabulary.bos != TOKEN_NULL else vocabulary.eos
+            if start == TOKEN_NULL:
+                raise Refusal("invalid_value", "The prompt is empty and this model has no start token.", param)
+            tokens = np.array([start], np.int32)
+        room = self._context_tokens - len(tokens)
+        wanted = request.generation.max_tokens
+        if room < (1 if wanted != 0 else 0):
+            raise Refusal(
+                "context_length_exceeded",
+                f"This model's maximum context length is {self._context_tokens} tokens. However, your {param} "
+                f"resulted in {len(tokens)} tokens. Please reduce the length of the {param}.",
+                param,
+            )
+        max_tokens = room if wanted is None else min(wanted, room)
+        return Prepared(tokens, max_tokens, self._echo(request, tokens) if request.echo else None)
+
+    def tokens(self, prompt: Prompt, *, special: bool = True) -> Int32s:
+        """The token ids of a prompt, shape (n,)."""
+        vocabulary = self._vocabulary
+        if isinstance(prompt, ChatPrompt):
+            text = self.render(prompt)
+            return vocabulary.tokenize(text, add_special=True, parse_special=True)
+        if isinstance(prompt, TextPrompt):
+            if prompt.suffix is not None:
+                return self._fill_in(prompt.text, prompt.suffix)
+            return vocabulary.tokenize(prompt.text, add_special=special, parse_special=prompt.special)
+        outside = next((token for token in prompt.tokens if not 0 <= token < vocabulary.size), None)
+        if outside is not None:
+            raise Refusal("invalid_value", f"Token {outside} is not in the vocabulary of {vocabulary.size}.", "prompt")
+        return np.array(prompt.tokens, np.int32)
+
+    def render(self, prompt: ChatPrompt) -> str:
+        """The prompt text of a conversation, without the start token that the tokeniser adds itself."""
+        try:
+            text = self._template.render(prompt.messages, prompt.tools)
+        except TemplateError as error:
+            raise Refusal(error.code, error.message, error.param or "messages") from error
+        if self._vocabulary.adds_bos:
+            text = text.removeprefix(self._vocabulary.text(self._vocabulary.bos).decode())
+        return text
+
+    def text(self, tokens: tuple[int, ...]) -> str:
+        """The text that tokens stand for, control tokens spelt out."""
+        outside = next((token for token in tokens if not 0 <= token < self._vocabulary.size), None)
+        if outside is not None:
+            raise Refusal("invalid_value", f"Token {outside} is not in the vocabulary.", "tokens")
+        return b"".join(map(self._vocabulary.text, tokens)).decode("utf-8", "replace")
+
+    def _fill_in(self, prefix: str, suffix: str) -> Int32s:
+        before, after, middle = self._vocabulary.fim
+        if TOKEN_NULL in (before, after, middle):
+            raise Refusal(
+                "invalid_value", "This model has no fill-in-the-middle tokens, so it takes no suffix.", "suffix"
+            )
+        parts = [
+            np.array([before], np.int32),
+            self._vocabulary.tokenize(prefix, add_special=False, parse_special=False),
+            np.array([after], np.int32),
+            self._vocabulary.tokenize(suffix, add_special=False, parse_special=False),
+            np.array([middle], np.int32),
+        ]
+        if self._vocabulary.adds_bos:
+            parts.insert(0, np.array([self._vocabulary.bos], np.int32))
+        return np.concatenate(parts)
+
+    def _echo(self, request: Prepare, tokens: Int32s) -> str:
+        if isinstance(request.prompt, TextPrompt):
+            return request.prompt.text
+        return self.text(tuple(tokens.tolist()))
+
+    def _check_bias(self, request: Prepare) -> None:
+        for token in request.generation.sampling.logit_bias:
+            if not 0 <= token < self._vocabulary.size:
+                raise Refusal(
+                    "invalid_value", f"Token {token} is not in the vocabulary of {self._vocabulary.size}.", "logit_bias"
+                )

@@ -1,0 +1,357 @@
+"""Continuous batching over one context: who is computed in the next step, and what happens when room runs out.
+
+A step is: admit, plan, compute, advance. Every step holds one token of each decoding sequence first, then prompt chunks
+under a token budget that keeps the step, and so the gap of the running streams, near a target. The idea is that of
+Orca (Yu et al., 2022) and Sarathi-Serve (Agrawal et al., 2024): iteration-level scheduling with stall-free chunks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+
+from adapters.llama_cpp.batch import Batch
+from adapters.llama_cpp.messages import Busyness, Delta
+from adapters.llama_cpp.sequence import Float32s, Sequence
+from adapters.llama_cpp.sessions import Cells, Kept, Sessions, common_prefix
+
+SHARE_TOKENS_MIN = 32
+CHUNK_TOKENS_MIN = 32
+GROWTH_TOKENS = 64
+
+
+class Engine(Cells, Protocol):
+    """What a scheduler needs of a context."""
+
+    cells: int
+    slots: int
+    outputs_max: int
+
+    def decode(self, batch: Batch) -> int: ...
+
+    def logits(self, rows: int) -> Float32s: ...
+
+
+class Limits:
+    """Fixed numbers of a scheduler: `parallel` sequences, `chunk_tokens` per step, the target gap in microseconds, and
+    whether odd decode batches are padded to a multiple of four."""
+
+    def __init__(self, *, parallel: int, chunk_tokens: int, target_gap_us: int, padding: bool) -> None:
+        self.parallel = parallel
+        self.chunk_tokens = chunk_tokens
+        self.target_gap_us = target_gap_us
+        self.padding = padding
+
+
+class Rates:
+    """Moving averages of what a prompt token and a decode step cost, in microseconds."""
+
+    def __init__(self, prefill_us: float, decode_us: float) -> None:
+        self.prefill_us = prefill_us
+        self.decode_us = decode_us
+
+    def learn(self, spent_us: int, decoding: int, prompt_tokens: int) -> None:
+        if not prompt_tokens:
+            self.decode_us += 0.2 * (spent_us - self.decode_us)
+        elif prompt_tokens >= CHUNK_TOKENS_MIN:
+            # Decoding rows ride along in the same matrix products, so each costs about what a prompt token does.
+            self.prefill_us += 0.6 * (spent_us / (prompt_tokens + decoding) - self.prefill_us)
+
+
+def shares(pending: list[int], budget: int) -> list[int]:
+    """Splits a prompt budget over sequences in order of arrival, returning tokens for each.
+
+    The oldest gets at least a quarter, so that a long prompt always moves; the rest goes to the shortest remaining
+    first, which gives the lowest mean time to first token and keeps a long prompt from delaying short ones.
+    """
+    given = [0] * len(pending)
+    if pending:
+        given[0] = min(pending[0], max(1, budget // 4))
+        budget -= given[0]
+    for index in sorted(range(len(pending)), key=lambda at: pending[at] - given[at]):
+        extra = min(pending[index] - given[index], budget)
+        given[index] += extra
+        budget -= extra
+    return given
+
+
+class Scheduler:
+    """Decides and drives one context. Not thread-safe: everything happens on the decode thread."""
+
+    def __init__(
+        self, engine: Engine, sessions: Sessions, limits: Limits, rates: Rates, clock_us: Callable[[], int]
+    ) -> None:
+        self._engine = engine
+        self._sessions = sessions
+        self._limits = limits
+        self._clock_us = clock_us
+        self.rates = rates
+        self._batch = Batch(limits.chunk_tokens, engine.slots)
+        self._waiting: list[Sequence] = []
+        self._running: list[Sequence] = []
+        # The last sequence id is the scratch one that padding tokens are computed in.
+        self._scratch = engine.slots - 1
+        self._free = list(range(engine.slots - 1))
+        self._arrivals = 0
+        self._padding_tokens = 0
+        self.prefilling: frozenset[int] = frozenset()
+
+    @property
+    def idle(self) -> bool:
+        return not self._running and not self._waiting
+
+    def busyness(self) -> Busyness:
+        return Busyness(
+            running=len(self._running),
+            waiting=len(self._waiting),
+            cells_used=self._used() + self._sessions.resident_tokens,
+            cells_max=self._engine.cells,
+            prefill_us_per_token=self.rates.prefill_us,
+            decode_us_per_token=self.rates.decode_us,
+        )
+
+    def submit(self, sequences: list[Sequence]) -> None:
+        """Queues the choices of a request."""
+        for sequence in sequences:
+            sequence.order = self._arrivals
+            self._arrivals += 1
+            self._waiting.append(sequence)
+
+    def cancel(self, request: int) -> bool:
+        """Ends all sequences of a request between two steps; what they computed is kept for their tenant."""
+        gone = [one for one in self._running if one.request == request]
+        for sequence in gone:
+            self._retire(sequence)
+        waiting = [one for one in self._waiting if one.request != request]
+        found = bool(gone) or len(waiting) < len(self._waiting)
+        self._waiting = waiting
+        return found
+
+    def step(self) -> list[Delta]:
+        """Runs one step; returns what each sequence gained. Returns nothing when nothing could be computed."""
+        self._sessions.expire()
+        self._admit()
+        started_us = self._clock_us()
+        plan = self._compute()
+        if not plan:
+            return self._harvest()
+        done_us = self._clock_us()
+        decoding = sum(one.decoding for one, _ in plan)
+        self.rates.learn(done_us - started_us, decoding, sum(count for one, count in plan if not one.decoding))
+        self._advance(plan)
+        return self._harvest()
+
+    # Admission
+
+    def _admit(self) -> None:
+        """Gives waiting sequences a slot, in order. One whose prefix is just being computed waits for that instead,
+        without holding up the others."""
+        for sequence in sorted(self._waiting, key=lambda one: one.order):
+            if len(self._running) >= self._limits.parallel:
+                break
+            kept, live, size = self._prefix(sequence)
+            if self._worth_waiting(sequence, size):
+                continue
+            borrowed = size if live is not None or (kept is not None and kept.slot is not None) else 0
+            if not self._make_room(sequence.length - borrowed + GROWTH_TOKENS):
+                break
+            if sequence.fresh and not self._running:
+                # The order of cells decides the order of sums: only an empty context repeats a result to the bit.
+                while self._spill():
+                    pass
+            self._waiting.remove(sequence)
+            self._begin(sequence, kept, live, size)
+        self._calm()
+
+    def _prefix(self, sequence: Sequence) -> tuple[Kept | None, Sequence | None, int]:
+        """The best source of computed tokens: a kept conversation, a running sequence, or nothing; and its length.
+
+        At least one token is left to compute, because its logits are needed.
+        """
+        if sequence.state is not None:
+            return None, None, sequence.computed
+        limit = sequence.tokens[: sequence.length - 1]
+        kept: Kept | None = None
+        live, best = None, 0
+        if sequence.scores_prompt:
+            return None, None, 0
+        if not sequence.fresh:
+            kept, best = self._sessions.match(sequence.tenant, limit, sequence.session_key)
+        if self._engine.partial_sequences:
+            for other in self._sources(sequence):
+                size = common_prefix(limit, other.tokens[: other.computed])
+                if size > best:
+                    kept, live, best = None, other, size
+        return kept, live, best
+
+    def _sources(self, sequence: Sequence) -> list[Sequence]:
+        return [
+            one
+            for one in self._running
+            if one.tenant == sequence.tenant and (not sequence.fresh or one.request == sequence.request)
+        ]
+
+    def _worth_waiting(self, sequence: Sequence, size: int) -> bool:
+        """Whether a running sequence is about to compute clearly more of this prompt than can be reused now."""
+        if sequence.state is not None or sequence.scores_prompt or not self._engine.partial_sequences:
+            return False
+        limit = sequence.tokens[: sequence.length - 1]
+        for other in self._sources(sequence):
+            coming = common_prefix(limit, other.prompt)
+            gain = 1 if other.request == sequence.request else SHARE_TOKENS_MIN
+            if other.computed < coming and coming >= size + gain:
+                return True
+        return False
+
+    def _make_room(self, tokens: int) -> bool:
+        """Spills idle conversations until `tokens` more cells fit; True as well when nothing else is running."""
+        while self._used() + self._sessions.resident_tokens + tokens > self._engine.cells:
+            if not self._spill():
+                return not self._running
+        while not self._free:
+            if not self._spill():
+                return False
+        return True
+
+    def _begin(self, sequence: Sequence, kept: Kept | None, live: Sequence | None, size: int) -> None:
+        slot = sequence.slot = self._free.pop()
+        self._running.append(sequence)
+        if sequence.state is not None:
+            restored = self._engine.restore(slot, sequence.state)
+            sequence.state = None
+            sequence.computed = sequence.computed if restored else 0
+            return
+        if live is not None:
+            self._engine.share(live.slot, slot, size)
+            sequence.computed = sequence.shared = size
+        elif kept is not None:
+            resident = kept.slot is not None
+            sequence.computed = self._sessions.load(kept, slot, size)
+            sequence.shared = sequence.computed if resident else 0
+        sequence.cached = sequence.computed
+        sequence.begun_us = self._clock_us()
+
+    def _calm(self) -> None:
+        """Moves idle conversations out of the context beyond a quarter of it while others run: attention walks over
+        every used cell, so they slow each step."""
+        self._free += self._sessions.freed()
+        while self._running and self._sessions.resident_tokens > self._engine.cells // 4:
+            if not self._spill():
+                break
+
+    def _spill(self) -> bool:
+        spilled = self._sessions.spill()
+        self._free += self._sessions.freed()
+        return spilled
+
+    # Computing
+
+    def _compute(self) -> list[tuple[Sequence, int]]:
+        """Plans and decodes until a batch fits; returns what was computed: sequences with their token counts."""
+        while self._running and not any(one.finish for one in self._running):
+            plan = self._plan()
+            self._fill(plan)
+            self.prefilling = frozenset(one.request for one, count in plan if not one.decoding)
+            code = self._engine.decode(self._batch)
+            self.prefilling = frozenset()
+            if self._padding_tokens:
+                self._engine.remove(self._scratch)
+            if code == 0:
+                return plan
+            if code == 2:
+                return []
+            self._relieve()
+        return []
+
+    def _plan(self) -> list[tuple[Sequence, int]]:
+        decoding = [one for one in self._running if one.pending == 1]
+        prompts = sorted((one for one in self._running if one.pending > 1), key=lambda one: one.order)
+        budget = self._budget(len(decoding))
+        pending = [one.pending for one in prompts]
+        rows = self._engine.outputs_max - self._limits.parallel
+        for index, one in enumerate(prompts):
+            if one.scores_prompt and not one.decoding:
+                pending[index] = min(one.pending, rows)
+                rows -= pending[index]
+        plan = [(one, 1) for one in decoding]
+        plan += [(one, count) for one, count in zip(prompts, shares(pending, budget), strict=True) if count]
+        return plan
+
+    def _budget(self, decoding: int) -> int:
+        """Prompt tokens of the next step."""
+        most = self._limits.chunk_tokens - decoding
+        if not decoding:
+            return most
+        room = int(self._limits.target_gap_us / self.rates.prefill_us) - decoding
+        return max(min(CHUNK_TOKENS_MIN, most), min(room // CHUNK_TOKENS_MIN * CHUNK_TOKENS_MIN, most))
+
+    def _fill(self, plan: list[tuple[Sequence, int]]) -> None:
+        batch = self._batch
+        batch.clear()
+        for sequence, count in plan:
+            start = sequence.computed
+            complete = count == sequence.pending
+            outputs = count if sequence.scores_prompt and not sequence.decoding else int(complete)
+            batch.add(sequence.tokens[start : start + count], start, sequence.slot, outputs=outputs)
+        self._padding_tokens = self._padding(batch.size) if batch.size == len(plan) else 0
+        if self._padding_tokens:
+            zeros = np.zeros(self._padding_tokens, np.int32)
+            batch.add(zeros, 0, self._scratch, outputs=self._padding_tokens)
+
+    def _padding(self, size: int) -> int:
+        """Dummy tokens that bring a pure decode step to a multiple of four, where a CPU computes that faster."""
+        return -size % 4 if self._limits.padding and size >= 3 else 0
+
+    def _relieve(self) -> None:
+        """No cells left: idle conversations go first, then the youngest sequence waits in RAM for the others."""
+        if self._spill():
+            return
+        youngest = max(self._running, key=lambda one: one.order)
+        if len(self._running) == 1:
+            # Alone and still no room: the pool itself is full.
+            youngest.finish = "length"
+            return
+        youngest.state = self._engine.save(youngest.slot)
+        youngest.shared = 0
+        self._running.remove(youngest)
+        self._engine.remove(youngest.slot)
+        self._free.append(youngest.slot)
+        self._waiting.append(youngest)
+
+    # After a step
+
+    def _advance(self, plan: list[tuple[Sequence, int]]) -> None:
+        rows = self._engine.logits(self._batch.outputs)
+        at = 0
+        for sequence, count in plan:
+            first, sequence.computed = sequence.computed, sequence.computed + count
+            if sequence.scores_prompt and not sequence.decoding:
+                sequence.score_prompt(first, rows[at : at + count])
+                at += count - 1 if sequence.pending == 0 else count
+            if sequence.pending == 0:
+                sequence.advance(rows[at])
+                at += 1
+
+    def _harvest(self) -> list[Delta]:
+        now_us = self._clock_us()
+        deltas = [delta for one in self._running if one.unreported and (delta := one.report(now_us))]
+        for sequence in [one for one in self._running if one.finish]:
+            self._retire(sequence)
+        return deltas
+
+    def _retire(self, sequence: Sequence) -> None:
+        """Frees the place of a sequence; its first choice is kept as the conversation so far."""
+        self._running.remove(sequence)
+        if sequence.choice == 0:
+            tokens = sequence.tokens[: sequence.computed]
+            self._sessions.keep(sequence.tenant, sequence.session_key, tokens, sequence.slot)
+            self._free += self._sessions.freed()
+        else:
+            self._engine.remove(sequence.slot)
+            self._free.append(sequence.slot)
+
+    def _used(self) -> int:
+        """Cells that running sequences hold or are about to fill; shared ones are counted with their first owner."""
+        return sum(max(one.computed, one.prompt_length) - one.shared for one in self._running)

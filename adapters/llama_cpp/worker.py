@@ -1,0 +1,295 @@
+"""The worker process of one model: `python -m adapters.llama_cpp.worker FD`.
+
+Three kinds of thread: the main one decodes, a reader takes commands from the socket, and a few tokenisers prepare
+prompts. Only the main thread touches the scheduler and the context; the others hand it calls through an inbox.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from functools import partial
+
+import msgspec
+
+from adapters.llama_cpp.confine import confine
+from adapters.llama_cpp.embedder import Job
+from adapters.llama_cpp.loading import Loaded, LoadError, load
+from adapters.llama_cpp.messages import (
+    Cancel,
+    Cancelled,
+    ChatPrompt,
+    Command,
+    Detokenize,
+    Embed,
+    FrameReader,
+    Inspect,
+    Inspected,
+    Load,
+    LoadFailed,
+    Prepare,
+    Prepared,
+    Progress,
+    Ready,
+    Refused,
+    Report,
+    Start,
+    Step,
+    TextPrompt,
+    TokenPrompt,
+    frame,
+)
+from adapters.llama_cpp.native import NativeError
+from adapters.llama_cpp.prompts import Refusal
+from adapters.llama_cpp.sequence import Sequence
+
+TOKENISER_THREADS = 2
+
+
+class Link:
+    """Frames over the socket to the gateway. `send` may be called from any thread."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+        self._encoder = msgspec.msgpack.Encoder()
+        self._decoder = msgspec.msgpack.Decoder(Command)
+        self._lock = threading.Lock()
+
+    def send(self, report: Report) -> None:
+        with self._lock:
+            self._socket.sendall(frame(report, self._encoder))
+
+    def commands(self) -> Iterator[Command]:
+        """Blocks for commands; ends when the gateway is gone."""
+        reader = FrameReader()
+        while data := self._socket.recv(1 << 18):
+            for payload in reader.feed(data):
+                yield self._decoder.decode(payload)
+
+
+class Worker:
+    """Serves one loaded model until the gateway closes the socket."""
+
+    def __init__(self, link: Link, loaded: Loaded) -> None:
+        self._link = link
+        self._loaded = loaded
+        self._pieces = loaded.vocabulary
+        self._inbox: deque[Callable[[], object]] = deque()
+        self._wake = threading.Event()
+        self._tokenisers = ThreadPoolExecutor(TOKENISER_THREADS, thread_name_prefix="tokeniser")
+        self._prepared: dict[int, list[Sequence]] = {}
+        # Requests that a tokeniser works on, and those of them that were cancelled meanwhile.
+        self._preparing: set[int] = set()
+        self._forgotten: set[int] = set()
+
+    def read(self, commands: Iterator[Command]) -> None:
+        """The reader thread; it ends, and the process with it, when the gateway is gone or cannot be understood."""
+        code = 1
+        try:
+            for command in commands:
+                self._sort(command)
+            code = 0
+        except Exception as error:
+            print(f"the worker cannot go on: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        finally:
+            # The main thread may be deep in a native call, and there is nothing to tidy.
+            os._exit(code)
+
+    def _sort(self, command: Command) -> None:
+        """Hands a command to the tokenisers or to the main thread."""
+        match command:
+            case Prepare() | Embed() | Inspect() | Detokenize():
+                self._preparing.add(command.id)
+                self._tokenisers.submit(self._answer, command)
+            case Start():
+                self._post(partial(self._start, command.id))
+            case Cancel():
+                scheduler = self._loaded.scheduler
+                if scheduler is not None and command.id in scheduler.prefilling:
+                    self._loaded.context.abort()
+                self._post(partial(self._cancel, command.id))
+            case Load():
+                raise ValueError("a worker loads one model once")
+
+    def run(self) -> None:
+        """The main thread: inbox, step, report, for ever."""
+        while True:
+            while self._inbox:
+                self._inbox.popleft()()
+            if not self._step():
+                self._wake.wait()
+                self._wake.clear()
+
+    def _step(self) -> bool:
+        """One step of whatever there is to do; False when there is nothing."""
+        scheduler, embedder = self._loaded.scheduler, self._loaded.embedder
+        if embedder is not None and not embedder.idle:
+            for embedded in embedder.step():
+                self._link.send(embedded)
+            return True
+        if scheduler is None or scheduler.idle:
+            return False
+        deltas = scheduler.step()
+        if deltas:
+            self._link.send(Step(deltas, scheduler.busyness()))
+        return True
+
+    def _post(self, call: Callable[[], object]) -> None:
+        self._inbox.append(call)
+        self._wake.set()
+
+    # On a tokeniser thread
+
+    def _answer(self, command: Prepare | Embed | Inspect | Detokenize) -> None:
+        """Works on a command and sends what comes of it, if only a refusal."""
+        report: Report | None
+        try:
+            match command:
+                case Prepare():
+                    report = self._prepare(command)
+                case Embed():
+                    self._embed(command)
+                    report = None
+                case _:
+                    report = self._inspect(command)
+        except Refusal as refusal:
+            report = Refused(command.id, refusal.code, refusal.message, refusal.param)
+        except Exception as error:
+            # A bug of ours must fail one request, not leave it waiting for ever.
+            print(f"request {command.id}: {type(error).__name__}: {error}", file=sys.stderr)
+            report = Refused(command.id, "internal_error", "The engine could not prepare this request.")
+        if isinstance(report, Refused | Inspected):
+            self._post(partial(self._settle, command.id))
+        if report is not None:
+            self._link.send(report)
+
+    def _prepare(self, command: Prepare) -> Report:
+        prompt = self._loaded.prompts.prepare(command)
+        sequences = [
+            Sequence(
+                command.id,
+                choice,
+                prompt.tokens,
+                command.generation,
+                tenant=command.tenant,
+                session_key=command.session_key,
+                max_tokens=prompt.max_tokens,
+                pieces=self._pieces,
+                echo=prompt.echo,
+                recommended=self._loaded.recommended,
+            )
+            for choice in range(command.generation.n)
+        ]
+        self._post(partial(self._hold, command.id, sequences))
+        return Prepared(command.id, len(prompt.tokens), prompt.max_tokens)
+
+    def _embed(self, command: Embed) -> None:
+        prompts, limit = self._loaded.prompts, self._loaded.info.context_tokens
+        inputs = []
+        for index, one in enumerate(command.inputs):
+            tokens = prompts.tokens(TextPrompt(one, special=False) if isinstance(one, str) else TokenPrompt(one))
+            if not 0 < len(tokens) <= limit:
+                raise Refusal(
+                    "context_length_exceeded" if len(tokens) else "invalid_value",
+                    f"Input {index} has {len(tokens)} tokens; between 1 and {limit} are possible.",
+                    "input",
+                )
+            inputs.append(tokens)
+        self._post(partial(self._submit_job, Job(command.id, inputs)))
+
+    def _inspect(self, command: Inspect | Detokenize) -> Report:
+        prompts = self._loaded.prompts
+        if isinstance(command, Detokenize):
+            return Inspected(command.id, command.tokens, prompts.text(command.tokens))
+        text = prompts.render(command.prompt) if isinstance(command.prompt, ChatPrompt) else ""
+        tokens = prompts.tokens(command.prompt, special=command.special)
+        return Inspected(command.id, tuple(tokens.tolist()), text)
+
+    # On the main thread
+
+    def _settle(self, id: int) -> bool:
+        """Preparation is over; False when the request was cancelled meanwhile."""
+        self._preparing.discard(id)
+        wanted = id not in self._forgotten
+        self._forgotten.discard(id)
+        return wanted
+
+    def _hold(self, id: int, sequences: list[Sequence]) -> None:
+        if self._settle(id):
+            self._prepared[id] = sequences
+
+    def _submit_job(self, job: Job) -> None:
+        if not self._settle(job.request):
+            return
+        if self._loaded.embedder is None:
+            self._link.send(Refused(job.request, "invalid_value", "This model does not embed.", "model"))
+        else:
+            self._loaded.embedder.submit(job)
+
+    def _start(self, id: int) -> None:
+        sequences = self._prepared.pop(id, None)
+        if sequences is None or self._loaded.scheduler is None:
+            self._link.send(Refused(id, "invalid_value", "This model does not generate text.", "model"))
+        else:
+            self._loaded.scheduler.submit(sequences)
+
+    def _cancel(self, id: int) -> None:
+        scheduler, embedder = self._loaded.scheduler, self._loaded.embedder
+        self._prepared.pop(id, None)
+        if id in self._preparing:
+            self._forgotten.add(id)
+        if scheduler is not None:
+            scheduler.cancel(id)
+        if embedder is not None:
+            embedder.cancel(id)
+        self._link.send(Cancelled(id))
+
+
+class StepLease:
+    """Held while a step computes: CPU workers of one machine that decode at the same time cost each other 3-40x.
+
+    A lock on a file, so that it is free again the moment its holder dies.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def __enter__(self) -> None:
+        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+
+    def __exit__(self, *_: object) -> None:
+        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+
+
+def main(descriptor: int) -> None:
+    """Loads what the first command says, then serves."""
+    confine()
+    link = Link(socket.socket(fileno=descriptor))
+    commands = link.commands()
+    first = next(commands, None)
+    if not isinstance(first, Load):
+        raise SystemExit("the first command must be load")
+    try:
+        lease = StepLease(first.settings.lease_path) if first.settings.lease_path else nullcontext()
+        loaded = load(first, lambda fraction: link.send(Progress(fraction)), lease)
+    except LoadError as error:
+        link.send(LoadFailed(error.code, error.message))
+        return
+    except NativeError as error:
+        link.send(LoadFailed("model_unavailable", str(error)))
+        return
+    link.send(Ready(loaded.info))
+    worker = Worker(link, loaded)
+    threading.Thread(target=worker.read, args=(commands,), name="reader", daemon=True).start()
+    worker.run()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

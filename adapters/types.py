@@ -1,0 +1,234 @@
+"""Canonical requests, events and protocols: every dialect parses to them, every adapter understands them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Literal, Protocol
+
+import msgspec
+
+Role = Literal["system", "developer", "user", "assistant", "tool"]
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
+
+
+class ToolCall(msgspec.Struct, frozen=True):
+    """One call an assistant made; `arguments` is JSON text exactly as the model wrote it."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+class Message(msgspec.Struct, frozen=True):
+    """One turn. `content` is text (parts already joined); None only beside tool calls."""
+
+    role: Role
+    content: str | None = None
+    name: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+
+
+class Tool(msgspec.Struct, frozen=True):
+    """A function the model may call; `parameters` is its JSON Schema as JSON text.
+
+    Bytes and not `msgspec.Raw`: raw JSON inside a msgpack frame would not be a frame any more.
+    """
+
+    name: str
+    description: str = ""
+    parameters: bytes = b"{}"
+
+
+class Sampling(msgspec.Struct, frozen=True):
+    """How the next token is drawn. The temperature is applied first, then top_k, min_p and top_p.
+
+    None leaves a value to the model's own recommendation, or to 1, 1, 0 and 0 where it makes none. `temperature` 0 is
+    greedy; `top_k` 0, `top_p` 1 and `min_p` 0 switch these filters off; the penalties count the generated tokens only;
+    `logit_bias` maps token ids to an addition in logits.
+    """
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    seed: int | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: dict[int, float] = {}
+
+
+class Generation(msgspec.Struct, frozen=True):
+    """What both kinds of text request share.
+
+    `max_tokens` None means as many as the context allows. `logprobs` None is off, k asks for the k likeliest
+    alternatives of each token besides the token itself.
+    """
+
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    n: int = 1
+    logprobs: int | None = None
+    ignore_eos: bool = False
+    sampling: Sampling = Sampling()
+
+
+class ChatRequest(msgspec.Struct, frozen=True):
+    """A conversation to continue. A final assistant message is continued, not answered (assistant prefill)."""
+
+    model: str
+    messages: tuple[Message, ...]
+    tools: tuple[Tool, ...] = ()
+    tool_choice: Literal["none", "auto"] = "auto"
+    generation: Generation = Generation()
+
+
+class CompletionRequest(msgspec.Struct, frozen=True):
+    """Raw prompts, each text or token ids. Choice index = prompt index * n + sample index."""
+
+    model: str
+    prompts: tuple[str | tuple[int, ...], ...]
+    suffix: str | None = None
+    echo: bool = False
+    generation: Generation = Generation()
+
+
+class EmbeddingRequest(msgspec.Struct, frozen=True):
+    """Texts or token ids to embed; `dimensions` cuts and renormalises the vectors."""
+
+    model: str
+    inputs: tuple[str | tuple[int, ...], ...]
+    dimensions: int | None = None
+
+
+class Caller(msgspec.Struct, frozen=True):
+    """On whose behalf a request runs. Nothing of an engine is shared across two `tenant`s.
+
+    `session_key` names the conversation (None: the longest common prefix decides), `weight` the tenant's share of a
+    queue, `priority` orders requests of one tenant (higher first).
+    """
+
+    request_id: str
+    tenant: str
+    session_key: str | None = None
+    weight: float = 1.0
+    priority: int = 0
+
+
+class TopLogprob(msgspec.Struct, frozen=True, array_like=True):
+    token_id: int
+    logprob: float
+    raw: bytes
+
+
+class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
+    """A generated (or echoed) token with its natural-log probability; None for the first token of an echoed prompt."""
+
+    token_id: int
+    logprob: float | None
+    raw: bytes
+    top: tuple[TopLogprob, ...] = ()
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Tokens. `cached_tokens` of the prompt were not computed again."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+
+
+class Timings(msgspec.Struct, frozen=True):
+    """Where a request's time went, in microseconds."""
+
+    queue_us: int = 0
+    prefill_us: int = 0
+    decode_us: int = 0
+
+
+class Started(msgspec.Struct, frozen=True):
+    """First event of every stream: the request was accepted and its first output is about to follow."""
+
+    prompt_tokens: int
+    cached_tokens: int = 0
+    queue_us: int = 0
+    prefill_us: int = 0
+
+
+class TextDelta(msgspec.Struct, frozen=True):
+    choice: int
+    text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+class ToolCallDelta(msgspec.Struct, frozen=True):
+    """A piece of the `index`-th tool call of a choice; `id` and `name` come with its first piece only."""
+
+    choice: int
+    index: int
+    arguments: str = ""
+    id: str | None = None
+    name: str | None = None
+
+
+class ChoiceFinished(msgspec.Struct, frozen=True):
+    choice: int
+    reason: FinishReason
+
+
+class Finished(msgspec.Struct, frozen=True):
+    """Last event of every stream that did not raise, after each choice's `ChoiceFinished`."""
+
+    usage: Usage
+    timings: Timings = Timings()
+
+
+Event = Started | TextDelta | ToolCallDelta | ChoiceFinished | Finished
+
+
+class Embeddings(msgspec.Struct, frozen=True):
+    """`vectors` are little-endian float32 bytes, one item per input, all of `dimensions` floats."""
+
+    vectors: tuple[bytes, ...]
+    dimensions: int
+    prompt_tokens: int
+
+
+class ModelCard(msgspec.Struct, frozen=True):
+    """What a target can do, as far as it is known."""
+
+    context_tokens: int | None = None
+    kinds: tuple[Literal["chat", "completion", "embedding"], ...] = ("chat", "completion")
+    parameters: int | None = None
+    size_bytes: int | None = None
+    description: str = ""
+
+
+class Chat(Protocol):
+    """A target that generates text.
+
+    Both calls return a stream of `Started`, deltas, one `ChoiceFinished` per choice, then `Finished`; or they raise an
+    `AdapterError` at any point. Closing the iterator cancels the work.
+    """
+
+    def chat(self, request: ChatRequest, caller: Caller) -> AsyncIterator[Event]: ...
+
+    def complete(self, request: CompletionRequest, caller: Caller) -> AsyncIterator[Event]: ...
+
+
+class Embedder(Protocol):
+    """A target that turns texts into vectors."""
+
+    async def embed(self, request: EmbeddingRequest, caller: Caller) -> Embeddings: ...
+
+
+class Tokenizer(Protocol):
+    """A target whose tokeniser and chat template can be asked."""
+
+    async def tokenize(self, text: str, *, special: bool) -> list[int]: ...
+
+    async def detokenize(self, tokens: list[int]) -> str: ...
+
+    async def apply_template(self, request: ChatRequest) -> tuple[str, int]:
+        """The rendered prompt and its length in tokens."""
+        ...

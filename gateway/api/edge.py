@@ -1,0 +1,193 @@
+"""The outermost layer: finds the route, lets in who may use it, and turns whatever happens into an answer.
+
+Authorisation belongs to the matched route and happens here, before its handler is called; there is no other way to a
+handler. Paths match byte for byte as they came, so no encoding of a path reaches another route than the plain one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+from starlette.requests import Request
+from starlette.types import Receive, Scope, Send
+
+from gateway import errors
+from gateway.api.http import Answer, ClientDisconnected, Endpoint, Response, error_response
+from gateway.auth import Authenticator
+from gateway.config import is_loopback
+from gateway.logs import AccessLog
+from gateway.telemetry import Telemetry
+
+REQUEST_ID = re.compile(rb"[A-Za-z0-9_.-]{1,64}")
+PARAMETER = re.compile(r"\{(\w+)(:path)?\}")
+LEFT = 499  # Stands in logs and metrics for a client that went away; it is never sent.
+
+Methods = dict[str, Endpoint]
+
+
+class Router:
+    """Endpoints by path. Exact paths win over patterns, earlier patterns over later ones."""
+
+    def __init__(self, endpoints: Iterable[Endpoint]) -> None:
+        self._exact: dict[bytes, Methods] = {}
+        self._patterns: dict[re.Pattern[bytes], Methods] = {}
+        for endpoint in endpoints:
+            if "{" in endpoint.path:
+                methods = self._patterns.setdefault(_compile(endpoint.path), {})
+            else:
+                methods = self._exact.setdefault(endpoint.path.encode(), {})
+            if endpoint.method in methods:
+                raise ValueError(f"two endpoints for {endpoint.method} {endpoint.path}")
+            methods[endpoint.method] = endpoint
+
+    def match(self, raw_path: bytes) -> tuple[Methods, dict[str, str]]:
+        """The endpoints of a path by method, and its parameters; raises `not_found`."""
+        if (methods := self._exact.get(raw_path)) is not None:
+            return methods, {}
+        for pattern, methods in self._patterns.items():
+            if (match := pattern.fullmatch(raw_path)) is not None:
+                return methods, {name: _decode(value) for name, value in match.groupdict().items()}
+        raise _unknown_path()
+
+
+def _compile(path: str) -> re.Pattern[bytes]:
+    """A pattern over the raw path; compiling the same path twice gives the same object."""
+    parts = PARAMETER.split(path)
+    pattern = re.escape(parts[0])
+    for name, rest, literal in zip(parts[1::3], parts[2::3], parts[3::3], strict=True):
+        pattern += f"(?P<{name}>{'.+' if rest else '[^/]+'}){re.escape(literal)}"
+    return re.compile(pattern.encode())
+
+
+def _decode(raw: bytes) -> str:
+    """A path parameter; one that hides control characters or climbs out of its place is an unknown path."""
+    try:
+        value = unquote_to_bytes(raw).decode()
+    except UnicodeDecodeError:
+        raise _unknown_path() from None
+    if not value.isprintable() or any(segment in ("", ".", "..") for segment in value.split("/")):
+        raise _unknown_path()
+    return value
+
+
+def _unknown_path() -> errors.GatewayError:
+    return errors.error("not_found", "There is nothing at this path.")
+
+
+def choose(methods: Mapping[str, Endpoint], method: str) -> Endpoint:
+    """The endpoint for a method; raises `method_not_allowed` with the ones that are."""
+    endpoint = methods.get("GET" if method == "HEAD" else method)
+    if endpoint is None:
+        allow = allowed(methods)
+        raise errors.error("method_not_allowed", f"Use {allow} here.", headers={"allow": allow})
+    return endpoint
+
+
+def allowed(methods: Mapping[str, Endpoint]) -> str:
+    return ", ".join([*methods, *(["HEAD"] if "GET" in methods else []), "OPTIONS"])
+
+
+class Edge:
+    """The ASGI application around all endpoints. While `draining`, only public endpoints are served.
+
+    `loopback_only` refuses requests whose Host is not this machine. Where no key is asked for, it is what keeps a web
+    page from reaching the gateway through the visitor's browser under a name that was made to mean 127.0.0.1.
+    """
+
+    def __init__(
+        self,
+        endpoints: Iterable[Endpoint],
+        authenticator: Authenticator,
+        telemetry: Telemetry,
+        access_log: AccessLog,
+        *,
+        loopback_only: bool = False,
+    ) -> None:
+        self.draining = False
+        self._loopback_only = loopback_only
+        self._router = Router(endpoints)
+        self._authenticator = authenticator
+        self._telemetry = telemetry
+        self._access_log = access_log
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = time.perf_counter()
+        request_id = request_id_of(scope["headers"])
+        fields: dict[str, str | int | float] = {}
+        scope["state"] = {**scope.get("state", {}), "request_id": request_id, "log": fields}
+        status, failure = await self._serve(scope, receive, send, request_id)
+        duration_s = time.perf_counter() - started
+        route = scope.get("route_path", "other")
+        method = scope["method"]
+        self._telemetry.request(route, method, status, duration_s)
+        path = scope["raw_path"].decode("ascii", "backslashreplace")
+        line = {"method": method, "path": path, "status": status, "ms": round(duration_s * 1000, 1)}
+        if failure is not None:
+            line["error"] = failure
+        self._access_log.add(line | fields | {"request_id": request_id})
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> tuple[int, str | None]:
+        """Answer the request; the status for the log, and the code of what failed."""
+        try:
+            response = await self._handle(Request(scope, receive, send))
+            response.headers.append((b"x-request-id", request_id.encode()))
+            await response(scope, receive, send)
+            failure = getattr(response, "failure", None)
+            return response.status, failure.code if failure is not None else None
+        except ClientDisconnected:
+            return LEFT, "client_disconnected"
+        except asyncio.CancelledError:
+            # Only the end of a drain cancels a request, so the cancellation ends here, with an answer.
+            error = _shutting_down()
+        except Exception as exc:
+            error = errors.from_exception(exc, request_id)
+        await error_response(error, request_id)(scope, receive, send)
+        return error.status, error.code
+
+    async def _handle(self, request: Request) -> Response:
+        """The handler's answer, once the route is known and its access granted."""
+        scope = request.scope
+        methods, scope["path_params"] = self._router.match(scope["raw_path"])
+        scope["route_path"] = next(iter(methods.values())).path
+        if scope["method"] == "OPTIONS":
+            return Answer(200, [(b"allow", allowed(methods).encode())], b"")
+        endpoint = choose(methods, scope["method"])
+        if endpoint.access != "public":
+            if self.draining:
+                raise _shutting_down()
+            if self._loopback_only and not is_loopback(request.url.hostname or ""):
+                raise errors.error("permission_denied", "Without keys, only requests to a loopback address are served.")
+            await self._authorise(endpoint, scope)
+        return await endpoint.handler(request)
+
+    async def _authorise(self, endpoint: Endpoint, scope: Scope) -> None:
+        given = [value for name, value in scope["headers"] if name == b"authorization"]
+        if len(given) > 1:
+            raise errors.error("bad_request", "Send one Authorization header.")
+        principal = await self._authenticator.authenticate(given[0].decode("latin-1") if given else None)
+        if endpoint.access == "admin" and not principal.admin:
+            raise errors.error("permission_denied", "This needs an administrator's key.")
+        state: dict[str, Any] = scope["state"]
+        state["principal"] = principal
+
+
+def _shutting_down() -> errors.GatewayError:
+    return errors.error("shutting_down", "The server is shutting down.", headers={"connection": "close"})
+
+
+def request_id_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """The client's own request id when it is safe to repeat, else a new one."""
+    for name, value in headers:
+        if name == b"x-request-id" and REQUEST_ID.fullmatch(value):
+            return value.decode()
+    return new_request_id()
+
+
+def new_request_id() -> str:
+    return os.urandom(12).hex()

@@ -1,0 +1,260 @@
+"""What route handlers use: reading a body, answering in JSON, streaming events, and noticing that the client left.
+
+A handler is `async def handler(request) -> Response`; it may raise `GatewayError`, `AdapterError` or
+`ClientDisconnected`, which `gateway/api/edge.py` turns into answers. `request.state.principal` is set for every route
+whose access is not public, `request.state.request_id` always. `request.state.log` is a dict whose items (numbers and
+short text, never a key or a prompt) are added to the request's line in the access log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from types import TracebackType
+from typing import Literal, Protocol, TypeVar
+
+import msgspec
+from starlette.requests import Request
+from starlette.types import Receive, Scope, Send
+
+from gateway import errors
+from gateway.errors import GatewayError
+
+T = TypeVar("T")
+HeaderList = list[tuple[bytes, bytes]]
+Access = Literal["public", "user", "admin"]
+
+log = logging.getLogger("gateway.http")
+CONTROL_CHARACTERS = dict.fromkeys([*range(0x20), 0x7F], "")
+
+
+class ClientDisconnected(Exception):
+    """The client went away before its answer was complete. There is nobody to tell; only the log notes it."""
+
+
+class Response(Protocol):
+    """An answer that can still be given headers: an ASGI application that sends the whole of it."""
+
+    status: int
+    headers: HeaderList
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
+
+
+class Endpoint(msgspec.Struct, frozen=True):
+    """One route. Literal parts of `path` match byte for byte; `{name}` takes one segment, `{name:path}` the rest.
+
+    `access` is enforced before the handler runs: `public` needs no key, `user` any valid one, `admin` an admin's.
+    """
+
+    path: str
+    method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
+    handler: Callable[[Request], Awaitable[Response]]
+    access: Access
+    summary: str = ""
+
+
+class Answer:
+    """A complete answer held in memory."""
+
+    def __init__(self, status: int, headers: HeaderList, body: bytes) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        length = (b"content-length", str(len(self.body)).encode())
+        body = b"" if scope["method"] == "HEAD" else self.body
+        await send({"type": "http.response.start", "status": self.status, "headers": [*self.headers, length]})
+        await send({"type": "http.response.body", "body": body})
+
+
+def encode_headers(headers: Mapping[str, str]) -> HeaderList:
+    """Header pairs as bytes. Values are made safe: control characters vanish, what is not ASCII is escaped."""
+    return [
+        (name.lower().encode(), value.translate(CONTROL_CHARACTERS).encode("ascii", "backslashreplace"))
+        for name, value in headers.items()
+    ]
+
+
+def respond(body: bytes, content_type: str, status: int = 200, headers: Mapping[str, str] | None = None) -> Answer:
+    """An answer of any content type."""
+    return Answer(status, [(b"content-type", content_type.encode()), *encode_headers(headers or {})], body)
+
+
+def json_response(body: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> Answer:
+    """An answer whose body is JSON already."""
+    return respond(body, "application/json", status, headers)
+
+
+def error_response(error: GatewayError, request_id: str | None = None) -> Answer:
+    """The error as an OpenAI-shaped answer; with a request id it carries the id itself."""
+    headers = error.wire_headers()
+    if request_id is not None:
+        headers["x-request-id"] = request_id
+    return json_response(msgspec.json.encode(error.body()), error.status, headers)
+
+
+def error_event(error: GatewayError) -> bytes:
+    """The error as the last event of a stream."""
+    return b"data: " + msgspec.json.encode(error.body()) + b"\n\n"
+
+
+async def read_json_body(request: Request, limit: int) -> bytes:
+    """The whole request body of at most `limit` bytes, which the headers call JSON; 400, 408, 413 or 415 otherwise.
+
+    The connection is closed after a 413, as the rest of the body is not wanted. `gateway/api/protocol.py` watches the
+    clock: it ends a stalled or broken body by putting the error into `request.state.refusal`.
+    """
+    _check_body_headers(request, limit)
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnected
+        if (refusal := request.scope["state"].get("refusal")) is not None:
+            raise refusal
+        part = message.get("body", b"")
+        size += len(part)
+        if size > limit:
+            raise _too_large(limit)
+        parts.append(part)
+        if not message.get("more_body", False):
+            return part if len(parts) == 1 else b"".join(parts)
+
+
+def _check_body_headers(request: Request, limit: int) -> None:
+    headers = request.headers
+    given = headers.get("content-type", "")
+    if given.partition(";")[0].strip().lower() != "application/json":
+        raise errors.error(
+            "unsupported_media_type",
+            f"The body must be JSON and say so: send the header `Content-Type: application/json`{_instead_of(given)}.",
+        )
+    encoding = headers.get("content-encoding", "identity")
+    if encoding.strip().lower() not in ("identity", ""):
+        raise errors.error(
+            "unsupported_media_type", "Compressed bodies are not accepted: send it without `Content-Encoding`."
+        )
+    length = headers.get("content-length", "")
+    if length.isdecimal() and int(length) > limit:
+        raise _too_large(limit)
+
+
+def _instead_of(content_type: str) -> str:
+    return f" instead of {content_type[:100]!r}" if content_type else ""
+
+
+def _too_large(limit: int) -> GatewayError:
+    return errors.error(
+        "request_too_large", f"The body is over the limit of {limit} bytes.", headers={"connection": "close"}
+    )
+
+
+class CancelOnDisconnect:
+    """While it is entered, a client that leaves cancels the task; on exit that becomes `ClientDisconnected`.
+
+    It must only be entered after the body has been read, because it drops what else the client sends.
+    """
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._left = False
+        self._over = False
+
+    def __enter__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task
+        self._watcher = asyncio.create_task(self._watch())
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        if not self._over:
+            self._left = True
+            self._task.cancel()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._over = True
+        self._watcher.cancel()
+        if self._left and self._task.uncancel() == 0 and kind is asyncio.CancelledError:
+            raise ClientDisconnected from None
+
+
+async def run_until_disconnect(request: Request, work: Awaitable[T]) -> T:
+    """The result of `work`, which is cancelled when the client leaves (then raises `ClientDisconnected`)."""
+    with CancelOnDisconnect(request.receive):
+        return await work
+
+
+class EventSource(Protocol):
+    """Ready server-sent events, each `data: ...\\n\\n`; several may come as one item. Async generators are ones."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+    async def aclose(self) -> None: ...
+
+
+class EventStreamResponse:
+    """Streams events. The head goes out with the first one, so an error before it is still a plain HTTP status.
+
+    When the client leaves, whoever waits for the next event is cancelled at once and the source is closed; a source
+    that is a generator must therefore close in its own `finally` what it reads from. Any failure after the first event
+    becomes an error event, after which the stream ends; `failure` tells which it was. A cancellation from outside is
+    the server's shutdown.
+    """
+
+    def __init__(self, events: EventSource, headers: Mapping[str, str] | None = None) -> None:
+        self.status = 200
+        self.headers: HeaderList = [
+            (b"content-type", b"text/event-stream; charset=utf-8"),
+            (b"cache-control", b"no-cache"),
+            (b"x-accel-buffering", b"no"),
+            *encode_headers(headers or {}),
+        ]
+        self.failure: GatewayError | None = None
+        self._events = events
+        self._started = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            with CancelOnDisconnect(receive):
+                await self._relay(send)
+        except ClientDisconnected:
+            await self._close()
+            raise
+        except asyncio.CancelledError:
+            self.failure = errors.error("shutting_down", "The server is shutting down.")
+        except Exception as exc:
+            self.failure = errors.from_exception(exc, scope["state"]["request_id"])
+        if self.failure is not None:
+            await self._close()
+            if not self._started:
+                raise self.failure
+            await send({"type": "http.response.body", "body": error_event(self.failure), "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _relay(self, send: Send) -> None:
+        async for event in self._events:
+            if not self._started:
+                self._started = True
+                await send({"type": "http.response.start", "status": self.status, "headers": self.headers})
+            await send({"type": "http.response.body", "body": event, "more_body": True})
+        if not self._started:
+            self._started = True
+            await send({"type": "http.response.start", "status": self.status, "headers": self.headers})
+
+    async def _close(self) -> None:
+        """Close the source; the closing goes on when this task is cancelled once more."""
+        await asyncio.shield(asyncio.ensure_future(self._close_source()))
+
+    async def _close_source(self) -> None:
+        try:
+            await self._events.aclose()
+        except Exception:
+            log.exception("closing an event stream failed")

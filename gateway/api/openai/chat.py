@@ -1,0 +1,30 @@
+"""`POST /v1/chat/completions`."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+
+from adapters.dialects import openai_chat as dialect
+from adapters.types import ChatRequest
+from gateway.api.http import Endpoint, Response, read_json_body
+from gateway.api.openai.generation import Rendering, answer, caller_of
+from gateway.inference import Inference
+
+RENDERING: Rendering[ChatRequest] = Rendering("chatcmpl-", dialect.ChunkRenderer, dialect.render_answer)
+
+
+class ChatCompletions:
+    """Conversations."""
+
+    def __init__(self, inference: Inference, body_bytes_max: int) -> None:
+        self._inference = inference
+        self._body_bytes_max = body_bytes_max
+
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        return (Endpoint("/v1/chat/completions", "POST", self.create, "user", "Continue a conversation"),)
+
+    async def create(self, request: Request) -> Response:
+        inbound = dialect.parse_request(await read_json_body(request, self._body_bytes_max))
+        caller = caller_of(request, inbound.session_key)
+        opening = self._inference.chat(request.state.principal, inbound.request, caller)
+        return await answer(request, inbound, opening, inbound.request.generation.n, RENDERING)

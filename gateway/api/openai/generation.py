@@ -1,0 +1,126 @@
+"""What chat and legacy completions share over HTTP: one stream, sent as it comes or folded into one answer."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
+
+import msgspec
+from starlette.requests import Request
+
+from adapters.dialects.openai_wire import EventRenderer, Folded, Inbound, ResponseHead
+from adapters.errors import InvalidRequest
+from adapters.types import Caller, Event, Finished, Timings
+from gateway.api.http import EventStreamResponse, Response, json_response, run_until_disconnect
+from gateway.inference import Stream
+
+RequestT = TypeVar("RequestT")
+
+OPENAI_VERSION = "2020-10-01"
+SESSION_KEY_CHARS_MAX = 512
+
+
+class Rendering(msgspec.Struct, Generic[RequestT], frozen=True):
+    """How a dialect writes its answers: the prefix of their ids, the frames of a stream, the folded whole."""
+
+    id_prefix: str
+    frames: Callable[[ResponseHead, Inbound[RequestT]], EventRenderer]
+    whole: Callable[[ResponseHead, RequestT, Folded], bytes]
+
+
+def caller_of(request: Request, session_key: str | None = None) -> Caller:
+    """On whose behalf the request runs; a session named in the body wins over the header."""
+    principal = request.state.principal
+    if session_key is None:
+        session_key = request.headers.get("x-session-id") or None
+    if session_key is not None and len(session_key) > SESSION_KEY_CHARS_MAX:
+        message = f"The header X-Session-Id takes at most {SESSION_KEY_CHARS_MAX} characters."
+        raise InvalidRequest(message, param="X-Session-Id")
+    return Caller(request.state.request_id, principal.tenant, session_key, principal.weight)
+
+
+async def answer(
+    request: Request,
+    inbound: Inbound[RequestT],
+    opening: Awaitable[Stream],
+    choices: int,
+    rendering: Rendering[RequestT],
+) -> Response:
+    """The answer to a parsed request. `opening` is awaited first, so what fails there has its own HTTP status."""
+    arrived_s = time.perf_counter()
+    if inbound.stream:
+        stream = await run_until_disconnect(request, opening)
+        renderer = rendering.frames(_head(request, stream, rendering.id_prefix), inbound)
+        started = stream.started
+        timings = Timings(queue_us=started.queue_us, prefill_us=started.prefill_us)
+        return EventStreamResponse(
+            Frames(stream, renderer, _log(request, stream)), _headers(stream, timings, arrived_s)
+        )
+    folded = Folded(choices)
+    stream, finished = await run_until_disconnect(request, _fold(opening, folded))
+    _log(request, stream)["completion_tokens"] = finished.usage.completion_tokens
+    body = rendering.whole(_head(request, stream, rendering.id_prefix), inbound.request, folded)
+    return json_response(body, headers=_headers(stream, finished.timings, arrived_s))
+
+
+async def _fold(opening: Awaitable[Stream], folded: Folded) -> tuple[Stream, Finished]:
+    """Read a whole stream; it and its last event."""
+    stream = await opening
+    try:
+        async for event in stream:
+            folded.add(event)
+    except BaseException:
+        await asyncio.shield(stream.aclose())
+        raise
+    assert isinstance(event, Finished)
+    return stream, event
+
+
+def _log(request: Request, stream: Stream) -> dict[str, str | int | float]:
+    """The request's line in the access log, with what is known from the start."""
+    log: dict[str, str | int | float] = request.state.log
+    log |= {"model": stream.target.name, "prompt_tokens": stream.started.prompt_tokens}
+    return log
+
+
+class Frames:
+    """The events of a stream as ready server-sent events."""
+
+    def __init__(self, stream: Stream, renderer: EventRenderer, log: dict[str, str | int | float]) -> None:
+        self._stream = stream
+        self._render = renderer.render
+        self._log = log
+
+    def __aiter__(self) -> Frames:
+        return self
+
+    async def __anext__(self) -> bytes:
+        frame = b""
+        while not frame:
+            event: Event = await self._stream.__anext__()
+            if type(event) is Finished:
+                self._log["completion_tokens"] = event.usage.completion_tokens
+            frame = self._render(event)
+        return frame
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+def _head(request: Request, stream: Stream, id_prefix: str) -> ResponseHead:
+    target = stream.target
+    return ResponseHead(id_prefix + request.state.request_id, int(time.time()), target.name, target.fingerprint)
+
+
+def _headers(stream: Stream, timings: Timings, arrived_s: float) -> dict[str, str]:
+    phases = {"queue": timings.queue_us, "prefill": timings.prefill_us, "decode": timings.decode_us}
+    return {
+        "openai-version": OPENAI_VERSION,
+        "openai-processing-ms": str(round((time.perf_counter() - arrived_s) * 1000)),
+        "x-gateway-model": stream.target.name,
+        "x-gateway-queue-ms": f"{timings.queue_us / 1000:.1f}",
+        "x-gateway-cached-tokens": str(stream.started.cached_tokens),
+        "server-timing": ", ".join(f"{name};dur={us / 1000:.1f}" for name, us in phases.items() if us),
+    }

@@ -1,0 +1,325 @@
+"""uvicorn's HTTP/1.1 protocol with the limits it lacks.
+
+Bounded are the head of a request (bytes, number of headers, URL), the time for it, the silence inside a body, the time
+a client may leave an answer unread, pipelined requests and connections. Whatever is refused here is answered as a
+complete HTTP response with an OpenAI-shaped error, unless an answer is already under way on the connection: then that
+one is finished and nothing after it is read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+from collections.abc import Callable
+from typing import Any, Literal, cast
+
+import httptools
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from gateway import errors
+from gateway.api.edge import new_request_id
+from gateway.api.http import error_response
+from gateway.config import ServerConfig
+from gateway.errors import GatewayError
+
+# The parser is fed in pieces of this size, so that what it holds of an unfinished head stays below 64 KiB.
+PIECE_BYTES = 16 * 1024
+# Room for the request line, separators and line ends beside the URL and the header block.
+HEAD_MARGIN_BYTES = 2 * 1024
+PIPELINE_MAX = 16
+# Connections over the limit that are told so; those beyond are cut without a word.
+REFUSED_CONNECTIONS_MAX = 128
+# How long a closing connection still takes (and drops) input. Closing at once would reset the connection while the
+# client is sending, and the client would lose the answer that says why.
+LINGER_S = 2.0
+
+HOST = re.compile(rb"([A-Za-z0-9._~%!$&'()*+,;=-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{0,5})?")
+
+Report = Callable[[GatewayError, str], None]
+
+
+class Wheel:
+    """What all connections of a server share: the limits, who is told of refusals, and one timer for all deadlines."""
+
+    def __init__(self, limits: ServerConfig, report: Report) -> None:
+        self.limits = limits
+        self.report = report
+        self.draining = False
+        self.connections: set[GatewayProtocol] = set()
+        shortest_s = min(limits.header_timeout_s, limits.body_timeout_s, limits.write_stall_timeout_s)
+        self._interval_s = min(1.0, max(0.02, shortest_s / 8))
+        self._turning = False
+
+    def add(self, connection: GatewayProtocol) -> None:
+        self.connections.add(connection)
+        if not self._turning:
+            self._turning = True
+            connection.loop.call_later(self._interval_s, self._turn, connection.loop)
+
+    def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._turning = bool(self.connections)
+        if self._turning:
+            now = loop.time()
+            for connection in list(self.connections):
+                connection.check(now)
+            loop.call_later(self._interval_s, self._turn, loop)
+
+
+class Gate:
+    """The transport as a request sees it: closing goes through the connection, which may have to linger."""
+
+    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
+        self.write = transport.write
+        self.is_closing = transport.is_closing
+        self.close = close
+
+
+class GatewayProtocol(HttpToolsProtocol):
+    """One client connection.
+
+    `_state` says what the parser expects: `idle` (a request may begin), `head`, `body`, or `deaf` (input is dropped
+    until the answer under way is finished), `closing` (input is dropped, the deadline aborts).
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        wheel: Wheel,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._wheel = wheel
+        self._limits = wheel.limits
+        self._unfinished_max = self._limits.url_bytes_max + self._limits.header_bytes_max + HEAD_MARGIN_BYTES
+        self._state: Literal["idle", "head", "body", "deaf", "closing"] = "idle"
+        self._deadline = math.inf
+        self._stalled_at: float | None = None
+        self._refusal: GatewayError | None = None
+        self._progress = False
+        self._unfinished_bytes = 0
+        self._header_bytes = 0
+        self._dropped_bytes = 0
+
+    # From the transport
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._gate = cast(asyncio.Transport, Gate(transport, self.close))
+        self._deadline = self.loop.time() + self._limits.header_timeout_s
+        self._wheel.add(self)
+        over = len(self._wheel.connections) - self._limits.connections_max
+        if over > REFUSED_CONNECTIONS_MAX:
+            transport.abort()
+        elif over > 0:
+            self._state = "head"
+            self._refuse(errors.error("overloaded", "Too many connections are open."))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._wheel.connections.discard(self)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._state in ("deaf", "closing"):
+            return
+        if self._state == "body":
+            self._deadline = self.loop.time() + self._limits.body_timeout_s
+        try:
+            if len(data) <= PIECE_BYTES:
+                self._feed(data)
+            else:
+                view = memoryview(data)
+                for start in range(0, len(data), PIECE_BYTES):
+                    self._feed(view[start : start + PIECE_BYTES])
+        except httptools.HttpParserUpgrade:
+            # The request is served as if it had not asked for the upgrade; what follows it speaks another protocol.
+            self.cycle.keep_alive = False
+            self._state = "deaf"
+        except (httptools.HttpParserError, GatewayError):
+            refusal, self._refusal = self._refusal, None
+            self._refuse(refusal or errors.error("bad_request", "The request is not valid HTTP/1.1."))
+
+    def pause_writing(self) -> None:
+        self._stalled_at = self.loop.time()
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        self._stalled_at = None
+        super().resume_writing()
+
+    # From the parser. What is raised here stops it, and `data_received` answers.
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._state = "head"
+        self._deadline = self.loop.time() + self._limits.header_timeout_s
+        self._header_bytes = 0
+        self._dropped_bytes = 0
+
+    def on_url(self, url: bytes) -> None:
+        super().on_url(url)
+        if len(self.url) > self._limits.url_bytes_max:
+            self._stop("url_too_long", f"The URL is over the limit of {self._limits.url_bytes_max} bytes.")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._header_bytes += len(name) + len(value) + 4
+        if self._header_bytes > self._limits.header_bytes_max:
+            self._stop("headers_too_large", f"The headers are over {self._limits.header_bytes_max} bytes.")
+        if self._state == "body":
+            return  # A trailer must not become a header of the request that is being handled.
+        if len(self.headers) >= self._limits.header_count_max:
+            self._stop("headers_too_large", f"There are more than {self._limits.header_count_max} headers.")
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._progress = True
+        if self.parser.get_http_version() not in ("1.0", "1.1"):
+            self._stop("bad_request", "Only HTTP/1.0 and HTTP/1.1 are spoken here.")
+        self._check_host()
+        if self.parser.should_upgrade() and any(
+            name in (b"content-length", b"transfer-encoding") for name, _ in self.headers
+        ):
+            self._stop("bad_request", "A request with a body cannot ask for an upgrade of the protocol.")
+        if len(self.pipeline) >= PIPELINE_MAX:
+            self._stop("bad_request", f"More than {PIPELINE_MAX} requests are waiting on this connection.")
+        super().on_headers_complete()
+        self.cycle.transport = self._gate
+        if self._wheel.draining:
+            self.cycle.keep_alive = False
+        self._state = "body"
+        self._deadline = self.loop.time() + self._limits.body_timeout_s
+
+    def on_body(self, body: bytes) -> None:
+        self._progress = True
+        if self.cycle.response_complete:
+            self._dropped_bytes += len(body)
+            if self._dropped_bytes > self._limits.body_bytes_max:
+                self._stop("request_too_large", "The body goes on after its answer.")
+        super().on_body(body)
+
+    def on_chunk_header(self) -> None:
+        self._progress = True
+
+    def on_message_complete(self) -> None:
+        self._progress = True
+        super().on_message_complete()
+        self._state = "idle"
+        self._deadline = self._rest_deadline()
+
+    # From uvicorn
+
+    def on_response_complete(self) -> None:
+        self.server_state.total_requests += 1
+        if self._state == "closing" or self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        else:
+            self._deadline = self._rest_deadline()
+
+    def shutdown(self) -> None:
+        """A drain begins: whatever is under way is the last thing answered here. `close` ends idle connections."""
+        if self._responding():
+            self.cycle.keep_alive = False
+
+    # Decisions
+
+    def check(self, now: float) -> None:
+        """Act on a deadline that has passed."""
+        if self._stalled_at is not None and now - self._stalled_at > self._limits.write_stall_timeout_s:
+            self.transport.abort()
+        elif now < self._deadline:
+            return
+        elif self._state == "closing":
+            self.transport.abort()
+        elif self._state == "body":
+            self._check_body(now)
+        elif self._responding():
+            self._deadline = math.inf
+        else:
+            self._state = "idle"
+            self.close()
+
+    def close(self) -> None:
+        """Close once what was written is out; with unread input only after the client had time to read it."""
+        if self._state == "closing":
+            return
+        if self._state == "idle":
+            self._deadline = self.loop.time() + self._limits.write_stall_timeout_s
+            self.transport.close()
+        else:
+            self._deadline = self.loop.time() + LINGER_S
+            self.flow.resume_reading()
+            if not self.transport.is_closing() and self.transport.can_write_eof():
+                self.transport.write_eof()
+        self._state = "closing"
+
+    def _feed(self, piece: bytes | memoryview) -> None:
+        self._progress = False
+        self.parser.feed_data(piece)
+        self._unfinished_bytes = 0 if self._progress else self._unfinished_bytes + len(piece)
+        if self._unfinished_bytes > self._unfinished_max:
+            self._stop("headers_too_large", f"The headers are over {self._limits.header_bytes_max} bytes.")
+
+    def _stop(self, code: str, message: str) -> None:
+        """Raise a refusal out of the parser, which hides the exceptions of its callbacks."""
+        self._refusal = errors.error(code, message)
+        raise self._refusal
+
+    def _check_host(self) -> None:
+        hosts = [value for name, value in self.headers if name == b"host"]
+        if not hosts and self.parser.get_http_version() == "1.0":
+            return
+        if len(hosts) != 1 or HOST.fullmatch(hosts[0]) is None:
+            self._stop("bad_request", "Exactly one valid Host header is needed.")
+
+    def _check_body(self, now: float) -> None:
+        """The body's deadline has passed, which counts only if it was the client that kept us waiting."""
+        if self.flow.read_paused or self.cycle.waiting_for_100_continue:
+            self._deadline = now + self._limits.body_timeout_s
+        else:
+            self._refuse(errors.error("request_timeout", "The rest of the body did not come in time."))
+
+    def _responding(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _rest_deadline(self) -> float:
+        """Until when the connection may stay as it is."""
+        if self._responding():
+            return math.inf
+        timeouts_s = {"idle": self._limits.keep_alive_timeout_s, "head": self._limits.header_timeout_s}
+        return self.loop.time() + timeouts_s.get(self._state, self._limits.body_timeout_s)
+
+    def _refuse(self, error: GatewayError) -> None:
+        """End the connection because of what came in, in the way that still is possible."""
+        cycle = self.cycle
+        if self._responding():
+            cycle.keep_alive = False
+            if self._state == "body":
+                cycle.scope["state"]["refusal"] = error
+                cycle.message_event.set()
+            self._state = "deaf"
+            return
+        if self._state != "body":
+            request_id = new_request_id()
+            self._wheel.report(error, request_id)
+            self.transport.write(self._render(error, request_id))
+        self._state = "deaf"
+        self.close()
+
+    def _render(self, error: GatewayError, request_id: str) -> bytes:
+        answer = error_response(error, request_id)
+        headers = [
+            *self.server_state.default_headers,
+            *answer.headers,
+            (b"content-length", b"%d" % len(answer.body)),
+            (b"connection", b"close"),
+        ]
+        lines = [STATUS_LINE[error.status], *(b"%b: %b\r\n" % header for header in headers), b"\r\n", answer.body]
+        return b"".join(lines)

@@ -1,0 +1,64 @@
+"""The tokeniser and the chat template of a model, asked over HTTP."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+
+from adapters.dialects import llama_server as dialect
+from adapters.types import ChatRequest
+from gateway.api.http import Endpoint, Response, json_response, read_json_body, run_until_disconnect
+from gateway.inference import Inference
+
+
+class Tokens:
+    """Texts as tokens and back, conversations as prompts, and how long either is."""
+
+    def __init__(self, inference: Inference, body_bytes_max: int) -> None:
+        self._inference = inference
+        self._body_bytes_max = body_bytes_max
+
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """Each also under the name without `/v1` that llama-server gives it."""
+        rows = (
+            ("/tokenize", self.tokenize, "The token ids of a text"),
+            ("/detokenize", self.detokenize, "The text of token ids"),
+            ("/apply-template", self.apply_template, "The prompt a conversation becomes"),
+        )
+        return (
+            Endpoint("/v1/count_tokens", "POST", self.count, "user", "How many tokens a conversation or text has"),
+            *(
+                Endpoint(prefix + path, "POST", handler, "user", summary)
+                for path, handler, summary in rows
+                for prefix in ("/v1", "")
+            ),
+        )
+
+    async def _body(self, request: Request) -> bytes:
+        return await read_json_body(request, self._body_bytes_max)
+
+    async def tokenize(self, request: Request) -> Response:
+        asked = dialect.parse_tokenize(await self._body(request))
+        work = self._inference.tokenize(request.state.principal, asked.model, asked.text, special=asked.special)
+        return json_response(dialect.render_tokens(await run_until_disconnect(request, work)))
+
+    async def detokenize(self, request: Request) -> Response:
+        asked = dialect.parse_detokenize(await self._body(request))
+        work = self._inference.detokenize(request.state.principal, asked.model, asked.tokens)
+        return json_response(dialect.render_content(await run_until_disconnect(request, work)))
+
+    async def apply_template(self, request: Request) -> Response:
+        asked = dialect.parse_conversation(await self._body(request))
+        work = self._inference.apply_template(request.state.principal, asked)
+        prompt, _ = await run_until_disconnect(request, work)
+        return json_response(dialect.render_prompt(prompt))
+
+    async def count(self, request: Request) -> Response:
+        asked = dialect.parse_count(await self._body(request))
+        work = self._count(request, asked)
+        return json_response(dialect.render_count(await run_until_disconnect(request, work)))
+
+    async def _count(self, request: Request, asked: ChatRequest | dialect.TextInput) -> int:
+        principal = request.state.principal
+        if isinstance(asked, ChatRequest):
+            return (await self._inference.apply_template(principal, asked))[1]
+        return len(await self._inference.tokenize(principal, asked.model, asked.text, special=asked.special))

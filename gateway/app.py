@@ -1,0 +1,190 @@
+"""Builds every part from the configuration, opens in order, closes in reverse, and serves."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import logging
+import sys
+import time
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import uvloop
+from msgspec.structs import replace
+
+from adapters import open_adapter
+from adapters.llama_cpp import LlamaCpp
+from adapters.llama_cpp.messages import EngineSettings
+from adapters.llama_cpp.pool import Pool
+from gateway import logs
+from gateway.api import openai
+from gateway.api.edge import Edge
+from gateway.api.health import Health, front_page
+from gateway.api.http import Endpoint
+from gateway.api.protocol import Report, Wheel
+from gateway.api.server import ListenError, Server, bind
+from gateway.api.tokens import Tokens
+from gateway.auth import Authenticator, Open
+from gateway.auth.keys import Keys, load_pepper
+from gateway.banner import Banner
+from gateway.catalog import Catalog, Target
+from gateway.config import Config
+from gateway.errors import GatewayError
+from gateway.inference import Inference
+from gateway.logs import AccessLog
+from gateway.state.migrate import known, migrate
+from gateway.state.sqlite import open_sqlite
+from gateway.telemetry import Gauge, Telemetry
+
+MODEL_STATES = ("loading", "ready", "failed", "restarting", "stopped")
+
+log = logging.getLogger("gateway")
+
+
+class Gateway(NamedTuple):
+    """A gateway whose parts are open. `admin_key` is the text of a key that was made just now."""
+
+    edge: Edge
+    wheel: Wheel
+    pool: Pool
+    admin_key: str | None
+
+
+def version() -> str:
+    return importlib.metadata.version("inference-gateway")
+
+
+def serve(config: Config) -> int:
+    """Serve until a signal ends it; the exit code. Raises what keeps it from starting, bar an address that is taken."""
+    logs.configure(config.log, sys.stderr)
+    try:
+        sockets = bind(config.server.host, config.server.port)
+    except ListenError as exc:
+        print(f"gateway: {exc}", file=sys.stderr)
+        return 1
+
+    async def run() -> None:
+        async with opened(config) as gateway:
+            banner = Banner(config, version(), gateway.admin_key, sys.stdout)
+            server = Server(gateway.edge, gateway.wheel, config.server, banner.show)
+            showing = asyncio.create_task(banner.show_loading(gateway.pool.statuses))
+            try:
+                await server.serve(sockets)
+            finally:
+                showing.cancel()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run())
+    return 0
+
+
+@asynccontextmanager
+async def opened(config: Config) -> AsyncIterator[Gateway]:
+    """All parts, open and with their models loading; closed in reverse order at the end."""
+    async with AsyncExitStack() as stack:
+        telemetry = Telemetry(version())
+        access_log = AccessLog(config.log, sys.stderr)
+        stack.callback(access_log.flush)
+        authenticator, admin_key = await _open_authenticator(config, stack)
+        models = [
+            open_adapter(model.name, model.path, engine, queue_depth_max=model.queue_depth_max)
+            for model, engine in zip(config.models, _engines(config), strict=True)
+        ]
+        pool = Pool(models)
+        stack.push_async_callback(pool.close)
+        wheel = Wheel(config.server, _reporter(telemetry, access_log))
+        telemetry.gauge_source(lambda: gauges(models, wheel))
+        catalog = build_catalog(config, models)
+        health = Health(telemetry, pool.statuses, lambda: wheel.draining)
+        endpoints = routes(config, catalog, Inference(catalog, telemetry), health)
+        edge = Edge(endpoints, authenticator, telemetry, access_log, loopback_only=not config.auth.enabled)
+        stack.push_async_callback(_end, asyncio.create_task(_load(pool)))
+        yield Gateway(edge, wheel, pool, admin_key)
+
+
+def _engines(config: Config) -> list[EngineSettings]:
+    """The engine settings of each model. Several models take turns by a lock in the data directory, unless the operator
+    names another one, because decoding side by side on the same cores is many times slower than one after the other."""
+    lease = Path(config.data_dir) / "step.lease"
+    if len(config.models) == 1:
+        return [config.models[0].engine]
+    lease.parent.mkdir(parents=True, exist_ok=True)
+    return [
+        model.engine if model.engine.lease_path else replace(model.engine, lease_path=str(lease))
+        for model in config.models
+    ]
+
+
+async def _open_authenticator(config: Config, stack: AsyncExitStack) -> tuple[Authenticator, str | None]:
+    """Keys over the database, and the text of a first admin key if one had to be made; or the open door."""
+    if not config.auth.enabled:
+        return Open(), None
+    data_dir = Path(config.data_dir)
+    database = await open_sqlite(data_dir, serve=True)
+    stack.push_async_callback(database.close)
+    await migrate(database, known())
+    keys = Keys(database, load_pepper(data_dir, config.auth.pepper), admin_key=config.auth.admin_key)
+    await keys.open()
+    stack.push_async_callback(keys.close)
+    return keys, await keys.ensure_admin()
+
+
+def build_catalog(config: Config, models: Iterable[LlamaCpp]) -> Catalog:
+    """The names the models are offered under."""
+    created_s = int(time.time())
+    return Catalog(
+        Target(model.name, adapter, aliases=model.aliases, created_s=created_s)
+        for model, adapter in zip(config.models, models, strict=True)
+    )
+
+
+def routes(config: Config, catalog: Catalog, inference: Inference, health: Health) -> tuple[Endpoint, ...]:
+    """Every route there is, each with its access."""
+    body_bytes_max = config.server.body_bytes_max
+    endpoints = (
+        *openai.endpoints(inference, catalog, body_bytes_max),
+        *Tokens(inference, body_bytes_max).endpoints(),
+        *health.endpoints(),
+    )
+    return (front_page(version(), endpoints), *endpoints)
+
+
+def gauges(models: Iterable[LlamaCpp], wheel: Wheel) -> Iterator[Gauge]:
+    """What a scrape reads off the running parts."""
+    yield "gateway_connections", (), len(wheel.connections)
+    for model in models:
+        status, labels = model.status(), (model.name,)
+        yield "gateway_queue_depth", labels, status.queue_depth
+        yield "gateway_running_requests", labels, status.running
+        yield "gateway_engine_restarts", labels, model.counters.restarts
+        for state in MODEL_STATES:
+            yield "gateway_model_state", (model.name, state), float(status.state == state)
+        if status.busyness is not None:
+            yield "gateway_kv_cells_used", labels, status.busyness.cells_used
+            yield "gateway_kv_cells_max", labels, status.busyness.cells_max
+
+
+def _reporter(telemetry: Telemetry, access_log: AccessLog) -> Report:
+    """Counts and logs what the protocol refuses before it is a request."""
+
+    def report(error: GatewayError, request_id: str) -> None:
+        telemetry.request("refused", "", error.status, 0.0)
+        access_log.add({"status": error.status, "error": error.code, "request_id": request_id})
+
+    return report
+
+
+async def _load(pool: Pool) -> None:
+    try:
+        await pool.start()
+    except Exception:
+        log.exception("loading the models failed unexpectedly")
+
+
+async def _end(loading: asyncio.Task[None]) -> None:
+    loading.cancel()
+    with suppress(asyncio.CancelledError):
+        await loading

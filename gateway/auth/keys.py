@@ -1,0 +1,359 @@
+"""API keys `gw_live_<id>_<secret>_<crc>`: made once, kept only as a keyed digest, checked mostly from memory."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import hmac
+import logging
+import os
+import re
+import secrets
+import string
+import time
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from gateway import errors
+from gateway.auth import Principal
+from gateway.config import Secret
+from gateway.state.database import Database, DatabaseError, DatabaseUnavailable
+
+PEPPER_NAME = "pepper"
+PEPPER_BYTES = 32
+ID_LENGTH = 12
+SECRET_LENGTH = 43  # 43 of 62 characters hold 256 bits.
+CACHE_MAX = 10_000
+REJECTED_MAX = 10_000
+FRESH_S = 5.0
+OUTAGE_S = 300.0
+RETRY_S = 1.0
+USE_WRITTEN_EVERY_S = 60.0
+
+NAME_LENGTH_MAX = 100
+
+_TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,99}")
+_ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
+_SHAPE = re.compile(rf"(gw_live_([0-9A-Za-z]{{{ID_LENGTH}}})_[0-9A-Za-z]{{{SECRET_LENGTH}}})_([0-9A-Za-z]{{6}})")
+_HEADER_LENGTH_MAX = 512
+_COLUMNS = "id, name, tenant, admin, created_us, expires_us, revoked_us, revoked_reason, last_used_us"
+
+log = logging.getLogger(__name__)
+
+
+class PepperError(Exception):
+    """The pepper is unusable, or not the one the database's digests were made with; every key would look wrong."""
+
+
+class InvalidName(ValueError):
+    """A name or tenant that would break a log line, a header or a table."""
+
+
+class Key(msgspec.Struct, frozen=True, kw_only=True):
+    """A key as it may be shown: everything but the secret. Times are microseconds since 1970."""
+
+    id: str
+    name: str
+    tenant: str
+    admin: bool
+    created_us: int
+    expires_us: int | None = None
+    revoked_us: int | None = None
+    revoked_reason: str | None = None
+    last_used_us: int | None = None
+
+    def status(self, now_us: int) -> str:
+        """`active`, `revoked` or `expired`."""
+        if self.revoked_us is not None:
+            return "revoked"
+        return "expired" if self.expires_us is not None and self.expires_us <= now_us else "active"
+
+    def principal(self) -> Principal:
+        return Principal(tenant=self.tenant, key_id=self.id, name=self.name, admin=self.admin)
+
+
+class _Checked(msgspec.Struct, frozen=True):
+    """What the database said about a presented key (None: unknown), and when by the monotonic clock."""
+
+    key: Key | None
+    at_s: float
+
+
+def load_pepper(data_dir: Path, configured: Secret | None = None) -> bytes:
+    """The secret that keys the digests: as configured, else from the data directory, made there at the first start.
+
+    Raises PepperError when the file is damaged or unreadable.
+    """
+    if configured is not None:
+        return configured.reveal().encode()
+    path = data_dir / PEPPER_NAME
+    try:
+        if not path.exists():
+            _make_pepper(path)
+        pepper = bytes.fromhex(path.read_text(encoding="ascii"))
+    except (OSError, ValueError) as error:
+        raise PepperError(f"the pepper of the API keys in {path} cannot be used: {error}") from None
+    if len(pepper) < PEPPER_BYTES:
+        raise PepperError(f"the pepper of the API keys in {path} is cut short; restore it from a backup")
+    return pepper
+
+
+def _make_pepper(path: Path) -> None:
+    draft = path.with_name(f"{path.name}.{os.getpid()}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        file.write(secrets.token_hex(PEPPER_BYTES) + "\n")
+        file.flush()
+        os.fsync(descriptor)
+    try:
+        # A link fails where a rename would overwrite the pepper that another process made at the same moment.
+        with contextlib.suppress(FileExistsError):
+            os.link(draft, path)
+    finally:
+        draft.unlink()
+
+
+def new_key() -> tuple[str, str]:
+    """A fresh (id, key) from the system's random generator."""
+    key_id = "".join(secrets.choice(_ALPHABET) for _ in range(ID_LENGTH))
+    body = f"gw_live_{key_id}_" + "".join(secrets.choice(_ALPHABET) for _ in range(SECRET_LENGTH))
+    return key_id, f"{body}_{_checksum(body)}"
+
+
+def key_id(text: str) -> str | None:
+    """The id inside a well-formed key, None for anything else: a typo is seen here, without asking anybody."""
+    match = _SHAPE.fullmatch(text)
+    return match[2] if match and _checksum(match[1]) == match[3] else None
+
+
+def _checksum(body: str) -> str:
+    """CRC-32 as six characters of the keys' alphabet."""
+    rest, text = zlib.crc32(body.encode()), ""
+    for _ in range(6):
+        rest, digit = divmod(rest, len(_ALPHABET))
+        text = _ALPHABET[digit] + text
+    return text
+
+
+class Keys:
+    """The table of keys, and `Authenticator` over it.
+
+    What the database said is believed for FRESH_S, so a key that another process creates or revokes takes effect within
+    that time; when the database does not answer, keys it has vouched for stay good for OUTAGE_S. `clock` is monotonic
+    seconds, `now_us` the wall clock.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        pepper: bytes,
+        *,
+        admin_key: Secret | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        now_us: Callable[[], int] = lambda: time.time_ns() // 1000,
+    ) -> None:
+        self._database = database
+        self._pepper = pepper
+        self._clock = clock
+        self._now_us = now_us
+        self._admin_digest = None if admin_key is None else self._digest(admin_key.reveal())
+        self._accepted: OrderedDict[str, _Checked] = OrderedDict()
+        self._rejected: OrderedDict[str, _Checked] = OrderedDict()
+        self._asking: dict[str, asyncio.Task[_Checked]] = {}
+        self._down_until_s = clock()
+        self._used: dict[str, int] = {}
+        self._used_written_s = clock()
+        self._writing: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Check that the database's keys were made with this pepper; raises PepperError."""
+        mark = self._digest("pepper")
+        async with self._database.transaction() as inside:
+            await inside.execute("INSERT INTO facts (name, value) VALUES ('pepper', $1) ON CONFLICT DO NOTHING", mark)
+            rows = await inside.query("SELECT value FROM facts WHERE name = 'pepper'")
+        if rows[0]["value"] != mark:
+            raise PepperError(
+                "the keys in this database were made with another pepper: restore the file `pepper` of the data "
+                "directory (or auth.pepper) that belongs to it"
+            )
+
+    async def close(self) -> None:
+        """Write the last uses that are still in memory. The database stays open: it belongs to the caller."""
+        if self._writing is not None:
+            await self._writing
+        if self._used:
+            await self._write_used()
+
+    async def create(
+        self, name: str, tenant: str | None = None, *, admin: bool = False, expires_us: int | None = None
+    ) -> tuple[Key, str]:
+        """A new key and its text, which is nowhere kept. Without a `tenant` the key is a tenant of its own.
+
+        Raises InvalidName.
+        """
+        if not 0 < len(name) <= NAME_LENGTH_MAX or not name.isprintable():
+            raise InvalidName(f"a key's name has 1 to {NAME_LENGTH_MAX} printable characters")
+        if tenant is not None and not _TENANT.fullmatch(tenant):
+            raise InvalidName("a tenant has 1 to 100 letters, digits and ._:@- and starts with a letter or digit")
+        identity, text = new_key()
+        key = Key(
+            id=identity,
+            name=name,
+            tenant=tenant or identity,
+            admin=admin,
+            created_us=self._now_us(),
+            expires_us=expires_us,
+        )
+        await self._database.execute(
+            "INSERT INTO keys (id, name, tenant, admin, digest, created_us, expires_us) "
+            "VALUES ($1, $2, $3, $4, $5, $6, $7)",
+            key.id,
+            key.name,
+            key.tenant,
+            key.admin,
+            self._digest(text),
+            key.created_us,
+            key.expires_us,
+        )
+        return key, text
+
+    async def list(self) -> list[Key]:
+        """All keys, the oldest first."""
+        rows = await self._database.query(f"SELECT {_COLUMNS} FROM keys ORDER BY created_us, id")
+        return msgspec.convert(rows, list[Key], strict=False)
+
+    async def revoke(self, identity: str, reason: str = "") -> bool:
+        """Withdraw a key for good; False when there is no such active key."""
+        changed = await self._database.execute(
+            "UPDATE keys SET revoked_us = $1, revoked_reason = $2 WHERE id = $3 AND revoked_us IS NULL",
+            self._now_us(),
+            reason,
+            identity,
+        )
+        stale = [digest for digest, seen in self._accepted.items() if seen.key and seen.key.id == identity]
+        for digest in stale:
+            del self._accepted[digest]
+        return changed > 0
+
+    async def ensure_admin(self) -> str | None:
+        """The text of a new admin key when none was ever made and none is configured; otherwise None."""
+        if self._admin_digest is not None:
+            return None
+        if await self._database.query("SELECT id FROM keys WHERE admin LIMIT 1"):
+            return None
+        _, text = await self.create("admin", "admin", admin=True)
+        return text
+
+    async def authenticate(self, authorization: str | None) -> Principal:
+        """The principal behind `Bearer <key>`; raises GatewayError as `Authenticator` says."""
+        text = _bearer(authorization)
+        digest = self._digest(text)
+        if self._admin_digest is not None and hmac.compare_digest(digest, self._admin_digest):
+            return Principal(tenant="admin", key_id="admin", name="admin", admin=True)
+        identity = key_id(text)
+        if identity is None:
+            raise _refusal("invalid_api_key", "The API key is malformed. Check that it was copied completely.")
+        seen = await self._look_up(identity, digest)
+        if seen.key is None:
+            raise _refusal("invalid_api_key", "The API key is not known here.")
+        self._check(seen.key)
+        self._note_use(seen.key.id)
+        return seen.key.principal()
+
+    def _check(self, key: Key) -> None:
+        match key.status(self._now_us()):
+            case "revoked":
+                raise _refusal("key_revoked", "The API key has been revoked.")
+            case "expired":
+                raise _refusal("key_expired", "The API key has expired.")
+
+    def _digest(self, text: str) -> str:
+        return hmac.new(self._pepper, text.encode("utf-8", "surrogateescape"), hashlib.sha256).hexdigest()
+
+    async def _look_up(self, identity: str, digest: str) -> _Checked:
+        """What is known about a presented key, asking the database once for all who wait for the same answer."""
+        seen = self._accepted.get(digest) or self._rejected.get(digest)
+        if seen is not None and self._clock() - seen.at_s < FRESH_S:
+            return seen
+        if self._clock() < self._down_until_s:
+            return self._without_database(seen)
+        task = self._asking.get(digest)
+        if task is None:
+            task = self._asking[digest] = asyncio.create_task(self._ask(identity, digest))
+            task.add_done_callback(lambda _: self._asking.pop(digest, None))
+        try:
+            # Shielded: a caller that gives up must not take the answer from the others.
+            return await asyncio.shield(task)
+        except DatabaseUnavailable as error:
+            if self._clock() >= self._down_until_s:
+                log.warning("keys cannot be checked: %s", error)
+                self._down_until_s = self._clock() + RETRY_S
+            return self._without_database(seen)
+
+    def _without_database(self, seen: _Checked | None) -> _Checked:
+        """An earlier answer while it may still be used; otherwise a 503, because an outage of ours is never a 401."""
+        if seen is not None and seen.key is not None and self._clock() - seen.at_s < OUTAGE_S:
+            return seen
+        raise errors.error("overloaded", "API keys cannot be checked right now. Try again shortly.", retry_after_s=1)
+
+    async def _ask(self, identity: str, digest: str) -> _Checked:
+        at_s = self._clock()
+        rows = await self._database.query(f"SELECT digest, {_COLUMNS} FROM keys WHERE id = $1", identity)
+        key = None
+        if rows and hmac.compare_digest(str(rows[0]["digest"]), digest):
+            key = msgspec.convert(rows[0], Key, strict=False)
+        seen = _Checked(key, at_s)
+        if key is None:
+            self._accepted.pop(digest, None)
+            _remember(self._rejected, digest, seen, REJECTED_MAX)
+        else:
+            self._rejected.pop(digest, None)
+            _remember(self._accepted, digest, seen, CACHE_MAX)
+        return seen
+
+    def _note_use(self, identity: str) -> None:
+        """Remember the use; now and then write all of them behind the requests' backs."""
+        if identity in self._used or len(self._used) < CACHE_MAX:
+            self._used[identity] = self._now_us()
+        if self._clock() - self._used_written_s >= USE_WRITTEN_EVERY_S and self._writing is None:
+            self._writing = asyncio.create_task(self._write_used())
+
+    async def _write_used(self) -> None:
+        used, self._used = self._used, {}
+        self._used_written_s = self._clock()
+        try:
+            async with self._database.transaction() as inside:
+                for identity, used_us in used.items():
+                    await inside.execute("UPDATE keys SET last_used_us = $1 WHERE id = $2", used_us, identity)
+        except DatabaseError as error:
+            log.warning("when %d keys were last used could not be written: %s", len(used), error)
+        finally:
+            self._writing = None
+
+
+def _bearer(authorization: str | None) -> str:
+    """The credential in an `Authorization` header."""
+    if not authorization:
+        raise _refusal("invalid_api_key", "No API key was sent. Send it as `Authorization: Bearer <key>`.")
+    scheme, _, text = authorization.strip().partition(" ")
+    text = text.strip()
+    if scheme.lower() != "bearer" or not text or len(text) > _HEADER_LENGTH_MAX:
+        raise _refusal("invalid_api_key", "The Authorization header must be `Bearer <key>`.")
+    return text
+
+
+def _refusal(code: str, message: str) -> errors.GatewayError:
+    return errors.error(code, message, headers={"WWW-Authenticate": "Bearer"})
+
+
+def _remember(cache: OrderedDict[str, _Checked], digest: str, seen: _Checked, size_max: int) -> None:
+    """Keep `seen` as the newest entry; the oldest leaves when there is no room."""
+    cache[digest] = seen
+    cache.move_to_end(digest)
+    if len(cache) > size_max:
+        cache.popitem(last=False)

@@ -1,0 +1,78 @@
+"""What a client may ask for: public names and aliases, and the target each leads to."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from typing import Protocol
+
+from adapters.errors import InvalidRequest
+from adapters.types import Chat, Embedder, ModelCard, Tokenizer
+from gateway import errors
+from gateway.auth import Principal
+
+
+class Adapter(Chat, Embedder, Tokenizer, Protocol):
+    """What serves a target. Its `card` may grow while a model loads."""
+
+    @property
+    def card(self) -> ModelCard: ...
+
+
+class Target:
+    """A public name and what stands behind it; `created_s` is a Unix time."""
+
+    def __init__(self, name: str, adapter: Adapter, *, aliases: tuple[str, ...] = (), created_s: int = 0) -> None:
+        self.name = name
+        self.adapter = adapter
+        self.aliases = aliases
+        self.created_s = created_s
+
+    @property
+    def card(self) -> ModelCard:
+        return self.adapter.card
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when another model is served under the name."""
+        card = self.card
+        identity = f"{self.name}\n{card.parameters}\n{card.size_bytes}\n{card.description}"
+        return "fp_" + hashlib.sha256(identity.encode()).hexdigest()[:10]
+
+
+class Catalog:
+    """All targets by every name they answer to. A name that means two targets is refused."""
+
+    def __init__(self, targets: Iterable[Target]) -> None:
+        self._targets = tuple(targets)
+        self._names: dict[str, Target] = {}
+        for target in self._targets:
+            for name in (target.name, *target.aliases):
+                if name in self._names:
+                    raise ValueError(f"the model name {name!r} is used twice")
+                self._names[name] = target
+
+    def resolve(self, principal: Principal, name: str) -> Target:
+        """The target of a name or alias; what is hidden from the principal and what is not there look the same."""
+        target = self._names.get(name)
+        if target is None or not _allowed(principal, target):
+            message = f"The model '{name}' does not exist or you do not have access to it."
+            raise errors.error("model_not_found", message, param="model")
+        return target
+
+    def only(self, principal: Principal) -> Target:
+        """The one target there is, for requests that may leave the model out."""
+        targets = self.list(principal)
+        if len(targets) != 1:
+            raise InvalidRequest("Missing required parameter: 'model'.", param="model")
+        return targets[0]
+
+    def list(self, principal: Principal) -> tuple[Target, ...]:
+        """The targets the principal may use, in the order of the configuration."""
+        return tuple(target for target in self._targets if _allowed(principal, target))
+
+
+def _allowed(principal: Principal, target: Target) -> bool:
+    """A principal without a list of models may use all."""
+    models: tuple[str, ...] | None = getattr(principal, "models", None)
+    return models is None or target.name in models

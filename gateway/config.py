@@ -1,0 +1,411 @@
+"""Every setting, strictly typed, and how it is read: YAML file, then environment, then command line."""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, inspect
+
+import adapters
+from adapters.llama_cpp.messages import EngineSettings
+from gateway import yaml_lines
+
+ADMIN_KEY_LENGTH_MIN = 16
+
+Port = Annotated[int, Meta(ge=1, le=65535)]
+Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+ModelName = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]*\Z")]
+LocalPath = Annotated[str, Meta(min_length=1, extra={"path": True})]
+
+
+class Secret:
+    """Text that never shows in a repr, a log line or a serialisation; `reveal()` is the only way to it."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        return self._text
+
+    def __repr__(self) -> str:
+        return "Secret(***)"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._text == self._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+
+class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A mapping of the file whose every key is known."""
+
+
+class ServerConfig(_Section, frozen=True, kw_only=True):
+    """Where to listen, and the limits on every connection."""
+
+    host: Annotated[str, Meta(min_length=1)] = "127.0.0.1"
+    port: Port = 8000
+    body_bytes_max: Annotated[int, Meta(ge=1024, le=1 << 30)] = 10 << 20
+    header_bytes_max: Annotated[int, Meta(ge=1024, le=1 << 20)] = 32 << 10
+    header_count_max: Annotated[int, Meta(ge=8, le=10_000)] = 100
+    url_bytes_max: Annotated[int, Meta(ge=256, le=1 << 16)] = 8 << 10
+    header_timeout_s: Seconds = 10
+    body_timeout_s: Seconds = 30
+    write_stall_timeout_s: Seconds = 30
+    keep_alive_timeout_s: Seconds = 75
+    drain_timeout_s: Annotated[float, Meta(ge=0, le=86_400)] = 30
+    connections_max: Annotated[int, Meta(ge=1, le=100_000)] = 1000
+
+
+class EngineConfig(EngineSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`EngineSettings` with the ranges an operator may choose from."""
+
+    context_tokens: Annotated[int, Meta(ge=64, le=1 << 24)] | None = None
+    cache_tokens: Annotated[int, Meta(ge=64, le=1 << 26)] | None = None
+    parallel: Annotated[int, Meta(ge=1, le=256)] = 8
+    threads: Annotated[int, Meta(ge=1, le=1024)] | None = None
+    chunk_tokens: Annotated[int, Meta(ge=16, le=8192)] = 512
+    target_gap_ms: Annotated[int, Meta(ge=10, le=60_000)] = 300
+    session_ram_bytes: Annotated[int, Meta(ge=0, le=1 << 44)] = 1 << 30
+    session_ttl_s: Annotated[int, Meta(ge=0, le=30 * 86_400)] = 3600
+    gpu_layers: Annotated[int, Meta(ge=-1, le=10_000)] = 0
+    lease_path: LocalPath | None = None
+
+
+class ModelConfig(_Section, frozen=True, kw_only=True):
+    """A local GGUF file under its public name, and how its engine runs."""
+
+    name: ModelName
+    path: LocalPath
+    aliases: tuple[ModelName, ...] = ()
+    queue_depth_max: Annotated[int, Meta(ge=1, le=100_000)] = 64
+    engine: EngineConfig = EngineConfig()
+
+
+class AuthConfig(_Section, frozen=True, kw_only=True):
+    """Who may call. `admin_key` replaces the generated one, `pepper` the one kept in the data directory."""
+
+    enabled: bool = True
+    admin_key: Secret | None = None
+    pepper: Secret | None = None
+
+
+class LogConfig(_Section, frozen=True, kw_only=True):
+    format: Literal["text", "json"] = "text"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class Config(_Section, frozen=True, kw_only=True):
+    """Everything an operator can set. `load` makes the paths in it absolute."""
+
+    server: ServerConfig = ServerConfig()
+    data_dir: LocalPath = "~/.local/share/gateway"
+    models: tuple[ModelConfig, ...] = ()
+    auth: AuthConfig = AuthConfig()
+    log: LogConfig = LogConfig()
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be used; the message says where it was set and what is wrong with it."""
+
+
+SHORT_NAMES: Mapping[str, str] = {
+    "GATEWAY_HOST": "server.host",
+    "GATEWAY_PORT": "server.port",
+    "GATEWAY_ADMIN_KEY": "auth.admin_key",
+    "GATEWAY_LOG_LEVEL": "log.level",
+    "GATEWAY_LOG_FORMAT": "log.format",
+}
+# Read elsewhere: by `load` itself, and by the commands that talk to a running server.
+OTHER_NAMES = ("GATEWAY_CONFIG", "GATEWAY_NO_AUTH", "GATEWAY_API_KEY", "GATEWAY_URL")
+# Kubernetes puts these into every pod beside a Service whose name starts with "gateway"; they are not settings of ours.
+_SERVICE_LINK = re.compile(r"_SERVICE_(HOST|PORT(_\w+)?)|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?")
+_TRUTH = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+
+
+def load(path: Path | None, environ: Mapping[str, str], overrides: Mapping[str, Any]) -> Config:
+    """The configuration from the file at `path` (else `GATEWAY_CONFIG`), the `GATEWAY_*` variables, then `overrides`.
+
+    `overrides` maps dotted paths such as `server.port` to values, in the command line's name. Without any model the
+    packaged demo model is served. Raises ConfigError.
+    """
+    settings = _Settings(environ)
+    if path is None and environ.get("GATEWAY_CONFIG"):
+        path = Path(environ["GATEWAY_CONFIG"])
+    if path is not None:
+        settings.read_file(path)
+    settings.read_environment()
+    for name, value in overrides.items():
+        settings.put(name, value, "command line")
+    values = settings.clean(settings.values, _CONFIG, "")
+    values.setdefault("data_dir", _default_data_dir(environ))
+    values.setdefault("models", [{"name": "demo", "path": demo_model_path()}])
+    try:
+        config = msgspec.convert(values, Config, dec_hook=_decode_secret)
+    except msgspec.ValidationError as error:
+        raise settings.explain(error, values) from None
+    for where, problem in _conflicts(config):
+        raise settings.error(where, problem)
+    return config
+
+
+def demo_model_path() -> str:
+    """Where the packaged demo model lies."""
+    return str(Path(adapters.__path__[0]) / "llama_cpp" / "demo" / "demo.gguf")
+
+
+def name_of_file(path: str) -> str:
+    """The public name of a model given by its path alone: the file's stem, with `-` for what a name may not hold."""
+    return re.sub(r"[^A-Za-z0-9._:@+-]+", "-", Path(path).stem).lstrip("-._:@+") or "model"
+
+
+def environment_names() -> dict[str, str]:
+    """Every environment variable that is a setting, with the path it sets."""
+    systematic = {"GATEWAY_" + path.upper().replace(".", "__"): path for path, _ in _leaves(_CONFIG, "")}
+    return systematic | dict(SHORT_NAMES)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach `host`."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _default_data_dir(environ: Mapping[str, str]) -> str:
+    root = environ.get("XDG_DATA_HOME", "")
+    return str(Path(root if root.startswith("/") else "~/.local/share").expanduser() / "gateway")
+
+
+def _conflicts(config: Config) -> Iterator[tuple[str, str]]:
+    """What no single type can say, as (path, problem)."""
+    taken: dict[str, str] = {}
+    for i, model in enumerate(config.models):
+        names = [(f"models[{i}].name", model.name)]
+        names += [(f"models[{i}].aliases[{j}]", alias) for j, alias in enumerate(model.aliases)]
+        for where, name in names:
+            if name in taken:
+                yield where, f'"{name}" is already taken by {taken[name]}'
+            taken[name] = where
+    if not config.auth.enabled and not is_loopback(config.server.host):
+        yield "auth.enabled", f"authentication can be off only on a loopback address, not on {config.server.host}"
+
+
+class _Settings:
+    """The values set so far, and for each path who set it."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self.values: dict[str, Any] = {}
+        self._environ = environ
+        self._sources: dict[str, str] = {}
+        self._file: Path | None = None
+
+    def read_file(self, path: Path) -> None:
+        try:
+            text = path.read_text(encoding="utf-8")
+            values, lines = yaml_lines.parse(text)
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{path}: not UTF-8 text: byte {error.start}") from None
+        except yaml_lines.YamlError as error:
+            raise ConfigError(f"{path}:{error.line}: {error.problem}") from None
+        if values is not None and not isinstance(values, dict):
+            raise ConfigError(f"{path}:1: expected settings as `name: value` lines")
+        self._file = path
+        self._sources = {where: f"{path}:{line}" for where, line in lines.items()}
+        self.values = values or {}
+
+    def read_environment(self) -> None:
+        names, types = environment_names(), dict(_leaves(_CONFIG, ""))
+        for name, text in sorted(self._environ.items()):
+            if not name.startswith("GATEWAY_") or _SERVICE_LINK.search(name) or text.startswith(("tcp://", "udp://")):
+                continue
+            if name == "GATEWAY_NO_AUTH":
+                if _TRUTH.get(text.lower(), bool(text)):
+                    self.put("auth.enabled", False, name)
+            elif name in names:
+                self.put(names[name], _from_text(text, types[names[name]], name), name)
+            elif name not in OTHER_NAMES:
+                raise ConfigError(f"{name}: no such setting{_suggest(name, [*names, *OTHER_NAMES])}")
+
+    def put(self, path: str, value: Any, source: str) -> None:
+        """Set `path` to `value`, over anything said about it or inside it before."""
+        *sections, last = path.split(".")
+        target = self.values
+        for section in sections:
+            inner = target.get(section)
+            target[section] = target = inner if isinstance(inner, dict) else {}
+        target[last] = value
+        self._sources = {
+            where: known for where, known in self._sources.items() if not where.startswith((f"{path}.", f"{path}["))
+        }
+        self._sources[path] = source
+
+    def error(self, path: str, problem: str) -> ConfigError:
+        """`problem` with the place where `path`, or else the nearest thing around it, was set."""
+        around = path
+        while around and around not in self._sources:
+            around = around[: max(around.rfind("."), around.rfind("["), 0)]
+        source = self._sources.get(around) or str(self._file or "configuration")
+        return ConfigError(f"{source}: at {path}: {problem}" if path else f"{source}: {problem}")
+
+    def clean(self, value: Any, kind: inspect.Type, path: str) -> Any:
+        """`value` ready for conversion: keys checked, empty sections dropped, secrets filled in, paths absolute."""
+        kind, is_path = _unwrap(kind)
+        if isinstance(kind, inspect.StructType) and isinstance(value, dict):
+            return self._clean_section(value, kind, path)
+        if isinstance(kind, inspect.VarTupleType) and isinstance(value, list | tuple):
+            return [self.clean(item, kind.item_type, f"{path}[{i}]") for i, item in enumerate(value)]
+        if isinstance(kind, inspect.CustomType) and isinstance(value, str):
+            return self._fill_secret(value, path)
+        if is_path and isinstance(value, str) and value:
+            in_file = self._file and self._sources.get(path, "").startswith(f"{self._file}:")
+            base = self._file.parent if self._file and in_file else Path()
+            return str((base / Path(value).expanduser()).absolute())
+        return value
+
+    def _clean_section(self, value: dict[str, Any], kind: inspect.StructType, path: str) -> dict[str, Any]:
+        fields = {field.name: field.type for field in kind.fields}
+        cleaned = {}
+        for key, inner in value.items():
+            child = f"{path}.{key}" if path else key
+            if key not in fields:
+                raise self.error(child, f"no such setting{_suggest(key, list(fields))}")
+            section = isinstance(_unwrap(fields[key])[0], inspect.StructType | inspect.VarTupleType)
+            if not (section and inner is None):
+                cleaned[key] = self.clean(inner, fields[key], child)
+        return cleaned
+
+    def _fill_secret(self, text: str, path: str) -> str:
+        """Only secrets take `${NAME}`, and only when the file says so: a variable's own value is taken as it is."""
+        match = re.fullmatch(r"\$\{(\w+)\}", text)
+        if match is None or self._sources.get(path) in environment_names():
+            return text
+        name = match[1]
+        if name not in self._environ:
+            raise self.error(path, f"the environment has no variable {name}")
+        return self._environ[name]
+
+    def explain(self, error: msgspec.ValidationError, values: dict[str, Any]) -> ConfigError:
+        """msgspec's complaint in an operator's words."""
+        problem, _, path = str(error).removesuffix("`").partition(" - at `$")
+        path = path.removeprefix(".")
+        if missing := re.match(r"Object missing required field `(\w+)`", problem):
+            return self.error(path, f"{missing[1]} is missing")
+        if problem.startswith(("Expected", "Invalid enum value")):
+            kind, value = _at(path, values)
+            return self.error(path, f"expected {_describe(kind)}, got {_show(value)}")
+        return self.error(path, problem)
+
+
+def _decode_secret(kind: type, value: Any) -> Any:
+    if kind is not Secret or not isinstance(value, str):
+        raise ValueError("expected text (the value is a secret and not shown)")
+    if not value:
+        raise ValueError("a secret must not be empty")
+    if len(value) < ADMIN_KEY_LENGTH_MIN or not re.fullmatch(r"[!-~]+", value):
+        raise ValueError(f"a secret has at least {ADMIN_KEY_LENGTH_MIN} visible ASCII characters and no spaces")
+    return Secret(value)
+
+
+def _unwrap(kind: inspect.Type) -> tuple[inspect.Type, bool]:
+    """The type without `| None` and metadata, and whether it is a path of a local file."""
+    is_path = False
+    while isinstance(kind, inspect.Metadata | inspect.UnionType):
+        if isinstance(kind, inspect.Metadata):
+            is_path = is_path or bool((kind.extra or {}).get("path"))
+            kind = kind.type
+        else:
+            kind = next(inner for inner in kind.types if not isinstance(inner, inspect.NoneType))
+    return kind, is_path
+
+
+def _leaves(kind: inspect.Type, path: str) -> Iterator[tuple[str, inspect.Type]]:
+    """Every setting outside of lists, as (path, type)."""
+    inner, _ = _unwrap(kind)
+    if not isinstance(inner, inspect.StructType):
+        yield path, inner
+        return
+    for field in inner.fields:
+        yield from _leaves(field.type, f"{path}.{field.name}" if path else field.name)
+
+
+def _at(path: str, values: Any) -> tuple[inspect.Type, Any]:
+    """The type and the value at `path`."""
+    kind: inspect.Type = _CONFIG
+    for key, index in re.findall(r"(\w+)|\[(\d+)\]", path):
+        kind, _ = _unwrap(kind)
+        if isinstance(kind, inspect.StructType):
+            kind = next(field.type for field in kind.fields if field.name == key)
+        elif isinstance(kind, inspect.VarTupleType):
+            kind = kind.item_type
+        values = values[int(index) if index else key]
+    return kind, values
+
+
+def _from_text(text: str, kind: inspect.Type, name: str) -> Any:
+    """A variable's value: text as it is, a truth value in any usual spelling, anything else as YAML."""
+    if isinstance(kind, inspect.StrType | inspect.LiteralType | inspect.CustomType):
+        return text
+    if isinstance(kind, inspect.BoolType):
+        return _TRUTH.get(text.lower(), text)
+    try:
+        return yaml_lines.scalar(text)
+    except yaml_lines.YamlError as error:
+        raise ConfigError(f"{name}: {error.problem}") from None
+
+
+def _describe(kind: inspect.Type) -> str:
+    match kind:
+        case inspect.Metadata():
+            return _describe(kind.type)
+        case inspect.UnionType():
+            return " or ".join(_describe(inner) for inner in kind.types)
+        case inspect.IntType():
+            return f"int between {kind.ge} and {kind.le}"
+        case inspect.FloatType():
+            low = f"above {kind.gt:g}" if kind.ge is None else f"at least {kind.ge:g}"
+            return f"number {low} and at most {kind.le:g}"
+        case inspect.BoolType():
+            return "true or false"
+        case inspect.LiteralType():
+            return "one of " + ", ".join(str(value) for value in kind.values)
+        case inspect.StrType(pattern=str()):
+            return "a name of at most 200 letters, digits and ._:/@+- that starts with a letter or digit"
+        case inspect.StrType():
+            return "text"
+        case inspect.VarTupleType():
+            return "a list"
+        case inspect.StructType():
+            return "settings as `name: value` lines"
+        case inspect.NoneType():
+            return "null"
+    return "another type"
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, list):
+        return "a list"
+    if isinstance(value, dict):
+        return "a mapping"
+    text = str(value) if isinstance(value, float) else msgspec.json.encode(value).decode()
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _suggest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]}?" if close else f"; known: {', '.join(sorted(known))}"
+
+
+_CONFIG = inspect.type_info(Config)

@@ -1,0 +1,207 @@
+"""`gateway doctor`: whether this machine and this configuration can serve, line by line, with what to do about it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import sqlite3
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from gateway.auth.keys import PEPPER_NAME, Keys, PepperError, load_pepper
+from gateway.config import Config
+from gateway.logs import escape
+from gateway.model_files import describe, size
+from gateway.state import migrate
+from gateway.state.database import DatabaseError
+from gateway.state.sqlite import FILE_NAME, integrity_problems, open_sqlite, wal_is_safe
+
+LIBRARY_TIMEOUT_S = 60
+FREE_BYTES_WARN = 1 << 30
+FREE_BYTES_FAIL = 64 << 20
+
+# In another process: a broken native library kills the process that loads it.
+_LOAD_LIBRARY = """
+import llama_cpp
+print(llama_cpp.__version__, llama_cpp.llama_print_system_info().decode())
+"""
+
+
+class Check(msgspec.Struct, frozen=True):
+    """One line of the report."""
+
+    status: Literal["ok", "warn", "fail"]
+    name: str
+    detail: str
+
+
+def examine(config: Config) -> Iterator[Check]:
+    """All checks of a configuration that loads, one after the other as they finish."""
+    checks: tuple[Callable[[Config], Iterator[Check]], ...] = (
+        _python,
+        _library,
+        _processors,
+        _memory,
+        _data_dir,
+        _disk,
+        _database,
+        _models,
+    )
+    for check in checks:
+        yield from check(config)
+
+
+def _python(_: Config) -> Iterator[Check]:
+    yield Check("ok", "python", f"{sys.version.split()[0]} at {sys.executable}")
+    if wal_is_safe(sqlite3.sqlite_version_info):
+        yield Check("ok", "sqlite", f"{sqlite3.sqlite_version}, write-ahead log")
+    else:
+        detail = "rollback journal, because this version can corrupt a write-ahead log; 3.51.3 or later commits faster"
+        yield Check("warn", "sqlite", f"{sqlite3.sqlite_version}, {detail}")
+
+
+def _library(_: Config) -> Iterator[Check]:
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _LOAD_LIBRARY],
+            capture_output=True,
+            text=True,
+            timeout=LIBRARY_TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        yield Check("fail", "llama.cpp", f"the library did not load within {LIBRARY_TIMEOUT_S} s")
+        return
+    if done.returncode == 0:
+        yield Check("ok", "llama.cpp", "llama-cpp-python " + done.stdout.strip())
+    else:
+        reason = (done.stderr.strip().splitlines() or [f"it died with code {done.returncode}"])[-1]
+        yield Check("fail", "llama.cpp", f"the library does not load: {reason}")
+
+
+def _processors(_: Config) -> Iterator[Check]:
+    usable = len(os.sched_getaffinity(0))
+    quota = cpu_quota(Path("/sys/fs/cgroup"))
+    detail = f"{usable} of {os.cpu_count()} cores usable"
+    if quota is None or quota >= usable:
+        yield Check("ok", "processors", detail + ("" if quota is None else f", quota {quota:g}"))
+    else:
+        advice = "set engine.threads to the quota: threads beyond it make every step wait"
+        yield Check("warn", "processors", f"{detail}, but a cgroup quota of {quota:g}; {advice}")
+
+
+def cpu_quota(root: Path) -> float | None:
+    """The cores' worth of time the cgroup (version 2 or 1) at `root` allows; None without a limit."""
+    try:
+        if (root / "cpu.max").exists():
+            quota, period = (root / "cpu.max").read_text().split()
+        else:
+            quota = (root / "cpu" / "cpu.cfs_quota_us").read_text()
+            period = (root / "cpu" / "cpu.cfs_period_us").read_text()
+        return int(quota) / int(period) if int(quota) > 0 else None
+    except (OSError, ValueError):
+        return None
+
+
+def memory_available_bytes(root: Path, meminfo: Path) -> int | None:
+    """What the machine and the cgroup (version 2) at `root` still have; None where neither says."""
+    found = []
+    try:
+        lines = meminfo.read_text().splitlines()
+        found += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+        found.append(int((root / "memory.max").read_text()) - int((root / "memory.current").read_text()))
+    except (OSError, ValueError):
+        pass
+    return min(found, default=None)
+
+
+def _memory(config: Config) -> Iterator[Check]:
+    available = memory_available_bytes(Path("/sys/fs/cgroup"), Path("/proc/meminfo"))
+    if available is None:
+        yield Check("warn", "memory", "neither /proc/meminfo nor the cgroup tells what is available")
+        return
+    sizes = [Path(model.path).stat().st_size for model in config.models if Path(model.path).is_file()]
+    detail = f"{size(available)} available, the models' files have {size(sum(sizes))}"
+    if sum(sizes) > available:
+        yield Check("warn", "memory", detail + "; they will be read from disk again and again")
+    else:
+        yield Check("ok", "memory", detail)
+
+
+def _data_dir(config: Config) -> Iterator[Check]:
+    path = Path(config.data_dir)
+    if not path.exists():
+        parent = _existing(path)
+        writable = os.access(parent, os.W_OK | os.X_OK)
+        detail = f"{path} will be made at the first start" if writable else f"{path} cannot be made in {parent}"
+        yield Check("ok" if writable else "fail", "data directory", detail)
+        return
+    if not path.is_dir() or not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+        yield Check("fail", "data directory", f"{path} is not a directory this user can write to")
+        return
+    private = [path / PEPPER_NAME, path / FILE_NAME, path]
+    exposed = [file for file in private if file.exists() and stat.S_IMODE(file.stat().st_mode) & 0o077]
+    # Inside a private directory nobody else reaches the files, whatever their own modes are.
+    if path in exposed and len(exposed) > 1:
+        yield Check("warn", "data directory", f"other users can open {exposed[0]}; run: chmod 700 {path}")
+    else:
+        yield Check("ok", "data directory", str(path))
+
+
+def _disk(config: Config) -> Iterator[Check]:
+    free = shutil.disk_usage(_existing(Path(config.data_dir))).free
+    status: Literal["ok", "warn", "fail"] = "ok"
+    if free < FREE_BYTES_WARN:
+        status = "warn" if free >= FREE_BYTES_FAIL else "fail"
+    yield Check(status, "disk", f"{size(free)} free for the data directory")
+
+
+def _database(config: Config) -> Iterator[Check]:
+    if not (Path(config.data_dir) / FILE_NAME).exists():
+        yield Check("ok", "database", "will be made at the first start")
+        return
+    try:
+        yield from asyncio.run(_examine_database(config))
+    except (DatabaseError, PepperError, OSError) as error:
+        yield Check("fail", "database", str(error))
+
+
+async def _examine_database(config: Config) -> list[Check]:
+    data_dir = Path(config.data_dir)
+    database = await open_sqlite(data_dir, serve=False)
+    try:
+        problems = await integrity_problems(database)
+        if problems:
+            return [Check("fail", "database", f"{FILE_NAME} is damaged: {problems[0]}")]
+        checks = [Check("ok", "database", f"{data_dir / FILE_NAME} is sound")]
+        pending = await migrate.pending(database, migrate.known())
+        if pending:
+            return [*checks, Check("ok", "migrations", f"the next start applies {', '.join(pending)}")]
+        keys = Keys(database, load_pepper(data_dir, config.auth.pepper))
+        await keys.open()
+        count = len([key for key in await keys.list() if key.revoked_us is None])
+        return [*checks, Check("ok", "migrations", "all applied"), Check("ok", "keys", f"{count} not revoked")]
+    finally:
+        await database.close()
+
+
+def _models(config: Config) -> Iterator[Check]:
+    for model in config.models:
+        file = describe(model)
+        if file.problem:
+            yield Check("fail", f"model {model.name}", f"{model.path}: {file.problem}")
+        else:
+            kind = " ".join(filter(None, (file.architecture, file.quantisation)))
+            yield Check("ok", f"model {model.name}", f"{model.path}, {escape(kind)}, {size(file.size_bytes or 0)}")
+
+
+def _existing(path: Path) -> Path:
+    """The nearest directory on the way up that exists."""
+    return next(parent for parent in (path, *path.parents) if parent.is_dir())

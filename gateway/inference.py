@@ -1,0 +1,250 @@
+"""The one path of all inference: resolve the model, check that it fits, open its stream, count what happened."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Literal, TypeVar
+
+from adapters.errors import AdapterError, EngineFailed, InvalidRequest, Timeout
+from adapters.types import (
+    Caller,
+    ChatRequest,
+    CompletionRequest,
+    EmbeddingRequest,
+    Embeddings,
+    Event,
+    Finished,
+    Started,
+    TextDelta,
+    ToolCallDelta,
+    Usage,
+)
+from gateway.auth import Principal
+from gateway.catalog import Catalog, Target
+from gateway.errors import GatewayError
+from gateway.telemetry import Telemetry
+
+T = TypeVar("T")
+Kind = Literal["chat", "completion", "embedding"]
+
+FIRST_EVENT_TIMEOUT_S = 600.0
+TOTAL_TIMEOUT_S = 3600.0
+
+_KIND_NAMES: dict[Kind, str] = {"chat": "chat completions", "completion": "completions", "embedding": "embeddings"}
+
+
+class Record:
+    """Counts one request. It ends exactly once, by plain calls that a cancelled task can still make."""
+
+    def __init__(self, model: str, telemetry: Telemetry, clock: Callable[[], float]) -> None:
+        self._model = model
+        self._telemetry = telemetry
+        self._clock = clock
+        self._started_s = clock()
+        self._output_s: float | None = None
+        self._outputs = 0
+        self._prompt = Started(prompt_tokens=0)
+        self._ended = False
+
+    def event(self, event: Event) -> None:
+        """Note the next event of the stream; the last one ends the record."""
+        kind = type(event)
+        if kind is TextDelta or kind is ToolCallDelta:
+            self._output()
+        elif isinstance(event, Started):
+            self._prompt = event
+        elif isinstance(event, Finished):
+            self.end("ok", event.usage)
+
+    def _output(self) -> None:
+        now_s = self._clock()
+        if self._output_s is None:
+            self._telemetry.first_token(self._model, now_s - self._started_s)
+        else:
+            self._telemetry.gap(self._model, now_s - self._output_s)
+        self._output_s = now_s
+        self._outputs += 1
+
+    def fail(self, exc: BaseException) -> None:
+        """The request ended with an exception; a cancellation is the client's or the server's own wish."""
+        if isinstance(exc, (AdapterError, GatewayError)):
+            self.end(exc.code)
+        elif isinstance(exc, Exception):
+            self.end("internal_error")
+        else:
+            self.end("cancelled")
+
+    def end(self, outcome: str, usage: Usage | None = None) -> None:
+        """Count the request; a stream that was cut is counted with the outputs it had, each at least one token."""
+        if self._ended:
+            return
+        self._ended = True
+        self._telemetry.inference(self._model, outcome)
+        cut = Usage(self._prompt.prompt_tokens, self._outputs, self._prompt.cached_tokens)
+        self._telemetry.tokens(self._model, usage or cut)
+
+
+class Stream:
+    """The events of one request. The first, `started`, has been awaited already and is handed out once more.
+
+    It ends after its `Finished` or it raises. One task at a time reads it, and whoever stops before its end closes it.
+    """
+
+    def __init__(self, target: Target, events: AsyncIterator[Event], record: Record) -> None:
+        self.target = target
+        self.started = Started(prompt_tokens=0)
+        self._events = events
+        self._next = events.__anext__
+        self._record = record
+        self._pending: Event | None = None
+        self._finished = False
+        self._expired = False
+        self._reader: asyncio.Task[object] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def open(self, first_event_timeout_s: float, total_timeout_s: float) -> None:
+        """Await the first event; raises whatever kept it from coming, a `Timeout` too."""
+        self._expire_after(first_event_timeout_s)
+        first = await self.__anext__()
+        if not isinstance(first, Started):
+            failure = EngineFailed("The model's answer did not begin as it should.")
+            self._record.fail(failure)
+            await self.aclose()
+            raise failure
+        self.started = self._pending = first
+        self._expire_after(total_timeout_s)
+
+    def __aiter__(self) -> Stream:
+        return self
+
+    async def __anext__(self) -> Event:
+        if self._pending is not None:
+            event, self._pending = self._pending, None
+            return event
+        try:
+            if self._expired:
+                raise Timeout("The request took too long.")
+            event = await self._read()
+        except BaseException as exc:
+            if not self._finished:
+                self._stop_timer()
+                self._record.fail(exc)
+            raise
+        self._record.event(event)
+        if type(event) is Finished:
+            self._finished = True
+            self._stop_timer()
+        return event
+
+    async def _read(self) -> Event:
+        """The adapter's next event. An end without `Finished` is a failure, and so is the timer's cancellation."""
+        self._reader = task = asyncio.current_task()
+        try:
+            return await self._next()
+        except StopAsyncIteration:
+            if self._finished:
+                raise
+            raise EngineFailed("The model's answer broke off.") from None
+        except asyncio.CancelledError:
+            if self._expired and task is not None and task.uncancel() == 0:
+                raise Timeout("The request took too long.") from None
+            raise
+        finally:
+            self._reader = None
+
+    def _expire_after(self, timeout_s: float) -> None:
+        self._stop_timer()
+        self._timer = asyncio.get_running_loop().call_later(timeout_s, self._expire)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _expire(self) -> None:
+        """One timer per stream instead of a time-out per event; it only cancels a task that waits for the adapter."""
+        self._expired = True
+        if self._reader is not None:
+            self._reader.cancel()
+
+    async def aclose(self) -> None:
+        """Stop the work; a no-op after the end."""
+        self._stop_timer()
+        self._record.end("cancelled")
+        aclose = getattr(self._events, "aclose", None)
+        if aclose is not None:
+            await aclose()
+
+
+class Inference:
+    """Entrances for each kind of request. All of them raise `GatewayError` or `AdapterError`."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        telemetry: Telemetry,
+        *,
+        clock: Callable[[], float] = time.perf_counter,
+        first_event_timeout_s: float = FIRST_EVENT_TIMEOUT_S,
+        total_timeout_s: float = TOTAL_TIMEOUT_S,
+    ) -> None:
+        self._catalog = catalog
+        self._telemetry = telemetry
+        self._clock = clock
+        self._first_event_timeout_s = first_event_timeout_s
+        self._total_timeout_s = total_timeout_s
+
+    async def chat(self, principal: Principal, request: ChatRequest, caller: Caller) -> Stream:
+        """Continue a conversation."""
+        target = self._target(principal, request.model, "chat")
+        return await self._open(target, target.adapter.chat(request, caller))
+
+    async def complete(self, principal: Principal, request: CompletionRequest, caller: Caller) -> Stream:
+        """Continue raw prompts."""
+        target = self._target(principal, request.model, "completion")
+        return await self._open(target, target.adapter.complete(request, caller))
+
+    async def embed(self, principal: Principal, request: EmbeddingRequest, caller: Caller) -> Embeddings:
+        """Turn texts into vectors."""
+        target = self._target(principal, request.model, "embedding")
+        record = Record(target.name, self._telemetry, self._clock)
+        try:
+            embeddings = await self._in_time(target.adapter.embed(request, caller))
+        except BaseException as exc:
+            record.fail(exc)
+            raise
+        record.end("ok", Usage(embeddings.prompt_tokens))
+        return embeddings
+
+    async def tokenize(self, principal: Principal, model: str | None, text: str, *, special: bool) -> list[int]:
+        """The token ids of a text; `special` adds what the model puts around every text. `model` None: the only one."""
+        adapter = self._target(principal, model).adapter
+        return await self._in_time(adapter.tokenize(text, special=special))
+
+    async def detokenize(self, principal: Principal, model: str | None, tokens: list[int]) -> str:
+        """The text of token ids. `model` None: the only one."""
+        return await self._in_time(self._target(principal, model).adapter.detokenize(tokens))
+
+    async def apply_template(self, principal: Principal, request: ChatRequest) -> tuple[str, int]:
+        """The prompt that a conversation becomes and its length in tokens. An empty model name: the only one."""
+        return await self._in_time(self._target(principal, request.model or None).adapter.apply_template(request))
+
+    def _target(self, principal: Principal, model: str | None, kind: Kind | None = None) -> Target:
+        target = self._catalog.only(principal) if model is None else self._catalog.resolve(principal, model)
+        if kind is not None and kind not in target.card.kinds:
+            message = f"The model '{target.name}' does not support {_KIND_NAMES[kind]}."
+            raise InvalidRequest(message, param="model")
+        return target
+
+    async def _open(self, target: Target, events: AsyncIterator[Event]) -> Stream:
+        stream = Stream(target, events, Record(target.name, self._telemetry, self._clock))
+        await stream.open(self._first_event_timeout_s, self._total_timeout_s)
+        return stream
+
+    async def _in_time(self, work: Awaitable[T]) -> T:
+        try:
+            async with asyncio.timeout(self._first_event_timeout_s):
+                return await work
+        except TimeoutError:
+            raise Timeout("The request took too long.") from None

@@ -1,0 +1,102 @@
+"""How the gateway writes its logs: one format for everything, and an access log that stays off the hot path."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TextIO
+
+import msgspec
+
+from gateway.config import LogConfig
+
+FLUSH_INTERVAL_S = 0.1
+PENDING_MAX = 10_000
+
+Fields = dict[str, str | int | float]
+
+
+def configure(config: LogConfig, stream: TextIO) -> None:
+    """Send every logger of the process to `stream` in the chosen format; call it once, before anything is logged."""
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(JsonFormatter() if config.format == "json" else TextFormatter())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(config.level.upper())
+    # uvicorn tells its life at info level in its own words; app.py says the same better.
+    for name in ("uvicorn", "uvicorn.error", "asyncio"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+class TextFormatter(logging.Formatter):
+    """`time level logger: message`, with control characters escaped so that no value can forge a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = f"{timestamp(record.created)} {record.levelname.lower()} {record.name}: {escape(record.getMessage())}"
+        if record.exc_info:
+            line += "\n" + self.formatException(record.exc_info)
+        return line
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object per record."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields: Fields = {
+            "time": timestamp(record.created),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            fields["exception"] = self.formatException(record.exc_info)
+        return msgspec.json.encode(fields).decode()
+
+
+class AccessLog:
+    """Collects one set of fields per request and writes them in batches, a few times a second."""
+
+    def __init__(self, config: LogConfig, stream: TextIO) -> None:
+        self._stream = stream
+        self._enabled = config.level in ("debug", "info")
+        self._line = json_line if config.format == "json" else text_line
+        self._pending: list[tuple[float, Fields]] = []
+        self._flush_due = False
+
+    def add(self, fields: Fields) -> None:
+        """Note a request; written within `FLUSH_INTERVAL_S`, at once when too many wait."""
+        if not self._enabled:
+            return
+        self._pending.append((time.time(), fields))
+        if len(self._pending) >= PENDING_MAX:
+            self.flush()
+        elif not self._flush_due:
+            self._flush_due = True
+            asyncio.get_running_loop().call_later(FLUSH_INTERVAL_S, self.flush)
+
+    def flush(self) -> None:
+        """Write what waits."""
+        self._flush_due = False
+        if self._pending:
+            pending, self._pending = self._pending, []
+            self._stream.write("".join([self._line(at, fields) for at, fields in pending]))
+            self._stream.flush()
+
+
+def json_line(at: float, fields: Fields) -> str:
+    return msgspec.json.encode({"time": timestamp(at), "level": "info", "logger": "access", **fields}).decode() + "\n"
+
+
+def text_line(at: float, fields: Fields) -> str:
+    return f"{timestamp(at)} info access: {escape(' '.join(f'{k}={v}' for k, v in fields.items()))}\n"
+
+
+def timestamp(at: float) -> str:
+    """Unix seconds as UTC with milliseconds."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at)) + f".{int(at * 1000) % 1000:03d}Z"
+
+
+def escape(text: str) -> str:
+    """`text` on one line of printable characters."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -1,0 +1,76 @@
+"""What the files of the configured models say about themselves, without loading them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from adapters.llama_cpp import gguf
+from gateway.config import ModelConfig
+
+# llama.cpp's file types: the number in `general.file_type` is the place in this list.
+QUANTISATIONS = (
+    "F32 F16 Q4_0 Q4_1 ? ? ? Q8_0 Q5_0 Q5_1 Q2_K Q3_K_S Q3_K_M Q3_K_L Q4_K_S Q4_K_M Q5_K_S Q5_K_M Q6_K IQ2_XXS IQ2_XS "
+    "Q2_K_S IQ3_XS IQ3_XXS IQ1_S IQ4_NL IQ3_S IQ3_M IQ2_S IQ2_M IQ4_XS IQ1_M BF16 ? ? ? TQ1_0 TQ2_0 MXFP4_MOE NVFP4 "
+    "Q1_0 Q2_0"
+)
+
+
+class ModelFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A configured model and its file; `problem` says why the rest is unknown."""
+
+    name: str
+    path: str
+    aliases: tuple[str, ...] = ()
+    architecture: str | None = None
+    parameters: int | None = None
+    quantisation: str | None = None
+    context_tokens: int | None = None
+    size_bytes: int | None = None
+    embeds: bool | None = None
+    problem: str | None = None
+
+
+def describe(model: ModelConfig) -> ModelFile:
+    """The facts in the header of the model's file."""
+    try:
+        header = gguf.read(Path(model.path))
+    except gguf.GGUFError as error:
+        return ModelFile(name=model.name, path=model.path, aliases=model.aliases, problem=f"not usable: {error}")
+    except OSError as error:
+        return ModelFile(name=model.name, path=model.path, aliases=model.aliases, problem=error.strerror or str(error))
+    return ModelFile(
+        name=model.name,
+        path=model.path,
+        aliases=model.aliases,
+        architecture=header.architecture,
+        parameters=header.parameters,
+        quantisation=quantisation(header.file_type),
+        context_tokens=header.context_length,
+        size_bytes=header.size_bytes,
+        embeds=gguf.embeds(header),
+    )
+
+
+def quantisation(file_type: int | None) -> str | None:
+    """The name of a file type; None where there is none."""
+    names = QUANTISATIONS.split()
+    return names[file_type] if file_type is not None and 0 <= file_type < len(names) else None
+
+
+def size(size_bytes: float) -> str:
+    """Bytes for people."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size_bytes < 1024:
+            return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.1f} {unit}"
+        size_bytes /= 1024
+    return f"{size_bytes:.1f} TiB"
+
+
+def count(number: int) -> str:
+    """A large number for people: 1.3M, 494M, 7.6B."""
+    for unit, scale in (("T", 10**12), ("B", 10**9), ("M", 10**6), ("K", 10**3)):
+        if number >= scale:
+            return f"{number / scale:.3g}{unit}"
+    return str(number)

@@ -1,0 +1,1 @@
+"""Durable truth: what has to be the same after a restart."""

@@ -1,0 +1,205 @@
+"""SQLite as the database of one machine: one serving process, one writer, durable at every commit.
+
+The serving process holds a lock on the data directory. Short commands such as `gateway keys create` open the same file
+beside it for a moment, which SQLite's own file locks make safe; the server notices their changes within seconds.
+
+WAL is used only where it is safe: SQLite up to 3.51.2 can corrupt a file when one connection resets the log while
+another one checkpoints (fixed in 3.51.3, 3.50.7 and 3.44.6). Older versions get a rollback journal, which is slower to
+commit and has no such race.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import sqlite3
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import TextIO
+
+import aiosqlite
+
+from gateway.state.database import Conflict, DatabaseError, DatabaseUnavailable, Row, Statements, Value
+
+FILE_NAME = "gateway.db"
+LOCK_NAME = "gateway.lock"
+BUSY_TIMEOUT_S = 5
+
+
+class DataDirInUse(DatabaseError):
+    """Another process serves from this data directory."""
+
+
+def wal_is_safe(version: tuple[int, ...]) -> bool:
+    """Whether this SQLite has the fix for the corruption at a WAL reset (https://sqlite.org/wal.html#walresetbug)."""
+    return version >= (3, 51, 3) or (3, 50, 7) <= version < (3, 51) or (3, 44, 6) <= version < (3, 45)
+
+
+async def open_sqlite(data_dir: Path, *, serve: bool) -> Sqlite:
+    """Open, or create, the database in `data_dir`; `serve` claims the directory for this process until `close`.
+
+    Raises DataDirInUse when another process serves from it, DatabaseUnavailable when the file cannot be used.
+    """
+    opened = contextlib.AsyncExitStack()
+    try:
+        claim = _prepare(data_dir, serve)
+        if claim is not None:
+            opened.callback(claim.close)
+        writer = await _connect(data_dir / FILE_NAME)
+        opened.push_async_callback(writer.close)
+        if serve:
+            await _set_journal_mode(writer)
+        reader = await _connect(data_dir / FILE_NAME)
+        opened.push_async_callback(reader.close)
+        await _pragma(reader, "query_only=ON")
+    except BaseException:
+        await opened.aclose()
+        raise
+    return Sqlite(reader, writer, opened)
+
+
+class Sqlite:
+    """`Database` over two connections: a writer whose users take turns, and a reader that never waits for them."""
+
+    def __init__(
+        self, reader: aiosqlite.Connection, writer: aiosqlite.Connection, resources: contextlib.AsyncExitStack
+    ) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._resources = resources
+        self._turn = asyncio.Lock()
+
+    async def query(self, sql: str, *parameters: Value) -> list[Row]:
+        return await _fetch(self._reader, sql, parameters)
+
+    async def execute(self, sql: str, *parameters: Value) -> int:
+        async with self._turn:
+            return await _run(self._writer, sql, parameters)
+
+    @contextlib.asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Statements]:
+        async with self._turn:
+            try:
+                await _run(self._writer, "BEGIN IMMEDIATE", ())
+                yield _Inside(self._writer)
+                await _run(self._writer, "COMMIT", ())
+            except BaseException:
+                # Not shielded: the roll-back is in the connection's queue before this can be cancelled once more, so it
+                # comes before whatever the next owner of the turn sends.
+                with _translated():
+                    await self._writer.rollback()
+                raise
+
+    async def close(self) -> None:
+        """Wait for the running transaction, close both connections and give the data directory back."""
+        async with self._turn:
+            with _translated():
+                await self._resources.aclose()
+
+
+class _Inside:
+    """The statements of one transaction."""
+
+    def __init__(self, writer: aiosqlite.Connection) -> None:
+        self._writer = writer
+
+    async def query(self, sql: str, *parameters: Value) -> list[Row]:
+        return await _fetch(self._writer, sql, parameters)
+
+    async def execute(self, sql: str, *parameters: Value) -> int:
+        return await _run(self._writer, sql, parameters)
+
+
+def _prepare(data_dir: Path, serve: bool) -> TextIO | None:
+    try:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return _claim(data_dir / LOCK_NAME) if serve else None
+    except OSError as error:
+        raise DatabaseUnavailable(f"the data directory {data_dir} cannot be used: {error.strerror}") from None
+
+
+def _claim(path: Path) -> TextIO:
+    """The locked file; the lock lives exactly as long as it is open. The file names the process that holds it."""
+    file = path.open("a+", encoding="ascii")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        holder = file.read(20).strip() or "unknown"
+        file.close()
+        raise DataDirInUse(
+            f"another gateway (pid {holder}) serves from {path.parent}; stop it, or choose another --data-dir"
+        ) from None
+    except BaseException:
+        file.close()
+        raise
+    file.truncate(0)
+    file.write(f"{os.getpid()}\n")
+    file.flush()
+    return file
+
+
+async def _connect(path: Path) -> aiosqlite.Connection:
+    with _translated():
+        connection = await aiosqlite.connect(path, isolation_level=None, timeout=BUSY_TIMEOUT_S)
+    try:
+        connection.row_factory = sqlite3.Row
+        for setting in ("synchronous=FULL", "foreign_keys=ON", "trusted_schema=OFF"):
+            await _pragma(connection, setting)
+    except BaseException:
+        await connection.close()
+        raise
+    return connection
+
+
+async def _set_journal_mode(connection: aiosqlite.Connection) -> None:
+    wanted = "wal" if wal_is_safe(sqlite3.sqlite_version_info) else "delete"
+    rows = await _pragma(connection, f"journal_mode={wanted}")
+    if wanted == "delete" and rows[0]["journal_mode"] == "wal":
+        raise DatabaseUnavailable(f"SQLite {sqlite3.sqlite_version} cannot leave WAL mode while others use the file")
+
+
+async def _pragma(connection: aiosqlite.Connection, setting: str) -> list[Row]:
+    return await _fetch(connection, f"PRAGMA {setting}", ())
+
+
+async def _fetch(connection: aiosqlite.Connection, sql: str, parameters: tuple[Value, ...]) -> list[Row]:
+    with _translated():
+        return [dict(row) for row in await connection.execute_fetchall(sql, _named(parameters))]
+
+
+async def _run(connection: aiosqlite.Connection, sql: str, parameters: tuple[Value, ...]) -> int:
+    with _translated():
+        cursor = await connection.execute(sql, _named(parameters))
+        await cursor.close()
+    return max(cursor.rowcount, 0)
+
+
+def _named(parameters: tuple[Value, ...]) -> dict[str, Value]:
+    """SQLite reads `$1` as a parameter whose name is "1"."""
+    return {str(i): value for i, value in enumerate(parameters, 1)}
+
+
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    """The library's errors as ours."""
+    try:
+        yield
+    except sqlite3.IntegrityError as error:
+        raise Conflict(str(error)) from error
+    except (sqlite3.ProgrammingError, sqlite3.NotSupportedError):
+        raise
+    except sqlite3.DatabaseError as error:
+        raise DatabaseUnavailable(f"database: {error}") from error
+    except ValueError as error:
+        if str(error) not in ("Connection closed", "no active connection"):
+            raise
+        raise DatabaseUnavailable("the database is closed") from error
+
+
+async def integrity_problems(database: Sqlite) -> list[str]:
+    """What SQLite's own check finds wrong with the file; nothing when it is sound."""
+    rows = await database.query("PRAGMA integrity_check(10)")
+    return [str(value) for row in rows for value in row.values() if value != "ok"]

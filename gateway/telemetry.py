@@ -1,0 +1,231 @@
+"""What the gateway counts, as plain Python objects that become Prometheus text when they are scraped.
+
+`METRICS` is the complete list; a name outside of it cannot be counted. Observing costs under a microsecond. Each metric
+keeps at most `SERIES_MAX` label sets; further ones are counted together with every label saying `other`.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from adapters.types import Usage
+
+SERIES_MAX = 200
+SECONDS_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+GAP_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 10.0)
+
+Labels = tuple[str, ...]
+Gauge = tuple[str, Labels, float]
+GaugeSource = Callable[[], Iterable[Gauge]]
+
+
+class Metric(msgspec.Struct, frozen=True):
+    """A metric as it is documented; `buckets` are a histogram's upper bounds."""
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    help: str
+    labels: Labels = ()
+    buckets: tuple[float, ...] = ()
+
+
+METRICS: tuple[Metric, ...] = (
+    Metric("gateway_requests_total", "counter", "HTTP requests answered.", ("route", "method", "status")),
+    Metric(
+        "gateway_request_duration_seconds",
+        "histogram",
+        "Time from a request's arrival to the last byte of its answer.",
+        ("route",),
+        SECONDS_BUCKETS,
+    ),
+    Metric(
+        "gateway_inference_requests_total",
+        "counter",
+        "Inference requests by how they ended: ok, cancelled, or the code of the error.",
+        ("model", "outcome"),
+    ),
+    Metric("gateway_prompt_tokens_total", "counter", "Prompt tokens, cached ones included.", ("model",)),
+    Metric("gateway_cached_tokens_total", "counter", "Prompt tokens that were not computed again.", ("model",)),
+    Metric("gateway_completion_tokens_total", "counter", "Generated tokens.", ("model",)),
+    Metric(
+        "gateway_time_to_first_token_seconds",
+        "histogram",
+        "Time from the start of an inference request to its first output.",
+        ("model",),
+        SECONDS_BUCKETS,
+    ),
+    Metric(
+        "gateway_inter_token_gap_seconds",
+        "histogram",
+        "Time between two outputs of one stream.",
+        ("model",),
+        GAP_BUCKETS,
+    ),
+    Metric("gateway_queue_depth", "gauge", "Requests waiting for a place in the engine.", ("model",)),
+    Metric("gateway_running_requests", "gauge", "Requests the engine is computing.", ("model",)),
+    Metric("gateway_model_state", "gauge", "1 for the state the model is in, 0 for the others.", ("model", "state")),
+    Metric("gateway_engine_restarts", "gauge", "How often the model's worker was started again.", ("model",)),
+    Metric("gateway_kv_cells_used", "gauge", "Cells of the KV cache in use.", ("model",)),
+    Metric("gateway_kv_cells_max", "gauge", "Cells the KV cache has.", ("model",)),
+    Metric("gateway_connections", "gauge", "Open client connections."),
+    Metric("gateway_process_resident_memory_bytes", "gauge", "Resident memory of the gateway process."),
+    Metric("gateway_process_cpu_seconds_total", "counter", "CPU time of the gateway process."),
+    Metric("gateway_process_start_time_seconds", "gauge", "When the gateway process started, as a Unix time."),
+    Metric("gateway_build_info", "gauge", "1, with the version as its label.", ("version",)),
+)
+
+
+class Counter:
+    """Sums by label set."""
+
+    def __init__(self) -> None:
+        self.values: dict[Labels, float] = {}
+
+    def add(self, labels: Labels, amount: float = 1) -> None:
+        values = self.values
+        if labels not in values:
+            labels = _admit(values, labels)
+            values.setdefault(labels, 0)
+        values[labels] += amount
+
+
+class Histogram:
+    """Counts by label set and bucket. A row is one count per bucket, one for what is above, then the sum."""
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.rows: dict[Labels, list[float]] = {}
+
+    def observe(self, labels: Labels, value: float) -> None:
+        row = self.rows.get(labels)
+        if row is None:
+            labels = _admit(self.rows, labels)
+            row = self.rows.setdefault(labels, [0] * (len(self.bounds) + 2))
+        row[bisect_left(self.bounds, value)] += 1
+        row[-1] += value
+
+
+def _admit(known: Mapping[Labels, object], labels: Labels) -> Labels:
+    return labels if len(known) < SERIES_MAX else ("other",) * len(labels)
+
+
+class Telemetry:
+    """Everything observed since the start."""
+
+    def __init__(self, version: str) -> None:
+        self._version = version
+        self._started_at = time.time()
+        self._counters = {m.name: Counter() for m in METRICS if m.kind == "counter"}
+        self._histograms = {m.name: Histogram(m.buckets) for m in METRICS if m.kind == "histogram"}
+        self._sources: list[GaugeSource] = [self._process]
+        self._requests = self._counters["gateway_requests_total"]
+        self._durations = self._histograms["gateway_request_duration_seconds"]
+        self._inferences = self._counters["gateway_inference_requests_total"]
+        self._prompt_tokens = self._counters["gateway_prompt_tokens_total"]
+        self._cached_tokens = self._counters["gateway_cached_tokens_total"]
+        self._completion_tokens = self._counters["gateway_completion_tokens_total"]
+        self._first_tokens = self._histograms["gateway_time_to_first_token_seconds"]
+        self._gaps = self._histograms["gateway_inter_token_gap_seconds"]
+
+    def request(self, route: str, method: str, status: int, duration_s: float) -> None:
+        """An HTTP request was answered; `route` is the path of its endpoint, never the path the client sent."""
+        self._requests.add((route, method, str(status)))
+        self._durations.observe((route,), duration_s)
+
+    def inference(self, model: str, outcome: str) -> None:
+        """An inference request ended: `ok`, `cancelled`, or the code of its error."""
+        self._inferences.add((model, outcome))
+
+    def tokens(self, model: str, usage: Usage) -> None:
+        """What an inference request used."""
+        labels = (model,)
+        self._prompt_tokens.add(labels, usage.prompt_tokens)
+        self._cached_tokens.add(labels, usage.cached_tokens)
+        self._completion_tokens.add(labels, usage.completion_tokens)
+
+    def first_token(self, model: str, seconds: float) -> None:
+        """A stream's first output came `seconds` after its request."""
+        self._first_tokens.observe((model,), seconds)
+
+    def gap(self, model: str, seconds: float) -> None:
+        """A stream's next output came `seconds` after the one before."""
+        self._gaps.observe((model,), seconds)
+
+    def gauge_source(self, source: GaugeSource) -> None:
+        """Ask `source` for (metric, label values, value) at every scrape."""
+        self._sources.append(source)
+
+    def render(self) -> bytes:
+        """Everything in the Prometheus text format 0.0.4."""
+        gauges = self._read_gauges()
+        lines: list[str] = []
+        for metric in METRICS:
+            lines.append(f"# HELP {metric.name} {metric.help}")
+            lines.append(f"# TYPE {metric.name} {metric.kind}")
+            if metric.kind == "histogram":
+                lines.extend(_histogram_lines(metric, self._histograms[metric.name]))
+                continue
+            values = gauges[metric.name] if metric.name in gauges else self._counters_of(metric)
+            lines.extend(f"{metric.name}{_label_text(metric.labels, at)} {value:.15g}" for at, value in values.items())
+        return ("\n".join(lines) + "\n").encode()
+
+    def _counters_of(self, metric: Metric) -> dict[Labels, float]:
+        counter = self._counters.get(metric.name)
+        return counter.values if counter is not None else {}
+
+    def _read_gauges(self) -> dict[str, dict[Labels, float]]:
+        known = {metric.name for metric in METRICS}
+        gauges: dict[str, dict[Labels, float]] = {}
+        for source in self._sources:
+            for name, labels, value in source():
+                assert name in known, name
+                values = gauges.setdefault(name, {})
+                if labels in values or len(values) < SERIES_MAX:
+                    values[labels] = value
+        return gauges
+
+    def _process(self) -> Iterator[Gauge]:
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        yield "gateway_process_resident_memory_bytes", (), resident_bytes(usage)
+        yield "gateway_process_cpu_seconds_total", (), usage.ru_utime + usage.ru_stime
+        yield "gateway_process_start_time_seconds", (), self._started_at
+        yield "gateway_build_info", (self._version,), 1
+
+
+def resident_bytes(usage: resource.struct_rusage) -> int:
+    """Resident memory now where the kernel tells it (Linux), else its peak."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return usage.ru_maxrss
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _histogram_lines(metric: Metric, histogram: Histogram) -> Iterator[str]:
+    for labels, row in histogram.rows.items():
+        cumulative = 0.0
+        for bound, count in zip((*histogram.bounds, "+Inf"), row[:-1], strict=True):
+            cumulative += count
+            text = _label_text((*metric.labels, "le"), (*labels, str(bound)))
+            yield f"{metric.name}_bucket{text} {cumulative:.15g}"
+        text = _label_text(metric.labels, labels)
+        yield f"{metric.name}_sum{text} {row[-1]:.15g}"
+        yield f"{metric.name}_count{text} {cumulative:.15g}"
+
+
+def _label_text(names: Labels, values: Labels) -> str:
+    if not names:
+        return ""
+    return "{" + ",".join(f'{name}="{_escape(value)}"' for name, value in zip(names, values, strict=True)) + "}"
+
+
+def _escape(value: str) -> str:
+    return value.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')

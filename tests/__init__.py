@@ -1,0 +1,1 @@
+"""Tests of the gateway and its adapters; the folders mirror the tree."""

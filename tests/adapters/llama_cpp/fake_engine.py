@@ -1,0 +1,108 @@
+"""A context without a model: it keeps cells as llama.cpp does and predicts by hashing each sequence's history.
+
+Because the prediction depends on every token before it, a wrong share, a lost cell or a stale restore shows as a wrong
+next token.
+"""
+
+from __future__ import annotations
+
+import pickle
+import zlib
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from adapters.llama_cpp.batch import Batch
+
+VOCABULARY = 97
+END = frozenset({0})
+
+
+def predicted(history: list[int]) -> int:
+    """The next token after `history`; never the end token."""
+    return 1 + zlib.crc32(np.array(history, np.int32).tobytes()) % (VOCABULARY - 1)
+
+
+def continuation(prompt: list[int], count: int) -> list[int]:
+    """What an engine that makes no mistake generates."""
+    tokens = list(prompt)
+    for _ in range(count):
+        tokens.append(predicted(tokens))
+    return tokens[len(prompt) :]
+
+
+class FakeEngine:
+    """Cells are objects that several sequences may hold; a decode that needs more than there are changes nothing."""
+
+    partial_sequences = True
+
+    def __init__(self, *, cells: int, slots: int, outputs_max: int = 64) -> None:
+        self.cells = cells
+        self.slots = slots
+        self.outputs_max = outputs_max
+        self.computed = 0
+        self.batches: list[list[tuple[int, int]]] = []
+        self.fail_with: list[int] = []
+        self.on_decode: Callable[[int], None] = lambda tokens: None
+        self._held: dict[int, list[list[int]]] = {slot: [] for slot in range(slots)}
+        self._rows: list[int] = []
+
+    def used(self) -> int:
+        return len({id(cell) for held in self._held.values() for cell in held})
+
+    def decode(self, batch: Batch) -> int:
+        native = batch.native
+        run = [(native.seq_id[at][0], native.token[at], native.pos[at], native.logits[at]) for at in range(batch.size)]
+        if self.fail_with:
+            return self.fail_with.pop(0)
+        if self.used() + len(run) > self.cells:
+            return 1
+        self._rows = []
+        for slot, token, position, output in run:
+            assert position == len(self._held[slot]), "positions must follow each other"
+            self._held[slot].append([token])
+            if output:
+                self._rows.append(predicted([cell[0] for cell in self._held[slot]]))
+        assert len(self._rows) <= self.outputs_max
+        self.computed += len(run)
+        self.on_decode(len(run))
+        slots = [slot for slot, *_ in run]
+        self.batches.append([(slot, slots.count(slot)) for slot in dict.fromkeys(slots)])
+        return 0
+
+    def logits(self, rows: int) -> npt.NDArray[np.float32]:
+        assert rows == len(self._rows)
+        out = np.zeros((rows, VOCABULARY), np.float32)
+        out[np.arange(rows), self._rows] = 10.0
+        return out
+
+    def remove(self, slot: int, start: int = 0) -> bool:
+        del self._held[slot][start:]
+        return True
+
+    def share(self, source: int, target: int, end: int) -> None:
+        assert not self._held[target] and end <= len(self._held[source])
+        self._held[target] = self._held[source][:end]
+
+    def save(self, slot: int) -> bytes:
+        return pickle.dumps([cell[0] for cell in self._held[slot]])
+
+    def restore(self, slot: int, state: bytes) -> bool:
+        tokens = pickle.loads(state)
+        if self._held[slot] or self.used() + len(tokens) > self.cells:
+            return False
+        self._held[slot] = [[token] for token in tokens]
+        return True
+
+
+class FakePieces:
+    """Tokens spelt as two-digit numbers and a space."""
+
+    end = END
+
+    def piece(self, token: int) -> bytes:
+        return b"%02d " % token
+
+    def text(self, token: int, *, special: bool = True) -> bytes:
+        return self.piece(token)

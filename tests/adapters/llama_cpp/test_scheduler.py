@@ -1,0 +1,266 @@
+"""The scheduler against a context that notices every wrong cell."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from adapters.llama_cpp.messages import Delta
+from adapters.llama_cpp.scheduler import Limits, Rates, Scheduler, shares
+from adapters.llama_cpp.sequence import Sequence
+from adapters.llama_cpp.sessions import Sessions
+from adapters.types import Generation, Sampling
+from tests.adapters.llama_cpp.fake_engine import FakeEngine, FakePieces, continuation
+
+GREEDY = Generation(sampling=Sampling(temperature=0))
+
+
+class Bench:
+    """A scheduler over a fake engine, where each token takes a millisecond."""
+
+    def __init__(
+        self, *, cells: int = 4096, parallel: int = 4, chunk: int = 64, ram: int = 1 << 20, padding: bool = False
+    ) -> None:
+        self.now_us = 0
+        self.engine = FakeEngine(cells=cells, slots=parallel + 9)
+        self.sessions = Sessions(self.engine, ram_bytes_max=ram, ttl_s=1e9, clock=lambda: self.now_us / 1e6)
+        limits = Limits(parallel=parallel, chunk_tokens=chunk, target_gap_us=40_000, padding=padding)
+        self.scheduler = Scheduler(self.engine, self.sessions, limits, Rates(1000.0, 5000.0), self._clock)
+        self.engine.on_decode = self._spend
+        self.deltas: list[Delta] = []
+
+    def _spend(self, tokens: int) -> None:
+        self.now_us += 1000 * tokens
+
+    def _clock(self) -> int:
+        self.now_us += 10
+        return self.now_us
+
+    def submit(
+        self,
+        id: int,
+        prompt: list[int],
+        count: int = 8,
+        *,
+        tenant: str = "a",
+        n: int = 1,
+        generation: Generation = GREEDY,
+    ) -> None:
+        self.scheduler.submit(
+            [
+                Sequence(
+                    id,
+                    choice,
+                    np.array(prompt, np.int32),
+                    generation,
+                    tenant=tenant,
+                    session_key=None,
+                    max_tokens=count,
+                    pieces=FakePieces(),
+                )
+                for choice in range(n)
+            ]
+        )
+
+    def step(self) -> list[Delta]:
+        deltas = self.scheduler.step()
+        self.deltas += deltas
+        return deltas
+
+    def run(self, steps_max: int = 20_000) -> None:
+        for _ in range(steps_max):
+            if self.scheduler.idle:
+                return
+            self.step()
+        raise AssertionError("the scheduler does not come to an end")
+
+    def text(self, id: int, choice: int = 0) -> str:
+        return "".join(delta.text for delta in self.deltas if (delta.id, delta.choice) == (id, choice))
+
+    def cached(self, id: int) -> list[int]:
+        return [delta.cached_tokens for delta in self.deltas if delta.id == id and delta.cached_tokens >= 0]
+
+
+def expected(prompt: list[int], count: int = 8) -> str:
+    return "".join(f"{token:02d} " for token in continuation(prompt, count))
+
+
+def prompt(size: int, seed: int = 0) -> list[int]:
+    return random.Random(seed).choices(range(1, 97), k=size)
+
+
+def test_a_request_gets_its_continuation_and_one_finish() -> None:
+    bench = Bench()
+    bench.submit(1, prompt(100))
+    bench.run()
+    assert bench.text(1) == expected(prompt(100))
+    assert [delta.finish for delta in bench.deltas if delta.finish] == ["length"]
+    assert sum(delta.tokens for delta in bench.deltas) == 8
+
+
+def test_the_next_turn_computes_only_what_is_new() -> None:
+    bench = Bench()
+    bench.submit(1, prompt(100))
+    bench.run()
+    history = prompt(100) + continuation(prompt(100), 8)
+    before = bench.engine.computed
+    bench.submit(2, [*history, 5, 6])
+    bench.run()
+    assert bench.text(2) == expected([*history, 5, 6])
+    assert bench.cached(2) == [107]
+    assert bench.engine.computed - before == 3 + 7
+
+
+def test_another_tenant_reuses_nothing() -> None:
+    bench = Bench()
+    bench.submit(1, prompt(100))
+    bench.run()
+    bench.submit(2, prompt(100), tenant="b")
+    bench.run()
+    assert bench.cached(2) == [0]
+    assert bench.text(2) == expected(prompt(100))
+
+
+def test_live_requests_share_a_prefix_that_is_computed_once() -> None:
+    bench = Bench(parallel=8)
+    for id in range(8):
+        bench.submit(id, prompt(512) + prompt(48, seed=id + 1), 1)
+    bench.run()
+    assert sorted(bench.cached(id)[0] for id in range(8)) == [0] + [512] * 7
+    assert bench.engine.computed == 512 + 8 * 48
+    assert all(bench.text(id) == expected(prompt(512) + prompt(48, seed=id + 1), 1) for id in range(8))
+
+
+def test_choices_of_one_request_share_its_prompt() -> None:
+    bench = Bench()
+    bench.submit(1, prompt(200), 3, n=3)
+    bench.run()
+    assert bench.engine.computed == 200 + 2 * 1 + 3 * 2
+    assert {bench.text(1, choice) for choice in range(3)} == {expected(prompt(200), 3)}
+
+
+def test_a_seed_computes_the_prompt_afresh_but_shares_it_among_its_choices() -> None:
+    bench = Bench()
+    seeded = Generation(sampling=Sampling(temperature=0, seed=1))
+    for id in (1, 2):
+        bench.submit(id, prompt(200), 2, n=2, generation=seeded)
+        bench.run()
+    assert bench.cached(2) == [0, 199]
+
+
+def test_a_running_stream_gets_a_token_in_every_step_beside_a_long_prompt() -> None:
+    bench = Bench()
+    bench.submit(1, prompt(10), 60)
+    bench.step()
+    bench.submit(2, prompt(1000, seed=9), 1)
+    while not bench.cached(2):
+        assert [delta.id for delta in bench.step() if delta.id == 1] == [1]
+    chunks = [count for batch in bench.engine.batches[1:] for _, count in batch if count > 1]
+    assert max(chunks) <= 40_000 // 1000, "a chunk must keep the step near the target gap"
+
+
+def test_two_requests_that_outgrow_the_pool_both_finish() -> None:
+    bench = Bench(cells=300)
+    bench.submit(1, prompt(100, seed=1), 150)
+    bench.submit(2, prompt(100, seed=2), 150)
+    bench.run()
+    for id in (1, 2):
+        assert bench.text(id) == expected(prompt(100, seed=id), 150)
+
+
+def test_a_pool_that_is_full_for_one_request_alone_ends_it_by_length() -> None:
+    bench = Bench(cells=128)
+    bench.submit(1, prompt(100), 100)
+    bench.run()
+    assert expected(prompt(100), 100).startswith(bench.text(1))
+    assert [delta.finish for delta in bench.deltas if delta.finish] == ["length"]
+
+
+def test_idle_conversations_leave_the_context_for_running_ones() -> None:
+    bench = Bench(cells=400, ram=0)
+    for id in range(5):
+        bench.submit(id, prompt(90, seed=id), 2)
+        bench.run()
+    bench.submit(9, prompt(10, seed=99), 4)
+    bench.step()
+    assert bench.sessions.resident_tokens <= 100
+    bench.run()
+
+
+def test_cancel_ends_running_and_waiting_sequences_and_keeps_their_work() -> None:
+    bench = Bench(parallel=1)
+    bench.submit(1, prompt(200, seed=1), 500)
+    bench.submit(2, prompt(200, seed=2))
+    for _ in range(6):
+        bench.step()
+    assert bench.scheduler.cancel(1) and bench.scheduler.cancel(2)
+    assert bench.scheduler.idle
+    bench.submit(3, prompt(200, seed=1))
+    bench.run()
+    assert bench.cached(3) == [199]
+
+
+def test_an_aborted_step_is_repeated() -> None:
+    bench = Bench()
+    bench.engine.fail_with = [2, 2]
+    bench.submit(1, prompt(100))
+    bench.run()
+    assert bench.text(1) == expected(prompt(100))
+
+
+@pytest.mark.parametrize(("running", "padded"), [(2, 2), (3, 4), (4, 4), (5, 8)])
+def test_pure_decode_steps_are_padded_to_fours(running: int, padded: int) -> None:
+    bench = Bench(parallel=8, padding=True)
+    for id in range(running):
+        bench.submit(id, prompt(4, seed=id), 6)
+    bench.run()
+    sizes = {sum(count for _, count in batch) for batch in bench.engine.batches[2:]}
+    assert sizes == {padded}
+    assert all(bench.text(id) == expected(prompt(4, seed=id), 6) for id in range(running))
+
+
+def test_shares_move_the_oldest_and_favour_the_shortest() -> None:
+    assert shares([1000, 10, 20], 100) == [70, 10, 20]
+    assert shares([1000, 500, 90], 100) == [25, 0, 75]
+    assert shares([], 100) == []
+
+
+@given(st.lists(st.integers(1, 5000), max_size=20), st.integers(1, 512))
+def test_shares_spend_the_budget_and_no_more(pending: list[int], budget: int) -> None:
+    given_out = shares(pending, budget)
+    assert sum(given_out) == min(sum(pending), budget)
+    assert all(0 <= got <= want for got, want in zip(given_out, pending, strict=True))
+    assert not pending or given_out[0] > 0
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(0, 2**32))
+def test_any_history_gives_every_request_its_own_continuation(seed: int) -> None:
+    """Random prompts with shared beginnings, tenants, cancels, aborts and a pool that is too small for all of them."""
+    chance = random.Random(seed)
+    bench = Bench(
+        cells=chance.choice([200, 400, 2000]), parallel=chance.choice([1, 3, 6]), ram=chance.choice([0, 2000, 1 << 20])
+    )
+    stems = [prompt(chance.randrange(20, 120), seed=stem) for stem in range(3)]
+    wanted: dict[int, str] = {}
+    for id in range(chance.randrange(1, 15)):
+        text = chance.choice(stems) + prompt(chance.randrange(0, 20), seed=chance.randrange(4))
+        count = chance.randrange(1, 40)
+        bench.submit(id, text, count, tenant=chance.choice("ab"))
+        wanted[id] = expected(text, count)
+        for _ in range(chance.randrange(0, 30)):
+            bench.step()
+        if chance.random() < 0.1:
+            bench.engine.fail_with = [2]
+        if chance.random() < 0.15:
+            victim = chance.choice(sorted(wanted))
+            bench.scheduler.cancel(victim)
+            if not any(delta.id == victim and delta.finish for delta in bench.deltas):
+                del wanted[victim]
+    bench.run()
+    assert {id: bench.text(id) for id in wanted} == wanted
+    assert bench.engine.used() <= bench.sessions.resident_tokens

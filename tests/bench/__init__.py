@@ -1,0 +1,1 @@
+"""Benches against llama-server on generated models: `python -m tests.bench`."""

@@ -1,0 +1,89 @@
+"""Adapters that play a script, so that what stands in front of them is tested without an engine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+from adapters.types import (
+    Caller,
+    ChatRequest,
+    ChoiceFinished,
+    CompletionRequest,
+    EmbeddingRequest,
+    Embeddings,
+    Event,
+    Finished,
+    ModelCard,
+    Started,
+    TextDelta,
+    Usage,
+)
+
+Step = Event | Exception | asyncio.Event
+
+HELLO: tuple[Event, ...] = (
+    Started(prompt_tokens=7, cached_tokens=3, queue_us=1500, prefill_us=2500),
+    TextDelta(0, "Hello"),
+    TextDelta(0, " world"),
+    ChoiceFinished(0, "stop"),
+    Finished(Usage(prompt_tokens=7, completion_tokens=2, cached_tokens=3)),
+)
+
+
+class Scripted:
+    """Implements Chat, Embedder and Tokenizer.
+
+    Each step of `script` is an event to yield, an exception to raise, or an `asyncio.Event` to wait for. What was asked
+    is kept in `requests` and `callers`; `closed` counts the streams that were cut or closed before their script ended.
+    """
+
+    def __init__(self, script: Sequence[Step] = HELLO, *, card: ModelCard | None = None) -> None:
+        self.script = script
+        self.card = card or ModelCard(context_tokens=2048, kinds=("chat", "completion", "embedding"))
+        self.requests: list[ChatRequest | CompletionRequest | EmbeddingRequest] = []
+        self.callers: list[Caller] = []
+        self.closed = 0
+
+    def chat(self, request: ChatRequest, caller: Caller) -> AsyncIterator[Event]:
+        return self._play(request, caller)
+
+    def complete(self, request: CompletionRequest, caller: Caller) -> AsyncIterator[Event]:
+        return self._play(request, caller)
+
+    async def _play(self, request: ChatRequest | CompletionRequest, caller: Caller) -> AsyncIterator[Event]:
+        self.requests.append(request)
+        self.callers.append(caller)
+        try:
+            for step in self.script:
+                if isinstance(step, Exception):
+                    raise step
+                if isinstance(step, asyncio.Event):
+                    await step.wait()
+                else:
+                    yield step
+        except (GeneratorExit, asyncio.CancelledError):
+            self.closed += 1
+            raise
+
+    async def embed(self, request: EmbeddingRequest, caller: Caller) -> Embeddings:
+        """Every vector is (0.5, -0.25); exceptions and waits of the script come first."""
+        self.requests.append(request)
+        self.callers.append(caller)
+        for step in self.script:
+            if isinstance(step, Exception):
+                raise step
+            if isinstance(step, asyncio.Event):
+                await step.wait()
+        vector = b"\x00\x00\x00\x3f\x00\x00\x80\xbe"
+        return Embeddings(tuple(vector for _ in request.inputs), 2, sum(len(one) for one in request.inputs))
+
+    async def tokenize(self, text: str, *, special: bool) -> list[int]:
+        return [*([1] if special else []), *text.encode()]
+
+    async def detokenize(self, tokens: list[int]) -> str:
+        return bytes(tokens).decode()
+
+    async def apply_template(self, request: ChatRequest) -> tuple[str, int]:
+        prompt = "".join(f"<{message.role}>{message.content}" for message in request.messages)
+        return prompt, len(prompt)

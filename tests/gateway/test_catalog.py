@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from adapters.errors import InvalidRequest
+from adapters.types import ModelCard
+from gateway.auth import Principal
+from gateway.catalog import Catalog, Target
+from gateway.errors import GatewayError
+from tests.fakes import Scripted
+
+ANYBODY = Principal(tenant="t", key_id="k", name="n")
+
+
+class Restricted(msgspec.Struct, frozen=True):
+    """A principal with a list of models."""
+
+    tenant: str
+    key_id: str
+    name: str
+    models: tuple[str, ...]
+    admin: bool = False
+    weight: float = 1.0
+
+
+def catalog() -> Catalog:
+    return Catalog([Target("org/model", Scripted(), aliases=("gpt-4o", "m")), Target("other", Scripted())])
+
+
+def test_names_and_aliases_lead_to_the_target() -> None:
+    found = [catalog().resolve(ANYBODY, name).name for name in ("org/model", "gpt-4o", "m", "other")]
+    assert found == ["org/model", "org/model", "org/model", "other"]
+    assert [target.name for target in catalog().list(ANYBODY)] == ["org/model", "other"]
+
+
+def test_hidden_and_absent_models_look_the_same() -> None:
+    principal = Restricted("t", "k", "n", ("other",))
+    errors = []
+    for who, name in ((principal, "org/model"), (principal, "m"), (ANYBODY, "nothing"), (ANYBODY, "ORG/MODEL")):
+        with pytest.raises(GatewayError) as caught:
+            catalog().resolve(who, name)  # type: ignore[arg-type]
+        errors.append((caught.value.status, caught.value.code, caught.value.message.replace(f"'{name}'", "x")))
+    message = "The model x does not exist or you do not have access to it."
+    assert set(errors) == {(404, "model_not_found", message)}
+    assert [target.name for target in catalog().list(principal)] == ["other"]  # type: ignore[arg-type]
+
+
+def test_only_where_there_is_one() -> None:
+    assert catalog().only(Restricted("t", "k", "n", ("other",))).name == "other"  # type: ignore[arg-type]
+    with pytest.raises(InvalidRequest) as caught:
+        catalog().only(ANYBODY)
+    assert caught.value.param == "model"
+
+
+def test_a_name_cannot_mean_two_models() -> None:
+    with pytest.raises(ValueError, match="'a' is used twice"):
+        Catalog([Target("a", Scripted()), Target("b", Scripted(), aliases=("a",))])
+
+
+def test_the_fingerprint_follows_the_model_behind_the_name() -> None:
+    one, same = (Target("a", Scripted(card=ModelCard(parameters=5))) for _ in range(2))
+    other = Target("a", Scripted(card=ModelCard(parameters=6)))
+    assert one.fingerprint == same.fingerprint != other.fingerprint

@@ -1,0 +1,130 @@
+"""The checks of the doctor on directories that are well and unwell."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from gateway import doctor
+from gateway.auth.keys import Keys, load_pepper
+from gateway.config import Config, ModelConfig, demo_model_path
+from gateway.state.migrate import known, migrate
+from gateway.state.sqlite import FILE_NAME, open_sqlite
+
+
+def config(tmp_path: Path, *models: ModelConfig) -> Config:
+    return Config(data_dir=str(tmp_path / "data"), models=models)
+
+
+def found(checks: object) -> list[tuple[str, str]]:
+    return [(check.status, check.name) for check in checks]  # type: ignore[attr-defined]
+
+
+def start_once(tmp_path: Path) -> Path:
+    """What the first start leaves behind."""
+    data_dir = tmp_path / "data"
+
+    async def run() -> None:
+        database = await open_sqlite(data_dir, serve=True)
+        await migrate(database, known())
+        keys = Keys(database, load_pepper(data_dir))
+        await keys.open()
+        await keys.ensure_admin()
+        await database.close()
+
+    asyncio.run(run())
+    return data_dir
+
+
+def test_before_the_first_start_all_is_well(tmp_path: Path) -> None:
+    demo = ModelConfig(name="demo", path=demo_model_path())
+    checks = list(doctor.examine(config(tmp_path, demo)))
+    assert not [check for check in checks if check.status == "fail"]
+    names = [check.name for check in checks]
+    assert names[:4] == ["python", "sqlite", "llama.cpp", "processors"]
+    assert names[-1] == "model demo"
+    assert not (tmp_path / "data").exists(), "looking changes nothing"
+
+
+def test_a_used_data_directory(tmp_path: Path) -> None:
+    start_once(tmp_path)
+    assert found(doctor._data_dir(config(tmp_path))) == [("ok", "data directory")]
+    checks = list(doctor._database(config(tmp_path)))
+    assert found(checks) == [("ok", "database"), ("ok", "migrations"), ("ok", "keys")]
+    assert checks[-1].detail == "1 not revoked"
+
+
+def test_a_data_directory_open_to_others(tmp_path: Path) -> None:
+    start_once(tmp_path).chmod(0o755)
+    (check,) = doctor._data_dir(config(tmp_path))
+    assert check.status == "warn"
+    assert "chmod 700" in check.detail
+
+
+def test_a_damaged_database(tmp_path: Path) -> None:
+    path = start_once(tmp_path) / FILE_NAME
+    whole = path.read_bytes()
+    path.write_bytes(whole[:4096] + b"\xff" * (len(whole) - 4096))
+    (check,) = doctor._database(config(tmp_path))
+    assert (check.status, check.name) == ("fail", "database")
+    path.write_bytes(b"nothing like it" * 400)
+    assert found(doctor._database(config(tmp_path))) == [("fail", "database")]
+
+
+def test_a_lost_pepper(tmp_path: Path) -> None:
+    (start_once(tmp_path) / "pepper").write_text("ab" * 32)
+    (check,) = doctor._database(config(tmp_path))
+    assert check.status == "fail"
+    assert "made with another pepper" in check.detail
+
+
+def test_a_data_directory_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("")
+    assert found(doctor._data_dir(config(tmp_path))) == [("fail", "data directory")]
+
+
+def test_models_that_cannot_be_served(tmp_path: Path) -> None:
+    (tmp_path / "bad").write_bytes(b"zip")
+    models = (ModelConfig(name="a", path="/none"), ModelConfig(name="b", path=str(tmp_path / "bad")))
+    assert found(doctor._models(config(tmp_path, *models))) == [("fail", "model a"), ("fail", "model b")]
+
+
+def test_a_library_that_kills_its_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_LOAD_LIBRARY", "import os; os.abort()")
+    (check,) = doctor._library(config(tmp_path))
+    assert (check.status, check.detail) == ("fail", "the library does not load: it died with code -6")
+    monkeypatch.setattr(doctor, "_LOAD_LIBRARY", "import no_such_library")
+    (check,) = doctor._library(config(tmp_path))
+    assert check.detail == "the library does not load: ModuleNotFoundError: No module named 'no_such_library'"
+
+
+@pytest.mark.parametrize(
+    ("files", "quota"),
+    [
+        ({}, None),
+        ({"cpu.max": "max 100000\n"}, None),
+        ({"cpu.max": "150000 100000\n"}, 1.5),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
+        ({"cpu/cpu.cfs_quota_us": "200000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 2.0),
+        ({"cpu.max": "nonsense"}, None),
+    ],
+)
+def test_processor_quota(tmp_path: Path, files: dict[str, str], quota: float | None) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert doctor.cpu_quota(tmp_path) == quota
+
+
+def test_available_memory_is_the_smaller_of_machine_and_cgroup(tmp_path: Path) -> None:
+    meminfo = tmp_path / "meminfo"
+    assert doctor.memory_available_bytes(tmp_path, meminfo) is None
+    meminfo.write_text("MemTotal: 9 kB\nMemAvailable:    4096 kB\n")
+    assert doctor.memory_available_bytes(tmp_path, meminfo) == 4096 * 1024
+    (tmp_path / "memory.current").write_text("100\n")
+    (tmp_path / "memory.max").write_text("max\n")
+    assert doctor.memory_available_bytes(tmp_path, meminfo) == 4096 * 1024
+    (tmp_path / "memory.max").write_text("1100\n")
+    assert doctor.memory_available_bytes(tmp_path, meminfo) == 1000

@@ -1,0 +1,187 @@
+"""The shape of the code, held by a test: who may import whom, how large things get, which names stay out."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FUNCTION_LINES_MAX = 70
+FILE_LINES_MAX = 500
+BANNED_NAMES = ("Manager", "Service", "Repository", "Helper", "Util", "Utils", "Base")
+
+# What each part of the gateway may import of the gateway. A part is a top-level module or folder.
+GATEWAY_EDGES = {
+    "cli": {"app", "auth", "bench", "chat", "config", "doctor", "errors", "logs", "model_files", "state", "yaml_lines"},
+    "app": {"api", "auth", "banner", "catalog", "config", "errors", "inference", "logs", "state", "telemetry"},
+    "api": {"auth", "catalog", "config", "errors", "inference", "logs", "telemetry"},
+    "inference": {"auth", "catalog", "errors", "telemetry"},
+    "catalog": {"auth", "errors"},
+    "auth": {"config", "errors", "state"},
+    "banner": {"config"},
+    "model_files": {"config"},
+    "doctor": {"auth", "config", "logs", "model_files", "state"},
+    "state": set(),
+    "config": {"yaml_lines"},
+    "yaml_lines": set(),
+    "errors": set(),
+    "telemetry": set(),
+    "logs": {"config"},
+    "chat": {"bench", "logs"},
+    "bench": set(),
+}
+# Foreign packages that only the named places may import.
+CONFINED = {
+    "starlette": ("gateway/api", "gateway/app.py"),
+    "uvicorn": ("gateway/api", "gateway/app.py"),
+    "httptools": ("gateway/api", "gateway/app.py"),
+    "aiosqlite": ("gateway/state",),
+    "sqlite3": ("gateway/state", "gateway/doctor.py"),
+    "llama_cpp": ("adapters/llama_cpp/native.py", "adapters/llama_cpp/batch.py"),
+    "jinja2": ("adapters/llama_cpp/templates.py", "adapters/llama_cpp/sandbox.py"),
+    "torch": ("adapters/llama_cpp/demo",),
+}
+# The half of the engine that lives in the worker process. The gateway process must never load it.
+WORKER_SIDE = {
+    "native",
+    "batch",
+    "scheduler",
+    "sequence",
+    "sessions",
+    "sampling",
+    "embedder",
+    "prompts",
+    "loading",
+    "worker",
+    "confine",
+}
+GATEWAY_SIDE = {"__init__", "process", "queue", "pool", "messages"}
+
+
+def sources(*folders: str) -> list[Path]:
+    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Dotted names a file imports; `from a.b import c` gives `a.b.c`."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def part(dotted: str) -> str:
+    return dotted.split(".")[1]
+
+
+def test_adapters_know_nothing_of_the_gateway() -> None:
+    assert not [
+        relative(path) for path in sources("adapters") for name in imports(path) if name.split(".")[0] == "gateway"
+    ]
+
+
+def test_gateway_edges() -> None:
+    wrong = []
+    for path in sources("gateway"):
+        own = path.relative_to(ROOT / "gateway").parts[0].removesuffix(".py")
+        if own in ("__init__", "__main__"):
+            continue
+        allowed = GATEWAY_EDGES[own] | {own}
+        wrong += [
+            f"{relative(path)} imports {name}"
+            for name in imports(path)
+            if name.startswith("gateway.") and part(name) not in allowed and name != "gateway.__version__"
+        ]
+    assert not wrong
+
+
+def test_adapters_are_used_where_the_design_says() -> None:
+    wrong = []
+    for path in sources("gateway"):
+        place = relative(path)
+        for name in imports(path):
+            if name.startswith("adapters.dialects") and not place.startswith("gateway/api/"):
+                wrong.append(f"{place} imports {name}")
+            if name == "adapters.open_adapter" and place != "gateway/app.py":
+                wrong.append(f"{place} imports {name}")
+    assert not wrong
+
+
+def test_foreign_packages_stay_where_they_belong() -> None:
+    wrong = []
+    for path in sources("gateway", "adapters"):
+        for name in imports(path):
+            places = CONFINED.get(name.split(".")[0])
+            if places and not relative(path).startswith(places):
+                wrong.append(f"{relative(path)} imports {name}")
+    assert not wrong
+
+
+def test_the_gateway_process_never_loads_the_worker_side() -> None:
+    folder = ROOT / "adapters/llama_cpp"
+    wrong = [
+        f"{path.name} imports {name}"
+        for path in (folder / f"{name}.py" for name in GATEWAY_SIDE)
+        for name in imports(path)
+        if name.startswith("adapters.llama_cpp.") and name.split(".")[2] in WORKER_SIDE
+    ]
+    assert not wrong
+    code = "import gateway.app, sys; print('llama_cpp' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True, cwd=ROOT).strip() == "False"
+
+
+@pytest.mark.parametrize("path", sources("gateway", "adapters", "tests"), ids=relative)
+def test_files_and_functions_stay_small(path: Path) -> None:
+    text = path.read_text()
+    assert len(text.splitlines()) <= FILE_LINES_MAX
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            lines = (node.end_lineno or node.lineno) - node.lineno + 1
+            assert lines <= FUNCTION_LINES_MAX, f"{node.name} has {lines} lines"
+        if isinstance(node, ast.ClassDef):
+            assert not node.name.endswith(BANNED_NAMES), node.name
+
+
+@pytest.mark.parametrize("path", sources("gateway", "adapters"), ids=relative)
+def test_modules_say_what_they_are_and_hold_no_mutable_state(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    assert ast.get_docstring(tree) or not tree.body, "a module opens with one line of doc"
+    for node in tree.body:
+        names = [target.id for target in getattr(node, "targets", []) if isinstance(target, ast.Name)]
+        value = getattr(node, "value", None)
+        mutable = isinstance(value, ast.List | ast.Set | ast.ListComp | ast.SetComp)
+        assert not mutable or names == ["__all__"], f"line {node.lineno}: {names} can be changed by anyone"
+
+
+def test_import_does_nothing() -> None:
+    """Importing starts no thread, opens no socket or file, and reads no setting."""
+    modules = [
+        relative(path).removesuffix(".py").replace("/", ".").removesuffix(".__init__")
+        for path in sources("gateway", "adapters")
+    ]
+    modules = [name for name in modules if not name.endswith("__main__") and ".demo." not in name]
+    code = f"""
+import sys, threading, os
+import llama_cpp, numpy  # foreign packages may do as they like
+before = threading.active_count(), set(os.listdir("/proc/self/fd"))
+def audit(event, args):
+    if event.startswith(("socket.", "subprocess.")) or event == "os.putenv":
+        raise SystemExit(f"{{event}} {{args}}")
+sys.addaudithook(audit)
+for name in {modules!r}:
+    __import__(name)
+assert threading.active_count() == before[0]
+print("ok")
+"""
+    result = subprocess.run([sys.executable, "-c", code], text=True, cwd=ROOT, capture_output=True)
+    assert result.stdout.strip() == "ok", result.stderr

@@ -1,0 +1,57 @@
+"""The documentation is complete: every route, metric, command and environment variable is in it."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+import pytest
+
+from gateway import app, cli
+from gateway.api.health import Health
+from gateway.catalog import Catalog
+from gateway.config import Config
+from gateway.inference import Inference
+from gateway.telemetry import METRICS, Telemetry
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def endpoints() -> list[str]:
+    telemetry, catalog = Telemetry("test"), Catalog(())
+    health = Health(telemetry, dict, lambda: False)
+    routes = app.routes(Config(), catalog, Inference(catalog, telemetry), health)
+    return [f"{route.method} {re.sub(':path', '', route.path)}" for route in routes]
+
+
+@pytest.mark.parametrize("endpoint", endpoints())
+def test_every_route_is_documented(endpoint: str) -> None:
+    assert f"`{endpoint}`" in README
+
+
+def test_no_documented_route_is_gone() -> None:
+    documented = re.findall(r"`((?:GET|POST|PUT|PATCH|DELETE) /\S*)`", README)
+    assert sorted(documented) == sorted(endpoints())
+
+
+@pytest.mark.parametrize("metric", [metric.name for metric in METRICS])
+def test_every_metric_is_documented(metric: str) -> None:
+    assert f"`{metric}`" in README
+
+
+def commands() -> list[str]:
+    parser = cli.parser()
+    (choices,) = [action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    return list(choices)
+
+
+@pytest.mark.parametrize("command", commands())
+def test_every_command_is_documented(command: str) -> None:
+    assert f"`gateway {command}" in README
+
+
+@pytest.mark.parametrize("link", re.findall(r"\]\(([^)#:]+)\)", README))
+def test_links_lead_somewhere(link: str) -> None:
+    assert (ROOT / link).exists()
