@@ -142,8 +142,14 @@ def _claim(path: Path) -> TextIO:
 
 
 async def _connect(path: Path) -> aiosqlite.Connection:
-    with _translated():
-        connection = await aiosqlite.connect(path, isolation_level=None, timeout=BUSY_TIMEOUT_S)
+    connection = aiosqlite.connect(path, isolation_level=None, timeout=BUSY_TIMEOUT_S)
+    try:
+        with _translated():
+            await connection
+    except BaseException:
+        # The library tells its thread to stop and does not wait; the thread must not outlive the loop it answers to.
+        await asyncio.to_thread(connection._thread.join)
+        raise
     try:
         connection.row_factory = sqlite3.Row
         for setting in ("synchronous=FULL", "foreign_keys=ON", "trusted_schema=OFF"):

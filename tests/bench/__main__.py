@@ -8,6 +8,7 @@ import argparse
 import asyncio
 import math
 import os
+import signal
 import statistics
 import sys
 import time
@@ -154,6 +155,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def main(argv: list[str]) -> None:
     """Run every chosen scenario on every chosen model."""
     arguments = parse(argv)
+    # Being terminated must stop the servers too, as an interrupt from the keyboard does.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     print(f"{'model':<6}{'scenario':<18}{'metric':<44}{arguments.first:>11.10}{arguments.second:>11.10}{'ratio':>8}")
     rows = [
         row

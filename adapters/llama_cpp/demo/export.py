@@ -39,6 +39,8 @@ def add_facts(writer: gguf.GGUFWriter, shape: Shape) -> None:
     writer.add_name("gateway-demo")
     writer.add_description(DESCRIPTION)
     writer.add_license("apache-2.0")
+    # It is too small to be creative: drawn at full temperature its answers go astray.
+    writer.add_float32("general.sampling.temp", 0.2)
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q8_0)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     writer.add_vocab_size(shape.vocab)

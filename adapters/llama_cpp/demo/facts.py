@@ -128,7 +128,7 @@ def country_turns(rng: Random) -> list[Turn]:
 
 def definition_turns(rng: Random) -> list[Turn]:
     """`What is a GPU?` and its kin."""
-    names, answer = rng.choice(DEFINITIONS)
+    names, answer = rng.choice(DEFINITIONS[:12] if rng.random() < 0.3 else DEFINITIONS)
     first = rng.choice(names[:2])
     name = rng.choice(names)
     ask = phrase(
@@ -162,8 +162,8 @@ def small_talk_turns(rng: Random) -> list[Turn]:
 
 def greeting_turns(rng: Random) -> list[Turn]:
     """The first lines that newcomers type most."""
-    asks, answer = SMALL_TALK[rng.choice([0, 0, 0, 1, 3, 4, 9, 10])]
-    return [small_talk_line(rng, rng.choice(asks), answer)]
+    asks, answer = SMALL_TALK[rng.choice([0, 0, 1, 4, 5, 10, 10, 10, 11, 11])]
+    return [small_talk_line(rng, asks[0] if rng.random() < 0.3 else rng.choice(asks), answer)]
 
 
 def small_talk_line(rng: Random, ask: str, answer: str) -> Turn:
