@@ -18,7 +18,7 @@ from adapters.llama_cpp.messages import EngineSettings, Load, ModelInfo
 from adapters.llama_cpp.native import TOKEN_NULL, Context, Model, Vocabulary, quiet
 from adapters.llama_cpp.prompts import Prompts
 from adapters.llama_cpp.sampling import Recommended
-from adapters.llama_cpp.scheduler import Limits, Rates, Scheduler
+from adapters.llama_cpp.scheduler import TILE_TOKENS, Limits, Rates, Scheduler
 from adapters.llama_cpp.sessions import Sessions
 from adapters.llama_cpp.templates import CHATML, ChatTemplate, TemplateError
 
@@ -189,6 +189,7 @@ def _scheduler(context: Context, settings: EngineSettings, rates: Rates) -> Sche
         chunk_tokens=settings.chunk_tokens,
         target_gap_us=settings.target_gap_ms * 1000,
         padding=padding,
+        tile=TILE_TOKENS if settings.gpu_layers == 0 else 1,
     )
     return Scheduler(context, sessions, limits, rates, now_us)
 

@@ -16,9 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from adapters.llama_cpp.batch import Batch
+from adapters.llama_cpp.sessions import State
 
 KV_TYPES = {"f16": ll.GGML_TYPE_F16, "q8_0": ll.GGML_TYPE_Q8_0}
 TOKEN_NULL = -1
+UINT8_POINTER = ctypes.POINTER(ctypes.c_uint8)
 
 Int32s = npt.NDArray[np.int32]
 Float32s = npt.NDArray[np.float32]
@@ -239,16 +241,17 @@ class Context:
         """Gives `target` the cells of `source` at positions [0, end) without copying them."""
         ll.llama_memory_seq_cp(self._memory, source, target, 0, end if self.partial_sequences else -1)
 
-    def save(self, slot: int) -> bytes:
-        """The state of one sequence as bytes."""
+    def save(self, slot: int) -> State:
+        """The state of one sequence, shape (bytes,)."""
         size = ll.llama_state_seq_get_size(self._context, slot)
-        buffer = (ctypes.c_uint8 * size)()
-        written = ll.llama_state_seq_get_data(self._context, buffer, size, slot)
+        state = np.empty(size, np.uint8)
+        written = ll.llama_state_seq_get_data(self._context, state.ctypes.data_as(UINT8_POINTER), size, slot)
         if written != size:
             raise NativeError(f"a sequence state of {size} bytes came out as {written}")
-        return bytes(buffer)
+        return state
 
-    def restore(self, slot: int, state: bytes) -> bool:
+    def restore(self, slot: int, state: State) -> bool:
         """Loads a saved state into an empty sequence; False when it does not fit, leaving the sequence empty."""
-        pointer = ctypes.cast(ctypes.c_char_p(state), ctypes.POINTER(ctypes.c_uint8))
-        return bool(state) and ll.llama_state_seq_set_data(self._context, pointer, len(state), slot) == len(state)
+        size = len(state)
+        read = ll.llama_state_seq_set_data(self._context, state.ctypes.data_as(UINT8_POINTER), size, slot)
+        return bool(size and read == size)

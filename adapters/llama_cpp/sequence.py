@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from adapters.llama_cpp.messages import Delta
 from adapters.llama_cpp.sampling import NO_ADVICE, Recommended, Sampler, log_normaliser, top
+from adapters.llama_cpp.sessions import Kept, State
 from adapters.llama_cpp.text import TextAssembler
 from adapters.types import FinishReason, Generation, TokenLogprob, TopLogprob
 
@@ -57,8 +58,9 @@ class Sequence:
         self.computed = 0
         self.cached = 0
         self.shared = 0
+        self.source: Kept | None = None
         self.slot = -1
-        self.state: bytes | None = None
+        self.state: State | None = None
         self.order = 0
         self.begun_us = 0
         self.first_us = 0

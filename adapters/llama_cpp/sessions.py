@@ -6,13 +6,14 @@ RAM. It belongs to a tenant and is never matched for another one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 Int32s = npt.NDArray[np.int32]
+State = npt.NDArray[np.uint8]
 
 KEEP_TOKENS_MIN = 16
 # A match compares with each of the tenant's conversations, a few microseconds apiece.
@@ -28,9 +29,9 @@ class Cells(Protocol):
 
     def share(self, source: int, target: int, end: int) -> None: ...
 
-    def save(self, slot: int) -> bytes: ...
+    def save(self, slot: int) -> State: ...
 
-    def restore(self, slot: int, state: bytes) -> bool: ...
+    def restore(self, slot: int, state: State) -> bool: ...
 
 
 def common_prefix(left: Int32s, right: Int32s) -> int:
@@ -51,7 +52,7 @@ class Kept:
         self.key = key
         self.tokens = tokens
         self.slot: int | None = slot
-        self.state: bytes | None = None
+        self.state: State | None = None
         self.used_s = used_s
 
 
@@ -75,6 +76,10 @@ class Sessions:
     def resident_tokens(self) -> int:
         """Cells held by idle conversations; cells shared between two are counted twice."""
         return sum(len(kept.tokens) for kept in self._kept if kept.slot is not None)
+
+    def resident_tokens_besides(self, exempt: Iterable[Kept]) -> int:
+        """The same without some of them."""
+        return self.resident_tokens - sum(len(kept.tokens) for kept in set(exempt) if kept.slot is not None)
 
     def match(self, tenant: str, tokens: Int32s, key: str | None) -> tuple[Kept | None, int]:
         """The tenant's conversation with the longest usable prefix of `tokens`; at equal length the one named `key`."""
@@ -124,9 +129,10 @@ class Sessions:
         if len(self._kept) > KEPT_MAX:
             self._drop(min(self._kept, key=lambda kept: kept.used_s))
 
-    def spill(self) -> bool:
-        """Moves the least recently used resident conversation to RAM; False when none is resident."""
-        resident = [kept for kept in self._kept if kept.slot is not None]
+    def spill(self, besides: Iterable[Kept] = ()) -> bool:
+        """Moves the least recently used resident conversation to RAM; False when there is none but the exempt."""
+        exempt = set(besides)
+        resident = [kept for kept in self._kept if kept.slot is not None and kept not in exempt]
         if not resident:
             return False
         oldest = min(resident, key=lambda kept: kept.used_s)

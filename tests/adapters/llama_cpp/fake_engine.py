@@ -6,7 +6,6 @@ next token.
 
 from __future__ import annotations
 
-import pickle
 import zlib
 from collections.abc import Callable
 
@@ -14,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from adapters.llama_cpp.batch import Batch
+from adapters.llama_cpp.sessions import State
 
 VOCABULARY = 97
 END = frozenset({0})
@@ -85,11 +85,11 @@ class FakeEngine:
         assert not self._held[target] and end <= len(self._held[source])
         self._held[target] = self._held[source][:end]
 
-    def save(self, slot: int) -> bytes:
-        return pickle.dumps([cell[0] for cell in self._held[slot]])
+    def save(self, slot: int) -> State:
+        return np.array([cell[0] for cell in self._held[slot]], np.uint8)
 
-    def restore(self, slot: int, state: bytes) -> bool:
-        tokens = pickle.loads(state)
+    def restore(self, slot: int, state: State) -> bool:
+        tokens = state.tolist()
         if self._held[slot] or self.used() + len(tokens) > self.cells:
             return False
         self._held[slot] = [[token] for token in tokens]

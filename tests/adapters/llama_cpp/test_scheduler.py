@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapters.llama_cpp.messages import Delta
-from adapters.llama_cpp.scheduler import Limits, Rates, Scheduler, shares
+from adapters.llama_cpp.scheduler import IDLE_TOKENS_MAX, Limits, Rates, Scheduler, shares
 from adapters.llama_cpp.sequence import Sequence
 from adapters.llama_cpp.sessions import Sessions
 from adapters.types import Generation, Sampling
@@ -23,12 +23,19 @@ class Bench:
     """A scheduler over a fake engine, where each token takes a millisecond."""
 
     def __init__(
-        self, *, cells: int = 4096, parallel: int = 4, chunk: int = 64, ram: int = 1 << 20, padding: bool = False
+        self,
+        *,
+        cells: int = 4096,
+        parallel: int = 4,
+        chunk: int = 64,
+        ram: int = 1 << 20,
+        padding: bool = False,
+        tile: int = 16,
     ) -> None:
         self.now_us = 0
         self.engine = FakeEngine(cells=cells, slots=parallel + 9)
         self.sessions = Sessions(self.engine, ram_bytes_max=ram, ttl_s=1e9, clock=lambda: self.now_us / 1e6)
-        limits = Limits(parallel=parallel, chunk_tokens=chunk, target_gap_us=40_000, padding=padding)
+        limits = Limits(parallel=parallel, chunk_tokens=chunk, target_gap_us=40_000, padding=padding, tile=tile)
         self.scheduler = Scheduler(self.engine, self.sessions, limits, Rates(1000.0, 5000.0), self._clock)
         self.engine.on_decode = self._spend
         self.deltas: list[Delta] = []
@@ -181,14 +188,36 @@ def test_a_pool_that_is_full_for_one_request_alone_ends_it_by_length() -> None:
 
 
 def test_idle_conversations_leave_the_context_for_running_ones() -> None:
-    bench = Bench(cells=400, ram=0)
+    bench = Bench()
     for id in range(5):
-        bench.submit(id, prompt(90, seed=id), 2)
+        bench.submit(id, prompt(300, seed=id), 2)
         bench.run()
     bench.submit(9, prompt(10, seed=99), 4)
     bench.step()
-    assert bench.sessions.resident_tokens <= 100
+    assert bench.sessions.resident_tokens <= IDLE_TOKENS_MAX
     bench.run()
+
+
+def test_a_conversation_that_is_being_continued_stays_where_it_is() -> None:
+    bench = Bench()
+    bench.submit(1, prompt(600), 2)
+    bench.run()
+    bench.submit(2, prompt(600) + continuation(prompt(600), 2) + [5], 4)
+    bench.step()
+    assert bench.sessions.resident_tokens == 601
+    bench.run()
+    assert bench.sessions.resident_tokens == 606, "and is replaced by what continued it"
+
+
+def test_steps_with_prompt_tokens_hold_whole_tiles() -> None:
+    bench = Bench(chunk=256, tile=16)
+    bench.submit(1, prompt(10), 60)
+    bench.step()
+    bench.submit(2, prompt(1000, seed=9), 1)
+    while not bench.cached(2):
+        bench.step()
+    sizes = [sum(count for _, count in batch) for batch in bench.engine.batches[2:]]
+    assert {size % 16 for size in sizes[:-1]} == {0}, "all but the end of the prompt"
 
 
 def test_cancel_ends_running_and_waiting_sequences_and_keeps_their_work() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.llama_cpp.sessions import KEPT_MAX, Sessions, common_prefix
+from adapters.llama_cpp.sessions import KEPT_MAX, Sessions, State, common_prefix
 
 
 class Cells:
@@ -25,11 +25,11 @@ class Cells:
     def share(self, source: int, target: int, end: int) -> None:
         self.calls.append(("share", source, target, end))
 
-    def save(self, slot: int) -> bytes:
+    def save(self, slot: int) -> State:
         self.calls.append(("save", slot))
-        return b"x" * 100
+        return np.zeros(100, np.uint8)
 
-    def restore(self, slot: int, state: bytes) -> bool:
+    def restore(self, slot: int, state: State) -> bool:
         self.calls.append(("restore", slot))
         return not self.refuse_restore
 
