@@ -23,7 +23,6 @@ GROWTH_TOKENS = 64
 # llama.cpp's CPU attention works on 64 rows at a time and does the rest one by one: measured on 2,000 cells, 64 rows
 # take 127 ms, 63 take 235 and 65 take 172. So a step with prompt tokens holds a multiple of it.
 TILE_TOKENS = 64
-IDLE_TOKENS_MAX = 256
 
 
 class Engine(Cells, Protocol):
@@ -245,9 +244,8 @@ class Scheduler:
         slow each step. Those that a running sequence continues share their cells with it and cost nothing."""
         self._free += self._sessions.freed()
         busy = [one.source for one in self._running if one.source is not None]
-        while self._running and self._sessions.resident_tokens_besides(busy) > IDLE_TOKENS_MAX:
-            if not self._spill(busy):
-                break
+        while self._running and self._spill(busy):
+            pass
 
     def _spill(self, besides: Iterable[Kept] = ()) -> bool:
         spilled = self._sessions.spill(besides)

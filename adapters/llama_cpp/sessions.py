@@ -77,10 +77,6 @@ class Sessions:
         """Cells held by idle conversations; cells shared between two are counted twice."""
         return sum(len(kept.tokens) for kept in self._kept if kept.slot is not None)
 
-    def resident_tokens_besides(self, exempt: Iterable[Kept]) -> int:
-        """The same without some of them."""
-        return self.resident_tokens - sum(len(kept.tokens) for kept in set(exempt) if kept.slot is not None)
-
     def match(self, tenant: str, tokens: Int32s, key: str | None) -> tuple[Kept | None, int]:
         """The tenant's conversation with the longest usable prefix of `tokens`; at equal length the one named `key`."""
         best, best_rank = None, (0, False)

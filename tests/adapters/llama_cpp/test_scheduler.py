@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapters.llama_cpp.messages import Delta
-from adapters.llama_cpp.scheduler import IDLE_TOKENS_MAX, Limits, Rates, Scheduler, shares
+from adapters.llama_cpp.scheduler import Limits, Rates, Scheduler, shares
 from adapters.llama_cpp.sequence import Sequence
 from adapters.llama_cpp.sessions import Sessions
 from adapters.types import Generation, Sampling
@@ -194,7 +194,7 @@ def test_idle_conversations_leave_the_context_for_running_ones() -> None:
         bench.run()
     bench.submit(9, prompt(10, seed=99), 4)
     bench.step()
-    assert bench.sessions.resident_tokens <= IDLE_TOKENS_MAX
+    assert bench.sessions.resident_tokens == 0
     bench.run()
 
 
