@@ -28,6 +28,7 @@ KEPT_SLOTS = 32
 EMBED_SLOTS = 64
 THREAD_BYTES_MIN = 32 << 20
 CALIBRATION_STEP_US_MAX = 150_000
+PADDED_MAX = 16
 
 
 class LoadError(Exception):
@@ -181,9 +182,7 @@ def _scheduler(context: Context, settings: EngineSettings, rates: Rates) -> Sche
         ttl_s=settings.session_ttl_s,
         clock=time.monotonic,
     )
-    padding = settings.batch_padding == "on" or (
-        settings.batch_padding == "auto" and settings.gpu_layers == 0 and _padding_pays(context, rates)
-    )
+    padding = _padding(context, settings, rates)
     limits = Limits(
         parallel=settings.parallel,
         chunk_tokens=settings.chunk_tokens,
@@ -201,14 +200,19 @@ def _measure(context: Context, parallel: int) -> Rates:
     return Rates(_time(context, [prompt]) / prompt, _time(context, [1] * parallel))
 
 
-def _padding_pays(context: Context, rates: Rates) -> bool:
-    """Whether a batch of four decodes faster than one of three, and eight than seven, as CPU kernels have it that work
-    on rows in fours. Ten per cent must be saved, since the measurement is short and machines are noisy."""
-    if rates.decode_us > CALIBRATION_STEP_US_MAX or context.slots < 9:
-        return False
-    odd = sum(min(_time(context, [1] * rows) for _ in range(3)) for rows in (3, 7))
-    even = sum(min(_time(context, [1] * rows) for _ in range(3)) for rows in (4, 8))
-    return even < 0.9 * odd
+def _padding(context: Context, settings: EngineSettings, rates: Rates) -> dict[int, int]:
+    """To how many rows a decode of so many is best padded: CPU kernels work on rows in fours, so that eight can be
+    faster than seven. Measured, unless it is forced or would take too long; a tenth must be saved, since the
+    measurement is short and machines are noisy."""
+    sizes = range(3, settings.parallel + 1)
+    if settings.batch_padding == "on":
+        return {size: -(-size // 4) * 4 for size in sizes}
+    slow = rates.decode_us > CALIBRATION_STEP_US_MAX
+    if settings.batch_padding == "off" or settings.gpu_layers or slow or settings.parallel > PADDED_MAX:
+        return {}
+    spent_us = {size: min(_time(context, [1] * size) for _ in range(3)) for size in range(3, settings.parallel + 4)}
+    best = {size: min(range(size, -(-size // 4) * 4 + 1), key=spent_us.__getitem__) for size in sizes}
+    return {size: rows for size, rows in best.items() if spent_us[rows] < 0.9 * spent_us[size]}
 
 
 def _time(context: Context, runs: list[int]) -> int:

@@ -7,7 +7,7 @@ Orca (Yu et al., 2022) and Sarathi-Serve (Agrawal et al., 2024): iteration-level
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 import numpy as np
@@ -20,8 +20,8 @@ from adapters.llama_cpp.sessions import Cells, Kept, Sessions, common_prefix
 SHARE_TOKENS_MIN = 32
 CHUNK_TOKENS_MIN = 16
 GROWTH_TOKENS = 64
-# llama.cpp's CPU attention works on 64 rows at a time and does the rest one by one: measured on 2,000 cells, 64 rows
-# take 127 ms, 63 take 235 and 65 take 172. So a step with prompt tokens holds a multiple of it.
+# llama.cpp's CPU attention works on 64 rows at a time and falls to single rows below that: measured on 2,000 cells, 64
+# rows take 127 ms, 63 take 235, 65 take 172 and 128 take 221.
 TILE_TOKENS = 64
 
 
@@ -39,10 +39,12 @@ class Engine(Cells, Protocol):
 
 class Limits:
     """Fixed numbers of a scheduler: `parallel` sequences, `chunk_tokens` per step, the target gap in microseconds,
-    whether odd decode batches are padded to a multiple of four, and the `tile` of tokens that is computed as fast as
-    any part of it (1: no such thing)."""
+    to how many rows a decode of so many is padded, and the `tile` of tokens that is computed as fast as any part of it
+    (1: no such thing)."""
 
-    def __init__(self, *, parallel: int, chunk_tokens: int, target_gap_us: int, padding: bool, tile: int) -> None:
+    def __init__(
+        self, *, parallel: int, chunk_tokens: int, target_gap_us: int, padding: Mapping[int, int], tile: int
+    ) -> None:
         self.parallel = parallel
         self.chunk_tokens = chunk_tokens
         self.target_gap_us = target_gap_us
@@ -289,15 +291,19 @@ class Scheduler:
         """Prompt tokens of the next step.
 
         1. Nobody decodes: a full chunk.
-        2. Whole tiles, as many as the target gap has time for; one tile may take up to twice the target.
+        2. Pairs of tiles, as many as the target gap has time for, or else one tile. The first of either may take up to
+           twice the target, because less would make everything slower.
         3. Where even that is too slow, as few tokens as the target asks for.
         """
-        limits, tile = self._limits, self._limits.tile
+        limits = self._limits
         if not decoding:
             return limits.chunk_tokens
-        total = int(limits.target_gap_us / self.rates.prefill_us)
-        if total * 2 >= tile:
-            total = max(total // tile, decoding // tile + 1) * tile
+        room = int(limits.target_gap_us / self.rates.prefill_us)
+        total = room
+        for unit in (2 * limits.tile, limits.tile):
+            if room * 2 >= unit:
+                total = max(room // unit, decoding // unit + 1) * unit
+                break
         return min(max(total - decoding, CHUNK_TOKENS_MIN), limits.chunk_tokens - decoding)
 
     def _fill(self, plan: list[tuple[Sequence, int]]) -> None:
@@ -314,11 +320,12 @@ class Scheduler:
             batch.add(zeros, 0, self._scratch, outputs=self._padding_tokens if batch.size == len(plan) else 0)
 
     def _padding(self, size: int, decode: bool) -> int:
-        """Dummy tokens that make a step faster: a pure decode is brought to a multiple of four where that was measured
-        to pay, and a step whose last tile is more than half full to whole tiles."""
+        """Dummy tokens that make a step faster: a pure decode gets as many as were measured to pay, and a step with
+        prompt tokens that fill more than half a tile is filled up to it."""
         if decode:
-            return -size % 4 if self._limits.padding and size >= 3 else 0
-        return -size % self._limits.tile if size % self._limits.tile > self._limits.tile // 2 else 0
+            return self._limits.padding.get(size, size) - size
+        tile = self._limits.tile
+        return tile - size if tile // 2 < size < tile else 0
 
     def _relieve(self) -> None:
         """No cells left: idle conversations go first, then the youngest sequence waits in RAM for the others."""

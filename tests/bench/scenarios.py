@@ -50,6 +50,7 @@ class Probe:
             "prompt": prompt,
             "max_tokens": max_tokens,
             "temperature": 0,
+            "ignore_eos": True,
             "stream": True,
             "stream_options": {"include_usage": True},
         }
@@ -59,7 +60,11 @@ class Probe:
 
     async def send(self, prompt: Sequence[int], max_tokens: int) -> Outcome:
         """Send one greedy request that must be answered in full."""
-        return checked(await self.attempt(prompt, max_tokens), len(prompt), max_tokens)
+        outcome = await self.attempt(prompt, max_tokens)
+        try:
+            return checked(outcome, len(prompt), max_tokens)
+        except ScenarioError as error:
+            raise ScenarioError(f"{self._endpoint.url} ({self._endpoint.model}): {error}") from None
 
     async def send_all(self, prompts: Sequence[Sequence[int]], max_tokens: int) -> list[Outcome]:
         """Send requests at the same time."""

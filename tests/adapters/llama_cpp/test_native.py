@@ -130,7 +130,7 @@ def test_tokens_and_text_agree(model: Model) -> None:
 def scheduler(model: Model, cells: int = 2048) -> Scheduler:
     ctx = context(model, cells)
     sessions = Sessions(ctx, ram_bytes_max=1 << 28, ttl_s=1e9, clock=time.monotonic)
-    limits = Limits(parallel=4, chunk_tokens=256, target_gap_us=10**6, padding=False, tile=64)
+    limits = Limits(parallel=4, chunk_tokens=256, target_gap_us=10**6, padding={}, tile=64)
     return Scheduler(ctx, sessions, limits, Rates(100.0, 1000.0), lambda: time.monotonic_ns() // 1000)
 
 

@@ -35,7 +35,13 @@ class Bench:
         self.now_us = 0
         self.engine = FakeEngine(cells=cells, slots=parallel + 9)
         self.sessions = Sessions(self.engine, ram_bytes_max=ram, ttl_s=1e9, clock=lambda: self.now_us / 1e6)
-        limits = Limits(parallel=parallel, chunk_tokens=chunk, target_gap_us=40_000, padding=padding, tile=tile)
+        limits = Limits(
+            parallel=parallel,
+            chunk_tokens=chunk,
+            target_gap_us=40_000,
+            padding={3: 4, 5: 8} if padding else {},
+            tile=tile,
+        )
         self.scheduler = Scheduler(self.engine, self.sessions, limits, Rates(1000.0, 5000.0), self._clock)
         self.engine.on_decode = self._spend
         self.deltas: list[Delta] = []
@@ -242,7 +248,7 @@ def test_an_aborted_step_is_repeated() -> None:
 
 
 @pytest.mark.parametrize(("running", "padded"), [(2, 2), (3, 4), (4, 4), (5, 8)])
-def test_pure_decode_steps_are_padded_to_fours(running: int, padded: int) -> None:
+def test_pure_decode_steps_are_padded_where_it_pays(running: int, padded: int) -> None:
     bench = Bench(parallel=8, padding=True)
     for id in range(running):
         bench.submit(id, prompt(4, seed=id), 6)
