@@ -18,7 +18,8 @@ import msgspec
 
 from gateway.bench import Endpoint, compare_metrics, open_client
 from tests.bench.endpoints import STARTS, Setup, bench_models, model_file
-from tests.bench.processes import START_TIMEOUT_S, split_cores
+from tests.bench.llama_server import cache_dir
+from tests.bench.processes import START_TIMEOUT_S, machine_to_itself, split_cores
 from tests.bench.scenarios import Group, Probe, Scenario, ScenarioError, groups
 
 
@@ -157,13 +158,14 @@ def main(argv: list[str]) -> None:
     arguments = parse(argv)
     # Being terminated must stop the servers too, as an interrupt from the keyboard does.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    print(f"{'model':<6}{'scenario':<18}{'metric':<44}{arguments.first:>11.10}{arguments.second:>11.10}{'ratio':>8}")
-    rows = [
-        row
-        for model in arguments.model or ["100m", "0.5b"]
-        for group in groups()
-        for row in run_group(arguments, model, group)
-    ]
+    rows: list[Row] = []
+    with machine_to_itself(cache_dir() / "bench.lock"):
+        print(
+            f"{'model':<6}{'scenario':<18}{'metric':<44}{arguments.first:>11.10}{arguments.second:>11.10}{'ratio':>8}"
+        )
+        for model in arguments.model or ["100m", "0.5b"]:
+            for group in groups():
+                rows += run_group(arguments, model, group)
     if arguments.json:
         arguments.json.write_bytes(msgspec.json.format(msgspec.json.encode(rows)))
 

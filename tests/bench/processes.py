@@ -1,10 +1,12 @@
 """Server processes for benches: started on chosen cores, waited for, and stopped with all their children."""
 
 import contextlib
+import fcntl
 import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -32,6 +34,18 @@ def split_cores(server_cores: int) -> tuple[frozenset[int], frozenset[int]]:
     """The first `server_cores` usable cores for servers, the others for the load generator (all, if none are left)."""
     usable = sorted(os.sched_getaffinity(0))
     return frozenset(usable[:server_cores]), frozenset(usable[server_cores:] or usable)
+
+
+@contextlib.contextmanager
+def machine_to_itself(lock_file: Path) -> Iterator[None]:
+    """Wait until no other bench runs: two at once on the same cores measure nothing but each other."""
+    with lock_file.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("another bench is running; waiting for its end", file=sys.stderr)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @contextlib.contextmanager
