@@ -93,7 +93,7 @@ def _median(results: list[dict[str, float]], metric: str) -> float | None:
 
 def run_group(arguments: argparse.Namespace, model: str, group: Group) -> list[Row]:
     """Start both servers for `group` and measure its chosen scenarios, printing rows as they come."""
-    chosen = {name: scenario for name, scenario in group.scenarios.items() if _is_chosen(name, arguments.scenario)}
+    chosen = {name: scenario for name, scenario in group.scenarios.items() if is_chosen(name, arguments.scenario)}
     if not chosen:
         return []
     server_cores, load_cores = split_cores(arguments.cores)
@@ -133,8 +133,9 @@ def _measured(pair: Pair, name: str, scenario: Scenario) -> list[Row]:
     return rows
 
 
-def _is_chosen(name: str, prefixes: list[str] | None) -> bool:
-    return not prefixes or name.startswith(tuple(prefixes))
+def is_chosen(name: str, wanted: list[str] | None) -> bool:
+    """Whether a scenario's name or its first words are among the wanted ones; None wants all."""
+    return not wanted or any(name == word or name.startswith(word + "-") for word in wanted)
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -142,7 +143,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     names = [name for group in groups() for name in group.scenarios]
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("--model", action="append", choices=list(bench_models()), help="default: 100m and 0.5b")
-    parser.add_argument("--scenario", action="append", help=f"a name or how names begin: {', '.join(names)}")
+    parser.add_argument("--scenario", action="append", help=f"one of, or the words one begins with: {', '.join(names)}")
     parser.add_argument("--first", choices=list(STARTS), default="gateway")
     parser.add_argument("--second", choices=list(STARTS), default="llama-server")
     parser.add_argument("--repetitions", type=int, default=5)

@@ -1,7 +1,6 @@
 """The scenarios that need no cancellation, against a scripted endpoint; and the gateway's configuration for benches."""
 
 import asyncio
-import itertools
 from pathlib import Path
 
 import httpx
@@ -11,7 +10,7 @@ import pytest
 from gateway import config
 from gateway.bench import Endpoint, Outcome, open_client
 from tests.bench import scenarios
-from tests.bench.__main__ import Pair, parse
+from tests.bench.__main__ import Pair, is_chosen, parse
 from tests.bench.endpoints import Setup, gateway_config
 
 FIRST = Endpoint(url="http://first", model="m")
@@ -118,7 +117,14 @@ def test_gateway_configuration_is_valid(tmp_path: Path) -> None:
     assert (model.path, model.engine.threads, model.engine.cache_tokens) == (str(setup.model), 2, 4096)
 
 
-def test_every_scenario_can_be_chosen_by_name() -> None:
-    names = [list(group.scenarios) for group in scenarios.groups()]
-    assert parse(["--scenario", "streams"]).scenario == ["streams"]
-    assert len(set(itertools.chain(*names))) == sum(len(group) for group in names)
+def test_scenarios_are_chosen_by_name_or_its_first_words() -> None:
+    names = [name for group in scenarios.groups() for name in group.scenarios]
+    assert len(set(names)) == len(names)
+    wanted = parse(["--scenario", "streams-1", "--scenario", "cancel"]).scenario
+    assert [name for name in names if is_chosen(name, wanted)] == [
+        "streams-1",
+        "cancel-queued",
+        "cancel-prefill",
+        "cancel-decode",
+    ]
+    assert all(is_chosen(name, None) for name in names)
