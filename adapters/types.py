@@ -19,14 +19,36 @@ class ToolCall(msgspec.Struct, frozen=True):
     arguments: str
 
 
+class TextPart(msgspec.Struct, frozen=True, tag="text"):
+    text: str
+
+
+class ImagePart(msgspec.Struct, frozen=True, tag="image"):
+    """An encoded image (PNG, JPEG, ...) as it came, already fetched; `media_type` is what its sender called it."""
+
+    data: bytes
+    media_type: str
+
+
 class Message(msgspec.Struct, frozen=True):
-    """One turn. `content` is text (parts already joined); None only beside tool calls."""
+    """One turn. `content` is text (parts already joined), parts where one is not text, None only beside tool calls.
+
+    `reasoning` is what the assistant thought before this answer, where the client kept it.
+    """
 
     role: Role
-    content: str | None = None
+    content: str | tuple[TextPart | ImagePart, ...] | None = None
     name: str | None = None
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
+    reasoning: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The text of the content, its parts joined by line ends; empty where there is none."""
+        if isinstance(self.content, tuple):
+            return "\n".join(part.text for part in self.content if isinstance(part, TextPart))
+        return self.content or ""
 
 
 class Tool(msgspec.Struct, frozen=True):
@@ -38,6 +60,32 @@ class Tool(msgspec.Struct, frozen=True):
     name: str
     description: str = ""
     parameters: bytes = b"{}"
+    strict: bool = False
+
+
+class ToolChoice(msgspec.Struct, frozen=True):
+    """Whether tools may or must be called, and which: `names` empty means all. A named function is `required` with it.
+
+    The prompt shows the model all tools of a request, so that a narrowed choice keeps the cached prefix.
+    """
+
+    mode: Literal["none", "auto", "required"] = "auto"
+    names: tuple[str, ...] = ()
+    parallel: bool = True
+
+
+class Constraint(msgspec.Struct, frozen=True):
+    """What the whole text of an answer must match.
+
+    `source` is a JSON Schema as JSON text, a regular expression, a JSON array of strings (choice), a Lark or a GBNF
+    grammar; empty for json_object. `strict` refuses a schema with keywords that cannot be enforced; otherwise these are
+    left unenforced. `param` names the request's field in errors.
+    """
+
+    kind: Literal["json_object", "json_schema", "regex", "choice", "lark", "gbnf"]
+    source: str = ""
+    strict: bool = True
+    param: str = "response_format"
 
 
 class Sampling(msgspec.Struct, frozen=True):
@@ -62,7 +110,8 @@ class Generation(msgspec.Struct, frozen=True):
     """What both kinds of text request share.
 
     `max_tokens` None means as many as the context allows. `logprobs` None is off, k asks for the k likeliest
-    alternatives of each token besides the token itself.
+    alternatives of each token besides the token itself. After `reasoning_tokens_max` tokens of thinking the model is
+    made to end it and to answer.
     """
 
     max_tokens: int | None = None
@@ -71,15 +120,21 @@ class Generation(msgspec.Struct, frozen=True):
     logprobs: int | None = None
     ignore_eos: bool = False
     sampling: Sampling = Sampling()
+    constraint: Constraint | None = None
+    reasoning_tokens_max: int | None = None
 
 
 class ChatRequest(msgspec.Struct, frozen=True):
-    """A conversation to continue. A final assistant message is continued, not answered (assistant prefill)."""
+    """A conversation to continue. A final assistant message is continued, not answered (assistant prefill).
+
+    `template_arguments` are values of the chat template's own switches, such as `enable_thinking`, from an allow-list.
+    """
 
     model: str
     messages: tuple[Message, ...]
     tools: tuple[Tool, ...] = ()
-    tool_choice: Literal["none", "auto"] = "auto"
+    tool_choice: ToolChoice = ToolChoice()
+    template_arguments: dict[str, str | bool | int] = {}
     generation: Generation = Generation()
 
 
@@ -131,11 +186,12 @@ class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """Tokens. `cached_tokens` of the prompt were not computed again."""
+    """Tokens. `cached_tokens` of the prompt were not computed again, `reasoning_tokens` were spent on thinking."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
+    reasoning_tokens: int = 0
 
 
 class Timings(msgspec.Struct, frozen=True):
@@ -161,6 +217,13 @@ class TextDelta(msgspec.Struct, frozen=True):
     logprobs: tuple[TokenLogprob, ...] = ()
 
 
+class ReasoningDelta(msgspec.Struct, frozen=True):
+    """A piece of what a choice thinks before it answers."""
+
+    choice: int
+    text: str
+
+
 class ToolCallDelta(msgspec.Struct, frozen=True):
     """A piece of the `index`-th tool call of a choice; `id` and `name` come with its first piece only."""
 
@@ -183,7 +246,7 @@ class Finished(msgspec.Struct, frozen=True):
     timings: Timings = Timings()
 
 
-Event = Started | TextDelta | ToolCallDelta | ChoiceFinished | Finished
+Event = Started | TextDelta | ReasoningDelta | ToolCallDelta | ChoiceFinished | Finished
 
 
 class Embeddings(msgspec.Struct, frozen=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, get_args
 
 import msgspec
 from msgspec import Meta
@@ -23,6 +23,7 @@ from adapters.types import (
     Tool,
     ToolCall,
     ToolCallDelta,
+    ToolChoice,
 )
 
 SCHEMA_DEPTH_MAX = 64
@@ -248,11 +249,11 @@ def _deeper_than(value: object, depth_max: int) -> bool:
     return True
 
 
-def _tool_choice(choice: str | NamedChoice | None) -> Literal["none", "auto"]:
+def _tool_choice(choice: str | NamedChoice | None) -> ToolChoice:
     if choice is None or choice == "auto":
-        return "auto"
+        return ToolChoice()
     if choice == "none":
-        return "none"
+        return ToolChoice("none")
     if choice == "required" or isinstance(choice, NamedChoice):
         raise _invalid("tool_choice", "this server cannot force a tool call yet; expected 'none' or 'auto'")
     raise _invalid("tool_choice", "expected 'none' or 'auto'")

@@ -166,7 +166,7 @@ class LlamaCpp:
     # Text
 
     def chat(self, request: ChatRequest, caller: Caller) -> AsyncIterator[Event]:
-        tools = request.tools if request.tool_choice == "auto" else ()
+        tools = request.tools if request.tool_choice.mode != "none" else ()
         prompt = ChatPrompt(request.messages, tools)
         try:
             info = self._check_generates()
@@ -253,7 +253,7 @@ class LlamaCpp:
         return answer.text
 
     async def apply_template(self, request: ChatRequest) -> tuple[str, int]:
-        tools = request.tools if request.tool_choice == "auto" else ()
+        tools = request.tools if request.tool_choice.mode != "none" else ()
         answer = await self._inspect(lambda number: Inspect(number, ChatPrompt(request.messages, tools)))
         return answer.text, len(answer.tokens)
 

@@ -88,7 +88,7 @@ def refused(answer: Refused) -> AdapterError:
 def size_tokens(prompt: Prompt) -> int:
     """A guess at the length of a prompt that has not been tokenised."""
     if isinstance(prompt, ChatPrompt):
-        size = sum(len(message.content or "") for message in prompt.messages)
+        size = sum(len(message.text) for message in prompt.messages)
         return (size + sum(len(tool.parameters) for tool in prompt.tools)) // BYTES_PER_TOKEN_GUESS
     if isinstance(prompt, TextPrompt):
         return len(prompt.text) // BYTES_PER_TOKEN_GUESS

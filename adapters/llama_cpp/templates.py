@@ -104,7 +104,7 @@ class ChatTemplate:
     def _continued(self, messages: tuple[Message, ...], tools: list[dict[str, Any]]) -> str:
         """A prompt that ends with the last message's content, as it is, and nothing after it."""
         *before, last = messages
-        content = last.content or ""
+        content = last.text
         marked = msgspec.structs.replace(last, content=content + _MARK)
         try:
             text = self._apply(self._shape, (*before, marked), tools, answer=False)
@@ -180,9 +180,9 @@ def _fold_system(messages: Sequence[Message]) -> list[Message]:
     texts: list[str] = []
     for message in messages:
         if message.role in ("system", "developer"):
-            texts.append(message.content or "")
+            texts.append(message.text)
         elif message.role == "user" and texts:
-            texts.append(message.content or "")
+            texts.append(message.text)
             folded.append(msgspec.structs.replace(message, content="\n\n".join(texts)))
             texts = []
         else:
@@ -192,7 +192,7 @@ def _fold_system(messages: Sequence[Message]) -> list[Message]:
 
 def _message(message: Message, shape: _Shape) -> dict[str, Any]:
     """A message as OpenAI clients write it. Content that is None becomes "", which templates can concatenate."""
-    content = message.content or ""
+    content = message.text
     value: dict[str, Any] = {
         "role": "system" if message.role == "developer" else message.role,
         "content": [{"type": "text", "text": content}] if shape.parts else content,

@@ -278,7 +278,7 @@ def test_spellings() -> None:
     assert parse(session_id="b").session_key == "b"
     assert parse(prompt_cache_key="").session_key is None
     assert parse(stream=True, stream_options={"include_usage": True}).include_usage
-    assert parse(tool_choice="none").request.tool_choice == "none"
+    assert parse(tool_choice="none").request.tool_choice.mode == "none"
 
 
 def test_messages_of_every_role() -> None:

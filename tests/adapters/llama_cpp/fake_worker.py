@@ -76,7 +76,7 @@ def info(scenario: str) -> ModelInfo:
 
 def words(prompt: Prompt) -> list[str]:
     if isinstance(prompt, ChatPrompt):
-        return (prompt.messages[-1].content or "").split()
+        return prompt.messages[-1].text.split()
     return prompt.text.split() if isinstance(prompt, TextPrompt) else ["say", str(len(prompt.tokens)), "token"]
 
 

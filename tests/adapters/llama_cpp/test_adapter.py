@@ -35,6 +35,7 @@ from adapters.types import (
     TokenLogprob,
     Tool,
     ToolCallDelta,
+    ToolChoice,
     Usage,
 )
 from tests.adapters.llama_cpp.fake_worker import PARALLEL
@@ -322,7 +323,7 @@ def test_tool_calls_are_parsed_out_of_the_text() -> None:
         assert (calls[0].name, "".join(call.arguments for call in calls)) == ("weather", '{"city": "Rome"}')
         assert (calls[0].id or "").startswith("call_")
         assert ChoiceFinished(0, "tool_calls") in events
-        request = chat("call", tools=(Tool("weather"),), tool_choice="none")
+        request = chat("call", tools=(Tool("weather"),), tool_choice=ToolChoice("none"))
         events = await collect(adapter.chat(request, caller()))
         assert "<tool_call>" in text_of(events)
         assert ChoiceFinished(0, "stop") in events
