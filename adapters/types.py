@@ -106,12 +106,22 @@ class Sampling(msgspec.Struct, frozen=True):
     logit_bias: dict[int, float] = {}
 
 
+class Lora(msgspec.Struct, frozen=True):
+    """An adapter over the model's weights, by its name or its place in the configuration.
+
+    `scale` multiplies what it adds; None: as configured.
+    """
+
+    adapter: str | int
+    scale: float | None = None
+
+
 class Generation(msgspec.Struct, frozen=True):
     """What both kinds of text request share.
 
     `max_tokens` None means as many as the context allows. `logprobs` None is off, k asks for the k likeliest
     alternatives of each token besides the token itself. After `reasoning_tokens_max` tokens of thinking the model is
-    made to end it and to answer.
+    made to end it and to answer. `loras` are applied together; empty is the model as it is.
     """
 
     max_tokens: int | None = None
@@ -122,6 +132,7 @@ class Generation(msgspec.Struct, frozen=True):
     sampling: Sampling = Sampling()
     constraint: Constraint | None = None
     reasoning_tokens_max: int | None = None
+    loras: tuple[Lora, ...] = ()
 
 
 class ChatRequest(msgspec.Struct, frozen=True):
@@ -258,13 +269,14 @@ class Embeddings(msgspec.Struct, frozen=True):
 
 
 class ModelCard(msgspec.Struct, frozen=True):
-    """What a target can do, as far as it is known."""
+    """What a target can do, as far as it is known; `parent` is the model that an adapter is applied to."""
 
     context_tokens: int | None = None
     kinds: tuple[Literal["chat", "completion", "embedding"], ...] = ("chat", "completion")
     parameters: int | None = None
     size_bytes: int | None = None
     description: str = ""
+    parent: str | None = None
 
 
 class Chat(Protocol):

@@ -133,12 +133,24 @@ async def _open_authenticator(config: Config, stack: AsyncExitStack) -> tuple[Au
 
 
 def build_catalog(config: Config, models: Iterable[LlamaCpp]) -> Catalog:
-    """The names the models are offered under."""
+    """The names the models are offered under; an adapter's is that of its model, a colon and its own."""
     created_s = int(time.time())
-    return Catalog(
-        Target(model.name, adapter, aliases=model.aliases, created_s=created_s)
-        for model, adapter in zip(config.models, models, strict=True)
-    )
+    targets = []
+    for model, adapter in zip(config.models, models, strict=True):
+        targets.append(Target(model.name, adapter, aliases=model.aliases, created_s=created_s))
+        for lora in model.engine.loras:
+            name, *aliases = (f"{known}:{lora.name}" for known in (model.name, *model.aliases))
+            targets.append(
+                Target(
+                    name,
+                    adapter,
+                    aliases=tuple(aliases),
+                    created_s=created_s,
+                    lora=lora.name,
+                    parent=model.name,
+                )
+            )
+    return Catalog(targets)
 
 
 def routes(config: Config, catalog: Catalog, inference: Inference, health: Health) -> tuple[Endpoint, ...]:

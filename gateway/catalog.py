@@ -6,8 +6,10 @@ import hashlib
 from collections.abc import Iterable
 from typing import Protocol
 
+from msgspec.structs import replace
+
 from adapters.errors import InvalidRequest
-from adapters.types import Chat, Embedder, ModelCard, Tokenizer
+from adapters.types import Chat, Embedder, Generation, Lora, ModelCard, Tokenizer
 from gateway import errors
 from gateway.auth import Principal
 
@@ -20,17 +22,41 @@ class Adapter(Chat, Embedder, Tokenizer, Protocol):
 
 
 class Target:
-    """A public name and what stands behind it; `created_s` is a Unix time."""
+    """A public name and what stands behind it; `created_s` is a Unix time.
 
-    def __init__(self, name: str, adapter: Adapter, *, aliases: tuple[str, ...] = (), created_s: int = 0) -> None:
+    With a `lora` it is that adapter over the model whose public name is `parent`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        adapter: Adapter,
+        *,
+        aliases: tuple[str, ...] = (),
+        created_s: int = 0,
+        lora: str | None = None,
+        parent: str | None = None,
+    ) -> None:
         self.name = name
         self.adapter = adapter
         self.aliases = aliases
         self.created_s = created_s
+        self.parent = parent
+        self._loras = () if lora is None else (Lora(lora),)
 
     @property
     def card(self) -> ModelCard:
-        return self.adapter.card
+        card = self.adapter.card
+        return card if self.parent is None else replace(card, parent=self.parent)
+
+    def generation(self, asked: Generation) -> Generation:
+        """What was asked for, with the adapter that the name stands for."""
+        if not self._loras:
+            return asked
+        if asked.loras:
+            message = f"Invalid value for 'lora': the model '{self.name}' is an adapter already; ask '{self.parent}'."
+            raise InvalidRequest(message, param="lora")
+        return replace(asked, loras=self._loras)
 
     @property
     def fingerprint(self) -> str:
@@ -61,8 +87,8 @@ class Catalog:
         return target
 
     def only(self, principal: Principal) -> Target:
-        """The one target there is, for requests that may leave the model out."""
-        targets = self.list(principal)
+        """The one model there is, for requests that may leave it out; its adapters are no further ones."""
+        targets = [target for target in self.list(principal) if target.parent is None]
         if len(targets) != 1:
             raise InvalidRequest("Missing required parameter: 'model'.", param="model")
         return targets[0]
@@ -73,6 +99,6 @@ class Catalog:
 
 
 def _allowed(principal: Principal, target: Target) -> bool:
-    """A principal without a list of models may use all."""
+    """A principal without a list of models may use all; whoever may use a model may use its adapters."""
     models: tuple[str, ...] | None = getattr(principal, "models", None)
-    return models is None or target.name in models
+    return models is None or target.name in models or target.parent in models

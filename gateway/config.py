@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta, inspect
 
 import adapters
-from adapters.llama_cpp.messages import EngineSettings
+from adapters.llama_cpp.messages import EngineSettings, LoraFile
 from gateway import yaml_lines
 
 ADMIN_KEY_LENGTH_MIN = 16
@@ -66,6 +66,14 @@ class ServerConfig(_Section, frozen=True, kw_only=True):
     connections_max: Annotated[int, Meta(ge=1, le=100_000)] = 1000
 
 
+class LoraConfig(LoraFile, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A LoRA adapter of a model, under the name that its model's public name is continued with."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/@+-]*\Z")]
+    path: LocalPath
+    scale: Annotated[float, Meta(ge=-100, le=100)] = 1.0
+
+
 class EngineConfig(EngineSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`EngineSettings` with the ranges an operator may choose from."""
 
@@ -79,6 +87,7 @@ class EngineConfig(EngineSettings, frozen=True, kw_only=True, forbid_unknown_fie
     session_ttl_s: Annotated[int, Meta(ge=0, le=30 * 86_400)] = 3600
     gpu_layers: Annotated[int, Meta(ge=-1, le=10_000)] = 0
     lease_path: LocalPath | None = None
+    loras: Annotated[tuple[LoraConfig, ...], Meta(max_length=64)] = ()
 
 
 class ModelConfig(_Section, frozen=True, kw_only=True):
@@ -193,6 +202,11 @@ def _conflicts(config: Config) -> Iterator[tuple[str, str]]:
     for i, model in enumerate(config.models):
         names = [(f"models[{i}].name", model.name)]
         names += [(f"models[{i}].aliases[{j}]", alias) for j, alias in enumerate(model.aliases)]
+        names += [
+            (f"models[{i}].engine.loras[{j}].name", f"{known}:{lora.name}")
+            for j, lora in enumerate(model.engine.loras)
+            for known in (model.name, *model.aliases)
+        ]
         for where, name in names:
             if name in taken:
                 yield where, f'"{name}" is already taken by {taken[name]}'

@@ -7,6 +7,8 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Literal, TypeVar
 
+from msgspec.structs import replace
+
 from adapters.errors import AdapterError, EngineFailed, InvalidRequest, Timeout
 from adapters.types import (
     Caller,
@@ -198,11 +200,13 @@ class Inference:
     async def chat(self, principal: Principal, request: ChatRequest, caller: Caller) -> Stream:
         """Continue a conversation."""
         target = self._target(principal, request.model, "chat")
+        request = replace(request, generation=target.generation(request.generation))
         return await self._open(target, target.adapter.chat(request, caller))
 
     async def complete(self, principal: Principal, request: CompletionRequest, caller: Caller) -> Stream:
         """Continue raw prompts."""
         target = self._target(principal, request.model, "completion")
+        request = replace(request, generation=target.generation(request.generation))
         return await self._open(target, target.adapter.complete(request, caller))
 
     async def embed(self, principal: Principal, request: EmbeddingRequest, caller: Caller) -> Embeddings:

@@ -57,6 +57,7 @@ WORKER_SIDE = {
     "embedder",
     "prompts",
     "loading",
+    "lora",
     "worker",
     "confine",
 }

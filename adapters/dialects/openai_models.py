@@ -31,6 +31,7 @@ def _fields(name: str, created_s: int, card: ModelCard) -> dict[str, object]:
         "size_bytes": card.size_bytes,
         "description": card.description or None,
         "capabilities": card.kinds,
+        "parent": card.parent,
     }
     fields: dict[str, object] = {"id": name, "object": "model", "created": created_s, "owned_by": OWNER}
     return fields | {key: value for key, value in known.items() if value is not None}

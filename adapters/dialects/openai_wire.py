@@ -15,6 +15,7 @@ from adapters.types import (
     Finished,
     FinishReason,
     Generation,
+    Lora,
     Sampling,
     Started,
     TextDelta,
@@ -76,6 +77,14 @@ class StreamOptions(msgspec.Struct):
     include_usage: bool | None = None
 
 
+class WireLora(msgspec.Struct):
+    """As llama-server spells it; a name says more than a place in somebody else's configuration."""
+
+    id: Annotated[int, Meta(ge=0, le=1023)] | None = None
+    name: Annotated[str, Meta(min_length=1, max_length=256)] | None = None
+    scale: Annotated[float, Meta(ge=-100, le=100)] | None = None
+
+
 class ResponseFormat(msgspec.Struct):
     type: str
 
@@ -108,6 +117,7 @@ class GenerationFields(RequestFields, kw_only=True):
     frequency_penalty: Penalty | None = None
     logit_bias: Annotated[dict[TokenId, Annotated[float, Meta(ge=-100, le=100)]], Meta(max_length=1024)] | None = None
     ignore_eos: bool | None = None
+    lora: Annotated[list[WireLora], Meta(max_length=16)] | None = None
     prompt_cache_key: SessionKey | None = None
     session_id: SessionKey | None = None
     metadata: dict[str, str] | None = None
@@ -211,7 +221,15 @@ def parse_generation(body: GenerationFields, *, max_tokens: int | None, logprobs
         logprobs=logprobs,
         ignore_eos=bool(body.ignore_eos),
         sampling=_sampling(body),
+        loras=tuple(_lora(lora, f"lora[{index}]") for index, lora in enumerate(body.lora or [])),
     )
+
+
+def _lora(lora: WireLora, path: str) -> Lora:
+    adapter = lora.id if lora.name is None else lora.name
+    if adapter is None or (lora.id is not None and lora.name is not None):
+        raise InvalidRequest(f"Invalid value for '{path}': expected either a 'name' or an 'id'.", param=path)
+    return Lora(adapter, lora.scale)
 
 
 def _sampling(body: GenerationFields) -> Sampling:

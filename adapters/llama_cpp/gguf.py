@@ -8,6 +8,7 @@ tensors and of key-value pairs, the pairs, the tensors' shapes and offsets, padd
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import BinaryIO, TypeVar
 import msgspec
 
 PAIRS_MAX = 1 << 13
-TENSORS_MAX = 1 << 17
+TENSORS_MAX = 1 << 15
 ITEMS_MAX = 1 << 24
 KEY_BYTES_MAX = 1 << 12
 STRING_BYTES_MAX = 1 << 20
@@ -113,12 +114,19 @@ Value = Scalar | Array
 Wanted = TypeVar("Wanted", str, int, Array)
 
 
+class Tensor(msgspec.Struct, frozen=True):
+    """A tensor's sizes as ggml writes them, the row length first, and the name of its type."""
+
+    shape: tuple[int, ...]
+    kind: str
+
+
 class GGUF(msgspec.Struct, frozen=True):
     """What a header says. Sizes that it does not state are None; `vocabulary` is 0 without a tokenizer."""
 
     version: int
     metadata: Mapping[str, Value]
-    tensor_count: int
+    tensors: Mapping[str, Tensor]
     parameters: int
     size_bytes: int
     architecture: str
@@ -140,7 +148,7 @@ def read(path: Path) -> GGUF:
         reader = _Reader(file)
         version, tensor_count, pair_count = _prelude(reader)
         metadata = _metadata(reader, pair_count)
-        parameters = _tensors(reader, tensor_count, _alignment(metadata))
+        tensors, parameters = _tensors(reader, tensor_count, _alignment(metadata))
         architecture = _get(metadata, "general.architecture", str)
         if not architecture:
             raise GGUFError("general.architecture is missing")
@@ -148,7 +156,7 @@ def read(path: Path) -> GGUF:
         return GGUF(
             version=version,
             metadata=metadata,
-            tensor_count=tensor_count,
+            tensors=tensors,
             parameters=parameters,
             size_bytes=reader.size,
             architecture=architecture,
@@ -327,15 +335,15 @@ def _alignment(metadata: Mapping[str, Value]) -> int:
     return alignment
 
 
-def _tensors(reader: _Reader, count: int, alignment: int) -> int:
-    """Checks all tensors and gives the number of values in them."""
-    names: set[bytes] = set()
+def _tensors(reader: _Reader, count: int, alignment: int) -> tuple[dict[str, Tensor], int]:
+    """Checks all tensors; gives them by name, and the number of values in them."""
+    tensors: dict[str, Tensor] = {}
     parameters = end = 0
     for index in range(count):
-        name, values, size, offset = _tensor(reader, index)
-        if name in names:
+        name, tensor, size, offset = _tensor(reader, index)
+        if name in tensors:
             raise GGUFError(f"tensor {name!r} is there twice")
-        names.add(name)
+        tensors[name] = tensor
         if offset % alignment:
             raise GGUFError(f"tensor {name!r} at offset {offset} is not aligned to {alignment} bytes")
         # ggml wants them one behind the other, in order; so none overlaps another.
@@ -343,34 +351,34 @@ def _tensors(reader: _Reader, count: int, alignment: int) -> int:
         if offset != expected:
             raise GGUFError(f"tensor {name!r} is at offset {offset} instead of {expected}")
         end = offset + size
-        parameters += values
+        parameters += math.prod(tensor.shape)
     start = -(-reader.position // alignment) * alignment
     if count and start + end > reader.size:
         raise GGUFError(f"the tensors end at byte {start + end}, behind the end of the file at {reader.size}")
-    return parameters
+    return tensors, parameters
 
 
-def _tensor(reader: _Reader, index: int) -> tuple[bytes, int, int, int]:
-    """Name, number of values, bytes and offset of the next tensor."""
-    name = reader.string(NAME_BYTES_MAX, f"the name of tensor {index}")
+def _tensor(reader: _Reader, index: int) -> tuple[str, Tensor, int, int]:
+    """Name, shape, bytes and offset of the next tensor."""
+    name = reader.string(NAME_BYTES_MAX, f"the name of tensor {index}").decode("utf-8", "backslashreplace")
     what = f"tensor {name!r}"
     dimensions = reader.unsigned("I", f"the dimensions of {what}")
     if not 1 <= dimensions <= DIMENSIONS_MAX:
         raise GGUFError(f"{what} has {dimensions} dimensions")
-    shape = [int(size) for size in reader.numbers(f"{dimensions}Q", f"the shape of {what}")]
+    shape = tuple(int(size) for size in reader.numbers(f"{dimensions}Q", f"the shape of {what}"))
     kind = reader.unsigned("I", f"the type of {what}")
     offset = reader.unsigned("Q", f"the offset of {what}")
     values = 1
     for size in shape:
         values *= size
         if not 0 < values < 1 << 63:
-            raise GGUFError(f"{what} has the impossible shape {shape}")
+            raise GGUFError(f"{what} has the impossible shape {list(shape)}")
     if kind not in TENSOR_TYPES:
         raise GGUFError(f"{what} has the unknown type {kind}")
     type_name, block, block_bytes = TENSOR_TYPES[kind]
     if shape[0] % block:
         raise GGUFError(f"{what} of type {type_name} has rows of {shape[0]} values, not a multiple of {block}")
-    return name, values, values // block * block_bytes, offset
+    return name, Tensor(shape, type_name), values // block * block_bytes, offset
 
 
 def _get(metadata: Mapping[str, Value], key: str, kind: type[Wanted]) -> Wanted | None:

@@ -10,10 +10,11 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from adapters.llama_cpp import gguf, tools
+from adapters.llama_cpp import gguf, lora, tools
 from adapters.llama_cpp.batch import Batch
 from adapters.llama_cpp.confine import cores
 from adapters.llama_cpp.embedder import Embedder
+from adapters.llama_cpp.lora import Loras
 from adapters.llama_cpp.messages import EngineSettings, Load, ModelInfo
 from adapters.llama_cpp.native import TOKEN_NULL, Context, Model, Vocabulary, quiet
 from adapters.llama_cpp.prompts import Prompts
@@ -48,6 +49,7 @@ class Loaded(msgspec.Struct, frozen=True):
     context: Context
     prompts: Prompts
     recommended: Recommended
+    loras: Loras
     scheduler: Scheduler | None
     embedder: Embedder | None
 
@@ -73,6 +75,7 @@ def load(command: Load, progress: Callable[[float], None], lease: AbstractContex
             model.vocabulary.show(row.begin)
             model.vocabulary.show(row.end)
     embeds = gguf.embeds(header) if settings.embeddings is None else settings.embeddings
+    loras = _loras(model, header, settings, embeds)
     threads = settings.threads or _threads(model.size_bytes)
     context_tokens = settings.context_tokens or min(model.context_train, CONTEXT_TOKENS_DEFAULT)
     context = _context(model, settings, embeds, context_tokens, threads, lease)
@@ -104,9 +107,26 @@ def load(command: Load, progress: Callable[[float], None], lease: AbstractContex
         context,
         Prompts(model.vocabulary, template, context_tokens),
         _recommended(header),
+        loras,
         None if embeds else _scheduler(context, settings, rates),
         Embedder(context) if embeds else None,
     )
+
+
+def _loras(model: Model, header: gguf.GGUF, settings: EngineSettings, embeds: bool) -> Loras:
+    """Loads the adapters into the model; one that does not fit makes the whole configuration invalid."""
+    if settings.loras and embeds:
+        raise LoadError("model_invalid", "LoRA adapters are only possible for models that generate text")
+    digests = []
+    for file in settings.loras:
+        path = Path(file.path)
+        try:
+            lora.check(path, header)
+            digests.append(lora.digest(path))
+        except (gguf.GGUFError, OSError) as error:
+            raise LoadError("model_invalid", f"LoRA adapter {file.name!r}: {error}") from error
+        model.add_lora(path)
+    return Loras(settings.loras, digests)
 
 
 def _threads(size_bytes: int) -> int:

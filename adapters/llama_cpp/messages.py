@@ -17,6 +17,14 @@ from adapters.types import FinishReason, Generation, Message, TokenLogprob, Tool
 FRAME_BYTES_MAX = 64 * 1024 * 1024
 
 
+class LoraFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A LoRA adapter that requests may choose by name, at `scale` unless they say otherwise."""
+
+    name: str
+    path: str
+    scale: float = 1.0
+
+
 class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How a worker runs its model. `None` means: decide from the model and the machine.
 
@@ -38,6 +46,7 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
     embeddings: bool | None = None
     gpu_layers: int = 0
     lease_path: str | None = None
+    loras: tuple[LoraFile, ...] = ()
 
 
 class ChatPrompt(msgspec.Struct, frozen=True, tag="chat"):

@@ -105,6 +105,7 @@ class Model:
         if not model:
             raise NativeError(f"llama.cpp cannot load {path.name}")
         self.pointer = model
+        self.loras: list[object] = []
         vocab = ll.llama_model_get_vocab(model)
         assert vocab is not None
         self.vocabulary = Vocabulary(vocab)
@@ -114,6 +115,13 @@ class Model:
         self.size_bytes: int = ll.llama_model_size(model)
         # A recurrent state cannot be cut or copied in part; llama.cpp does so silently wrong when asked.
         self.partial_sequences = not (ll.llama_model_is_recurrent(model) or ll.llama_model_is_hybrid(model))
+
+    def add_lora(self, path: Path) -> None:
+        """Loads an adapter; all of them have to be there before a context is made, which sizes its graphs by them."""
+        lora = ll.llama_adapter_lora_init(self.pointer, str(path).encode())
+        if not lora:
+            raise NativeError(f"llama.cpp cannot load the adapter {path.name}")
+        self.loras.append(lora)
 
     @property
     def kv_bytes_per_token(self) -> int:
@@ -183,6 +191,8 @@ class Context:
         self._vocabulary_size = model.vocabulary.size
         self._embedding_size = model.embedding_size
         self._view: Float32s | None = None
+        self._loras = model.loras
+        self._adapted: tuple[tuple[int, float], ...] = ()
         self.cells: int = ll.llama_n_ctx(context)
         self.slots: int = ll.llama_n_seq_max(context)
         self.batch_tokens = batch_tokens
@@ -199,6 +209,20 @@ class Context:
         if code < 0:
             raise NativeError(f"llama_decode failed with {code}")
         return code
+
+    def adapt(self, scales: tuple[tuple[int, float], ...]) -> None:
+        """Applies these of the model's adapters, each as (place, scale), and no others from the next decode on.
+
+        After a change llama.cpp plans its graphs again: 1-3 ms.
+        """
+        if scales == self._adapted:
+            return
+        count = len(scales)
+        loras = (ll.llama_adapter_lora_p_ctypes * count)(*(self._loras[place] for place, _ in scales))
+        ll.llama_set_adapters_lora(
+            self._context, loras, count, (ctypes.c_float * count)(*(scale for _, scale in scales))
+        )
+        self._adapted = scales
 
     def encode(self, batch: Batch) -> None:
         """Computes embeddings of a batch, each sequence whole."""

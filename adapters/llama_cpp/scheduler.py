@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from adapters.llama_cpp.batch import Batch
+from adapters.llama_cpp.lora import AdapterSet
 from adapters.llama_cpp.messages import Busyness, Delta
 from adapters.llama_cpp.sequence import Float32s, Sequence
 from adapters.llama_cpp.sessions import Cells, Kept, Sessions, common_prefix
@@ -31,6 +32,8 @@ class Engine(Cells, Protocol):
     cells: int
     slots: int
     outputs_max: int
+
+    def adapt(self, scales: tuple[tuple[int, float], ...]) -> None: ...
 
     def decode(self, batch: Batch) -> int: ...
 
@@ -103,6 +106,9 @@ class Scheduler:
         self._free = list(range(engine.slots - 1))
         self._arrivals = 0
         self._padding_tokens = 0
+        # For each adapter set that runs, the number of the step in which it was last computed.
+        self._turns: dict[str, int] = {}
+        self._steps = 0
         self.prefilling: frozenset[int] = frozenset()
 
     @property
@@ -110,13 +116,15 @@ class Scheduler:
         return not self._running and not self._waiting
 
     def busyness(self) -> Busyness:
+        """Adapter sets take turns, so that each gets on as many times slower as there are."""
+        sets = len({one.adapters for one in self._running}) or 1
         return Busyness(
             running=len(self._running),
             waiting=len(self._waiting),
             cells_used=self._used() + self._sessions.resident_tokens,
             cells_max=self._engine.cells,
-            prefill_us_per_token=self.rates.prefill_us,
-            decode_us_per_token=self.rates.decode_us,
+            prefill_us_per_token=self.rates.prefill_us * sets,
+            decode_us_per_token=self.rates.decode_us * sets,
         )
 
     def submit(self, sequences: list[Sequence]) -> None:
@@ -185,7 +193,8 @@ class Scheduler:
         if sequence.scores_prompt:
             return None, None, 0
         if not sequence.fresh:
-            kept, best = self._sessions.match(sequence.tenant, limit, sequence.session_key)
+            variant = sequence.adapters.variant
+            kept, best = self._sessions.match(sequence.tenant, limit, sequence.session_key, variant)
         if self._engine.partial_sequences:
             for other in self._sources(sequence):
                 size = common_prefix(limit, other.tokens[: other.computed])
@@ -197,7 +206,9 @@ class Scheduler:
         return [
             one
             for one in self._running
-            if one.tenant == sequence.tenant and (not sequence.fresh or one.request == sequence.request)
+            if one.tenant == sequence.tenant
+            and one.adapters == sequence.adapters
+            and (not sequence.fresh or one.request == sequence.request)
         ]
 
     def _worth_waiting(self, sequence: Sequence, size: int) -> bool:
@@ -259,23 +270,35 @@ class Scheduler:
     def _compute(self) -> list[tuple[Sequence, int]]:
         """Plans and decodes until a batch fits; returns what was computed: sequences with their token counts."""
         while self._running and not any(one.finish for one in self._running):
-            plan = self._plan()
+            adapters = self._turn()
+            plan = self._plan(adapters)
             self._fill(plan)
+            self._engine.adapt(adapters.scales)
             self.prefilling = frozenset(one.request for one, count in plan if not one.decoding)
             code = self._engine.decode(self._batch)
             self.prefilling = frozenset()
             if self._padding_tokens:
                 self._engine.remove(self._scratch)
             if code == 0:
+                self._steps += 1
+                self._turns[adapters.variant] = self._steps
                 return plan
             if code == 2:
                 return []
             self._relieve()
         return []
 
-    def _plan(self) -> list[tuple[Sequence, int]]:
-        decoding = [one for one in self._running if one.pending == 1]
-        prompts = sorted((one for one in self._running if one.pending > 1), key=lambda one: one.order)
+    def _turn(self) -> AdapterSet:
+        """Whose step it is: of the adapter sets that run, the one that has waited longest. A new one comes last, so
+        that no number of new ones keeps the others waiting."""
+        sets = {one.adapters.variant: one.adapters for one in self._running}
+        self._turns = {variant: self._turns.get(variant, self._steps) for variant in sets}
+        return sets[min(sets, key=self._turns.__getitem__)]
+
+    def _plan(self, adapters: AdapterSet) -> list[tuple[Sequence, int]]:
+        mine = [one for one in self._running if one.adapters == adapters]
+        decoding = [one for one in mine if one.pending == 1]
+        prompts = sorted((one for one in mine if one.pending > 1), key=lambda one: one.order)
         budget = self._budget(len(decoding))
         pending = [one.pending for one in prompts]
         rows = self._engine.outputs_max - self._limits.parallel
@@ -292,13 +315,13 @@ class Scheduler:
 
         1. Nobody decodes: a full chunk.
         2. Pairs of tiles, as many as the target gap has time for, or else one tile. The first of either may take up to
-           twice the target, because less would make everything slower.
+           twice the target, because less would make everything slower. Adapter sets that take turns share the gap.
         3. Where even that is too slow, as few tokens as the target asks for.
         """
         limits = self._limits
-        if not decoding:
+        if not any(one.pending == 1 for one in self._running):
             return limits.chunk_tokens
-        room = int(limits.target_gap_us / self.rates.prefill_us)
+        room = int(limits.target_gap_us / len(self._turns) / self.rates.prefill_us)
         total = room
         for unit in (2 * limits.tile, limits.tile):
             if room * 2 >= unit:
@@ -369,7 +392,8 @@ class Scheduler:
         self._running.remove(sequence)
         if sequence.choice == 0:
             tokens = sequence.tokens[: sequence.computed]
-            self._sessions.keep(sequence.tenant, sequence.session_key, tokens, sequence.slot)
+            variant = sequence.adapters.variant
+            self._sessions.keep(sequence.tenant, sequence.session_key, tokens, sequence.slot, variant)
             self._free += self._sessions.freed()
         else:
             self._engine.remove(sequence.slot)

@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from adapters.llama_cpp.lora import NO_ADAPTERS, AdapterSet
 from adapters.llama_cpp.messages import Delta
 from adapters.llama_cpp.sampling import NO_ADVICE, Recommended, Sampler, log_normaliser, top
 from adapters.llama_cpp.sessions import Kept, State
@@ -47,11 +48,13 @@ class Sequence:
         pieces: Pieces,
         echo: str | None = None,
         recommended: Recommended = NO_ADVICE,
+        adapters: AdapterSet = NO_ADAPTERS,
     ) -> None:
         self.request = request
         self.choice = choice
         self.tenant = tenant
         self.session_key = session_key
+        self.adapters = adapters
         self.tokens = np.empty(len(prompt) + max_tokens + 1, np.int32)
         self.tokens[: len(prompt)] = prompt
         self.length = self.prompt_length = len(prompt)

@@ -1,7 +1,7 @@
 """Conversations kept after their last answer, so that the next turn does not compute its history again.
 
 A kept conversation lives in cells of the context (free to reuse, but each used cell slows every decode) or as a blob in
-RAM. It belongs to a tenant and is never matched for another one.
+RAM. It belongs to a tenant and is never matched for another one, nor for another variant of the model (other adapters).
 """
 
 from __future__ import annotations
@@ -45,10 +45,13 @@ def common_prefix(left: Int32s, right: Int32s) -> int:
 class Kept:
     """The computed tokens of one idle conversation; exactly one of `slot` and `state` is set."""
 
-    __slots__ = ("key", "slot", "state", "tenant", "tokens", "used_s")
+    __slots__ = ("key", "slot", "state", "tenant", "tokens", "used_s", "variant")
 
-    def __init__(self, tenant: str, key: str | None, tokens: Int32s, slot: int, used_s: float) -> None:
+    def __init__(
+        self, tenant: str, key: str | None, tokens: Int32s, slot: int, used_s: float, variant: str = ""
+    ) -> None:
         self.tenant = tenant
+        self.variant = variant
         self.key = key
         self.tokens = tokens
         self.slot: int | None = slot
@@ -77,11 +80,11 @@ class Sessions:
         """Cells held by idle conversations; cells shared between two are counted twice."""
         return sum(len(kept.tokens) for kept in self._kept if kept.slot is not None)
 
-    def match(self, tenant: str, tokens: Int32s, key: str | None) -> tuple[Kept | None, int]:
+    def match(self, tenant: str, tokens: Int32s, key: str | None, variant: str = "") -> tuple[Kept | None, int]:
         """The tenant's conversation with the longest usable prefix of `tokens`; at equal length the one named `key`."""
         best, best_rank = None, (0, False)
         for kept in self._kept:
-            if kept.tenant != tenant:
+            if kept.tenant != tenant or kept.variant != variant:
                 continue
             size = common_prefix(kept.tokens, tokens)
             if size < len(kept.tokens) and not self._cells.partial_sequences:
@@ -110,18 +113,18 @@ class Sessions:
             return 0
         return size
 
-    def keep(self, tenant: str, key: str | None, tokens: Int32s, slot: int) -> None:
+    def keep(self, tenant: str, key: str | None, tokens: Int32s, slot: int, variant: str = "") -> None:
         """Takes over `slot` with its computed `tokens`; replaces the conversations that it continues."""
         if len(tokens) < KEEP_TOKENS_MIN:
             self._cells.remove(slot)
             self._free_slots.append(slot)
             return
-        for old in [kept for kept in self._kept if kept.tenant == tenant]:
+        for old in [kept for kept in self._kept if (kept.tenant, kept.variant) == (tenant, variant)]:
             size = common_prefix(old.tokens, tokens)
             same = key is not None and old.key == key and size * 2 >= len(old.tokens)
             if size == len(old.tokens) or same:
                 self._drop(old)
-        self._kept.append(Kept(tenant, key, tokens.copy(), slot, self._clock()))
+        self._kept.append(Kept(tenant, key, tokens.copy(), slot, self._clock(), variant))
         if len(self._kept) > KEPT_MAX:
             self._drop(min(self._kept, key=lambda kept: kept.used_s))
 

@@ -22,6 +22,7 @@ import msgspec
 from adapters.llama_cpp.confine import confine
 from adapters.llama_cpp.embedder import Job
 from adapters.llama_cpp.loading import Loaded, LoadError, load
+from adapters.llama_cpp.lora import UnknownLora
 from adapters.llama_cpp.messages import (
     Cancel,
     Cancelled,
@@ -171,6 +172,10 @@ class Worker:
             self._link.send(report)
 
     def _prepare(self, command: Prepare) -> Report:
+        try:
+            adapters = self._loaded.loras.chosen(command.generation.loras)
+        except UnknownLora as error:
+            raise Refusal("invalid_value", str(error), "lora") from None
         prompt = self._loaded.prompts.prepare(command)
         sequences = [
             Sequence(
@@ -184,6 +189,7 @@ class Worker:
                 pieces=self._pieces,
                 echo=prompt.echo,
                 recommended=self._loaded.recommended,
+                adapters=adapters,
             )
             for choice in range(command.generation.n)
         ]

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from adapters.errors import InvalidRequest
-from adapters.types import ModelCard
+from adapters.types import Generation, Lora, ModelCard
 from gateway.auth import Principal
 from gateway.catalog import Catalog, Target
 from gateway.errors import GatewayError
@@ -62,3 +62,17 @@ def test_the_fingerprint_follows_the_model_behind_the_name() -> None:
     one, same = (Target("a", Scripted(card=ModelCard(parameters=5))) for _ in range(2))
     other = Target("a", Scripted(card=ModelCard(parameters=6)))
     assert one.fingerprint == same.fingerprint != other.fingerprint
+
+
+def test_an_adapter_is_a_model_of_its_own_that_belongs_to_another() -> None:
+    base, legal = Target("m", Scripted()), Target("m:legal", Scripted(), lora="legal", parent="m")
+    both = Catalog([base, legal])
+    assert legal.card.parent == "m" and base.card.parent is None
+    assert legal.generation(Generation()).loras == (Lora("legal"),) and base.generation(Generation()).loras == ()
+    with pytest.raises(InvalidRequest) as caught:
+        legal.generation(Generation(loras=(Lora("other"),)))
+    assert caught.value.param == "lora"
+    assert both.only(ANYBODY) is base
+    of_base, of_adapter = (Restricted("t", "k", "n", (name,)) for name in ("m", "m:legal"))
+    assert both.list(of_base) == (base, legal)  # type: ignore[arg-type]
+    assert both.list(of_adapter) == (legal,)  # type: ignore[arg-type]

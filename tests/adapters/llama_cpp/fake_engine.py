@@ -16,6 +16,7 @@ from adapters.llama_cpp.batch import Batch
 from adapters.llama_cpp.sessions import State
 
 VOCABULARY = 97
+Scales = tuple[tuple[int, float], ...]
 END = frozenset({0})
 
 
@@ -45,11 +46,19 @@ class FakeEngine:
         self.batches: list[list[tuple[int, int]]] = []
         self.fail_with: list[int] = []
         self.on_decode: Callable[[int], None] = lambda tokens: None
+        self.adapted: Scales = ()
+        self._sets: list[Scales] = [()]
+        # Each cell is its token and the place of the adapter set it was computed under.
         self._held: dict[int, list[list[int]]] = {slot: [] for slot in range(slots)}
         self._rows: list[int] = []
 
     def used(self) -> int:
         return len({id(cell) for held in self._held.values() for cell in held})
+
+    def adapt(self, scales: Scales) -> None:
+        self.adapted = scales
+        if scales not in self._sets:
+            self._sets.append(scales)
 
     def decode(self, batch: Batch) -> int:
         native = batch.native
@@ -61,7 +70,8 @@ class FakeEngine:
         self._rows = []
         for slot, token, position, output in run:
             assert position == len(self._held[slot]), "positions must follow each other"
-            self._held[slot].append([token])
+            self._held[slot].append([token, self._sets.index(self.adapted)])
+            assert len({cell[1] for cell in self._held[slot]}) == 1, "cells of two adapter sets in one sequence"
             if output:
                 self._rows.append(predicted([cell[0] for cell in self._held[slot]]))
         assert len(self._rows) <= self.outputs_max
@@ -86,13 +96,13 @@ class FakeEngine:
         self._held[target] = self._held[source][:end]
 
     def save(self, slot: int) -> State:
-        return np.array([cell[0] for cell in self._held[slot]], np.uint8)
+        return np.array(self._held[slot], np.uint8).ravel()
 
     def restore(self, slot: int, state: State) -> bool:
-        tokens = state.tolist()
-        if self._held[slot] or self.used() + len(tokens) > self.cells:
+        cells = state.reshape(-1, 2).tolist()
+        if self._held[slot] or self.used() + len(cells) > self.cells:
             return False
-        self._held[slot] = [[token] for token in tokens]
+        self._held[slot] = cells
         return True
 
 

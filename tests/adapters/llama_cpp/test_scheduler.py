@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from adapters.llama_cpp.lora import NO_ADAPTERS, AdapterSet
 from adapters.llama_cpp.messages import Delta
 from adapters.llama_cpp.scheduler import Limits, Rates, Scheduler, shares
 from adapters.llama_cpp.sequence import Sequence
@@ -62,6 +63,7 @@ class Bench:
         tenant: str = "a",
         n: int = 1,
         generation: Generation = GREEDY,
+        adapters: AdapterSet = NO_ADAPTERS,
     ) -> None:
         self.scheduler.submit(
             [
@@ -74,6 +76,7 @@ class Bench:
                     session_key=None,
                     max_tokens=count,
                     pieces=FakePieces(),
+                    adapters=adapters,
                 )
                 for choice in range(n)
             ]
@@ -226,6 +229,52 @@ def test_steps_with_prompt_tokens_hold_whole_tiles() -> None:
     assert {size % 16 for size in sizes[:-1]} == {0}, "all but the end of the prompt"
 
 
+def adapters(scale: float) -> AdapterSet:
+    return AdapterSet(f"x*{scale}", ((0, scale),))
+
+
+def test_adapter_sets_take_turns_and_share_no_step() -> None:
+    bench = Bench(parallel=6, tile=1)
+    for id in range(6):
+        bench.submit(id, prompt(4, seed=id), 20, adapters=NO_ADAPTERS if id < 3 else adapters(id % 2))
+    bench.run()
+    assert all(bench.text(id) == expected(prompt(4, seed=id), 20) for id in range(6))
+    turns = [frozenset(slot for slot, _ in batch) for batch in bench.engine.batches]
+    assert len(set(turns)) == 3 and all(set(turns[at : at + 3]) == set(turns) for at in range(len(turns) - 2))
+
+
+def test_a_long_prompt_of_one_adapter_keeps_the_gap_of_the_streams_of_another() -> None:
+    bench = Bench()
+    bench.submit(1, prompt(10), 60)
+    bench.step()
+    bench.submit(2, prompt(1000, seed=9), 1, adapters=adapters(1))
+    while not bench.cached(2):
+        steps = [*bench.step(), *bench.step()]
+        assert 1 in [delta.id for delta in steps], "every other step is the stream's"
+    chunks = [count for batch in bench.engine.batches[1:] for _, count in batch if count > 1]
+    assert max(chunks) <= 40_000 // 1000 // 2 + 16, "two sets share the target gap"
+
+
+def test_ever_new_adapter_sets_do_not_starve_the_others() -> None:
+    bench = Bench(parallel=3)
+    for id in (1, 2):
+        bench.submit(id, prompt(10, seed=id), 30, adapters=adapters(id))
+    for step in range(100):
+        bench.submit(100 + step, prompt(4, seed=step), 1, adapters=adapters(100 + step))
+        bench.step()
+    assert [bench.text(id) for id in (1, 2)] == [expected(prompt(10, seed=id), 30) for id in (1, 2)]
+
+
+def test_what_was_computed_under_an_adapter_is_not_reused_under_another() -> None:
+    bench = Bench()
+    sets = [NO_ADAPTERS, adapters(1), adapters(0.5)]
+    for round in range(2):
+        for place, chosen in enumerate(sets):
+            bench.submit(10 * round + place, prompt(100), adapters=chosen)
+            bench.run()
+            assert bench.cached(10 * round + place) == [99 if round else 0]
+
+
 def test_cancel_ends_running_and_waiting_sequences_and_keeps_their_work() -> None:
     bench = Bench(parallel=1)
     bench.submit(1, prompt(200, seed=1), 500)
@@ -275,7 +324,7 @@ def test_shares_spend_the_budget_and_no_more(pending: list[int], budget: int) ->
 @settings(max_examples=150, deadline=None)
 @given(st.integers(0, 2**32))
 def test_any_history_gives_every_request_its_own_continuation(seed: int) -> None:
-    """Random prompts with shared beginnings, tenants, cancels, aborts and a pool that is too small for all of them."""
+    """Random prompts with shared beginnings, tenants, adapters, cancels, aborts and too small a pool for all."""
     chance = random.Random(seed)
     bench = Bench(
         cells=chance.choice([200, 400, 2000]), parallel=chance.choice([1, 3, 6]), ram=chance.choice([0, 2000, 1 << 20])
@@ -285,7 +334,8 @@ def test_any_history_gives_every_request_its_own_continuation(seed: int) -> None
     for id in range(chance.randrange(1, 15)):
         text = chance.choice(stems) + prompt(chance.randrange(0, 20), seed=chance.randrange(4))
         count = chance.randrange(1, 40)
-        bench.submit(id, text, count, tenant=chance.choice("ab"))
+        chosen = chance.choice([NO_ADAPTERS, NO_ADAPTERS, adapters(1)])
+        bench.submit(id, text, count, tenant=chance.choice("ab"), adapters=chosen)
         wanted[id] = expected(text, count)
         for _ in range(chance.randrange(0, 30)):
             bench.step()
