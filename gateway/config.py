@@ -17,6 +17,8 @@ from adapters.llama_cpp.messages import EngineSettings, LoraFile
 from gateway import yaml_lines
 
 ADMIN_KEY_LENGTH_MIN = 16
+DATABASE_SCHEMES = ("postgresql://", "postgres://")
+REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
@@ -43,6 +45,12 @@ class Secret:
 
     def __hash__(self) -> int:
         return hash(self._text)
+
+
+class SecretUrl(Secret):
+    """The address of a store, which may hold a password."""
+
+    __slots__ = ()
 
 
 class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -108,6 +116,20 @@ class AuthConfig(_Section, frozen=True, kw_only=True):
     pepper: Secret | None = None
 
 
+class StateConfig(_Section, frozen=True, kw_only=True):
+    """Where state is kept. Without URLs: SQLite in the data directory and this process's memory, for one process.
+
+    `replicas` is how many gateway processes share the state; each takes its part of a limit while Redis is away.
+    """
+
+    database: SecretUrl | None = None
+    database_timeout_s: Seconds = 10
+    database_connections_max: Annotated[int, Meta(ge=2, le=1000)] = 10
+    redis: SecretUrl | None = None
+    redis_timeout_s: Seconds = 1
+    replicas: Annotated[int, Meta(ge=1, le=1000)] = 1
+
+
 class LogConfig(_Section, frozen=True, kw_only=True):
     format: Literal["text", "json"] = "text"
     level: Literal["debug", "info", "warning", "error"] = "info"
@@ -120,6 +142,7 @@ class Config(_Section, frozen=True, kw_only=True):
     data_dir: LocalPath = "~/.local/share/gateway"
     models: tuple[ModelConfig, ...] = ()
     auth: AuthConfig = AuthConfig()
+    state: StateConfig = StateConfig()
     log: LogConfig = LogConfig()
 
 
@@ -131,6 +154,8 @@ SHORT_NAMES: Mapping[str, str] = {
     "GATEWAY_HOST": "server.host",
     "GATEWAY_PORT": "server.port",
     "GATEWAY_ADMIN_KEY": "auth.admin_key",
+    "GATEWAY_DATABASE_URL": "state.database",
+    "GATEWAY_REDIS_URL": "state.redis",
     "GATEWAY_LOG_LEVEL": "log.level",
     "GATEWAY_LOG_FORMAT": "log.format",
 }
@@ -213,6 +238,21 @@ def _conflicts(config: Config) -> Iterator[tuple[str, str]]:
             taken[name] = where
     if not config.auth.enabled and not is_loopback(config.server.host):
         yield "auth.enabled", f"authentication can be off only on a loopback address, not on {config.server.host}"
+    yield from _state_conflicts(config.state)
+
+
+def _state_conflicts(state: StateConfig) -> Iterator[tuple[str, str]]:
+    for name, url, schemes in (
+        ("state.database", state.database, DATABASE_SCHEMES),
+        ("state.redis", state.redis, REDIS_SCHEMES),
+    ):
+        if url is not None and not url.reveal().startswith(schemes):
+            yield name, f"expected a URL that starts with {' or '.join(schemes)} (the value is a secret and not shown)"
+    if state.replicas > 1 and (state.database is None or state.redis is None):
+        yield (
+            "state.replicas",
+            "more than one gateway process needs both PostgreSQL and Redis: set state.database and state.redis",
+        )
 
 
 class _Settings:
@@ -324,10 +364,12 @@ class _Settings:
 
 
 def _decode_secret(kind: type, value: Any) -> Any:
-    if kind is not Secret or not isinstance(value, str):
+    if kind not in (Secret, SecretUrl) or not isinstance(value, str):
         raise ValueError("expected text (the value is a secret and not shown)")
     if not value:
         raise ValueError("a secret must not be empty")
+    if kind is SecretUrl:
+        return SecretUrl(value)
     if len(value) < ADMIN_KEY_LENGTH_MIN or not re.fullmatch(r"[!-~]+", value):
         raise ValueError(f"a secret has at least {ADMIN_KEY_LENGTH_MIN} visible ASCII characters and no spaces")
     return Secret(value)

@@ -41,6 +41,8 @@ CONFINED = {
     "uvicorn": ("gateway/api", "gateway/app.py"),
     "httptools": ("gateway/api", "gateway/app.py"),
     "aiosqlite": ("gateway/state",),
+    "asyncpg": ("gateway/state",),
+    "redis": ("gateway/state",),
     "sqlite3": ("gateway/state", "gateway/doctor.py"),
     "llama_cpp": ("adapters/llama_cpp/native.py", "adapters/llama_cpp/batch.py"),
     "jinja2": ("adapters/llama_cpp/templates.py", "adapters/llama_cpp/sandbox.py"),

@@ -82,7 +82,7 @@ REFUSED = [
     ("server:\n  port: 0\n", ":2: at server.port: expected int between 1 and 65535, got 0"),
     ("server:\n  port: true\n", ":2: at server.port: expected int between 1 and 65535, got true"),
     ("server:\n  prot: 1\n", ":2: at server.prot: no such setting; did you mean port?"),
-    ("5: 1\n", ":1: at 5: no such setting; known: auth, data_dir, log, models, server"),
+    ("5: 1\n", ":1: at 5: no such setting; known: auth, data_dir, log, models, server, state"),
     ("server: 5\n", ":1: at server: expected settings as `name: value` lines, got 5"),
     ("- 1\n", ":1: expected settings as `name: value` lines"),
     ("server:\n  port: 1\n  port: 2\n", ":3: at server.port: set a second time (first on line 2)"),
@@ -111,6 +111,13 @@ REFUSED = [
         "auth: {enabled: false}\nserver: {host: 0.0.0.0}\n",
         ":1: at auth.enabled: authentication can be off only on a loop",
     ),
+    (
+        "state:\n  database: mysql://u:hidden@h/d\n",
+        ":2: at state.database: expected a URL that starts with postgresql://",
+    ),
+    ("state:\n  redis: http://hidden\n", ":2: at state.redis: expected a URL that starts with redis:// or rediss://"),
+    ("state:\n  redis: 5\n", ":2: at state.redis: expected text (the value is a secret"),
+    ("state:\n  replicas: 2\n  redis: redis://hidden\n", ":2: at state.replicas: more than one gateway process needs"),
     ("a: b: c", ":1: mapping values are not allowed here"),
     ("x: *y", ":1: found undefined alias"),
     ("x: &y [*y]", ":1: values are nested too deeply or contain themselves"),
@@ -130,6 +137,16 @@ def test_refused_with_line_and_path(tmp_path: Path, text: str, message: str) -> 
     assert str(caught.value).startswith(f"{path}:")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert "hidden" not in str(caught.value)
+
+
+def test_addresses_of_stores_are_secrets() -> None:
+    environ = {"GATEWAY_DATABASE_URL": "postgresql://u:hidden@h/d", "GATEWAY_REDIS_URL": "rediss://:hidden@h/0"}
+    state = load(None, {**environ, "GATEWAY_STATE__REPLICAS": "3"}, {}).state
+    assert state.replicas == 3
+    assert state.database is not None
+    assert state.database.reveal() == environ["GATEWAY_DATABASE_URL"]
+    assert "hidden" not in repr(state)
 
 
 def test_unreadable_files(tmp_path: Path) -> None:
@@ -230,6 +247,7 @@ def struct_shape(kind: type[msgspec.Struct]) -> dict[str, Any]:
     inner: dict[str, type[msgspec.Struct]] = {
         "server": config.ServerConfig,
         "auth": config.AuthConfig,
+        "state": config.StateConfig,
         "log": config.LogConfig,
         "engine": EngineConfig,
     }
