@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 import msgspec
 
 Role = Literal["system", "developer", "user", "assistant", "tool"]
+Kind = Literal["chat", "completion", "embedding", "rerank"]
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 
 
@@ -167,6 +168,15 @@ class EmbeddingRequest(msgspec.Struct, frozen=True):
     dimensions: int | None = None
 
 
+class RerankRequest(msgspec.Struct, frozen=True):
+    """Documents to be compared with a query; `raw` asks for the scores as the model gives them."""
+
+    model: str
+    query: str
+    documents: tuple[str, ...]
+    raw: bool = False
+
+
 class Caller(msgspec.Struct, frozen=True):
     """On whose behalf a request runs. Nothing of an engine is shared across two `tenant`s.
 
@@ -268,11 +278,18 @@ class Embeddings(msgspec.Struct, frozen=True):
     prompt_tokens: int
 
 
+class Ranking(msgspec.Struct, frozen=True):
+    """How well each document answers the query, in the order of the request: from 0 to 1, or raw."""
+
+    scores: tuple[float, ...]
+    prompt_tokens: int
+
+
 class ModelCard(msgspec.Struct, frozen=True):
     """What a target can do, as far as it is known; `parent` is the model that an adapter is applied to."""
 
     context_tokens: int | None = None
-    kinds: tuple[Literal["chat", "completion", "embedding"], ...] = ("chat", "completion")
+    kinds: tuple[Kind, ...] = ("chat", "completion")
     parameters: int | None = None
     size_bytes: int | None = None
     description: str = ""
@@ -295,6 +312,12 @@ class Embedder(Protocol):
     """A target that turns texts into vectors."""
 
     async def embed(self, request: EmbeddingRequest, caller: Caller) -> Embeddings: ...
+
+
+class Reranker(Protocol):
+    """A target that says how well texts answer a query."""
+
+    async def rerank(self, request: RerankRequest, caller: Caller) -> Ranking: ...
 
 
 class Tokenizer(Protocol):

@@ -25,6 +25,7 @@ from gateway.api.edge import Edge
 from gateway.api.health import Health, front_page
 from gateway.api.http import Endpoint
 from gateway.api.protocol import Report, Wheel
+from gateway.api.rerank import Rerank
 from gateway.api.server import ListenError, Server, bind
 from gateway.api.tokens import Tokens
 from gateway.auth import Authenticator, Open
@@ -158,6 +159,7 @@ def routes(config: Config, catalog: Catalog, inference: Inference, health: Healt
     body_bytes_max = config.server.body_bytes_max
     endpoints = (
         *openai.endpoints(inference, catalog, body_bytes_max),
+        *Rerank(inference, catalog, body_bytes_max).endpoints(),
         *Tokens(inference, body_bytes_max).endpoints(),
         *health.endpoints(),
     )

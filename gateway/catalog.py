@@ -9,12 +9,12 @@ from typing import Protocol
 from msgspec.structs import replace
 
 from adapters.errors import InvalidRequest
-from adapters.types import Chat, Embedder, Generation, Lora, ModelCard, Tokenizer
+from adapters.types import Chat, Embedder, Generation, Lora, ModelCard, Reranker, Tokenizer
 from gateway import errors
 from gateway.auth import Principal
 
 
-class Adapter(Chat, Embedder, Tokenizer, Protocol):
+class Adapter(Chat, Embedder, Reranker, Tokenizer, Protocol):
     """What serves a target. Its `card` may grow while a model loads."""
 
     @property

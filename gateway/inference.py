@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from msgspec.structs import replace
 
@@ -18,6 +18,9 @@ from adapters.types import (
     Embeddings,
     Event,
     Finished,
+    Kind,
+    Ranking,
+    RerankRequest,
     Started,
     TextDelta,
     ToolCallDelta,
@@ -29,12 +32,17 @@ from gateway.errors import GatewayError
 from gateway.telemetry import Telemetry
 
 T = TypeVar("T")
-Kind = Literal["chat", "completion", "embedding"]
+Encoded = TypeVar("Encoded", Embeddings, Ranking)
 
 FIRST_EVENT_TIMEOUT_S = 600.0
 TOTAL_TIMEOUT_S = 3600.0
 
-_KIND_NAMES: dict[Kind, str] = {"chat": "chat completions", "completion": "completions", "embedding": "embeddings"}
+_KIND_NAMES: dict[Kind, str] = {
+    "chat": "chat completions",
+    "completion": "completions",
+    "embedding": "embeddings",
+    "rerank": "reranking",
+}
 
 
 class Record:
@@ -212,14 +220,22 @@ class Inference:
     async def embed(self, principal: Principal, request: EmbeddingRequest, caller: Caller) -> Embeddings:
         """Turn texts into vectors."""
         target = self._target(principal, request.model, "embedding")
+        return await self._encoded(target, target.adapter.embed(request, caller))
+
+    async def rerank(self, principal: Principal, request: RerankRequest, caller: Caller) -> Ranking:
+        """Score documents by how well they answer a query."""
+        target = self._target(principal, request.model, "rerank")
+        return await self._encoded(target, target.adapter.rerank(request, caller))
+
+    async def _encoded(self, target: Target, work: Awaitable[Encoded]) -> Encoded:
         record = Record(target.name, self._telemetry, self._clock)
         try:
-            embeddings = await self._in_time(target.adapter.embed(request, caller))
+            encoded = await self._in_time(work)
         except BaseException as exc:
             record.fail(exc)
             raise
-        record.end("ok", Usage(embeddings.prompt_tokens))
-        return embeddings
+        record.end("ok", Usage(encoded.prompt_tokens))
+        return encoded
 
     async def tokenize(self, principal: Principal, model: str | None, text: str, *, special: bool) -> list[int]:
         """The token ids of a text; `special` adds what the model puts around every text. `model` None: the only one."""

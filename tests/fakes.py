@@ -15,6 +15,8 @@ from adapters.types import (
     Event,
     Finished,
     ModelCard,
+    Ranking,
+    RerankRequest,
     Started,
     TextDelta,
     Usage,
@@ -32,7 +34,7 @@ HELLO: tuple[Event, ...] = (
 
 
 class Scripted:
-    """Implements Chat, Embedder and Tokenizer.
+    """Implements Chat, Embedder, Reranker and Tokenizer.
 
     Each step of `script` is an event to yield, an exception to raise, or an `asyncio.Event` to wait for. What was asked
     is kept in `requests` and `callers`; `closed` counts the streams that were cut or closed before their script ended.
@@ -40,8 +42,8 @@ class Scripted:
 
     def __init__(self, script: Sequence[Step] = HELLO, *, card: ModelCard | None = None) -> None:
         self.script = script
-        self.card = card or ModelCard(context_tokens=2048, kinds=("chat", "completion", "embedding"))
-        self.requests: list[ChatRequest | CompletionRequest | EmbeddingRequest] = []
+        self.card = card or ModelCard(context_tokens=2048, kinds=("chat", "completion", "embedding", "rerank"))
+        self.requests: list[ChatRequest | CompletionRequest | EmbeddingRequest | RerankRequest] = []
         self.callers: list[Caller] = []
         self.closed = 0
 
@@ -68,6 +70,16 @@ class Scripted:
 
     async def embed(self, request: EmbeddingRequest, caller: Caller) -> Embeddings:
         """Every vector is (0.5, -0.25); exceptions and waits of the script come first."""
+        await self._hold_up(request, caller)
+        vector = b"\x00\x00\x00\x3f\x00\x00\x80\xbe"
+        return Embeddings(tuple(vector for _ in request.inputs), 2, sum(len(one) for one in request.inputs))
+
+    async def rerank(self, request: RerankRequest, caller: Caller) -> Ranking:
+        """A document's score is its length over 100; exceptions and waits of the script come first."""
+        await self._hold_up(request, caller)
+        return Ranking(tuple(len(one) / 100 for one in request.documents), len(request.documents))
+
+    async def _hold_up(self, request: EmbeddingRequest | RerankRequest, caller: Caller) -> None:
         self.requests.append(request)
         self.callers.append(caller)
         for step in self.script:
@@ -75,8 +87,6 @@ class Scripted:
                 raise step
             if isinstance(step, asyncio.Event):
                 await step.wait()
-        vector = b"\x00\x00\x00\x3f\x00\x00\x80\xbe"
-        return Embeddings(tuple(vector for _ in request.inputs), 2, sum(len(one) for one in request.inputs))
 
     async def tokenize(self, text: str, *, special: bool) -> list[int]:
         return [*([1] if special else []), *text.encode()]

@@ -26,6 +26,8 @@ from adapters.llama_cpp.messages import (
     Inspected,
     ModelInfo,
     Prompt,
+    Rerank,
+    Reranked,
     TextPrompt,
     TokenPrompt,
 )
@@ -41,7 +43,10 @@ from adapters.types import (
     Embeddings,
     Event,
     Finished,
+    Kind,
     ModelCard,
+    Ranking,
+    RerankRequest,
     Usage,
 )
 
@@ -72,7 +77,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LlamaCpp:
-    """Chat, Embedder and Tokenizer over one local model."""
+    """Chat, Embedder, Reranker and Tokenizer over one local model."""
 
     def __init__(
         self,
@@ -137,7 +142,7 @@ class LlamaCpp:
             return ModelCard()
         return ModelCard(
             context_tokens=info.context_tokens,
-            kinds=(("chat", "completion") if info.generates else ()) + (("embedding",) if info.embeds else ()),
+            kinds=_kinds(info),
             parameters=info.parameters,
             size_bytes=info.size_bytes,
             description=info.description,
@@ -206,28 +211,51 @@ class LlamaCpp:
         dimensions = whole if request.dimensions is None else request.dimensions
         if not 1 <= dimensions <= whole:
             raise InvalidRequest(f"'dimensions' must be between 1 and {whole}.", param="dimensions")
+        size = sum(size_tokens(_embedding_prompt(one)) for one in request.inputs)
+        embedded = await self._encode(lambda number: Embed(number, caller.tenant, request.inputs), size, caller)
+        assert isinstance(embedded, Embedded)
+        vectors = embedded.vectors
+        if dimensions < whole:
+            vectors = tuple(cut(vector, dimensions) for vector in vectors)
+        return Embeddings(vectors, dimensions, embedded.prompt_tokens)
+
+    async def rerank(self, request: RerankRequest, caller: Caller) -> Ranking:
+        info = self.check_ready()
+        if info.reranks is None:
+            raise InvalidRequest(f"The model {self.name!r} does not rerank.", param="model")
+        size = sum(size_tokens(TextPrompt(request.query + document)) for document in request.documents)
+        reranked = await self._encode(
+            lambda number: Rerank(number, caller.tenant, request.query, request.documents), size, caller
+        )
+        assert isinstance(reranked, Reranked)
+        scores = reranked.scores
+        if info.reranks == "logit" and not request.raw:
+            scores = tuple(map(sigmoid, scores))
+        return Ranking(scores, reranked.prompt_tokens)
+
+    async def _encode(self, command: Callable[[int], Command], size: int, caller: Caller) -> Embedded | Reranked:
+        """Have the worker compute about `size` tokens, when it is the caller's turn."""
         self.counters.requests += 1
         try:
-            embedded = await self._embed(request, caller)
+            answer = await self._take_turn_and_ask(command, size, caller)
         except Busy:
             self.counters.rejected += 1
             raise
         except asyncio.CancelledError:
             self.counters.cancelled += 1
             raise
-        self.counters.prompt_tokens += embedded.prompt_tokens
-        self.counters.embedded_tokens += embedded.prompt_tokens
-        vectors = embedded.vectors
-        if dimensions < whole:
-            vectors = tuple(cut(vector, dimensions) for vector in vectors)
-        return Embeddings(vectors, dimensions, embedded.prompt_tokens)
+        self.counters.prompt_tokens += answer.prompt_tokens
+        self.counters.embedded_tokens += answer.prompt_tokens
+        return answer
 
-    async def _embed(self, request: EmbeddingRequest, caller: Caller) -> Embedded:
+    async def _take_turn_and_ask(
+        self, command: Callable[[int], Command], size: int, caller: Caller
+    ) -> Embedded | Reranked:
         turn = Turn()
         entry = Entry(
             tenant=caller.tenant,
             owner=turn,
-            prompt_tokens=sum(size_tokens(_embedding_prompt(one)) for one in request.inputs),
+            prompt_tokens=size,
             max_tokens=0,
             weight=caller.weight,
             priority=caller.priority,
@@ -238,8 +266,8 @@ class LlamaCpp:
         except AdapterError:
             self._embedding.leave(entry)
             raise
-        answer = await question.ask(Embed(question.id, caller.tenant, request.inputs), EMBED_TIMEOUT_S)
-        assert isinstance(answer, Embedded)
+        answer = await question.ask(command(question.id), EMBED_TIMEOUT_S)
+        assert isinstance(answer, Embedded | Reranked)
         return answer
 
     # Tokeniser
@@ -283,6 +311,17 @@ def _new_call_id() -> str:
 
 def _embedding_prompt(one: str | tuple[int, ...]) -> Prompt:
     return TextPrompt(one) if isinstance(one, str) else TokenPrompt(one)
+
+
+def _kinds(info: ModelInfo) -> tuple[Kind, ...]:
+    if info.generates:
+        return ("chat", "completion")
+    return ("embedding",) if info.embeds else ("rerank",)
+
+
+def sigmoid(logit: float) -> float:
+    """Between 0 and 1, without an overflow for logits far below zero."""
+    return 0.5 * (1 + math.tanh(logit / 2))
 
 
 def cut(vector: bytes, dimensions: int) -> bytes:

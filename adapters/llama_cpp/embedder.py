@@ -1,4 +1,4 @@
-"""Embeddings: whole inputs of many requests packed into one batch."""
+"""Embeddings and the scores of rerankers: whole inputs of many requests packed into one batch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from adapters.llama_cpp.batch import Batch
-from adapters.llama_cpp.messages import Embedded
+from adapters.llama_cpp.messages import Embedded, Reranked
 
 Int32s = npt.NDArray[np.int32]
 Float32s = npt.NDArray[np.float32]
@@ -32,14 +32,15 @@ class Job:
     def __init__(self, request: int, inputs: list[Int32s]) -> None:
         self.request = request
         self.inputs = inputs
-        self.vectors: list[bytes] = []
+        self.vectors: list[Float32s] = []
 
 
 class Embedder:
     """First come, first served by input; one batch holds as many inputs as fit, of as many requests as there are."""
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, encoder: Encoder, *, ranks: bool = False) -> None:
         self._encoder = encoder
+        self._ranks = ranks
         self._jobs: deque[Job] = deque()
         self._batch = Batch(encoder.batch_tokens, encoder.slots)
 
@@ -61,7 +62,7 @@ class Embedder:
         self._jobs = deque(kept)
         return found
 
-    def step(self) -> list[Embedded]:
+    def step(self) -> list[Embedded | Reranked]:
         """Computes one batch; returns the requests it completed."""
         self._batch.clear()
         owners: list[tuple[Job, int]] = []
@@ -72,17 +73,26 @@ class Embedder:
             owners.append((job, self._batch.size - 1))
         self._encoder.encode(self._batch)
         for slot, (job, last_row) in enumerate(owners):
-            vector = self._encoder.embedding(slot, last_row)
-            norm = float(np.linalg.norm(vector))
-            job.vectors.append((vector / norm if norm else vector).astype("<f4").tobytes())
+            job.vectors.append(self._encoder.embedding(slot, last_row))
         return self._completed()
 
     def _next_inputs(self) -> list[tuple[Job, Int32s]]:
         return [(job, tokens) for job in self._jobs for tokens in job.inputs[len(job.vectors) :]]
 
-    def _completed(self) -> list[Embedded]:
-        done = []
+    def _completed(self) -> list[Embedded | Reranked]:
+        done: list[Embedded | Reranked] = []
         while self._jobs and len(self._jobs[0].vectors) == len(self._jobs[0].inputs):
             job = self._jobs.popleft()
-            done.append(Embedded(job.request, tuple(job.vectors), sum(map(len, job.inputs))))
+            tokens = sum(map(len, job.inputs))
+            if self._ranks:
+                # A model with several labels has the one for "relevant" first.
+                done.append(Reranked(job.request, tuple(float(vector[0]) for vector in job.vectors), tokens))
+            else:
+                done.append(Embedded(job.request, tuple(map(_normalised, job.vectors)), tokens))
         return done
+
+
+def _normalised(vector: Float32s) -> bytes:
+    """Little-endian float32 of length 1; a zero vector stays zero."""
+    norm = float(np.linalg.norm(vector))
+    return (vector / norm if norm else vector).astype("<f4").tobytes()

@@ -27,6 +27,7 @@ ITEMS_KEPT_MAX = 256
 KEPT_BYTES_MAX = 4 << 20
 
 _WINDOW_BYTES = 1 << 20
+_RANK = 4
 _STRING, _ARRAY, _BOOL = 8, 9, 7
 _SCALARS = {
     0: "B",
@@ -170,9 +171,14 @@ def read(path: Path) -> GGUF:
         )
 
 
+def reranks(gguf: GGUF) -> bool:
+    """Whether the model is made to score pairs of texts."""
+    return gguf.pooling_type == _RANK
+
+
 def embeds(gguf: GGUF) -> bool:
     """Whether the model is made for embeddings: an encoder, or a decoder that pools its outputs."""
-    return gguf.architecture in _ENCODERS or gguf.pooling_type not in (None, 0)
+    return not reranks(gguf) and (gguf.architecture in _ENCODERS or gguf.pooling_type not in (None, 0))
 
 
 class _Reader:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -30,6 +31,7 @@ EMBED_SLOTS = 64
 THREAD_BYTES_MIN = 32 << 20
 CALIBRATION_STEP_US_MAX = 150_000
 PADDED_MAX = 16
+SOFTMAX_ARCHITECTURES = ("qwen3", "qwen3vl")
 
 
 class LoadError(Exception):
@@ -74,12 +76,14 @@ def load(command: Load, progress: Callable[[float], None], lease: AbstractContex
         if row.name == tool_format:
             model.vocabulary.show(row.begin)
             model.vocabulary.show(row.end)
-    embeds = gguf.embeds(header) if settings.embeddings is None else settings.embeddings
-    loras = _loras(model, header, settings, embeds)
+    ranks = gguf.reranks(header)
+    embeds = not ranks and (gguf.embeds(header) if settings.embeddings is None else settings.embeddings)
+    generates = not (embeds or ranks)
+    loras = _loras(model, header, settings, generates)
     threads = settings.threads or _threads(model.size_bytes)
     context_tokens = settings.context_tokens or min(model.context_train, CONTEXT_TOKENS_DEFAULT)
-    context = _context(model, settings, embeds, context_tokens, threads, lease)
-    rates = _measure(context, settings.parallel) if not embeds else Rates(0.0, 0.0)
+    context = _context(model, settings, generates, context_tokens, threads, lease)
+    rates = _measure(context, settings.parallel) if generates else Rates(0.0, 0.0)
     info = ModelInfo(
         description=model.description,
         architecture=header.architecture,
@@ -92,8 +96,9 @@ def load(command: Load, progress: Callable[[float], None], lease: AbstractContex
         parallel=settings.parallel,
         threads=threads,
         embedding_dimensions=model.embedding_size,
-        generates=not embeds,
+        generates=generates,
         embeds=embeds,
+        reranks=_scores(header) if ranks else None,
         fim=TOKEN_NULL not in model.vocabulary.fim,
         chat_template=bool(header.chat_template),
         tool_format=tool_format,
@@ -105,17 +110,27 @@ def load(command: Load, progress: Callable[[float], None], lease: AbstractContex
         info,
         model.vocabulary,
         context,
-        Prompts(model.vocabulary, template, context_tokens),
+        Prompts(model.vocabulary, template, context_tokens, _rerank_template(header)),
         _recommended(header),
         loras,
-        None if embeds else _scheduler(context, settings, rates),
-        Embedder(context) if embeds else None,
+        _scheduler(context, settings, rates) if generates else None,
+        None if generates else Embedder(context, ranks=ranks),
     )
 
 
-def _loras(model: Model, header: gguf.GGUF, settings: EngineSettings, embeds: bool) -> Loras:
+def _scores(header: gguf.GGUF) -> Literal["logit", "probability"]:
+    """What a reranker's scores are: for Qwen3 llama.cpp puts a softmax behind its classifier."""
+    return "probability" if header.architecture in SOFTMAX_ARCHITECTURES else "logit"
+
+
+def _rerank_template(header: gguf.GGUF) -> str:
+    template = header.metadata.get("tokenizer.chat_template.rerank")
+    return template if isinstance(template, str) else ""
+
+
+def _loras(model: Model, header: gguf.GGUF, settings: EngineSettings, generates: bool) -> Loras:
     """Loads the adapters into the model; one that does not fit makes the whole configuration invalid."""
-    if settings.loras and embeds:
+    if settings.loras and not generates:
         raise LoadError("model_invalid", "LoRA adapters are only possible for models that generate text")
     digests = []
     for file in settings.loras:
@@ -161,12 +176,12 @@ def _recommended(header: gguf.GGUF) -> Recommended:
 def _context(
     model: Model,
     settings: EngineSettings,
-    embeds: bool,
+    generates: bool,
     context_tokens: int,
     threads: int,
     lease: AbstractContextManager[None],
 ) -> Context:
-    if embeds:
+    if not generates:
         return Context(
             model,
             cells=context_tokens,

@@ -107,6 +107,15 @@ class Embed(msgspec.Struct, frozen=True, tag="embed"):
     inputs: tuple[str | tuple[int, ...], ...]
 
 
+class Rerank(msgspec.Struct, frozen=True, tag="rerank"):
+    """Compare all documents with the query; answered by `Reranked` or `Refused`."""
+
+    id: int
+    tenant: str
+    query: str
+    documents: tuple[str, ...]
+
+
 class Inspect(msgspec.Struct, frozen=True, tag="inspect"):
     """Render and tokenise without generating; answered by `Inspected` or `Refused`."""
 
@@ -122,12 +131,12 @@ class Detokenize(msgspec.Struct, frozen=True, tag="detokenize"):
     tokens: tuple[int, ...]
 
 
-Command = Load | Prepare | Start | Cancel | Embed | Inspect | Detokenize
+Command = Load | Prepare | Start | Cancel | Embed | Rerank | Inspect | Detokenize
 
 
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What the loaded model is; rates are first estimates measured at load with every
-    slot taken, in microseconds per token."""
+    """What the loaded model is. `reranks` says what its scores are, None when it has none; rates are first estimates
+    measured at load with every slot taken, in microseconds per token."""
 
     description: str
     architecture: str
@@ -142,6 +151,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     embedding_dimensions: int
     generates: bool
     embeds: bool
+    reranks: Literal["logit", "probability"] | None = None
     fim: bool
     chat_template: bool
     tool_format: str | None
@@ -226,13 +236,21 @@ class Embedded(msgspec.Struct, frozen=True, tag="embedded"):
     prompt_tokens: int
 
 
+class Reranked(msgspec.Struct, frozen=True, tag="reranked"):
+    """`scores`: one per document, as the model gives them."""
+
+    id: int
+    scores: tuple[float, ...]
+    prompt_tokens: int
+
+
 class Inspected(msgspec.Struct, frozen=True, tag="inspected"):
     id: int
     tokens: tuple[int, ...]
     text: str
 
 
-Report = Progress | Ready | LoadFailed | Prepared | Refused | Cancelled | Step | Embedded | Inspected
+Report = Progress | Ready | LoadFailed | Prepared | Refused | Cancelled | Step | Embedded | Reranked | Inspected
 
 
 class FrameError(ValueError):

@@ -49,7 +49,10 @@ class Vocabulary:
         self.size: int = ll.llama_vocab_n_tokens(vocab)
         self.bos: int = ll.llama_vocab_bos(vocab)
         self.eos: int = ll.llama_vocab_eos(vocab)
+        self.sep: int = ll.llama_vocab_sep(vocab)
         self.adds_bos: bool = ll.llama_vocab_get_add_bos(vocab)
+        self.adds_eos: bool = ll.llama_vocab_get_add_eos(vocab)
+        self.adds_sep: bool = ll.llama_vocab_get_add_sep(vocab)
         self.fim = (ll.llama_vocab_fim_pre(vocab), ll.llama_vocab_fim_suf(vocab), ll.llama_vocab_fim_mid(vocab))
         self.end = frozenset(token for token in range(self.size) if ll.llama_vocab_is_eog(vocab, token))
 
@@ -189,7 +192,8 @@ class Context:
         self._lease = lease
         self._memory = ll.llama_get_memory(context)
         self._vocabulary_size = model.vocabulary.size
-        self._embedding_size = model.embedding_size
+        ranks = ll.llama_pooling_type(context) == ll.LLAMA_POOLING_TYPE_RANK
+        self._embedding_size = ll.llama_model_n_cls_out(model.pointer) if ranks else model.embedding_size
         self._view: Float32s | None = None
         self._loras = model.loras
         self._adapted: tuple[tuple[int, float], ...] = ()
@@ -249,7 +253,8 @@ class Context:
         return view[:rows]
 
     def embedding(self, slot: int, last_row: int) -> Float32s:
-        """The pooled vector of a sequence, or its last token's where the model does not pool. Shape (n,)."""
+        """The pooled vector of a sequence, or its last token's where the model does not pool; a reranker's holds its
+        scores. Shape (n,)."""
         pointer = ll.llama_get_embeddings_seq(self._context, slot)
         if not pointer:
             pointer = ll.llama_get_embeddings_ith(self._context, last_row)

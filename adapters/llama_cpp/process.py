@@ -40,6 +40,7 @@ from adapters.llama_cpp.messages import (
     Ready,
     Refused,
     Report,
+    Reranked,
     Step,
     frame,
 )
@@ -47,7 +48,7 @@ from adapters.llama_cpp.messages import (
 logger = logging.getLogger(__name__)
 
 State = Literal["loading", "ready", "failed", "restarting", "stopped"]
-Answer = Prepared | Refused | Cancelled | Embedded | Inspected
+Answer = Prepared | Refused | Cancelled | Embedded | Reranked | Inspected
 
 STABLE_AFTER_S = 60.0
 RESTART_DELAY_MAX_S = 30.0
@@ -296,7 +297,7 @@ class Worker:
                     sink.delta(delta)
             return
         match report:
-            case Prepared() | Refused() | Cancelled() | Embedded() | Inspected():
+            case Prepared() | Refused() | Cancelled() | Embedded() | Reranked() | Inspected():
                 if sink := self._sinks.get(report.id):
                     sink.answer(report)
             case Progress(fraction):

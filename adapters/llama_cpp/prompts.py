@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+
 import msgspec
 import numpy as np
 import numpy.typing as npt
@@ -34,10 +37,13 @@ class Prepared(msgspec.Struct, frozen=True):
 class Prompts:
     """Turns prompts into tokens for one model. Safe from any thread."""
 
-    def __init__(self, vocabulary: Vocabulary, template: ChatTemplate, context_tokens: int) -> None:
+    def __init__(
+        self, vocabulary: Vocabulary, template: ChatTemplate, context_tokens: int, rerank_template: str = ""
+    ) -> None:
         self._vocabulary = vocabulary
         self._template = template
         self._context_tokens = context_tokens
+        self._rerank_template = rerank_template
 
     def prepare(self, request: Prepare) -> Prepared:
         """Raises Refusal when the request cannot be generated from."""
@@ -94,6 +100,24 @@ class Prompts:
         if outside is not None:
             raise Refusal("invalid_value", f"Token {outside} is not in the vocabulary.", "tokens")
         return b"".join(map(self._vocabulary.text, tokens)).decode("utf-8", "replace")
+
+    def pairs(self, query: str, documents: Iterable[str]) -> list[Int32s]:
+        """Each document with the query as a reranker wants to see them: in its own template, or else between the
+        marks that its tokeniser puts around two texts. BERT's closes the second one too: [CLS] a [SEP] b [SEP]."""
+        if self._rerank_template:
+            return [self._filled(query, document) for document in documents]
+        vocabulary = self._vocabulary
+        first = [vocabulary.bos] * vocabulary.adds_bos
+        between = [vocabulary.eos] * vocabulary.adds_eos + [vocabulary.sep] * vocabulary.adds_sep
+        last = between[:1]
+        asked = vocabulary.tokenize(query, add_special=False, parse_special=False).tolist()
+        texts = [vocabulary.tokenize(one, add_special=False, parse_special=False).tolist() for one in documents]
+        return [np.array([*first, *asked, *between, *text, *last], np.int32) for text in texts]
+
+    def _filled(self, query: str, document: str) -> Int32s:
+        values = {"{query}": query, "{document}": document}
+        text = re.sub(r"\{query\}|\{document\}", lambda found: values[found[0]], self._rerank_template)
+        return self._vocabulary.tokenize(text, add_special=False, parse_special=True)
 
     def _fill_in(self, prefix: str, suffix: str) -> Int32s:
         before, after, middle = self._vocabulary.fim

@@ -41,6 +41,7 @@ from adapters.llama_cpp.messages import (
     Ready,
     Refused,
     Report,
+    Rerank,
     Start,
     Step,
     TextPrompt,
@@ -49,7 +50,7 @@ from adapters.llama_cpp.messages import (
 )
 from adapters.llama_cpp.native import NativeError
 from adapters.llama_cpp.prompts import Refusal
-from adapters.llama_cpp.sequence import Sequence
+from adapters.llama_cpp.sequence import Int32s, Sequence
 
 TOKENISER_THREADS = 2
 
@@ -106,7 +107,7 @@ class Worker:
     def _sort(self, command: Command) -> None:
         """Hands a command to the tokenisers or to the main thread."""
         match command:
-            case Prepare() | Embed() | Inspect() | Detokenize():
+            case Prepare() | Embed() | Rerank() | Inspect() | Detokenize():
                 self._preparing.add(command.id)
                 self._tokenisers.submit(self._answer, command)
             case Start():
@@ -148,15 +149,16 @@ class Worker:
 
     # On a tokeniser thread
 
-    def _answer(self, command: Prepare | Embed | Inspect | Detokenize) -> None:
+    def _answer(self, command: Prepare | Embed | Rerank | Inspect | Detokenize) -> None:
         """Works on a command and sends what comes of it, if only a refusal."""
         report: Report | None
         try:
             match command:
                 case Prepare():
                     report = self._prepare(command)
-                case Embed():
-                    self._embed(command)
+                case Embed() | Rerank():
+                    inputs = self._texts(command) if isinstance(command, Embed) else self._pairs(command)
+                    self._post(partial(self._submit_job, Job(command.id, inputs)))
                     report = None
                 case _:
                     report = self._inspect(command)
@@ -196,19 +198,28 @@ class Worker:
         self._post(partial(self._hold, command.id, sequences))
         return Prepared(command.id, len(prompt.tokens), prompt.max_tokens)
 
-    def _embed(self, command: Embed) -> None:
-        prompts, limit = self._loaded.prompts, self._loaded.info.context_tokens
-        inputs = []
-        for index, one in enumerate(command.inputs):
-            tokens = prompts.tokens(TextPrompt(one, special=False) if isinstance(one, str) else TokenPrompt(one))
+    def _texts(self, command: Embed) -> list[Int32s]:
+        prompts = self._loaded.prompts
+        inputs = [
+            prompts.tokens(TextPrompt(one, special=False) if isinstance(one, str) else TokenPrompt(one))
+            for one in command.inputs
+        ]
+        return self._bounded(inputs, "Input", "input")
+
+    def _pairs(self, command: Rerank) -> list[Int32s]:
+        pairs = self._loaded.prompts.pairs(command.query, command.documents)
+        return self._bounded(pairs, "The query with document", "documents")
+
+    def _bounded(self, inputs: list[Int32s], noun: str, param: str) -> list[Int32s]:
+        limit = self._loaded.info.context_tokens
+        for index, tokens in enumerate(inputs):
             if not 0 < len(tokens) <= limit:
                 raise Refusal(
                     "context_length_exceeded" if len(tokens) else "invalid_value",
-                    f"Input {index} has {len(tokens)} tokens; between 1 and {limit} are possible.",
-                    "input",
+                    f"{noun} {index} has {len(tokens)} tokens; between 1 and {limit} are possible.",
+                    param,
                 )
-            inputs.append(tokens)
-        self._post(partial(self._submit_job, Job(command.id, inputs)))
+        return inputs
 
     def _inspect(self, command: Inspect | Detokenize) -> Report:
         prompts = self._loaded.prompts
@@ -235,7 +246,7 @@ class Worker:
         if not self._settle(job.request):
             return
         if self._loaded.embedder is None:
-            self._link.send(Refused(job.request, "invalid_value", "This model does not embed.", "model"))
+            self._link.send(Refused(job.request, "invalid_value", "This model only generates text.", "model"))
         else:
             self._loaded.embedder.submit(job)
 

@@ -17,7 +17,7 @@ import pytest
 from tests.e2e.server import ADMIN_KEY, Server
 
 CHAT = "/v1/chat/completions"
-POSTS = (CHAT, "/v1/completions", "/v1/embeddings", "/v1/tokenize", "/v1/count_tokens")
+POSTS = (CHAT, "/v1/completions", "/v1/embeddings", "/v1/rerank", "/v1/tokenize", "/v1/count_tokens")
 MESSAGES = [{"role": "user", "content": "Hello"}]
 INTERNALS = re.compile(r"Traceback|\.py\b|/work|/root|/home|/tmp|sqlite|SELECT|gw_live_[A-Za-z0-9]{6}", re.IGNORECASE)
 
@@ -131,6 +131,8 @@ def test_fields_that_would_redirect(server: Server, path: str, field: str) -> No
         "prompt": "x",
         "input": "x",
         "content": "x",
+        "query": "x",
+        "documents": ["x"],
         field: "http://127.0.0.1:1",
     }
     status, found = post(server, path, json.dumps(body).encode())

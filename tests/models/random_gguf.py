@@ -59,6 +59,8 @@ class DecoderShape(msgspec.Struct, frozen=True, kw_only=True):
     matrices: GGMLQuantizationType
     embedding: GGMLQuantizationType
     pooling: PoolingType | None = None
+    qk_norm: bool = False
+    labels: tuple[str, ...] = ()
 
 
 class EncoderShape(msgspec.Struct, frozen=True, kw_only=True):
@@ -137,7 +139,28 @@ def decoder_embedder(path: Path, *, seed: int = 1) -> Path:
     return write_decoder(path, shape, byte_level_bpe(1024).with_fields(ggml__add_eos_token=True), seed)
 
 
-def bert_embedder(path: Path, vocab: Path | None = None, *, shape: EncoderShape = BERT_TINY, seed: int = 1) -> Path:
+def decoder_reranker(path: Path, *, seed: int = 1) -> Path:
+    """A decoder of 1.3 M parameters in the shape of Qwen3-Reranker: a template, and two labels behind a softmax."""
+    shape = msgspec.structs.replace(
+        LLAMA_TINY, architecture="qwen3", qk_norm=True, pooling=PoolingType.RANK, labels=("yes", "no")
+    )
+    template = "<|im_start|>user\n<Query>: {query}\n<Document>: {document}<|im_end|>\n<|im_start|>assistant\n"
+    return write_decoder(path, shape, byte_level_bpe(1024).with_fields(chat_template__rerank=template), seed)
+
+
+def bert_reranker(path: Path, *, seed: int = 1) -> Path:
+    """A BERT cross-encoder with a head of two layers, as bge-reranker has it."""
+    return bert_embedder(path, seed=seed, pooling=PoolingType.RANK)
+
+
+def bert_embedder(
+    path: Path,
+    vocab: Path | None = None,
+    *,
+    shape: EncoderShape = BERT_TINY,
+    seed: int = 1,
+    pooling: PoolingType = PoolingType.MEAN,
+) -> Path:
     """A BERT encoder in F16 with mean pooling and a generated WordPiece vocabulary, or `vocab`'s.
 
     Word embeddings dominate, so texts that share words have similar embeddings.
@@ -148,10 +171,11 @@ def bert_embedder(path: Path, vocab: Path | None = None, *, shape: EncoderShape 
     writer.add_head_count(shape.heads)
     writer.add_layer_norm_eps(1e-12)
     writer.add_causal_attention(False)
-    writer.add_pooling_type(PoolingType.MEAN)
+    writer.add_pooling_type(pooling)
     writer.add_file_type(LlamaFileType.MOSTLY_F16)
     words.write(writer)
-    return _write(path, writer, _encoder_tensors(shape, len(words)), seed, np.zeros(len(words), dtype=np.bool_))
+    tensors = [*_encoder_tensors(shape, len(words)), *(_head(shape) if pooling is PoolingType.RANK else ())]
+    return _write(path, writer, tensors, seed, np.zeros(len(words), dtype=np.bool_))
 
 
 def write_decoder(path: Path, shape: DecoderShape, vocab: Vocabulary, seed: int, *, raw_bytes: bool = False) -> Path:
@@ -167,6 +191,8 @@ def write_decoder(path: Path, shape: DecoderShape, vocab: Vocabulary, seed: int,
     writer.add_file_type(LlamaFileType.MOSTLY_Q4_0 if shape.matrices is Q4_0 else LlamaFileType.MOSTLY_Q8_0)
     if shape.pooling is not None:
         writer.add_pooling_type(shape.pooling)
+    if shape.labels:
+        writer.add_classifier_output_labels(shape.labels)
     vocab.write(writer)
     return _write(path, writer, _decoder_tensors(shape, len(vocab)), seed, _quiet_tokens(vocab, raw_bytes))
 
@@ -208,8 +234,13 @@ def _decoder_tensors(shape: DecoderShape, vocab_size: int) -> Iterator[Tensor]:
     yield Tensor("token_embd.weight", (vocab_size, width), shape.embedding, sigma=0.02)
     # Logits of embedding (0.02) x this gain x sqrt(width) = 2.5 leave sampling at temperature 1 some entropy.
     yield Tensor("output_norm.weight", (width,), F32, sigma=0.0, mean=125 * unit)
+    if shape.labels:
+        yield Tensor("cls.output.weight", (len(shape.labels), width), F32, sigma=0.02)
     for layer in range(shape.layers):
         block = f"blk.{layer}."
+        if shape.qk_norm:
+            for name in ("attn_q_norm", "attn_k_norm"):
+                yield Tensor(f"{block}{name}.weight", (width // shape.heads,), F32, sigma=0.1, mean=1.0)
         yield Tensor(block + "attn_norm.weight", (width,), F32, sigma=0.1, mean=1.0)
         yield Tensor(block + "ffn_norm.weight", (width,), F32, sigma=0.1, mean=1.0)
         # Queries and keys 1.5 times larger than neutral make attention pick tokens instead of averaging them away.
@@ -248,6 +279,14 @@ def _encoder_tensors(shape: EncoderShape, vocab_size: int) -> Iterator[Tensor]:
             yield Tensor(f"{block}{name}.bias", (rows,), F32, sigma=0.02)
         yield from _layer_norm(block + "attn_output_norm", width)
         yield from _layer_norm(block + "layer_output_norm", width)
+
+
+def _head(shape: EncoderShape) -> Iterator[Tensor]:
+    """A dense layer and one score, which come out between about -2 and 2."""
+    yield Tensor("cls.weight", (shape.width, shape.width), F32, sigma=shape.width**-0.5)
+    yield Tensor("cls.bias", (shape.width,), F32, sigma=0.02)
+    yield Tensor("cls.output.weight", (1, shape.width), F32, sigma=1.5 * shape.width**-0.5)
+    yield Tensor("cls.output.bias", (1,), F32, sigma=0.1)
 
 
 def _layer_norm(name: str, width: int) -> Iterator[Tensor]:

@@ -10,6 +10,7 @@ import openai
 
 from adapters.types import ModelCard
 from gateway.api import openai as api
+from gateway.api.rerank import Rerank
 from gateway.api.tokens import Tokens
 from gateway.catalog import Catalog, Target
 from gateway.inference import Inference
@@ -55,6 +56,7 @@ async def opened(
     inference = Inference(catalog, telemetry)
     endpoints = (
         *api.endpoints(inference, catalog, BODY_BYTES_MAX),
+        *Rerank(inference, catalog, BODY_BYTES_MAX).endpoints(),
         *Tokens(inference, BODY_BYTES_MAX).endpoints(),
     )
     async with (
