@@ -256,8 +256,12 @@ class ToolCallDelta(msgspec.Struct, frozen=True):
 
 
 class ChoiceFinished(msgspec.Struct, frozen=True):
+    """The end of a choice. `malformed_call`: the model began a call that was none, which is in the text, or broke off
+    in one."""
+
     choice: int
     reason: FinishReason
+    malformed_call: bool = False
 
 
 class Finished(msgspec.Struct, frozen=True):

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta, inspect
 
 import adapters
+from adapters.llama_cpp import reasoning, tools
 from adapters.llama_cpp.messages import EngineSettings, LoraFile
 from gateway import yaml_lines
 
@@ -82,6 +83,10 @@ class LoraConfig(LoraFile, frozen=True, kw_only=True, forbid_unknown_fields=True
     scale: Annotated[float, Meta(ge=-100, le=100)] = 1.0
 
 
+def _one_of(names: tuple[str, ...]) -> str:
+    return rf"^({'|'.join(map(re.escape, names))})\Z"
+
+
 class EngineConfig(EngineSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`EngineSettings` with the ranges an operator may choose from."""
 
@@ -93,6 +98,8 @@ class EngineConfig(EngineSettings, frozen=True, kw_only=True, forbid_unknown_fie
     target_gap_ms: Annotated[int, Meta(ge=10, le=60_000)] = 300
     session_ram_bytes: Annotated[int, Meta(ge=0, le=1 << 44)] = 1 << 30
     session_ttl_s: Annotated[int, Meta(ge=0, le=30 * 86_400)] = 3600
+    tool_format: Annotated[str, Meta(pattern=_one_of(tools.NAMES))] | None = None
+    reasoning_format: Annotated[str, Meta(pattern=_one_of(reasoning.NAMES))] | None = None
     gpu_layers: Annotated[int, Meta(ge=-1, le=10_000)] = 0
     lease_path: LocalPath | None = None
     loras: Annotated[tuple[LoraConfig, ...], Meta(max_length=64)] = ()

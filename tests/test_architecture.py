@@ -54,6 +54,7 @@ WORKER_SIDE = {
     "batch",
     "scheduler",
     "sequence",
+    "thoughts",
     "sessions",
     "sampling",
     "embedder",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from adapters.llama_cpp import tools
 from gateway import app, cli
 from gateway.api.health import Health
 from gateway.catalog import Catalog
@@ -55,3 +56,8 @@ def test_every_command_is_documented(command: str) -> None:
 @pytest.mark.parametrize("link", re.findall(r"\]\(([^)#:]+)\)", README))
 def test_links_lead_somewhere(link: str) -> None:
     assert (ROOT / link).exists()
+
+
+@pytest.mark.parametrize("name", tools.NAMES)
+def test_every_tool_format_is_documented(name: str) -> None:
+    assert f"`{name}`" in README

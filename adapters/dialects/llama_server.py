@@ -8,7 +8,8 @@ import msgspec
 from msgspec import Meta
 
 from adapters.dialects import openai_wire as wire
-from adapters.dialects.openai_chat import WireMessage, WireTool, parse_messages, parse_tools
+from adapters.dialects.openai_chat import WireMessage, parse_messages
+from adapters.dialects.openai_tools import TOOLS_MAX, WireTool, parse_tools
 from adapters.errors import InvalidRequest
 from adapters.types import ChatRequest
 
@@ -36,12 +37,12 @@ class DetokenizeBody(ModelFields, kw_only=True):
 
 class ConversationBody(ModelFields, kw_only=True):
     messages: Annotated[list[WireMessage], Meta(min_length=1, max_length=4096)]
-    tools: Annotated[list[WireTool], Meta(max_length=128)] | None = None
+    tools: Annotated[list[WireTool], Meta(max_length=TOOLS_MAX)] | None = None
 
 
 class CountBody(ModelFields, kw_only=True):
     messages: Annotated[list[WireMessage], Meta(min_length=1, max_length=4096)] | None = None
-    tools: Annotated[list[WireTool], Meta(max_length=128)] | None = None
+    tools: Annotated[list[WireTool], Meta(max_length=TOOLS_MAX)] | None = None
     input: str | None = None
 
 

@@ -16,6 +16,7 @@ from adapters.types import (
     FinishReason,
     Generation,
     Lora,
+    ReasoningDelta,
     Sampling,
     Started,
     TextDelta,
@@ -323,7 +324,7 @@ def usage_fields(usage: Usage) -> dict[str, object]:
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
         "prompt_tokens_details": {"cached_tokens": usage.cached_tokens, "audio_tokens": 0},
         "completion_tokens_details": {
-            "reasoning_tokens": 0,
+            "reasoning_tokens": usage.reasoning_tokens,
             "audio_tokens": 0,
             "accepted_prediction_tokens": 0,
             "rejected_prediction_tokens": 0,
@@ -365,13 +366,19 @@ class FoldedChoice:
 
     def __init__(self) -> None:
         self.parts: list[str] = []
+        self.thoughts: list[str] = []
         self.logprobs: list[TokenLogprob] = []
         self.calls: dict[int, ToolCall] = {}
         self.reason: FinishReason | None = None
+        self.malformed_call = False
 
     @property
     def text(self) -> str:
         return "".join(self.parts)
+
+    @property
+    def reasoning(self) -> str:
+        return "".join(self.thoughts)
 
 
 class Folded:
@@ -388,6 +395,8 @@ class Folded:
                 choice = self.choices[event.choice]
                 choice.parts.append(event.text)
                 choice.logprobs.extend(event.logprobs)
+            case ReasoningDelta():
+                self.choices[event.choice].thoughts.append(event.text)
             case ToolCallDelta():
                 calls = self.choices[event.choice].calls
                 known = calls.get(event.index, ToolCall("", "", ""))
@@ -396,6 +405,7 @@ class Folded:
                 )
             case ChoiceFinished():
                 self.choices[event.choice].reason = event.reason
+                self.choices[event.choice].malformed_call = event.malformed_call
             case Finished():
                 self.usage = event.usage
             case Started():

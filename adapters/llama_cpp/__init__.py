@@ -7,7 +7,6 @@ import math
 import secrets
 import struct
 from collections.abc import AsyncIterator, Callable, Sequence
-from functools import partial
 
 import msgspec
 
@@ -31,10 +30,12 @@ from adapters.llama_cpp.messages import (
     TextPrompt,
     TokenPrompt,
 )
+from adapters.llama_cpp.output import OutputParser
 from adapters.llama_cpp.process import State, Timing, Worker
 from adapters.llama_cpp.question import Question
 from adapters.llama_cpp.queue import Entry, FairQueue, Rates
-from adapters.llama_cpp.tools import ToolParser
+from adapters.llama_cpp.reasoning import named as reasoning_named
+from adapters.llama_cpp.tools import named as format_named
 from adapters.types import (
     Caller,
     ChatRequest,
@@ -171,15 +172,15 @@ class LlamaCpp:
     # Text
 
     def chat(self, request: ChatRequest, caller: Caller) -> AsyncIterator[Event]:
-        tools = request.tools if request.tool_choice.mode != "none" else ()
-        prompt = ChatPrompt(request.messages, tools)
         try:
             info = self._check_generates()
         except AdapterError as error:
             return _failing(error)
-        new_parser = None
-        if tools and info.tool_format is not None:
-            new_parser = partial(ToolParser, info.tool_format, frozenset(tool.name for tool in tools), _new_call_id)
+        if request.tool_choice.mode == "required":
+            refusal = InvalidRequest("Invalid value for 'tool_choice': no call can be forced yet.", param="tool_choice")
+            return _failing(refusal)
+        prompt = _chat_prompt(request)
+        new_parser = _parser_of(info, prompt)
         return TextGeneration(self._engine, caller, [prompt], request.generation, new_parser=new_parser).events()
 
     def complete(self, request: CompletionRequest, caller: Caller) -> AsyncIterator[Event]:
@@ -281,8 +282,7 @@ class LlamaCpp:
         return answer.text
 
     async def apply_template(self, request: ChatRequest) -> tuple[str, int]:
-        tools = request.tools if request.tool_choice.mode != "none" else ()
-        answer = await self._inspect(lambda number: Inspect(number, ChatPrompt(request.messages, tools)))
+        answer = await self._inspect(lambda number: Inspect(number, _chat_prompt(request)))
         return answer.text, len(answer.tokens)
 
     async def _inspect(self, command: Callable[[int], Command]) -> Inspected:
@@ -303,6 +303,24 @@ async def _failing(error: AdapterError) -> AsyncIterator[Event]:
     """A stream that raises at its first event, so that a refusal comes from the same place as any other failure."""
     raise error
     yield Finished(Usage())  # type: ignore[unreachable]  # What makes this function a generator.
+
+
+def _chat_prompt(request: ChatRequest) -> ChatPrompt:
+    tools = request.tools if request.tool_choice.mode != "none" else ()
+    return ChatPrompt(request.messages, tools, request.tool_choice, request.template_arguments)
+
+
+def _parser_of(info: ModelInfo, prompt: ChatPrompt) -> Callable[[bool], OutputParser] | None:
+    """What makes a choice's parser, given whether its prompt has begun to think; None where all text is content."""
+    choice = prompt.tool_choice
+    tools = tuple(tool for tool in prompt.tools if tool.name in choice.names or not choice.names)
+    tool_format = format_named(info.tool_format)
+    reasoning = reasoning_named(info.reasoning_format) if info.reasoning_format else None
+    if not tools and reasoning is None and not tool_format.skips:
+        return None
+    return lambda thinking: OutputParser(
+        tool_format, reasoning, _new_call_id, tools, parallel=choice.parallel, thinking=thinking
+    )
 
 
 def _new_call_id() -> str:

@@ -30,9 +30,10 @@ from adapters.llama_cpp.messages import (
     Start,
     TextPrompt,
 )
+from adapters.llama_cpp.output import OutputParser
 from adapters.llama_cpp.process import Answer, Worker
 from adapters.llama_cpp.queue import Entry
-from adapters.llama_cpp.tools import CallPiece, ToolParser
+from adapters.llama_cpp.splitting import Splitter
 from adapters.types import (
     Caller,
     ChoiceFinished,
@@ -42,8 +43,6 @@ from adapters.types import (
     Started,
     TextDelta,
     Timings,
-    TokenLogprob,
-    ToolCallDelta,
     Usage,
 )
 
@@ -133,7 +132,9 @@ class _Part:
         self.offset = offset
         self.prompt_tokens = 0
         self.max_tokens = 0
+        self.thinking = False
         self.completion_tokens = 0
+        self.reasoning_tokens = 0
         self.cached_tokens: int | None = None
         self.queue_us = 0
         self.prefill_us = 0
@@ -186,6 +187,7 @@ class _Part:
             return
         if delta.tokens:
             self.completion_tokens += delta.tokens
+            self.reasoning_tokens += delta.reasoning_tokens
             counters.completion_tokens += delta.tokens
             queue.served(entry, delta.tokens)
         if delta.cached_tokens >= 0:
@@ -214,6 +216,7 @@ class _Part:
             if self.stage is _Stage.PREPARING:
                 self.prompt_tokens = answer.prompt_tokens
                 self.max_tokens = answer.max_tokens
+                self.thinking = answer.thinking
                 self.stage = _Stage.PREPARED
                 self._request.part_prepared()
             return
@@ -242,31 +245,6 @@ class _Part:
             (self._engine.places.finished if finished else self._engine.places.leave)(self._entry)
 
 
-class _Calls:
-    """Splits the text of one choice into content and tool calls."""
-
-    def __init__(self, choice: int, parser: ToolParser) -> None:
-        self._choice = choice
-        self._parser = parser
-        self._logprobs: tuple[TokenLogprob, ...] = ()
-
-    def push(self, delta: Delta) -> Iterator[Event]:
-        """Log probabilities go with the content; those of the tokens of a call are dropped."""
-        self._logprobs += delta.logprobs
-        pieces = self._parser.push(delta.text) if delta.text else []
-        if delta.finish is not None:
-            pieces = [*pieces, *self._parser.finish()]
-        for piece in pieces:
-            logprobs, self._logprobs = self._logprobs, ()
-            if isinstance(piece, CallPiece):
-                yield ToolCallDelta(self._choice, piece.index, piece.arguments, piece.id, piece.name)
-            else:
-                yield TextDelta(self._choice, piece.text, logprobs)
-        if delta.finish is not None:
-            called = self._parser.called and delta.finish == "stop"
-            yield ChoiceFinished(self._choice, "tool_calls" if called else delta.finish)
-
-
 class TextGeneration:
     """One request of one or more prompts. `events` is its whole life; closing it at any point gives the work up.
 
@@ -282,7 +260,7 @@ class TextGeneration:
         generation: Generation,
         *,
         echo: bool = False,
-        new_parser: Callable[[], ToolParser] | None = None,
+        new_parser: Callable[[bool], OutputParser] | None = None,
     ) -> None:
         self.engine = engine
         self._caller = caller
@@ -290,7 +268,7 @@ class TextGeneration:
         self._generation = generation
         self._echo = echo
         self._new_parser = new_parser
-        self._calls: dict[int, _Calls] = {}
+        self._choices: dict[int, Splitter] = {}
         self._parts: list[_Part] = []
         self._offsets: dict[int, int] = {}
         self._preparing = 0
@@ -337,11 +315,12 @@ class TextGeneration:
             self._give_up()
 
     def _split(self, choice: int, delta: Delta) -> Iterator[Event]:
-        calls = self._calls.get(choice)
-        if calls is None:
+        splitting = self._choices.get(choice)
+        if splitting is None:
             assert self._new_parser is not None
-            calls = self._calls[choice] = _Calls(choice, self._new_parser())
-        return calls.push(delta)
+            thinking = any(part.thinking for part in self._parts if part.id == delta.id)
+            splitting = self._choices[choice] = Splitter(choice, self._new_parser(thinking))
+        return splitting.push(delta)
 
     async def _prepare(self) -> None:
         """Have all prompts tokenised and checked, as one entry of the line for the tokenisers."""
@@ -466,6 +445,7 @@ class TextGeneration:
                 prompt_tokens=sum(part.prompt_tokens for part in parts),
                 completion_tokens=sum(part.completion_tokens for part in parts),
                 cached_tokens=sum(part.cached_tokens or 0 for part in parts),
+                reasoning_tokens=sum(part.reasoning_tokens for part in parts),
             ),
             Timings(
                 queue_us=parts[0].queue_us,

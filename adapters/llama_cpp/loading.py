@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from adapters.llama_cpp import gguf, lora, tools
+from adapters.llama_cpp import gguf, lora, reasoning, tools
 from adapters.llama_cpp.batch import Batch
 from adapters.llama_cpp.confine import cores
 from adapters.llama_cpp.embedder import Embedder
@@ -50,6 +50,7 @@ class Loaded(msgspec.Struct, frozen=True):
     vocabulary: Vocabulary
     context: Context
     prompts: Prompts
+    reasoning: reasoning.ReasoningFormat | None
     recommended: Recommended
     loras: Loras
     scheduler: Scheduler | None
@@ -71,11 +72,9 @@ def load(command: Load, progress: Callable[[float], None], lease: AbstractContex
     quiet()
     model = Model(path, gpu_layers=settings.gpu_layers, progress=progress)
     template = _template(model, header)
-    tool_format = tools.sniff(header.chat_template or "")
-    for row in tools.FORMATS:
-        if row.name == tool_format:
-            model.vocabulary.show(row.begin)
-            model.vocabulary.show(row.end)
+    tool_format, reasoning_format = _formats(settings, header.chat_template or "")
+    for marker in (*tool_format.markers, *(reasoning_format.markers if reasoning_format else ())):
+        model.vocabulary.show(marker)
     ranks = gguf.reranks(header)
     embeds = not ranks and (gguf.embeds(header) if settings.embeddings is None else settings.embeddings)
     generates = not (embeds or ranks)
@@ -101,7 +100,8 @@ def load(command: Load, progress: Callable[[float], None], lease: AbstractContex
         reranks=_scores(header) if ranks else None,
         fim=TOKEN_NULL not in model.vocabulary.fim,
         chat_template=bool(header.chat_template),
-        tool_format=tool_format,
+        tool_format=tool_format.name,
+        reasoning_format=reasoning_format.name if reasoning_format else None,
         prefill_us_per_token=rates.prefill_us,
         decode_us_per_token=rates.decode_us,
         load_us=now_us() - began_us,
@@ -110,7 +110,8 @@ def load(command: Load, progress: Callable[[float], None], lease: AbstractContex
         info,
         model.vocabulary,
         context,
-        Prompts(model.vocabulary, template, context_tokens, _rerank_template(header)),
+        Prompts(model.vocabulary, template, context_tokens, tool_format, reasoning_format, _rerank_template(header)),
+        reasoning_format,
         _recommended(header),
         loras,
         _scheduler(context, settings, rates) if generates else None,
@@ -142,6 +143,16 @@ def _loras(model: Model, header: gguf.GGUF, settings: EngineSettings, generates:
             raise LoadError("model_invalid", f"LoRA adapter {file.name!r}: {error}") from error
         model.add_lora(path)
     return Loras(settings.loras, digests)
+
+
+def _formats(settings: EngineSettings, template: str) -> tuple[tools.ToolFormat, reasoning.ReasoningFormat | None]:
+    """How the model writes calls and thoughts: as the settings say, or else as its template shows."""
+    try:
+        calls = tools.named(settings.tool_format or tools.sniff(template) or tools.GENERIC.name)
+        thoughts = settings.reasoning_format or reasoning.sniff(template) or reasoning.NONE
+        return calls, None if thoughts == reasoning.NONE else reasoning.named(thoughts)
+    except StopIteration:
+        raise LoadError("model_invalid", "its tool_format or reasoning_format is not known") from None
 
 
 def _threads(size_bytes: int) -> int:

@@ -12,7 +12,7 @@ from typing import Literal
 
 import msgspec
 
-from adapters.types import FinishReason, Generation, Message, TokenLogprob, Tool
+from adapters.types import FinishReason, Generation, Message, TokenLogprob, Tool, ToolChoice
 
 FRAME_BYTES_MAX = 64 * 1024 * 1024
 
@@ -30,7 +30,8 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     `context_tokens` bounds one request, `cache_tokens` is the size of the KV pool they all share, `parallel` the number
     of sequences computed together, `target_gap_ms` the longest gap a running stream should see while prompts are
-    processed beside it, `session_ram_bytes` what idle conversations may occupy outside the pool.
+    processed beside it, `tool_format` and `reasoning_format` name rows of tools.py and reasoning.py,
+    `session_ram_bytes` what idle conversations may occupy outside the pool.
     """
 
     context_tokens: int | None = None
@@ -44,14 +45,20 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
     kv_type: Literal["f16", "q8_0"] = "f16"
     batch_padding: Literal["auto", "on", "off"] = "auto"
     embeddings: bool | None = None
+    tool_format: str | None = None
+    reasoning_format: str | None = None
     gpu_layers: int = 0
     lease_path: str | None = None
     loras: tuple[LoraFile, ...] = ()
 
 
 class ChatPrompt(msgspec.Struct, frozen=True, tag="chat"):
+    """A conversation; `arguments` are values for its template's own switches."""
+
     messages: tuple[Message, ...]
     tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice = ToolChoice()
+    arguments: dict[str, str | bool | int] = {}
 
 
 class TextPrompt(msgspec.Struct, frozen=True, tag="text"):
@@ -154,7 +161,8 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     reranks: Literal["logit", "probability"] | None = None
     fim: bool
     chat_template: bool
-    tool_format: str | None
+    tool_format: str
+    reasoning_format: str | None
     prefill_us_per_token: float
     decode_us_per_token: float
     load_us: int
@@ -174,11 +182,13 @@ class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):
 
 
 class Prepared(msgspec.Struct, frozen=True, tag="prepared"):
-    """`max_tokens` is the effective bound on the output after clamping to the context."""
+    """`max_tokens` is the effective bound on the output after clamping to the context; `thinking`: the prompt has begun
+    the model's thoughts."""
 
     id: int
     prompt_tokens: int
     max_tokens: int
+    thinking: bool = False
 
 
 class Refused(msgspec.Struct, frozen=True, tag="refused"):
@@ -195,7 +205,8 @@ class Cancelled(msgspec.Struct, frozen=True, tag="cancelled"):
 class Delta(msgspec.Struct, frozen=True, array_like=True):
     """What one step added to one choice of one request.
 
-    `tokens` counts the tokens sampled since the previous delta, whether or not their text is out yet. The first delta
+    `tokens` counts the tokens sampled since the previous delta, whether or not their text is out yet, and
+    `reasoning_tokens` those of them that were thoughts. The first delta
     of a choice carries `cached_tokens` and `prefill_us` (>= 0; -1 otherwise), the last one `finish` and `decode_us`.
     """
 
@@ -208,6 +219,7 @@ class Delta(msgspec.Struct, frozen=True, array_like=True):
     cached_tokens: int = -1
     prefill_us: int = -1
     decode_us: int = 0
+    reasoning_tokens: int = 0
 
 
 class Busyness(msgspec.Struct, frozen=True, array_like=True):

@@ -74,10 +74,9 @@ class Vocabulary:
         return piece
 
     def show(self, marker: str) -> None:
-        """Lets a control token that stands for exactly `marker` appear in output, as markers of tool calls must."""
-        tokens = self.tokenize(marker, add_special=False, parse_special=True)
-        if len(tokens) == 1:
-            self._pieces[int(tokens[0])] = marker.encode()
+        """Lets the control tokens in `marker` appear in output, as markers of tool calls and thoughts must."""
+        for token in self.tokenize(marker, add_special=False, parse_special=True).tolist():
+            self._pieces[token] = self.piece(token) or self.text(token)
 
     def text(self, token: int, *, special: bool = True) -> bytes:
         """The bytes of a token; control tokens are spelt out when `special`."""

@@ -11,7 +11,10 @@ import numpy.typing as npt
 
 from adapters.llama_cpp.messages import ChatPrompt, Prepare, Prompt, TextPrompt
 from adapters.llama_cpp.native import TOKEN_NULL, Vocabulary
+from adapters.llama_cpp.reasoning import ReasoningFormat, begun
+from adapters.llama_cpp.teaching import teach
 from adapters.llama_cpp.templates import ChatTemplate, TemplateError
+from adapters.llama_cpp.tools import GENERIC, ToolFormat
 
 Int32s = npt.NDArray[np.int32]
 
@@ -27,28 +30,41 @@ class Refusal(Exception):
 
 
 class Prepared(msgspec.Struct, frozen=True):
-    """A prompt that fits: its tokens, the most that may be generated after it, and the text to echo."""
+    """A prompt that fits: its tokens, the most that may be generated after it, the text to echo, and whether it has
+    begun the model's thoughts."""
 
     tokens: Int32s
     max_tokens: int
     echo: str | None
+    thinking: bool = False
 
 
 class Prompts:
     """Turns prompts into tokens for one model. Safe from any thread."""
 
     def __init__(
-        self, vocabulary: Vocabulary, template: ChatTemplate, context_tokens: int, rerank_template: str = ""
+        self,
+        vocabulary: Vocabulary,
+        template: ChatTemplate,
+        context_tokens: int,
+        tool_format: ToolFormat,
+        reasoning: ReasoningFormat | None,
+        rerank_template: str = "",
     ) -> None:
         self._vocabulary = vocabulary
         self._template = template
         self._context_tokens = context_tokens
         self._rerank_template = rerank_template
+        self._tool_format = tool_format
+        self._reasoning = reasoning
 
     def prepare(self, request: Prepare) -> Prepared:
         """Raises Refusal when the request cannot be generated from."""
         self._check_bias(request)
-        tokens = self.tokens(request.prompt)
+        chat = request.prompt if isinstance(request.prompt, ChatPrompt) else None
+        text = self.render(chat) if chat is not None else ""
+        tokens = self._chat_tokens(text) if chat is not None else self.tokens(request.prompt)
+        thinking = self._reasoning is not None and chat is not None and begun(self._reasoning, text)
         param = "messages" if isinstance(request.prompt, ChatPrompt) else "prompt"
         if not len(tokens):
             # A model needs one token to continue from: its start token, or the end of the text before.
@@ -67,14 +83,13 @@ class Prompts:
                 param,
             )
         max_tokens = room if wanted is None else min(wanted, room)
-        return Prepared(tokens, max_tokens, self._echo(request, tokens) if request.echo else None)
+        return Prepared(tokens, max_tokens, self._echo(request, tokens) if request.echo else None, thinking)
 
     def tokens(self, prompt: Prompt, *, special: bool = True) -> Int32s:
         """The token ids of a prompt, shape (n,)."""
         vocabulary = self._vocabulary
         if isinstance(prompt, ChatPrompt):
-            text = self.render(prompt)
-            return vocabulary.tokenize(text, add_special=True, parse_special=True)
+            return self._chat_tokens(self.render(prompt))
         if isinstance(prompt, TextPrompt):
             if prompt.suffix is not None:
                 return self._fill_in(prompt.text, prompt.suffix)
@@ -84,10 +99,17 @@ class Prompts:
             raise Refusal("invalid_value", f"Token {outside} is not in the vocabulary of {vocabulary.size}.", "prompt")
         return np.array(prompt.tokens, np.int32)
 
+    def _chat_tokens(self, text: str) -> Int32s:
+        return self._vocabulary.tokenize(text, add_special=True, parse_special=True)
+
     def render(self, prompt: ChatPrompt) -> str:
         """The prompt text of a conversation, without the start token that the tokeniser adds itself."""
         try:
-            text = self._template.render(prompt.messages, prompt.tools)
+            if self._tool_format is GENERIC:
+                taught = teach(prompt.messages, prompt.tools)
+                text = self._template.render(taught, (), prompt.arguments)
+            else:
+                text = self._template.render(prompt.messages, prompt.tools, prompt.arguments)
         except TemplateError as error:
             raise Refusal(error.code, error.message, error.param or "messages") from error
         if self._vocabulary.adds_bos:

@@ -12,6 +12,7 @@ from adapters.llama_cpp.messages import Delta
 from adapters.llama_cpp.sampling import NO_ADVICE, Recommended, Sampler, log_normaliser, top
 from adapters.llama_cpp.sessions import Kept, State
 from adapters.llama_cpp.text import TextAssembler
+from adapters.llama_cpp.thoughts import Thoughts
 from adapters.types import FinishReason, Generation, TokenLogprob, TopLogprob
 
 Int32s = npt.NDArray[np.int32]
@@ -49,6 +50,7 @@ class Sequence:
         echo: str | None = None,
         recommended: Recommended = NO_ADVICE,
         adapters: AdapterSet = NO_ADAPTERS,
+        thoughts: Thoughts | None = None,
     ) -> None:
         self.request = request
         self.choice = choice
@@ -78,6 +80,8 @@ class Sequence:
         self._pieces = pieces
         self._text = TextAssembler(generation.stop)
         self._echo = echo
+        self._thoughts = thoughts
+        self._thoughts_reported = 0
         self._scores: list[TokenLogprob] = []
         self._produced = 0
         self._unreported = 0
@@ -120,7 +124,8 @@ class Sequence:
             self.finish = "length"
             return
         scored = row.copy() if self._logprobs is not None else None
-        token = self._sampler.pick(row)
+        forced = self._thoughts.forced() if self._thoughts is not None else None
+        token = self._sampler.pick(row) if forced is None else forced
         self._produced += 1
         self._unreported += 1
         if token in self._pieces.end and not self._ignores_end:
@@ -129,6 +134,8 @@ class Sequence:
         self.tokens[self.length] = token
         self.length += 1
         self._token, self._row = token, scored
+        if self._thoughts is not None:
+            self._thoughts.push(self._pieces.piece(token))
         if self._produced >= self._max_tokens:
             self.finish = "length"
 
@@ -154,6 +161,8 @@ class Sequence:
     def _delta(self, text: str, now_us: int) -> Delta:
         started, self._reported_start = self._reported_start, True
         tokens, self._unreported = self._unreported, 0
+        thought = self._thoughts.tokens if self._thoughts is not None else 0
+        reasoning_tokens, self._thoughts_reported = thought - self._thoughts_reported, thought
         return Delta(
             id=self.request,
             choice=self.choice,
@@ -164,6 +173,7 @@ class Sequence:
             cached_tokens=-1 if started else self.cached,
             prefill_us=-1 if started else max(0, now_us - self.begun_us),
             decode_us=now_us - self.first_us if self.finish else 0,
+            reasoning_tokens=reasoning_tokens,
         )
 
     def _shown_scores(self, text: str) -> tuple[TokenLogprob, ...]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -46,7 +47,8 @@ class _Shape(msgspec.Struct, frozen=True):
 
     `parts`: content as a list of parts. `empty_tools`: no tools are [] instead of None. `folds_system`: there is no
     system role, its text goes before the next user message. `argument_text`: arguments of tool calls stay JSON text.
-    `short_ids`: ids of tool calls are nine letters and digits (Mistral's).
+    `short_ids`: ids of tool calls are nine letters and digits (Mistral's). `reasoning_key`: under which name a message
+    carries what the assistant thought, empty where no name has an effect.
     """
 
     parts: bool = False
@@ -54,6 +56,7 @@ class _Shape(msgspec.Struct, frozen=True):
     folds_system: bool = False
     argument_text: bool = False
     short_ids: bool = False
+    reasoning_key: str = ""
 
 
 class ChatTemplate:
@@ -85,8 +88,14 @@ class ChatTemplate:
         except Exception as exc:
             raise TemplateError(f"the chat template is not usable: {_reason(exc)}", code="model_invalid") from exc
 
-    def render(self, messages: tuple[Message, ...], tools: tuple[Tool, ...] = ()) -> str:
+    def render(
+        self,
+        messages: tuple[Message, ...],
+        tools: tuple[Tool, ...] = (),
+        arguments: Mapping[str, str | bool | int] = MappingProxyType({}),
+    ) -> str:
         """The prompt for the assistant's next message, or for the rest of it when the last message is an assistant's.
+        `arguments` are values for the template's own switches.
 
         Raises TemplateError (invalid_value) when the template refuses the messages, breaks on them, or exceeds its
         limits with them.
@@ -94,28 +103,36 @@ class ChatTemplate:
         given = [_tool(tool) for tool in tools]
         try:
             if messages and messages[-1].role == "assistant" and not messages[-1].tool_calls:
-                return self._continued(messages, given)
-            return self._apply(self._shape, messages, given)
+                return self._continued(messages, given, arguments)
+            return self._apply(self._shape, messages, given, arguments)
         except Exception as exc:
             does = {LimitError: "needs too much for", _RefusalError: "refuses"}.get(type(exc), "fails on")
             message = f"the model's chat template {does} these messages: {_reason(exc)}"
             raise TemplateError(message, code="invalid_value", param="messages") from exc
 
-    def _continued(self, messages: tuple[Message, ...], tools: list[dict[str, Any]]) -> str:
+    def _continued(
+        self, messages: tuple[Message, ...], tools: list[dict[str, Any]], arguments: Mapping[str, str | bool | int]
+    ) -> str:
         """A prompt that ends with the last message's content, as it is, and nothing after it."""
         *before, last = messages
         content = last.text
         marked = msgspec.structs.replace(last, content=content + _MARK)
         try:
-            text = self._apply(self._shape, (*before, marked), tools, answer=False)
+            text = self._apply(self._shape, (*before, marked), tools, arguments, answer=False)
         except _RefusalError:
             text = ""
         end = text.rfind(_MARK)
         # A template that wants the last message to be the user's is asked for the start of an answer instead.
-        return text[:end] if end >= 0 else self._apply(self._shape, before, tools) + content
+        return text[:end] if end >= 0 else self._apply(self._shape, before, tools, arguments) + content
 
     def _apply(
-        self, shape: _Shape, messages: Sequence[Message], tools: list[dict[str, Any]], *, answer: bool = True
+        self,
+        shape: _Shape,
+        messages: Sequence[Message],
+        tools: list[dict[str, Any]],
+        arguments: Mapping[str, str | bool | int] = MappingProxyType({}),
+        *,
+        answer: bool = True,
     ) -> str:
         if shape.folds_system:
             messages = _fold_system(messages)
@@ -124,7 +141,7 @@ class ChatTemplate:
             "tools": tools if tools or shape.empty_tools else None,
             "add_generation_prompt": answer,
         }
-        return self._sandbox.render(self._template, {**self._variables, **variables})
+        return self._sandbox.render(self._template, {**arguments, **self._variables, **variables})
 
     def _find_shape(self) -> _Shape:
         """The first shape in which each kind of message is accepted and shows up in the prompt."""
@@ -142,6 +159,11 @@ class ChatTemplate:
         for short_ids, argument_text in itertools.product((False, True), repeat=2):
             tried = msgspec.structs.replace(shape, short_ids=short_ids, argument_text=argument_text)
             if self._shows(tried, _PROBE_CALL, _PROBE, (_PROBE_TOOL,)):
+                shape = tried
+                break
+        for key in _REASONING_KEYS:
+            tried = msgspec.structs.replace(shape, reasoning_key=key)
+            if any(self._shows(tried, thoughtful, _PROBE_THOUGHT) for thoughtful in _PROBE_REASONING):
                 return tried
         return shape
 
@@ -158,10 +180,16 @@ class ChatTemplate:
 _MARK = "\ue0f1the end\ue0f1"
 _PROBE = "a probe of the template"
 _PROBE_TOOL = Tool("probe", "A probe.", b'{"type":"object","properties":{"text":{"type":"string"}}}')
+_PROBE_THOUGHT = "a thought of the probe"
+_REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")
 _PROBE_CALL = (
     Message("user", "Hello"),
     Message("assistant", tool_calls=(ToolCall("call_0123456789abcdef", "probe", f'{{"text": "{_PROBE}"}}'),)),
     Message("tool", "Hello", name="probe", tool_call_id="call_0123456789abcdef"),
+)
+_PROBE_REASONING = (
+    (*_PROBE_CALL[:1], msgspec.structs.replace(_PROBE_CALL[1], reasoning=_PROBE_THOUGHT), *_PROBE_CALL[2:]),
+    (Message("user", "Hello"), Message("assistant", "Hello", reasoning=_PROBE_THOUGHT), Message("user", "Hello")),
 )
 
 
@@ -199,6 +227,8 @@ def _message(message: Message, shape: _Shape) -> dict[str, Any]:
     }
     if message.name is not None:
         value["name"] = message.name
+    if shape.reasoning_key and message.reasoning:
+        value[shape.reasoning_key] = message.reasoning
     if message.tool_calls:
         value["tool_calls"] = [_call(call, shape) for call in message.tool_calls]
     if message.tool_call_id is not None:

@@ -1,298 +1,426 @@
-"""Tool calls in model output: one table of the formats models use, and the parser that streams calls out of text."""
+"""The formats that families of models write tool calls in: one table, from which calls are parsed and constrained."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Generator
-from typing import TypeVar
+from typing import Literal
 
 import msgspec
 
+from adapters.llama_cpp.formats.literals import PYTHON, Style
+from adapters.llama_cpp.formats.tagged import Tags
 
-class ToolFormat(msgspec.Struct, frozen=True):
-    """How a family of models writes a call: `begin`, a JSON object with a name and arguments, `end`.
+NUMBER = "{n}"
+"""Stands in `middle` and `prefix` for the position of the call, counted from 0."""
 
-    A chat template that holds all of `marks` and none of `unless` teaches this format.
+
+class ToolFormat(msgspec.Struct, frozen=True, kw_only=True):
+    """How a family of models writes calls: `open`, then for each `begin`, the call, `end`, with `between` in between,
+    then `close`. Spaces around the markers count when a call is written, not when it is read.
+
+    The call is, by `body`: an `object` with a name and arguments under the two keys; a name, `middle`, and arguments as
+    `json` or between `tags`; or `code` in a style. `middle_end` is how `middle` ends however it begins. A chat template
+    that holds all of `marks` and none of `unless`, or one of `also`, teaches this format.
+
+    `trigger` is what begins calls in a text, `triggers` are other beginnings that are understood, after which a call
+    follows at once; with `anchored` these count at the start of an answer only. `primed` is how far the prompt has
+    already begun a call. `skips` frame text and are not shown, nor are `opening_skips` at the start of an answer.
     """
 
     name: str
     marks: tuple[str, ...]
-    unless: tuple[str, ...]
-    begin: str
-    end: str
+    unless: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
+    body: Literal["object", "json", "tagged", "code"]
+    open: str = ""
+    begin: str = ""
+    middle: str = ""
+    middle_end: str = ""
+    end: str = ""
+    between: str = ""
+    close: str = ""
+    trigger: str
+    triggers: tuple[str, ...] = ()
+    anchored: bool = False
+    primed: str = ""
+    single: bool = False
+    prefix: str = ""
     name_key: str = "name"
     arguments_key: str = "arguments"
+    tags: Tags | None = None
+    style: Style | None = None
+    skips: tuple[str, ...] = ()
+    opening_skips: tuple[str, ...] = ()
+
+    @property
+    def markers(self) -> tuple[str, ...]:
+        """Whatever this format writes around calls and text, so that control tokens among it can be shown."""
+        tags = self.tags
+        around = (self.open, self.begin, self.middle, self.end, self.between, self.close, self.trigger, self.primed)
+        parts = (tags.begin, tags.middle, tags.end) if tags else ()
+        quotes = self.style.quotes if self.style else ()
+        return tuple(text for text in (*around, *self.triggers, *self.skips, *parts, *quotes) if text.strip())
 
 
 FORMATS = (
     ToolFormat(
+        name="harmony",
+        marks=("<|channel|>", "<|message|>"),
+        body="json",
+        begin="<|channel|>commentary to=functions.",
+        middle=" <|constrain|>json<|message|>",
+        middle_end="<|message|>",
+        end="<|call|>",
+        trigger="<|channel|>commentary to=functions.",
+        triggers=("<|channel|>analysis to=functions.", " to=functions."),
+        single=True,
+        skips=(
+            "<|start|>assistant",
+            "<|channel|>final<|message|>",
+            "<|channel|>final <|constrain|>json<|message|>",
+            "<|channel|>commentary<|message|>",
+            "<|end|>",
+            "<|return|>",
+        ),
+    ),
+    ToolFormat(
+        name="deepseek-v3.2",
+        marks=("DSML", "function_calls"),
+        body="tagged",
+        open="<｜DSML｜function_calls>\n",
+        begin='<｜DSML｜invoke name="',
+        middle='">\n',
+        end="</｜DSML｜invoke>",
+        between="\n",
+        close="\n</｜DSML｜function_calls>",
+        trigger="<｜DSML｜function_calls>",
+        tags=Tags('<｜DSML｜parameter name="', '" string="{string}">', "</｜DSML｜parameter>\n"),
+    ),
+    ToolFormat(
+        name="deepseek-v4",
+        marks=("DSML", "tool_calls"),
+        body="tagged",
+        open="<｜DSML｜tool_calls>\n",
+        begin='<｜DSML｜invoke name="',
+        middle='">\n',
+        end="</｜DSML｜invoke>",
+        between="\n",
+        close="\n</｜DSML｜tool_calls>",
+        trigger="<｜DSML｜tool_calls>",
+        tags=Tags('<｜DSML｜parameter name="', '" string="{string}">', "</｜DSML｜parameter>\n"),
+    ),
+    ToolFormat(
+        name="deepseek-v3",
+        marks=("<｜tool▁calls▁begin｜>", "```json"),
+        body="json",
+        open="<｜tool▁calls▁begin｜>",
+        begin="<｜tool▁call▁begin｜>function<｜tool▁sep｜>",
+        middle="\n```json\n",
+        end="\n```<｜tool▁call▁end｜>",
+        between="\n",
+        close="<｜tool▁calls▁end｜>",
+        trigger="<｜tool▁calls▁begin｜>",
+    ),
+    ToolFormat(
+        name="deepseek-v3.1",
+        marks=("<｜tool▁calls▁begin｜>",),
+        body="json",
+        open="<｜tool▁calls▁begin｜>",
+        begin="<｜tool▁call▁begin｜>",
+        middle="<｜tool▁sep｜>",
+        end="<｜tool▁call▁end｜>",
+        close="<｜tool▁calls▁end｜>",
+        trigger="<｜tool▁calls▁begin｜>",
+    ),
+    ToolFormat(
+        name="kimi-k2",
+        marks=("<|tool_calls_section_begin|>",),
+        body="json",
+        open="<|tool_calls_section_begin|>",
+        begin="<|tool_call_begin|>functions.",
+        middle=":{n}<|tool_call_argument_begin|>",
+        middle_end="<|tool_call_argument_begin|>",
+        end="<|tool_call_end|>",
+        close="<|tool_calls_section_end|>",
+        trigger="<|tool_calls_section_begin|>",
+    ),
+    ToolFormat(
+        name="glm",
+        marks=("<arg_key>", "<tool_call>"),
+        body="tagged",
+        begin="<tool_call>",
+        middle="\n",
+        end="</tool_call>",
+        between="\n",
+        trigger="<tool_call>",
+        tags=Tags("<arg_key>", "</arg_key>\n<arg_value>", "</arg_value>\n"),
+    ),
+    ToolFormat(
+        name="minimax-m2",
+        marks=("minimax:tool_call", "<invoke"),
+        body="tagged",
+        open="<minimax:tool_call>\n",
+        begin='<invoke name="',
+        middle='">\n',
+        end="</invoke>",
+        between="\n",
+        close="\n</minimax:tool_call>",
+        trigger="<minimax:tool_call>",
+        tags=Tags('<parameter name="', '">', "</parameter>\n"),
+    ),
+    ToolFormat(
+        name="seed-oss",
+        marks=("seed:tool_call", "<function="),
+        body="tagged",
+        begin="<seed:tool_call>\n<function=",
+        middle=">\n",
+        end="</function>\n</seed:tool_call>",
+        between="\n",
+        trigger="<seed:tool_call>",
+        tags=Tags("<parameter=", ">", "</parameter>\n"),
+    ),
+    ToolFormat(
+        name="qwen3-coder",
+        marks=("<tool_call>", "<function="),
+        body="tagged",
+        begin="<tool_call>\n<function=",
+        middle=">\n",
+        end="</function>\n</tool_call>",
+        between="\n",
+        trigger="<tool_call>",
+        triggers=("<function=",),
+        tags=Tags("<parameter=", ">\n", "\n</parameter>\n"),
+    ),
+    ToolFormat(
+        name="minicpm",
+        marks=('<function name="', '<param name="'),
+        body="tagged",
+        begin='<function name="',
+        middle='">',
+        end="</function>",
+        between="\n",
+        trigger='<function name="',
+        tags=Tags('<param name="', '">', "</param>"),
+    ),
+    ToolFormat(
+        name="gemma-4",
+        marks=("<|tool_call>", "call:"),
+        body="code",
+        begin="<|tool_call>call:",
+        end="<tool_call|>",
+        trigger="<|tool_call>",
+        style=Style("{", "}", ":", ('<|"|>',)),
+    ),
+    ToolFormat(
+        name="function-gemma",
+        marks=("<start_function_call>",),
+        body="code",
+        begin="<start_function_call>call:",
+        end="<end_function_call>",
+        trigger="<start_function_call>",
+        style=Style("{", "}", ":", ("<escape>",)),
+    ),
+    ToolFormat(
+        name="gemma-code",
+        marks=("<start_of_turn>", "```tool_code"),
+        body="code",
+        open="```tool_code\n",
+        between="\n",
+        close="\n```",
+        trigger="```tool_code",
+        style=PYTHON,
+    ),
+    ToolFormat(
+        name="phi-4",
+        marks=("<|tool|>", "<|/tool|>"),
+        body="object",
+        open="<|tool_call|>[",
+        between=", ",
+        close="]<|/tool_call|>",
+        trigger="<|tool_call|>",
+        triggers=("functools",),
+    ),
+    ToolFormat(
+        name="granite-3",
+        marks=("<|tool_call|>",),
+        body="object",
+        open="<|tool_call|>[",
+        between=", ",
+        close="]",
+        trigger="<|tool_call|>",
+        triggers=("<tool_call>",),
+        skips=("<response>", "</response>"),
+    ),
+    ToolFormat(
+        name="mistral",
+        marks=("[TOOL_CALLS]", "[ARGS]"),
+        body="json",
+        begin="[TOOL_CALLS]",
+        middle="[ARGS]",
+        trigger="[TOOL_CALLS]",
+    ),
+    ToolFormat(
+        name="mistral-list",
+        marks=("[TOOL_CALLS]",),
+        body="object",
+        open="[TOOL_CALLS][",
+        between=", ",
+        close="]",
+        trigger="[TOOL_CALLS]",
+    ),
+    ToolFormat(
+        name="command-r7b",
+        marks=("<|START_ACTION|>",),
+        body="object",
+        open="<|START_ACTION|>[\n    ",
+        prefix='"tool_call_id": "{n}", ',
+        between=",\n    ",
+        close="\n]<|END_ACTION|>",
+        trigger="<|START_ACTION|>",
+        name_key="tool_name",
+        arguments_key="parameters",
+        skips=("<|START_RESPONSE|>", "<|END_RESPONSE|>", "<|START_TEXT|>", "<|END_TEXT|>"),
+    ),
+    ToolFormat(
+        name="command-r",
+        marks=("Action:", "directly"),
+        body="object",
+        open="Action: ```json\n[\n    ",
+        between=",\n    ",
+        close="\n]```",
+        trigger="Action: ```json",
+        triggers=("Action:```json",),
+        name_key="tool_name",
+        arguments_key="parameters",
+    ),
+    ToolFormat(
+        name="functionary-v3.2",
+        marks=(">>>all", ">>>"),
+        body="json",
+        begin=">>>",
+        middle="\n",
+        trigger=">>>",
+        triggers=("",),
+        primed=">>>",
+        skips=(">>>all\n",),
+        opening_skips=("all\n",),
+    ),
+    ToolFormat(
+        name="functionary-v3.1",
+        marks=("<function=", "</function>"),
+        unless=("<parameter=",),
+        body="json",
+        begin="<function=",
+        middle=">",
+        end="</function>",
+        trigger="<function=",
+    ),
+    ToolFormat(
+        name="lfm2",
+        marks=("<|tool_list_start|>",),
+        also=("<|tool_call_start|>", "List of tools: ["),
+        body="code",
+        open="<|tool_call_start|>[",
+        between=", ",
+        close="]<|tool_call_end|>",
+        trigger="<|tool_call_start|>",
+        style=PYTHON,
+    ),
+    ToolFormat(
+        name="firefunction",
+        marks=("functools[",),
+        body="object",
+        open=" functools[",
+        between=", ",
+        close="]",
+        trigger="functools",
+    ),
+    ToolFormat(
+        name="nemotron",
+        marks=("<TOOLCALL>",),
+        body="object",
+        open="<TOOLCALL>[",
+        between=", ",
+        close="]</TOOLCALL>",
+        trigger="<TOOLCALL>",
+    ),
+    ToolFormat(
+        name="tool-calls-list",
+        marks=("<tool_calls>[",),
+        body="object",
+        open="<tool_calls>[",
+        between=", ",
+        close="]</tool_calls>",
+        trigger="<tool_calls>",
+    ),
+    ToolFormat(
+        name="minimax-m1",
+        marks=("<tool_calls>", "</tool_calls>"),
+        body="object",
+        open="<tool_calls>\n",
+        between="\n",
+        close="\n</tool_calls>",
+        trigger="<tool_calls>",
+    ),
+    ToolFormat(
         name="hermes",
         marks=("<tool_call>", "</tool_call>"),
-        # Others write XML or key-value pairs between the same tags.
-        unless=("<function=", "<arg_key>", "<function name", "<|tool_call", "<tool_calls>", "<invoke"),
-        begin="<tool_call>",
-        end="</tool_call>",
+        # Others write other things between the same tags.
+        unless=("<invoke", "<|tool_call"),
+        body="object",
+        begin="<tool_call>\n",
+        end="\n</tool_call>",
+        between="\n",
+        trigger="<tool_call>",
+    ),
+    ToolFormat(
+        name="llama-pythonic",
+        marks=("func_name1(",),
+        body="code",
+        open="[",
+        between=", ",
+        close="]",
+        trigger="[",
+        triggers=("<|python_start|>", "<|python_tag|>"),
+        anchored=True,
+        style=PYTHON,
+    ),
+    ToolFormat(
+        name="llama-json",
+        marks=("<|start_header_id|>", '"parameters"'),
+        body="object",
+        between="; ",
+        trigger="{",
+        triggers=("<|python_tag|>",),
+        anchored=True,
+        arguments_key="parameters",
     ),
 )
+
+GENERIC = ToolFormat(
+    name="generic",
+    marks=(),
+    body="object",
+    begin="<tool_call>\n",
+    end="\n</tool_call>",
+    between="\n",
+    trigger="<tool_call>",
+)
+"""What models are taught by instructions when their template knows no tools."""
+
+NAMES = (*(row.name for row in FORMATS), GENERIC.name)
 
 
 def sniff(template_source: str) -> str | None:
     """The name of the format that a chat template teaches its model, None if no known one."""
     for row in FORMATS:
-        if all(mark in template_source for mark in row.marks) and not any(
-            mark in template_source for mark in row.unless
-        ):
+        marked = all(mark in template_source for mark in row.marks)
+        if marked and not any(mark in template_source for mark in row.unless):
+            return row.name
+        if any(mark in template_source for mark in row.also):
             return row.name
     return None
 
 
-class TextPiece(msgspec.Struct, frozen=True):
-    """Text that is not part of a call."""
-
-    text: str
-
-
-class CallPiece(msgspec.Struct, frozen=True):
-    """A piece of the `index`-th call. The first has `id` and `name`; joined, `arguments` is what the model wrote."""
-
-    index: int
-    id: str | None
-    name: str | None
-    arguments: str
-
-
-Decoded = TypeVar("Decoded")
-
-
-class _MalformedError(Exception):
-    """What was being read is not a call after all, or the text ended inside of it."""
-
-
-_SPACE = " \t\r\n"
-_STRING_STOP = re.compile(r'["\\]')
-_VALUE_STOP = re.compile(r'["{}\[\],\s]|[^\w+\-.:]')
-
-
-class ToolParser:
-    """Separates one choice's text from its tool calls, piece by piece.
-
-    Text passes at once, except for its last characters while they could begin a call, and spaces around calls are
-    dropped. A call is announced when its name is known to be one of `known_tools` (empty: any) and its arguments have
-    begun; from then on these stream as they come. Whatever turns out not to be a call before that point becomes text
-    exactly as written. A call that is cut later keeps the arguments it got.
-    """
-
-    def __init__(self, format_name: str, known_tools: frozenset[str], new_id: Callable[[], str]) -> None:
-        self._format = next(row for row in FORMATS if row.name == format_name)
-        self._known_tools = known_tools
-        self._new_id = new_id
-        self._calls = 0
-        self._pieces: list[TextPiece | CallPiece] = []
-        # What is still to be read begins at `_at`; before it, `_buffer` keeps what may yet have to be given as text.
-        self._buffer = ""
-        self._at = 0
-        self._start = 0
-        self._after_call = False
-        self._ended = False
-        self._reading = self._read()
-
-    @property
-    def called(self) -> bool:
-        """Whether a call was announced."""
-        return self._calls > 0
-
-    def push(self, text: str) -> list[TextPiece | CallPiece]:
-        """What can be told after `text` has arrived."""
-        self._buffer += text
-        next(self._reading)
-        pieces, self._pieces = self._pieces, []
-        return pieces
-
-    def finish(self) -> list[TextPiece | CallPiece]:
-        """What was held back, when no more text comes."""
-        self._ended = True
-        next(self._reading, None)
-        return self._pieces
-
-    def _read(self) -> Generator[None]:
-        """The whole grammar, as a coroutine that is resumed when there is more text."""
-        while (yield from self._text()):
-            calls = self._calls
-            try:
-                yield from self._call()
-            except _MalformedError:
-                if self._calls == calls:
-                    self._pass(self._start)
-                    continue
-            yield from self._close()
-
-    def _text(self) -> Generator[None, None, bool]:
-        """Passes text on up to the beginning of a call, after which `_start` is then; False at the end."""
-        begin = self._format.begin
-        while True:
-            found = self._buffer.find(begin)
-            if found >= 0:
-                size = len(self._buffer[:found].rstrip(_SPACE))
-                self._pass(size)
-                self._at = self._start = found - size + len(begin)
-                return True
-            if self._ended:
-                self._pass(len(self._buffer))
-                return False
-            safe = len(self._buffer) - _overlap(self._buffer, begin)
-            self._pass(len(self._buffer[:safe].rstrip(_SPACE)))
-            yield
-
-    def _call(self) -> Generator[None]:
-        """Reads one object; announces the call as soon as it is certain."""
-        name = arguments = None
-        calls = self._calls
-        yield from self._expect("{")
-        while True:
-            key = yield from self._string()
-            yield from self._expect(":")
-            first = yield from self._peek()
-            if key == self._format.name_key and name is None:
-                name = yield from self._string()
-                if self._known_tools and name not in self._known_tools:
-                    raise _MalformedError
-                if arguments is not None:
-                    self._announce(name, arguments)
-            elif key == self._format.arguments_key and arguments is None:
-                if first != "{":
-                    raise _MalformedError
-                if name is not None:
-                    self._announce(name)
-                    yield from self._value(streamed=True)
-                    arguments = ""
-                else:
-                    arguments = yield from self._value()
-                    _decode(arguments, dict)
-            else:
-                yield from self._value()
-            if (yield from self._expect(",}")) == "}":
-                break
-        if name is None:
-            raise _MalformedError
-        if self._calls == calls:
-            self._announce(name, "{}")
-
-    def _close(self) -> Generator[None]:
-        """Skips the end marker, even a cut one, and brackets too many before it."""
-        end = self._format.end
-        while True:
-            self._drop(self._at)
-            self._buffer = self._buffer.lstrip(_SPACE + "]},")
-            if self._buffer.startswith(end):
-                self._drop(len(end))
-                return
-            if not end.startswith(self._buffer):
-                return
-            if self._ended:
-                self._drop(len(self._buffer))
-                return
-            yield
-
-    def _peek(self) -> Generator[None, None, str]:
-        """The next character that is not a space, left in place."""
-        while True:
-            while self._at < len(self._buffer):
-                if self._buffer[self._at] not in _SPACE:
-                    return self._buffer[self._at]
-                self._at += 1
-            yield from self._more()
-
-    def _expect(self, characters: str) -> Generator[None, None, str]:
-        found = yield from self._peek()
-        if found not in characters:
-            raise _MalformedError
-        self._at += 1
-        return found
-
-    def _string(self) -> Generator[None, None, str]:
-        """A JSON string, decoded."""
-        if (yield from self._peek()) != '"':
-            raise _MalformedError
-        return _decode((yield from self._value()), str)
-
-    def _value(self, *, streamed: bool = False) -> Generator[None, None, str]:
-        """The text of the JSON value that begins here; only its structure is checked.
-
-        `streamed` gives it on piece by piece as arguments, instead of keeping it, and returns its last piece.
-        """
-        start, depth, quoted = self._at, 0, False
-        while True:
-            stop = (_STRING_STOP if quoted else _VALUE_STOP).search(self._buffer, self._at)
-            if stop is None or (stop[0] == "\\" and stop.end() == len(self._buffer)):
-                self._at = stop.start() if stop else len(self._buffer)
-                if streamed:
-                    self._argue(len(self._buffer) if self._ended else self._at)
-                yield from self._more()
-                continue
-            self._at = stop.end()
-            match stop[0]:
-                case "\\":
-                    self._at += 1
-                case '"':
-                    quoted = not quoted
-                case "{" | "[":
-                    depth += 1
-                case "}" | "]" if depth:
-                    depth -= 1
-                case "," | " " | "\t" | "\r" | "\n" if depth:
-                    pass
-                case _:
-                    # A number or a word ends before this; anything else that does is not JSON.
-                    self._at = stop.start()
-                    break
-            if not depth and not quoted:
-                break
-        text = self._buffer[start : self._at]
-        if streamed:
-            self._argue(self._at)
-        if not text:
-            raise _MalformedError
-        return text
-
-    def _more(self) -> Generator[None]:
-        if self._ended:
-            raise _MalformedError
-        yield
-
-    def _announce(self, name: str, arguments: str = "") -> None:
-        self._drop(self._at)
-        self._pieces.append(CallPiece(self._calls, self._new_id(), name, arguments))
-        self._calls += 1
-        self._after_call = True
-
-    def _argue(self, size: int) -> None:
-        """Gives the first `size` characters of the buffer as arguments."""
-        if size:
-            self._pieces.append(CallPiece(self._calls - 1, None, None, self._buffer[:size]))
-            self._drop(size)
-
-    def _pass(self, size: int) -> None:
-        """Gives the first `size` characters of the buffer as text, without the space after a call."""
-        text = self._buffer[:size]
-        self._drop(size)
-        if self._after_call:
-            text = text.lstrip(_SPACE)
-        if text:
-            self._after_call = False
-            self._pieces.append(TextPiece(text))
-
-    def _drop(self, size: int) -> None:
-        self._buffer = self._buffer[size:]
-        self._at = 0
-
-
-def _overlap(text: str, begin: str) -> int:
-    """How many characters at the end of `text` could be the first ones of `begin`."""
-    return next((size for size in range(len(begin) - 1, 0, -1) if text.endswith(begin[:size])), 0)
-
-
-def _decode(text: str, kind: type[Decoded]) -> Decoded:
-    try:
-        return msgspec.json.decode(text, type=kind)
-    except (msgspec.DecodeError, UnicodeError, RecursionError) as exc:
-        raise _MalformedError from exc
+def named(name: str) -> ToolFormat:
+    """The row of that name."""
+    return next(row for row in (*FORMATS, GENERIC) if row.name == name)

@@ -51,6 +51,7 @@ from adapters.llama_cpp.messages import (
 from adapters.llama_cpp.native import NativeError
 from adapters.llama_cpp.prompts import Refusal
 from adapters.llama_cpp.sequence import Int32s, Sequence
+from adapters.llama_cpp.thoughts import Thoughts
 
 TOKENISER_THREADS = 2
 
@@ -192,11 +193,21 @@ class Worker:
                 echo=prompt.echo,
                 recommended=self._loaded.recommended,
                 adapters=adapters,
+                thoughts=self._thoughts(command, prompt.thinking),
             )
             for choice in range(command.generation.n)
         ]
         self._post(partial(self._hold, command.id, sequences))
-        return Prepared(command.id, len(prompt.tokens), prompt.max_tokens)
+        return Prepared(command.id, len(prompt.tokens), prompt.max_tokens, prompt.thinking)
+
+    def _thoughts(self, command: Prepare, thinking: bool) -> Thoughts | None:
+        """What follows the thoughts of one choice of a conversation, for a model that has any."""
+        reasoning = self._loaded.reasoning
+        if reasoning is None or not isinstance(command.prompt, ChatPrompt):
+            return None
+        ending = self._loaded.vocabulary.tokenize(reasoning.ended_by, add_special=False, parse_special=True)
+        most = command.generation.reasoning_tokens_max
+        return Thoughts(reasoning, ending.tolist(), thinking=thinking, tokens_max=most)
 
     def _texts(self, command: Embed) -> list[Int32s]:
         prompts = self._loaded.prompts

@@ -53,6 +53,14 @@ def with_field(name: bytes, value: bytes) -> bytes:
     return body()[:-1] + b',"' + name + b'":' + value + b"}"
 
 
+TOOL = {"type": "function", "function": {"name": "f"}}
+
+
+def allowed(mode: str, *names: str) -> dict[str, Any]:
+    tools = [{"type": "function", "function": {"name": name}} for name in names]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
+
+
 NOT_JSON = {
     "empty": b"",
     "no json": b"hello",
@@ -154,14 +162,30 @@ WRONG: list[tuple[bytes, str]] = [
     (body(grammar="root ::= x"), "grammar"),
     (body(guided_json={"type": "object"}), "guided_json"),
     (body(chat_template="{{ x }}"), "chat_template"),
-    (body(chat_template_kwargs={"enable_thinking": False}), "chat_template_kwargs"),
+    (body(chat_template_kwargs={"messages": []}), "chat_template_kwargs"),
+    (body(chat_template_kwargs={"tools": []}), "chat_template_kwargs"),
+    (body(chat_template_kwargs={"enable_thinking": "no"}), "chat_template_kwargs.enable_thinking"),
+    (body(chat_template_kwargs={"reasoning_effort": "{{ x }}"}), "chat_template_kwargs.reasoning_effort"),
+    (body(chat_template_kwargs={"date_string": "<|im_end|>"}), "chat_template_kwargs.date_string"),
+    (body(reasoning_effort="some"), "reasoning_effort"),
+    (body(reasoning={"effort": 5}), "reasoning.effort"),
+    (body(thinking_budget_tokens=-2), "thinking_budget_tokens"),
+    (body(thinking_budget_tokens=5, thinking_budget=6), "thinking_budget"),
     (body(functions=[{"name": "f"}]), "functions"),
     (body(function_call="auto"), "function_call"),
     (body(modalities=["text", "audio"]), "modalities"),
     (body(tool_choice="required"), "tool_choice"),
     (body(tool_choice="always"), "tool_choice"),
-    (body(tool_choice={"type": "function", "function": {"name": "f"}}), "tool_choice"),
+    (body(tool_choice={"type": "function", "function": {"name": "f"}}), "tool_choice.function.name"),
+    (body(tools=[TOOL], tool_choice={"type": "function", "function": {"name": "g"}}), "tool_choice.function.name"),
+    (body(tools=[TOOL], tool_choice={"type": "function"}), "tool_choice.function.name"),
+    (body(tools=[TOOL], tool_choice={"type": "custom", "custom": {"name": "f"}}), "tool_choice.type"),
+    (body(tools=[TOOL], tool_choice=allowed("none", "f")), "tool_choice.allowed_tools.mode"),
+    (body(tools=[TOOL], tool_choice=allowed("auto", "g")), "tool_choice.allowed_tools.tools[0].function.name"),
+    (body(tools=[TOOL], tool_choice=allowed("auto")), "tool_choice.allowed_tools.tools"),
     (body(tools={}), "tools"),
+    (body(tools=[TOOL, TOOL]), "tools[1].function.name"),
+    (body(tools=[{"type": "function", "function": {"name": "f", "strict": 1}}]), "tools[0].function.strict"),
     (body(tools=[{"type": "function", "function": {"name": "f"}}] * 129), "tools"),
     (body(tools=[{"type": "custom", "custom": {"name": "f"}}]), "tools[0].type"),
     (body(tools=[{"type": "function"}]), "tools[0].function"),
@@ -258,7 +282,7 @@ def test_null_means_absent() -> None:
 
 
 def test_defaults_and_unknown_fields() -> None:
-    inbound = parse(reasoning_effort="low", some_new_thing={"a": [1]})
+    inbound = parse(verbosity="low", some_new_thing={"a": [1]})
     assert inbound.request == ChatRequest("m", (Message("user", "hi"),))
     assert (inbound.stream, inbound.include_usage, inbound.session_key) == (False, False, None)
 

@@ -68,6 +68,7 @@ def info(scenario: str) -> ModelInfo:
         fim=False,
         chat_template=True,
         tool_format="hermes",
+        reasoning_format="think",
         prefill_us_per_token=10.0,
         decode_us_per_token=2000.0,
         load_us=1000,

@@ -5,18 +5,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.llama_cpp.templates import CHATML
-from adapters.llama_cpp.tools import FORMATS, CallPiece, TextPiece, ToolParser, sniff
+from adapters.llama_cpp.formats.reader import CallPiece, Piece, TextPiece
+from adapters.llama_cpp.output import OutputParser
+from adapters.llama_cpp.tools import named
+from adapters.types import Tool
 
-Piece = TextPiece | CallPiece
 Calls = list[tuple[str, str]]
 
 CALL = '<tool_call>{"name": "weather", "arguments": {"city": "Paris"}}</tool_call>'
 
 
-def parser(*known: str) -> ToolParser:
+def parser(*known: str) -> OutputParser:
     numbers = itertools.count()
-    return ToolParser("hermes", frozenset(known), lambda: f"call_{next(numbers)}")
+    tools = tuple(map(Tool, known)) or None
+    return OutputParser(named("hermes"), None, lambda: f"call_{next(numbers)}", tools)
 
 
 def parse(pieces: list[str], *known: str) -> tuple[str, Calls]:
@@ -26,7 +28,7 @@ def parse(pieces: list[str], *known: str) -> tuple[str, Calls]:
     streamed += reader.finish()
     calls: Calls = []
     for piece in streamed:
-        if isinstance(piece, TextPiece):
+        if not isinstance(piece, CallPiece):
             assert piece.text
         elif piece.name is not None:
             assert (piece.index, piece.id) == (len(calls), f"call_{len(calls)}")
@@ -128,15 +130,6 @@ def test_pieces_come_as_early_as_they_can() -> None:
     assert reader.push('n"') == [CallPiece(0, None, None, '\\n"')]
     assert reader.push("}}</tool_call>") == [CallPiece(0, None, None, "}")]
     assert reader.finish() == []
-
-
-def test_sniffing() -> None:
-    assert sniff(CHATML) is None
-    assert sniff("... <tool_call>\n{{ call | tojson }}\n</tool_call> ...") == "hermes"
-    assert sniff("<tool_call>\n<function={{ name }}></tool_call>") is None
-    assert sniff("<tool_call>{{ name }}<arg_key></tool_call>") is None
-    assert sniff("in <tool_call></tool_call> tags: <tool_calls>[...]</tool_calls>") is None
-    assert len({row.name for row in FORMATS}) == len(FORMATS)
 
 
 FRAGMENTS = st.sampled_from(

@@ -1,0 +1,64 @@
+"""The markers that families of models think between, chosen from the chat template."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class ReasoningFormat(msgspec.Struct, frozen=True):
+    """Thoughts stand between `begin` and `end`; with `anywhere` they may come again after other text.
+
+    A chat template that holds one of `marks` belongs to a model that thinks this way. `ended_by` is what is written to
+    make a model stop thinking, up to where its answer begins.
+    """
+
+    name: str
+    marks: tuple[str, ...]
+    begin: str
+    end: str
+    ended_by: str
+    anywhere: bool = False
+
+    @property
+    def markers(self) -> tuple[str, ...]:
+        """What must show in output for thoughts to be recognised."""
+        return self.begin, self.end
+
+
+FORMATS = (
+    ReasoningFormat(
+        "harmony",
+        ("<|channel|>",),
+        "<|channel|>analysis<|message|>",
+        "<|end|>",
+        "<|end|><|start|>assistant",
+        anywhere=True,
+    ),
+    ReasoningFormat("gemma", ("<|channel>",), "<|channel>thought", "<channel|>", "<channel|>", anywhere=True),
+    ReasoningFormat(
+        "command", ("<|START_THINKING|>",), "<|START_THINKING|>", "<|END_THINKING|>", "<|END_THINKING|>", anywhere=True
+    ),
+    ReasoningFormat("mistral", ("[THINK]",), "[THINK]", "[/THINK]", "[/THINK]"),
+    ReasoningFormat("seed", ("<seed:think>", "seed:think"), "<seed:think>", "</seed:think>", "</seed:think>\n"),
+    ReasoningFormat("think", ("<think>", "</think>"), "<think>", "</think>", "\n</think>\n\n"),
+)
+
+NONE = "none"
+"""As a setting: thoughts, if there are any, are left in the text."""
+
+NAMES = (*(row.name for row in FORMATS), NONE)
+
+
+def sniff(template_source: str) -> str | None:
+    """The name of the way of thinking that a chat template shows, None if it shows none."""
+    return next((row.name for row in FORMATS if any(mark in template_source for mark in row.marks)), None)
+
+
+def named(name: str) -> ReasoningFormat:
+    """The row of that name."""
+    return next(row for row in FORMATS if row.name == name)
+
+
+def begun(row: ReasoningFormat, prompt: str) -> bool:
+    """Whether a prompt ends where the model is to think."""
+    return prompt.rstrip().endswith(row.begin)

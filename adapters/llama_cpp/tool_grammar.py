@@ -1,0 +1,257 @@
+"""Grammars that hold a model to calls of given tools in its own format, in llguidance's dialect of Lark."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import msgspec
+
+from adapters.llama_cpp.formats.literals import Style
+from adapters.llama_cpp.formats.tagged import STRING_FLAG, TEXT, kinds_of
+from adapters.llama_cpp.tools import NUMBER, ToolFormat
+from adapters.types import Tool
+
+CALLS_MAX = 32
+DEPTH_MAX = 8
+_JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+
+Start = Literal["answer", "trigger"]
+"""Where a grammar begins: with the answer, which is to be a call, or with a trigger that was just written."""
+
+
+class Word(msgspec.Struct, frozen=True):
+    """A piece of a marker: text, or the control token that stands for it."""
+
+    text: str
+    token: int | None = None
+
+
+Words = Callable[[str], Sequence[Word]]
+"""How a model's vocabulary writes a marker."""
+
+
+def tool_grammar(
+    row: ToolFormat, tools: Sequence[Tool], words: Words, *, parallel: bool, start: Start, typed: frozenset[str]
+) -> str:
+    """A Lark grammar of one or more calls, or of exactly one unless `parallel`.
+
+    The arguments of the tools named in `typed` match their schemas, those of the others are any objects.
+    """
+    return _Grammar(row, words, typed).write(tools, parallel=parallel and not row.single, start=start)
+
+
+class _Grammar:
+    """The rules of one grammar, as they are collected."""
+
+    def __init__(self, row: ToolFormat, words: Words, typed: frozenset[str]) -> None:
+        self._row = row
+        self._words = words
+        self._typed = typed
+        self._rules: list[str] = []
+        self._shared: dict[str, str] = {}
+
+    def write(self, tools: Sequence[Tool], *, parallel: bool, start: Start) -> str:
+        row = self._row
+        calls = " | ".join([self._call(tool) for tool in tools])
+        first = row.open + row.begin
+        lead = ""
+        if start == "answer":
+            first = first.removeprefix(row.primed)
+        elif not row.anchored:
+            lead, first = self._trigger(row.trigger), first.partition(row.trigger)[2]
+        more = f"({self._marker(row.between + row.begin)} call){{0,{CALLS_MAX - 1}}}" if parallel else ""
+        if not (row.between + row.begin) and parallel:
+            more = f"call{{0,{CALLS_MAX - 1}}}"
+        parts = (lead, self._marker(first), "call", more, self._marker(row.close))
+        rules = [f"start: {_joined(*parts)}", f"call: {calls}", *self._rules]
+        return "%llguidance {}\n" + "\n".join(rules) + "\n"
+
+    # Markers and text
+
+    def _marker(self, text: str) -> str:
+        """A marker as Lark terms; what stands for a call's number becomes any number."""
+        terms = []
+        for index, part in enumerate(text.split(NUMBER)):
+            terms += ["/[0-9]{1,3}/"] if index else []
+            terms += [json.dumps(one.text) if one.token is None else f"<[{one.token}]>" for one in self._split(part)]
+        return " ".join(terms)
+
+    def _split(self, text: str) -> Sequence[Word]:
+        return self._words(text) if text else ()
+
+    def _trigger(self, text: str) -> str:
+        """The trigger as the model wrote it: its first token may have begun with other text."""
+        if self._split(text)[0].token is not None:
+            return self._marker(text)
+        return self._rule("begun[lazy]", f"/(.|\\n)*/ {self._marker(text)}")
+
+    def _text_up_to(self, marker: str) -> str:
+        """Any text and then `marker`."""
+        first, *others = self._split(marker)
+        rest = "".join(one.text for one in others)
+        if first.token is not None:
+            return _joined(self._rule("TEXT", r"/(.|\n)*/"), self._marker(marker))
+        name = self._rule(f"text_{len(self._rules)}[suffix={json.dumps(first.text)}]", r"/(.|\n)*/")
+        return _joined(name, self._marker(rest))
+
+    def _rule(self, head: str, body: str) -> str:
+        """Adds a rule once; returns its name."""
+        name = head.partition("[")[0]
+        if name not in self._shared:
+            self._shared[name] = body
+            self._rules.append(f"{head}: {body}")
+        return name
+
+    def _new(self, kind: str, body: str) -> str:
+        return self._rule(f"{kind}_{len(self._rules)}", body or '""')
+
+    # Calls
+
+    def _call(self, tool: Tool) -> str:
+        row = self._row
+        schema: dict[str, Any] = msgspec.json.decode(tool.parameters) if tool.name in self._typed else {}
+        schema = {"type": "object"} | schema
+        match row.body:
+            case "object":
+                head = f'{{{row.prefix}"{row.name_key}": "{tool.name}", "{row.arguments_key}": '
+                body = _joined(self._marker(head), _json(schema), self._marker("}" + row.end))
+            case "json":
+                body = _joined(self._marker(tool.name + row.middle), _json(schema), self._marker(row.end))
+            case "tagged":
+                body = _joined(self._marker(tool.name + row.middle), self._tagged(schema), self._marker(row.end))
+            case "code":
+                assert row.style is not None
+                style = row.style
+                head = self._marker(tool.name + style.opening)
+                arguments = self._members(schema, schema, style, style.joint, 0)
+                body = _joined(head, arguments, self._marker(style.closing + row.end))
+        return self._new("call", body)
+
+    def _tagged(self, root: Mapping[str, Any]) -> str:
+        """The parameters in the schema's order; any at all where it names none."""
+        parameters = []
+        for key, schema, required in _properties(root):
+            parameter = self._new("parameter", self._parameter(json.dumps(key), schema, root))
+            parameters.append(parameter if required else f"{parameter}?")
+        if not parameters and root.get("additionalProperties") is not False:
+            parameter = self._new("parameter", self._parameter(self._rule("KEY", "/[a-zA-Z_][a-zA-Z0-9_]*/"), {}, root))
+            parameters.append(f"{parameter}{{0,16}}")
+        return " ".join(parameters)
+
+    def _parameter(self, key: str, schema: Any, root: Mapping[str, Any]) -> str:
+        tags = self._row.tags
+        assert tags is not None
+        kinds = kinds_of(schema)
+        text = self._texts(schema, tags.end)
+        value = _joined(_json(_within(schema, root)), self._marker(tags.end))
+        ways = {"true": text, "false": value}
+        if kinds is not None and kinds and "string" not in kinds:
+            del ways["true"]
+        elif kinds == TEXT or STRING_FLAG not in tags.middle:
+            del ways["false"]
+        parts = [_joined(self._marker(tags.middle.replace(STRING_FLAG, flag)), way) for flag, way in ways.items()]
+        return _joined(self._marker(tags.begin), key, parts[0] if len(parts) == 1 else f"({' | '.join(parts)})")
+
+    def _texts(self, schema: Any, end: str) -> str:
+        """A value as bare text and what ends it."""
+        choices = _strings(schema)
+        if not choices:
+            return self._text_up_to(end)
+        return f"({' | '.join(json.dumps(one) for one in choices)}) {self._marker(end)}"
+
+    # Code
+
+    def _members(self, schema: Any, root: Mapping[str, Any], style: Style, joint: str, depth: int) -> str:
+        """Keys and values in the schema's order, with commas between those that are there."""
+        properties = _properties(schema)
+        separator = '", "' if style.escapes else '","'
+        if not properties:
+            if isinstance(schema, dict) and schema.get("additionalProperties") is False:
+                return ""
+            member = f'{self._rule("KEY", "/[a-zA-Z_][a-zA-Z0-9_]*/")} "{joint}" {self._any(style)}'
+            return f"({member} ({separator} {member}){{0,15}})?"
+        alone = following = '""'
+        for key, one, required in reversed(properties):
+            name = json.dumps(json.dumps(key)) if joint != style.joint and style.escapes else json.dumps(key)
+            member = self._new("member", f'{name} "{joint}" {self._value(one, root, style, depth)}')
+            rest = following
+            alone_body, following_body = f"{member} {rest}", f"{separator} {member} {rest}"
+            alone = self._new("first", alone_body if required else f"{alone_body} | {alone}")
+            following = self._new("next", following_body if required else f"{following_body} | {rest}")
+        return alone
+
+    def _value(self, schema: Any, root: Mapping[str, Any], style: Style, depth: int) -> str:
+        kinds = kinds_of(schema)
+        if depth >= DEPTH_MAX or not isinstance(schema, dict) or not kinds or len(kinds) > 1:
+            return self._any(style)
+        (kind,) = kinds
+        inner = depth + 1
+        match kind:
+            case "string" if style.escapes:
+                return _json(_within(schema, root))
+            case "string":
+                return _joined(self._marker(style.quotes[0]), self._texts(schema, style.quotes[0]))
+            case "number":
+                return _json(_within(schema, root))
+            case "array":
+                item = self._value(schema.get("items", {}), root, style, inner)
+                separator = '", "' if style.escapes else '","'
+                return self._new("items", f'"[" ({item} ({separator} {item})*)? "]"')
+            case "object":
+                joint = ": " if style.escapes else ":"
+                return self._new("object", f'"{{" {self._members(schema, root, style, joint, inner)} "}}"')
+            case "boolean":
+                return '("True" | "False")' if style.escapes else '("true" | "false")'
+        return '"None"' if style.escapes else '"null"'
+
+    def _any(self, style: Style) -> str:
+        """Any literal."""
+        python = style.escapes
+        words = ("True", "False", "None") if python else ("true", "false", "null")
+        comma, colon = ('", "', '": "') if python else ('","', '":"')
+        bare = _joined(self._marker(style.quotes[0]), self._text_up_to(style.quotes[0]))
+        string = self._rule("string", _json({"type": "string"}) if python else bare)
+        key = string if python else self._rule("KEY", "/[a-zA-Z_][a-zA-Z0-9_]*/")
+        number = _json({"type": "number"})
+        constants = " | ".join(f'"{word}"' for word in words)
+        return self._rule(
+            "any",
+            f'{string} | {number} | {constants} | "[" (any ({comma} any)*)? "]"'
+            f' | "{{" ({key} {colon} any ({comma} {key} {colon} any)*)? "}}"',
+        )
+
+
+def _joined(*terms: str) -> str:
+    return " ".join(term for term in terms if term) or '""'
+
+
+def _json(schema: Any) -> str:
+    options = schema.get("x-guidance", {}) if isinstance(schema, dict) else {}
+    given = schema if isinstance(schema, dict) else {}
+    return "%json " + json.dumps({**given, "x-guidance": {"lenient": True, **options, **_JSON_STYLE}})
+
+
+def _within(schema: Any, root: Mapping[str, Any]) -> Any:
+    """A part of a schema with the definitions it may refer to."""
+    definitions = {key: root[key] for key in ("$defs", "definitions") if key in root}
+    return {**definitions, **schema} if isinstance(schema, dict) else definitions
+
+
+def _properties(schema: Any) -> list[tuple[str, Any, bool]]:
+    """The keys an object may have, with their schemas, and whether they must be there."""
+    properties = schema.get("properties") if isinstance(schema, dict) else None
+    if not isinstance(properties, dict):
+        return []
+    required = schema.get("required")
+    required = required if isinstance(required, list) else []
+    return [(key, one, key in required) for key, one in properties.items()]
+
+
+def _strings(schema: Any) -> list[str]:
+    """The texts a schema leaves to choose from, none where it leaves any."""
+    if not isinstance(schema, dict):
+        return []
+    choices = schema.get("enum") or ([schema["const"]] if "const" in schema else [])
+    return [one for one in choices if isinstance(one, str)] if isinstance(choices, list) else []

@@ -1,0 +1,316 @@
+"""Every row of the table: what its models write comes back as calls, however it is cut, broken or mixed with text."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adapters.llama_cpp import reasoning, tools
+from adapters.llama_cpp.formats.reader import CallPiece, Piece, ReasoningPiece, TextPiece
+from adapters.llama_cpp.output import OutputParser
+from adapters.llama_cpp.templates import CHATML
+from adapters.llama_cpp.tools import FORMATS, GENERIC, ToolFormat, named, sniff
+from adapters.types import Tool
+from tests.adapters.llama_cpp.written_calls import Call, written
+
+ROWS = [*FORMATS, GENERIC]
+WEATHER = Tool(
+    "get_weather",
+    "The weather.",
+    json.dumps(
+        {
+            "type": "object",
+            "properties": {
+                "city": {"type": "string"},
+                "days": {"type": "integer"},
+                "exact": {"type": "boolean"},
+                "tags": {"type": "array", "items": {"type": "string"}},
+                "place": {"type": "object"},
+                "note": {"type": ["string", "null"]},
+                "factor": {"type": "number"},
+            },
+        }
+    ).encode(),
+)
+CLOCK = Tool("now", "The time.", b'{"type":"object","properties":{}}')
+TOOLS = (WEATHER, CLOCK)
+
+SIMPLE: Call = ("get_weather", {"city": "Paris"})
+UNICODE: Call = ("get_weather", {"city": "Zürich 東京 🌍", "days": 3})
+NESTED: Call = (
+    "get_weather",
+    {
+        "city": "line one\nline two, {x: [1]} (y) </a>",
+        "days": -2,
+        "exact": True,
+        "tags": ["a", "b c", "d]"],
+        "place": {"name": "x}", "at": {"lat": 1.5, "ids": [1, 2, []]}, "none": None},
+        "note": None,
+        "factor": 2.5,
+    },
+)
+EMPTY: Call = ("now", {})
+CALLS = {"simple": [SIMPLE], "unicode": [UNICODE], "nested": [NESTED], "empty": [EMPTY], "two": [UNICODE, EMPTY]}
+
+
+def parser(row: ToolFormat, **more: Any) -> OutputParser:
+    numbers = itertools.count()
+    return OutputParser(row, more.pop("thoughts", None), lambda: f"call_{next(numbers)}", TOOLS, **more)
+
+
+def read(reader: OutputParser, pieces: Sequence[str]) -> tuple[str, str, list[Call]]:
+    """Text, thoughts and calls, after checking the order and the ids of what was streamed."""
+    streamed: list[Piece] = [piece for text in pieces for piece in reader.push(text)]
+    streamed += reader.finish()
+    calls: list[tuple[str, str]] = []
+    for piece in streamed:
+        if isinstance(piece, CallPiece):
+            if piece.name is not None:
+                assert (piece.index, piece.id) == (len(calls), f"call_{len(calls)}")
+                calls.append((piece.name, piece.arguments))
+            else:
+                assert (piece.index, piece.id) == (len(calls) - 1, None)
+                calls[-1] = (calls[-1][0], calls[-1][1] + piece.arguments)
+        else:
+            assert piece.text
+    text = "".join(piece.text for piece in streamed if isinstance(piece, TextPiece))
+    thoughts = "".join(piece.text for piece in streamed if isinstance(piece, ReasoningPiece))
+    return text, thoughts, [(name, json.loads(arguments)) for name, arguments in calls]
+
+
+@pytest.mark.parametrize("calls", CALLS.values(), ids=CALLS)
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_calls_come_back_cut_at_every_character(row: ToolFormat, calls: list[Call]) -> None:
+    if row.single:
+        calls = calls[:1]
+    text = written(row, calls)
+    for pieces in ([text], list(text), *([text[:at], text[at:]] for at in range(1, len(text)))):
+        reader = parser(row)
+        assert read(reader, pieces) == ("", "", calls)
+        assert reader.called and not reader.malformed
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_text_before_and_after(row: ToolFormat) -> None:
+    if row.anchored or row.primed:
+        pytest.skip("its calls begin an answer")
+    text = f"Let me see.\n\n{written(row, [SIMPLE])}\nDone."
+    for pieces in ([text], list(text)):
+        shown, _, calls = read(parser(row), pieces)
+        assert (shown, calls) == ("Let me see.Done.", [SIMPLE])
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_at_most_one_call_where_calls_are_not_parallel(row: ToolFormat) -> None:
+    shown, _, calls = read(parser(row, parallel=False), [written(row, [SIMPLE, EMPTY])])
+    assert calls == [SIMPLE] and shown == ""
+
+
+BREAKS: dict[str, Callable[[ToolFormat], str]] = {
+    "unknown name": lambda row: written(row, [("other", {"city": "Paris"})]),
+    "cut before the name": lambda row: written(row, [SIMPLE]).partition("get_weather")[0],
+    "cut in the name": lambda row: written(row, [SIMPLE]).partition("weather")[0],
+    "no call": lambda row: row.trigger + " is how calls begin",
+}
+
+
+@pytest.mark.parametrize("kind", BREAKS)
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_what_is_not_a_call_stays_text(row: ToolFormat, kind: str) -> None:
+    text = BREAKS[kind](row)
+    for pieces in ([text], list(text)):
+        reader = parser(row)
+        shown, _, calls = read(reader, pieces)
+        for skipped in row.skips:
+            text = text.replace(skipped, "")
+        assert not calls and not reader.called
+        assert shown.split() == text.split()
+        if len(row.trigger) > 1 and row.trigger in text:
+            assert reader.malformed
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_a_call_that_breaks_off_keeps_what_it_got(row: ToolFormat) -> None:
+    whole = written(row, [NESTED])
+    reader = parser(row)
+    pieces = [piece for piece in reader.push(whole[: whole.index("line two")]) if isinstance(piece, CallPiece)]
+    pieces += [piece for piece in reader.finish() if isinstance(piece, CallPiece)]
+    assert pieces[0].name == "get_weather" and reader.malformed
+    assert "".join(piece.arguments for piece in pieces).startswith('{"city": "line one')
+
+
+JSON_TEXT = st.text(st.characters(codec="utf-8", exclude_characters="<>\\`'\"[]{}()｜|"), max_size=20)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | JSON_TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.from_regex(r"\A[a-z_]{1,8}\Z"), inner, max_size=3),
+    max_leaves=6,
+)
+ARGUMENTS = st.fixed_dictionaries(
+    {},
+    optional={
+        "city": JSON_TEXT,
+        "days": st.integers(-(2**53), 2**53),
+        "exact": st.booleans(),
+        "tags": st.lists(JSON_TEXT, max_size=3),
+        "place": st.dictionaries(st.from_regex(r"\A[a-z_]{1,8}\Z"), JSON, max_size=3),
+        "factor": st.floats(-1e9, 1e9, allow_nan=False).map(lambda value: round(value, 3)),
+    },
+)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+@given(st.lists(ARGUMENTS, min_size=1, max_size=3), st.data())
+def test_whatever_is_written_is_read(row: ToolFormat, several: list[dict[str, Any]], data: st.DataObject) -> None:
+    calls: list[Call] = [("get_weather", arguments) for arguments in several[: 1 if row.single else 3]]
+    text = written(row, calls)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=8)))
+    pieces = [text[a:b] for a, b in itertools.pairwise([0, *cuts, len(text)])]
+    assert read(parser(row), pieces) == ("", "", calls)
+
+
+# Recorded shapes, each as its family's documentation or template has it.
+CITY = {"city": "Paris"}
+SHAPES: list[tuple[str, str, str, list[Call]]] = [
+    ("hermes", '<tool_call>{"name":"get_weather","arguments":{"city":"Paris"}}</tool_call>', "", [SIMPLE]),
+    ("hermes", '<tool_call>\n{"arguments": {"city": "Paris"}, "name": "get_weather"}\n</tool_call>', "", [SIMPLE]),
+    ("llama-json", '{"name": "get_weather", "parameters": {"city": "Paris"}}', "", [SIMPLE]),
+    ("llama-json", '<|python_tag|>{"name": "get_weather", "parameters": {"city": "Paris"}}', "", [SIMPLE]),
+    ("llama-json", '{"type": "function", "name": "get_weather", "parameters": {"city": "Paris"}}', "", [SIMPLE]),
+    ("llama-json", '{"type": "answer", "city": "Paris"}', '{"type": "answer", "city": "Paris"}', []),
+    ("llama-pythonic", "[get_weather(city='Paris'), now()]", "", [SIMPLE, EMPTY]),
+    ("llama-pythonic", '<|python_start|>[get_weather("Paris")]<|python_end|>', "<|python_end|>", [SIMPLE]),
+    ("llama-pythonic", "[1, 2] are numbers", "[1, 2] are numbers", []),
+    ("llama-pythonic", '[get_weather(city="\\u00fc\\x41\\n\\q")]', "", [("get_weather", {"city": "üA\n\\q"})]),
+    ("mistral-list", '[TOOL_CALLS] [{"name": "get_weather", "arguments": {"city": "Paris"}, "id": "abcdefghi"}]',
+     "", [SIMPLE]),
+    ("mistral", '[TOOL_CALLS]get_weather[CALL_ID]abcdefghi[ARGS]{"city": "Paris"}', "", [SIMPLE]),
+    ("mistral", '[TOOL_CALLS]get_weather[ARGS]{"city": "Paris"}[TOOL_CALLS]now[ARGS]{}', "", [SIMPLE, EMPTY]),
+    ("mistral", '[TOOL_CALLS][{"name": "get_weather", "arguments": {"city": "Paris"}}]', "", [SIMPLE]),
+    ("deepseek-v3", "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>get_weather\n```json\n"
+     '{"city": "Paris"}\n```<｜tool▁call▁end｜>\n<｜tool▁call▁begin｜>function<｜tool▁sep｜>now\n```json\n{}\n```'
+     "<｜tool▁call▁end｜><｜tool▁calls▁end｜>", "", [SIMPLE, EMPTY]),
+    ("deepseek-v3.1", "Yes.<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>get_weather<｜tool▁sep｜>"
+     '{"city": "Paris"}<｜tool▁call▁end｜><｜tool▁calls▁end｜>', "Yes.", [SIMPLE]),
+    ("qwen3-coder", "<tool_call>\n<function=get_weather>\n<parameter=city>\nParis\n</parameter>\n<parameter=days>\n3\n"
+     "</parameter>\n</function>\n</tool_call>", "", [("get_weather", {"city": "Paris", "days": 3})]),
+    ("qwen3-coder", "<function=get_weather>\n<parameter=city>\n<b>\n\n</parameter>\n</function>\n</tool_call>", "",
+     [("get_weather", {"city": "<b>\n"})]),
+    ("qwen3-coder", "<tool_call><function=get_weather><parameter=unknown>[1, 2]</parameter></function></tool_call>", "",
+     [("get_weather", {"unknown": [1, 2]})]),
+    ("qwen3-coder", "<tool_call><function=get_weather><parameter=exact>True</parameter></function></tool_call>", "",
+     [("get_weather", {"exact": True})]),
+    ("glm", "<tool_call>get_weather\n<arg_key>city</arg_key>\n<arg_value>Paris</arg_value>\n</tool_call>",
+     "", [SIMPLE]),
+    ("glm", "<tool_call>get_weather<arg_key>days</arg_key><arg_value>3</arg_value></tool_call>", "",
+     [("get_weather", {"days": 3})]),
+    ("kimi-k2", "<|tool_calls_section_begin|><|tool_call_begin|>functions.get_weather:0<|tool_call_argument_begin|>"
+     '{"city": "Paris"}<|tool_call_end|><|tool_call_begin|>functions.now:1<|tool_call_argument_begin|>{}'
+     "<|tool_call_end|><|tool_calls_section_end|>", "", [SIMPLE, EMPTY]),
+    ("harmony", '<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>{"city":"Paris"}',
+     "", [SIMPLE]),
+    ("harmony", ' to=functions.get_weather<|channel|>commentary json<|message|>{"city":"Paris"}', "", [SIMPLE]),
+    ("harmony", "<|channel|>commentary<|message|>Let me look.<|end|><|start|>assistant<|channel|>commentary"
+     ' to=functions.get_weather <|constrain|>json<|message|>{"city":"Paris"}<|call|>', "Let me look.", [SIMPLE]),
+    ("harmony", "<|channel|>final<|message|>Hello.", "Hello.", []),
+    ("granite-3", '<|tool_call|>[{"name": "get_weather", "arguments": {"city": "Paris"}}]', "", [SIMPLE]),
+    ("phi-4", 'functools[{"name": "get_weather", "arguments": {"city": "Paris"}}]', "", [SIMPLE]),
+    ("command-r7b", '<|START_ACTION|>[\n    {"tool_call_id": "0", "tool_name": "get_weather", "parameters": '
+     '{"city": "Paris"}}\n]<|END_ACTION|>', "", [SIMPLE]),
+    ("command-r7b", "<|START_RESPONSE|>Hello.<|END_RESPONSE|>", "Hello.", []),
+    ("command-r", 'Action: ```json\n[\n    {\n        "tool_name": "get_weather",\n        "parameters": {\n'
+     '            "city": "Paris"\n        }\n    }\n]```', "", [SIMPLE]),
+    ("functionary-v3.2", 'get_weather\n{"city": "Paris"}>>>now\n{}', "", [SIMPLE, EMPTY]),
+    ("functionary-v3.2", 'all\nLet me see.>>>get_weather\n{"city": "Paris"}', "Let me see.", [SIMPLE]),
+    ("functionary-v3.2", "all\nHello.", "Hello.", []),
+    ("functionary-v3.1", '<function=get_weather>{"city": "Paris"}</function>', "", [SIMPLE]),
+    ("gemma-code", "```tool_code\nget_weather(city='Paris')\nnow()\n```", "", [SIMPLE, EMPTY]),
+    ("function-gemma", "<start_function_call>call:get_weather{city:<escape>Paris<escape>}<end_function_call>",
+     "", [SIMPLE]),
+    ("gemma-4", '<|tool_call>call:get_weather{city:<|"|>Paris<|"|>,days:3,exact:true}<tool_call|>', "",
+     [("get_weather", {"city": "Paris", "days": 3, "exact": True})]),
+    ("lfm2", '<|tool_call_start|>[get_weather(city="Paris", place={"a": True, "b": null})]<|tool_call_end|>', "",
+     [("get_weather", {"city": "Paris", "place": {"a": True, "b": None}})]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "text", "shown", "calls"), SHAPES)
+def test_recorded_shapes(name: str, text: str, shown: str, calls: list[Call]) -> None:
+    for pieces in ([text], list(text)):
+        assert read(parser(named(name)), pieces) == (shown, "", calls)
+
+
+THOUGHTS = [
+    ("think", "hermes", "<think>\nHm, <b>.\n</think>\n\nHello.", False),
+    ("think", "hermes", "Hm, <b>.\n</think>\n\nHello.", True),
+    ("mistral", "mistral", "[THINK]Hm, <b>.[/THINK]Hello.", False),
+    ("command", "command-r7b", "<|START_THINKING|>Hm, <b>.<|END_THINKING|><|START_RESPONSE|>Hello.<|END_RESPONSE|>",
+     False),
+    ("seed", "seed-oss", "<seed:think>Hm, <b>.</seed:think>Hello.", False),
+    ("gemma", "gemma-4", "<|channel>thought\nHm, <b>.<channel|>Hello.", False),
+    ("harmony", "harmony", "<|channel|>analysis<|message|>Hm, <b>.<|end|><|start|>assistant<|channel|>final<|message|>"
+     "Hello.", False),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("how", "name", "text", "thinking"), THOUGHTS)
+def test_thoughts_are_told_apart(how: str, name: str, text: str, thinking: bool) -> None:
+    row, thoughts = named(name), reasoning.named(how)
+    for pieces in ([text], list(text)):
+        found = read(parser(row, thoughts=thoughts, thinking=thinking), pieces)
+        assert found == ("Hello.", "Hm, <b>.", [])
+    call = text.replace("Hello.", "").replace("<|START_RESPONSE|><|END_RESPONSE|>", "") + written(row, [SIMPLE])
+    call = call.replace("<|channel|>final<|message|>", "")
+    for pieces in ([call], list(call)):
+        found = read(parser(row, thoughts=thoughts, thinking=thinking), pieces)
+        assert found == ("", "Hm, <b>.", [SIMPLE])
+
+
+def test_a_call_among_thoughts_is_a_thought() -> None:
+    row = named("hermes")
+    text = f"<think>{written(row, [SIMPLE])}</think>No."
+    assert read(parser(row, thoughts=reasoning.named("think")), [text]) == ("No.", written(row, [SIMPLE]), [])
+
+
+def test_thoughts_that_never_end_and_empty_ones() -> None:
+    row, think = named("hermes"), reasoning.named("think")
+    assert read(parser(row, thoughts=think), ["<think>Hm"]) == ("", "Hm", [])
+    assert read(parser(row, thoughts=think), ["<think>\n\n</think>\n\nHi"]) == ("Hi", "", [])
+    assert read(parser(row, thoughts=think), ["What is <think>?"]) == ("What is <think>?", "", [])
+    assert read(parser(row, thoughts=think), ["<think></think>" * 5000 + "Hi"]) == ("Hi", "", [])
+
+
+def test_markers_do_not_hide_in_each_other() -> None:
+    """The search takes the first marker that is complete, which must not be inside of one that began before."""
+    for row in ROWS:
+        markers = OutputParser(row, None, str)._markers
+        for one, other in itertools.permutations(markers, 2):
+            assert other not in one[1:-1], (row.name, one, other)
+
+
+MARKS = [(row.name, " ".join(row.marks)) for row in FORMATS]
+
+
+@pytest.mark.parametrize(("name", "marks"), MARKS)
+def test_sniffing(name: str, marks: str) -> None:
+    assert sniff(marks) == name
+
+
+def test_templates_without_tools_or_thoughts() -> None:
+    assert sniff(CHATML) is None
+    assert reasoning.sniff(CHATML) is None
+    assert len(set(tools.NAMES)) == len(tools.NAMES)
+    assert {reasoning.sniff(row.begin + row.end) for row in reasoning.FORMATS} == {
+        row.name for row in reasoning.FORMATS
+    }
+
+
+def test_thinking_begins_in_the_prompt() -> None:
+    row = reasoning.named("think")
+    assert reasoning.begun(row, "<|im_start|>assistant\n<think>\n")
+    assert not reasoning.begun(row, "<|im_start|>assistant\n<think>\n\n</think>\n\n")
