@@ -59,6 +59,7 @@ WORKER_SIDE = {
     "sampling",
     "embedder",
     "prompts",
+    "lease",
     "loading",
     "lora",
     "worker",

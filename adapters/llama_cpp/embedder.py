@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -13,6 +14,8 @@ from adapters.llama_cpp.messages import Embedded, Reranked
 
 Int32s = npt.NDArray[np.int32]
 Float32s = npt.NDArray[np.float32]
+
+CONTENDED_TOKENS_MAX = 128
 
 
 class Encoder(Protocol):
@@ -36,10 +39,14 @@ class Job:
 
 
 class Embedder:
-    """First come, first served by input; one batch holds as many inputs as fit, of as many requests as there are."""
+    """First come, first served by input; one batch holds as many inputs as fit, of as many requests as there are.
 
-    def __init__(self, encoder: Encoder, *, ranks: bool = False) -> None:
+    While streams of other models wait for its batches (`contended`) they are small, though never less than one input.
+    """
+
+    def __init__(self, encoder: Encoder, *, ranks: bool = False, contended: Callable[[], bool] = lambda: False) -> None:
         self._encoder = encoder
+        self._contended = contended
         self._ranks = ranks
         self._jobs: deque[Job] = deque()
         self._batch = Batch(encoder.batch_tokens, encoder.slots)
@@ -66,8 +73,9 @@ class Embedder:
         """Computes one batch; returns the requests it completed."""
         self._batch.clear()
         owners: list[tuple[Job, int]] = []
+        room = CONTENDED_TOKENS_MAX if self._contended() else self._batch.capacity
         for job, tokens in self._next_inputs():
-            if len(owners) == self._encoder.slots or self._batch.size + len(tokens) > self._batch.capacity:
+            if owners and (len(owners) == self._encoder.slots or self._batch.size + len(tokens) > room):
                 break
             self._batch.add(tokens, 0, len(owners), outputs=len(tokens))
             owners.append((job, self._batch.size - 1))

@@ -15,6 +15,7 @@ from adapters.llama_cpp import gguf, lora, reasoning, tools
 from adapters.llama_cpp.batch import Batch
 from adapters.llama_cpp.confine import cores
 from adapters.llama_cpp.embedder import Embedder
+from adapters.llama_cpp.lease import StepLease
 from adapters.llama_cpp.lora import Loras
 from adapters.llama_cpp.messages import EngineSettings, Load, ModelInfo
 from adapters.llama_cpp.native import TOKEN_NULL, Context, Model, Vocabulary, quiet
@@ -82,6 +83,7 @@ def load(command: Load, progress: Callable[[float], None], lease: AbstractContex
     threads = settings.threads or _threads(model.size_bytes)
     context_tokens = settings.context_tokens or min(model.context_train, CONTEXT_TOKENS_DEFAULT)
     context = _context(model, settings, generates, context_tokens, threads, lease)
+    contended = lease.contended if isinstance(lease, StepLease) else lambda: False
     rates = _measure(context, settings.parallel) if generates else Rates(0.0, 0.0)
     info = ModelInfo(
         description=model.description,
@@ -114,8 +116,8 @@ def load(command: Load, progress: Callable[[float], None], lease: AbstractContex
         reasoning_format,
         _recommended(header),
         loras,
-        _scheduler(context, settings, rates) if generates else None,
-        None if generates else Embedder(context, ranks=ranks),
+        _scheduler(context, settings, rates, contended) if generates else None,
+        None if generates else Embedder(context, ranks=ranks, contended=contended),
     )
 
 
@@ -221,7 +223,7 @@ def _context(
     )
 
 
-def _scheduler(context: Context, settings: EngineSettings, rates: Rates) -> Scheduler:
+def _scheduler(context: Context, settings: EngineSettings, rates: Rates, contended: Callable[[], bool]) -> Scheduler:
     sessions = Sessions(
         context,
         ram_bytes_max=settings.session_ram_bytes,
@@ -236,7 +238,7 @@ def _scheduler(context: Context, settings: EngineSettings, rates: Rates) -> Sche
         padding=padding,
         tile=TILE_TOKENS if settings.gpu_layers == 0 else 1,
     )
-    return Scheduler(context, sessions, limits, rates, now_us)
+    return Scheduler(context, sessions, limits, rates, now_us, contended)
 
 
 def _measure(context: Context, parallel: int) -> Rates:

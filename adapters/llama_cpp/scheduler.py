@@ -91,12 +91,20 @@ class Scheduler:
     """Decides and drives one context. Not thread-safe: everything happens on the decode thread."""
 
     def __init__(
-        self, engine: Engine, sessions: Sessions, limits: Limits, rates: Rates, clock_us: Callable[[], int]
+        self,
+        engine: Engine,
+        sessions: Sessions,
+        limits: Limits,
+        rates: Rates,
+        clock_us: Callable[[], int],
+        contended: Callable[[], bool] = lambda: False,
     ) -> None:
+        """`contended` says whether other models' streams wait for the steps of this one."""
         self._engine = engine
         self._sessions = sessions
         self._limits = limits
         self._clock_us = clock_us
+        self._contended = contended
         self.rates = rates
         self._batch = Batch(limits.chunk_tokens, engine.slots)
         self._waiting: list[Sequence] = []
@@ -313,13 +321,13 @@ class Scheduler:
     def _budget(self, decoding: int) -> int:
         """Prompt tokens of the next step.
 
-        1. Nobody decodes: a full chunk.
+        1. Nobody decodes, of this model or another one: a full chunk.
         2. Pairs of tiles, as many as the target gap has time for, or else one tile. The first of either may take up to
            twice the target, because less would make everything slower. Adapter sets that take turns share the gap.
         3. Where even that is too slow, as few tokens as the target asks for.
         """
         limits = self._limits
-        if not any(one.pending == 1 for one in self._running):
+        if not any(one.pending == 1 for one in self._running) and not self._contended():
             return limits.chunk_tokens
         room = int(limits.target_gap_us / len(self._turns) / self.rates.prefill_us)
         total = room

@@ -6,7 +6,6 @@ prompts. Only the main thread touches the scheduler and the context; the others 
 
 from __future__ import annotations
 
-import fcntl
 import os
 import socket
 import sys
@@ -21,6 +20,7 @@ import msgspec
 
 from adapters.llama_cpp.confine import confine
 from adapters.llama_cpp.embedder import Job
+from adapters.llama_cpp.lease import StepLease
 from adapters.llama_cpp.loading import Loaded, LoadError, load
 from adapters.llama_cpp.lora import UnknownLora
 from adapters.llama_cpp.messages import (
@@ -278,22 +278,6 @@ class Worker:
         if embedder is not None:
             embedder.cancel(id)
         self._link.send(Cancelled(id))
-
-
-class StepLease:
-    """Held while a step computes: CPU workers of one machine that decode at the same time cost each other 3-40x.
-
-    A lock on a file, so that it is free again the moment its holder dies.
-    """
-
-    def __init__(self, path: str) -> None:
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-
-    def __enter__(self) -> None:
-        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-
-    def __exit__(self, *_: object) -> None:
-        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
 
 
 def main(descriptor: int) -> None:

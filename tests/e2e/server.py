@@ -30,6 +30,8 @@ def free_port() -> int:
 class Server:
     """`with Server(data_dir, ...) as server:` starts `gateway serve`, waits until it is ready, and stops it by SIGTERM.
 
+    Ready means that every model was tried and one of them serves.
+
     `config` is YAML text; `arguments` go to `serve`; `ready` False returns as soon as the socket answers.
     """
 
@@ -52,7 +54,9 @@ class Server:
         deadline = time.monotonic() + START_S_MAX
         while True:
             try:
-                if httpx.get(self.url + path).status_code == 200:
+                answer = httpx.get(self.url + path)
+                states = {model["state"] for model in answer.json().get("models", {}).values()}
+                if answer.status_code == 200 and not (self._ready and states & {"stopped", "loading"}):
                     return self
             except httpx.TransportError:
                 pass

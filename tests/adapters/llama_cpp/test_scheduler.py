@@ -32,6 +32,7 @@ class Bench:
         ram: int = 1 << 20,
         padding: bool = False,
         tile: int = 16,
+        contended: bool = False,
     ) -> None:
         self.now_us = 0
         self.engine = FakeEngine(cells=cells, slots=parallel + 9)
@@ -43,7 +44,9 @@ class Bench:
             padding={3: 4, 5: 8} if padding else {},
             tile=tile,
         )
-        self.scheduler = Scheduler(self.engine, self.sessions, limits, Rates(1000.0, 5000.0), self._clock)
+        self.scheduler = Scheduler(
+            self.engine, self.sessions, limits, Rates(1000.0, 5000.0), self._clock, lambda: contended
+        )
         self.engine.on_decode = self._spend
         self.deltas: list[Delta] = []
 
@@ -227,6 +230,15 @@ def test_steps_with_prompt_tokens_hold_whole_tiles() -> None:
         bench.step()
     sizes = [sum(count for _, count in batch) for batch in bench.engine.batches[2:]]
     assert {size % 16 for size in sizes[:-1]} == {0}, "all but the end of the prompt"
+
+
+def test_a_long_prompt_takes_small_steps_while_streams_of_other_models_wait() -> None:
+    bench = Bench(contended=True, tile=1)
+    bench.submit(1, prompt(300), 1)
+    bench.run()
+    assert bench.text(1) == expected(prompt(300), 1)
+    chunks = [count for batch in bench.engine.batches for _, count in batch]
+    assert max(chunks) == 40_000 // 1000, "what the target gap allows"
 
 
 def adapters(scale: float) -> AdapterSet:
