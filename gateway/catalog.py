@@ -6,12 +6,16 @@ import hashlib
 from collections.abc import Iterable
 from typing import Protocol
 
+import msgspec
 from msgspec.structs import replace
 
 from adapters.errors import InvalidRequest
-from adapters.types import Chat, Embedder, Generation, Lora, ModelCard, Reranker, Tokenizer
+from adapters.types import Chat, Embedder, Generation, Lora, ModelCard, Reranker, Tokenizer, Usage
 from gateway import errors
 from gateway.auth import Principal
+from gateway.config import ModelConfig
+
+MILLION = 1_000_000
 
 
 class Adapter(Chat, Embedder, Reranker, Tokenizer, Protocol):
@@ -21,8 +25,51 @@ class Adapter(Chat, Embedder, Reranker, Tokenizer, Protocol):
     def card(self) -> ModelCard: ...
 
 
+class Price(msgspec.Struct, frozen=True):
+    """Nano-USD per million tokens; `table` is the version of the price table it stands in."""
+
+    input_nano: int
+    cached_nano: int
+    output_nano: int
+    table: str = ""
+
+    def cost_nano(self, usage: Usage) -> int:
+        """What a usage costs, rounded up once, to the next nano-USD."""
+        fresh = usage.prompt_tokens - usage.cached_tokens
+        micro = fresh * self.input_nano + usage.cached_tokens * self.cached_nano
+        return -(-(micro + usage.completion_tokens * self.output_nano) // MILLION)
+
+    def input_cost_nano(self, tokens: int) -> int:
+        """What a prompt costs at most, whatever part of it turns out to be cached."""
+        return -(-tokens * max(self.input_nano, self.cached_nano) // MILLION)
+
+    def output_unit_nano(self, choices: int) -> int:
+        """What one more token in each of `choices` answers costs at most."""
+        return -(-choices * self.output_nano // MILLION)
+
+
+def nano_usd(usd: str) -> int:
+    """Exact nano-USD of a decimal text such as `0.0375`; ValueError when it is finer than that."""
+    whole, _, fraction = usd.partition(".")
+    if len(fraction) > 9 or not (whole + fraction).isdecimal() or not usd.isascii():
+        raise ValueError(f"not an amount in US dollars: {usd!r}")
+    return int(whole) * 10**9 + int(fraction.ljust(9, "0") or "0")
+
+
+def price_table(models: Iterable[ModelConfig]) -> dict[str, Price]:
+    """The prices of the models that have one. The version changes with any of them."""
+    prices = {model.name: model.price for model in models if model.price is not None}
+    table = hashlib.sha256(msgspec.json.encode(sorted(prices.items()))).hexdigest()[:12]
+    return {
+        name: Price(
+            nano_usd(price.input), nano_usd(price.cached_input or price.input), nano_usd(price.output), table=table
+        )
+        for name, price in prices.items()
+    }
+
+
 class Target:
-    """A public name and what stands behind it; `created_s` is a Unix time.
+    """A public name and what stands behind it; `created_s` is a Unix time, `price` None is not known (not free).
 
     With a `lora` it is that adapter over the model whose public name is `parent`.
     """
@@ -36,8 +83,10 @@ class Target:
         created_s: int = 0,
         lora: str | None = None,
         parent: str | None = None,
+        price: Price | None = None,
     ) -> None:
         self.name = name
+        self.price = price
         self.adapter = adapter
         self.aliases = aliases
         self.created_s = created_s

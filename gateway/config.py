@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
 from msgspec import Meta, inspect
@@ -24,6 +25,11 @@ REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 ModelName = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]*\Z")]
+# US dollars as exact decimal text: a float could not say 0.1.
+Usd = Annotated[str, Meta(pattern=r"^\d{1,6}(\.\d{1,9})?\Z")]
+Identity = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9*][A-Za-z0-9._:/@+-]*\Z")]
+Count = Annotated[int, Meta(ge=0, le=1 << 40)]
+Scope = Literal["key", "user", "team", "org", "tenant", "model", "tag"]
 LocalPath = Annotated[str, Meta(min_length=1, extra={"path": True})]
 
 
@@ -105,6 +111,55 @@ class EngineConfig(EngineSettings, frozen=True, kw_only=True, forbid_unknown_fie
     loras: Annotated[tuple[LoraConfig, ...], Meta(max_length=64)] = ()
 
 
+class PriceConfig(_Section, frozen=True, kw_only=True):
+    """US dollars per million tokens. `cached_input` null: as `input`."""
+
+    input: Usd
+    output: Usd = "0"
+    cached_input: Usd | None = None
+
+
+class RateConfig(_Section, frozen=True, kw_only=True):
+    """At most `limit` requests or tokens (input and output) in any `window_s`."""
+
+    unit: Literal["requests", "tokens"]
+    limit: Count
+    window_s: Annotated[int, Meta(ge=1, le=366 * 86_400)]
+
+
+class BudgetConfig(_Section, frozen=True, kw_only=True):
+    """At most `usd` in each calendar period; crossing a percentage of it is reported."""
+
+    usd: Usd
+    period: Literal["hour", "day", "week", "month", "year", "total"] = "month"
+    alert_percents: tuple[Annotated[int, Meta(ge=1, le=100)], ...] = (80, 100)
+
+
+class ScopeLimits(_Section, frozen=True, kw_only=True):
+    """What one key, team or model may use; null and empty: no limit. A wallet is prepaid credit that has to last."""
+
+    requests_per_minute: Count | None = None
+    tokens_per_minute: Count | None = None
+    concurrent_requests: Count | None = None
+    rates: tuple[RateConfig, ...] = ()
+    budgets: tuple[BudgetConfig, ...] = ()
+    wallet: Identity | None = None
+
+
+class RuleConfig(ScopeLimits, frozen=True, kw_only=True):
+    """Limits of a scope: of the one `id`, or with `*` of each that has none of its own, counted apart."""
+
+    scope: Scope
+    id: Identity = "*"
+
+
+class LimitsConfig(_Section, frozen=True, kw_only=True):
+    """Limits by scope; a request has to fit into all that apply to it."""
+
+    time_zone: Annotated[str, Meta(min_length=1, max_length=64)] = "UTC"
+    rules: tuple[RuleConfig, ...] = ()
+
+
 class ModelConfig(_Section, frozen=True, kw_only=True):
     """A local GGUF file under its public name, and how its engine runs."""
 
@@ -112,6 +167,7 @@ class ModelConfig(_Section, frozen=True, kw_only=True):
     path: LocalPath
     aliases: tuple[ModelName, ...] = ()
     queue_depth_max: Annotated[int, Meta(ge=1, le=100_000)] = 64
+    price: PriceConfig | None = None
     engine: EngineConfig = EngineConfig()
 
 
@@ -150,6 +206,7 @@ class Config(_Section, frozen=True, kw_only=True):
     models: tuple[ModelConfig, ...] = ()
     auth: AuthConfig = AuthConfig()
     state: StateConfig = StateConfig()
+    limits: LimitsConfig = LimitsConfig()
     log: LogConfig = LogConfig()
 
 
@@ -243,6 +300,13 @@ def _conflicts(config: Config) -> Iterator[tuple[str, str]]:
             if name in taken:
                 yield where, f'"{name}" is already taken by {taken[name]}'
             taken[name] = where
+    try:
+        ZoneInfo(config.limits.time_zone)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        yield "limits.time_zone", f"no time zone is called {config.limits.time_zone!r}; try UTC or Europe/Berlin"
+    for i, rule in enumerate(config.limits.rules):
+        if (rule.scope, rule.id) in {(earlier.scope, earlier.id) for earlier in config.limits.rules[:i]}:
+            yield f"limits.rules[{i}]", f"there is already a rule for the {rule.scope} {rule.id}"
     if not config.auth.enabled and not is_loopback(config.server.host):
         yield "auth.enabled", f"authentication can be off only on a loopback address, not on {config.server.host}"
     yield from _state_conflicts(config.state)

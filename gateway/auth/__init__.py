@@ -6,11 +6,14 @@ from typing import Protocol
 
 import msgspec
 
+from gateway.config import ScopeLimits
+
 
 class Principal(msgspec.Struct, frozen=True):
     """A known caller. `tenant` is the wall between callers: nothing is shared across two tenants.
 
-    `weight` is the tenant's share of a queue, `admin` opens the administration routes.
+    `weight` is the tenant's share of a queue, `admin` opens the administration routes. `limits` are the key's own; the
+    other fields name the further scopes its requests are counted in.
     """
 
     tenant: str
@@ -18,6 +21,11 @@ class Principal(msgspec.Struct, frozen=True):
     name: str
     admin: bool = False
     weight: float = 1.0
+    limits: ScopeLimits | None = None
+    user_id: str | None = None
+    team_id: str | None = None
+    org_id: str | None = None
+    tags: tuple[str, ...] = ()
 
 
 class Authenticator(Protocol):

@@ -1,0 +1,175 @@
+"""The ledger: one terminal entry per request, never changed; corrections are entries of their own.
+
+This file is its pure half: what an entry is, what a usage is charged, and what a batch of entries adds to the sums that
+are written with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+import msgspec
+
+from adapters.types import Usage
+from gateway.catalog import Price
+from gateway.limits.plans import WALLET
+from gateway.limits.wallets import REVENUE, Transfer
+
+HOUR_US = 3_600_000_000
+
+Status = Literal["posted", "voided", "expired", "correction"]
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """What one request used and cost.
+
+    `id` is the reservation's and unique; `request_id` is what the client saw and may repeat. `cost_nano` None: the
+    model has no price. `charged_nano` was taken from each of `accounts`; it is never above what was reserved, so it can
+    be below the cost. `estimated`: tokens were counted here because the request ended without a report. A correction
+    names the entry it `corrects`, and its amounts are differences.
+    """
+
+    id: str
+    request_id: str
+    at_us: int
+    status: Status
+    outcome: str
+    tenant: str
+    key_id: str
+    model: str
+    target: str
+    provider: str
+    kind: str
+    user_id: str | None = None
+    team_id: str | None = None
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    reasoning_tokens: int = 0
+    estimated: bool = False
+    price: Price | None = None
+    cost_nano: int | None = None
+    charged_nano: int = 0
+    accounts: tuple[str, ...] = ()
+    latency_us: int = 0
+    first_token_us: int | None = None
+    cache: str = "none"
+    attempts: int = 1
+    corrects: str | None = None
+
+    @property
+    def usage(self) -> Usage:
+        return Usage(self.prompt_tokens, self.completion_tokens, self.cached_tokens, self.reasoning_tokens)
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where an entry is summed up."""
+
+    hour_us: int
+    tenant: str
+    key_id: str
+    user_id: str
+    team_id: str
+    model: str
+    provider: str
+
+
+class Sums(msgspec.Struct):
+    """What a number of entries come to."""
+
+    requests: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    cost_nano: int = 0
+
+    def add(self, entry: Entry) -> None:
+        self.requests += entry.status != "correction"
+        self.prompt_tokens += entry.prompt_tokens
+        self.cached_tokens += entry.cached_tokens
+        self.completion_tokens += entry.completion_tokens
+        self.cost_nano += entry.cost_nano or 0
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """What a group of new entries changes besides itself: charges to budgets, transfers of wallets, hourly sums."""
+
+    charges: dict[str, int]
+    transfers: list[Transfer]
+    hours: dict[Place, Sums]
+
+
+def fold(entries: Iterable[Entry]) -> Batch:
+    """What entries that have just become part of the ledger change."""
+    charges: dict[str, int] = {}
+    transfers: list[Transfer] = []
+    hours: dict[Place, Sums] = {}
+    for entry in entries:
+        hours.setdefault(_place(entry), Sums()).add(entry)
+        for account in entry.accounts:
+            if account.startswith(WALLET):
+                transfers.extend(_transfer(entry, account))
+            elif entry.charged_nano:
+                charges[account] = charges.get(account, 0) + entry.charged_nano
+    return Batch(charges, transfers, hours)
+
+
+def _place(entry: Entry) -> Place:
+    hour_us = entry.at_us - entry.at_us % HOUR_US
+    user_id, team_id = entry.user_id or "", entry.team_id or ""
+    return Place(hour_us, entry.tenant, entry.key_id, user_id, team_id, entry.model, entry.provider)
+
+
+def _transfer(entry: Entry, wallet: str) -> Iterable[Transfer]:
+    nano = entry.charged_nano
+    identity = f"{entry.id}:{wallet}"
+    if nano > 0:
+        yield Transfer(identity, wallet, REVENUE, nano, "usage", entry.at_us, entry.model)
+    elif nano < 0:
+        yield Transfer(identity, REVENUE, wallet, -nano, "correction", entry.at_us, entry.model)
+
+
+def believable(reported: Usage | None, prompt_tokens: int, counted_tokens: int) -> Usage:
+    """The usage that is charged: the larger of what was reported and what was counted here, never below zero."""
+    if reported is None:
+        reported = Usage()
+    prompt = max(reported.prompt_tokens, prompt_tokens, 0)
+    output = max(reported.completion_tokens, counted_tokens, 0)
+    cached = min(max(reported.cached_tokens, 0), prompt)
+    return Usage(prompt, output, cached, min(max(reported.reasoning_tokens, 0), output))
+
+
+def correction(entry: Entry, corrected: list[Entry], price: Price, at_us: int) -> Entry | None:
+    """The entry that makes a posted one, after earlier corrections, cost what `price` says; None when it does.
+
+    Money is only ever given back: what should have cost more is noted as its cost and not charged after the fact.
+    """
+    if entry.cost_nano is None and entry.price is None and not entry.accounts and entry.status != "posted":
+        return None
+    cost_nano = (entry.cost_nano or 0) + sum(one.cost_nano or 0 for one in corrected)
+    charged_nano = entry.charged_nano + sum(one.charged_nano for one in corrected)
+    right_nano = price.cost_nano(entry.usage) if entry.status == "posted" else 0
+    if right_nano == cost_nano:
+        return None
+    return Entry(
+        id=f"{entry.id}~{len(corrected) + 1}",
+        request_id=entry.request_id,
+        at_us=at_us,
+        status="correction",
+        outcome="price",
+        tenant=entry.tenant,
+        key_id=entry.key_id,
+        user_id=entry.user_id,
+        team_id=entry.team_id,
+        model=entry.model,
+        target=entry.target,
+        provider=entry.provider,
+        kind=entry.kind,
+        price=price,
+        cost_nano=right_nano - cost_nano,
+        charged_nano=min(right_nano, charged_nano) - charged_nano,
+        accounts=entry.accounts,
+        corrects=entry.id,
+        attempts=0,
+    )

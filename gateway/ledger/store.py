@@ -1,0 +1,256 @@
+"""The ledger's tables: one writer that commits entries in groups, and the questions that are asked of them."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Literal
+
+import msgspec
+
+from gateway.catalog import Price
+from gateway.ledger import Batch, Entry, Sums, correction, fold
+from gateway.limits.wallets import places, post
+from gateway.state.database import Database, DatabaseUnavailable, Row, Statements, Value
+
+GROUP_MAX = 400
+PENDING_MAX = 20_000
+RETRY_S = 0.5
+PAGE = 1000
+COLUMNS = Entry.__struct_fields__
+HOUR_COLUMNS = ("hour_us", "tenant", "key_id", "user_id", "team_id", "model", "provider")
+SUM_COLUMNS = Sums.__struct_fields__
+
+GroupBy = Literal["hour", "day", "month", "tenant", "key_id", "user_id", "team_id", "model", "provider"]
+
+log = logging.getLogger(__name__)
+
+
+class Filter(msgspec.Struct, frozen=True, kw_only=True):
+    """Which part of the ledger is meant; None: all."""
+
+    since_us: int = 0
+    until_us: int = 2**62
+    tenant: str | None = None
+    key_id: str | None = None
+    model: str | None = None
+
+
+class Ledger:
+    """Entries are durable before whoever waits for them goes on.
+
+    While the database is away they wait in memory, and whoever waits for them with them; `full` then says that no more
+    requests should be let in.
+    """
+
+    def __init__(self, database: Database, *, retry_s: float = RETRY_S) -> None:
+        self._retry_s = retry_s
+        self._database = database
+        self._pending: deque[tuple[Entry, asyncio.Future[None]]] = deque()
+        self._more = asyncio.Event()
+        self._writer: asyncio.Task[None] | None = None
+        self._closing = False
+        self.written = 0
+
+    def start(self) -> None:
+        """Begin to write what is added."""
+        self._writer = asyncio.create_task(self._write())
+
+    async def close(self) -> None:
+        """Write what is still in memory; gives up when the database is away."""
+        self._closing = True
+        self._more.set()
+        if self._writer is not None:
+            await self._writer
+
+    @property
+    def pending(self) -> int:
+        """Entries that are not durable yet."""
+        return len(self._pending)
+
+    @property
+    def full(self) -> bool:
+        return len(self._pending) >= PENDING_MAX
+
+    def add(self, entry: Entry) -> asyncio.Future[None]:
+        """Record an entry; a plain call. The future is done once it is durable; shield it, others may wait for it."""
+        durable: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._pending.append((entry, durable))
+        self._more.set()
+        return durable
+
+    async def _write(self) -> None:
+        while self._pending or not self._closing:
+            if not self._pending:
+                self._more.clear()
+                await self._more.wait()
+                continue
+            group = [self._pending[i] for i in range(min(len(self._pending), GROUP_MAX))]
+            try:
+                await self.commit([entry for entry, _ in group])
+            except DatabaseUnavailable as error:
+                log.error("%d entries of the ledger cannot be written yet: %s", len(self._pending), error)
+                if self._closing:
+                    return
+                await asyncio.sleep(self._retry_s)
+                continue
+            for entry, durable in group:
+                assert self._pending.popleft()[0] is entry
+                if not durable.done():
+                    durable.set_result(None)
+
+    async def commit(self, entries: Sequence[Entry]) -> None:
+        """Write entries and everything summed up from them in one transaction; those that are there already are not
+        written or summed up again."""
+        async with self._database.transaction() as inside:
+            rows = await inside.query(
+                f"INSERT INTO ledger ({','.join(COLUMNS)}) VALUES {places(len(entries), len(COLUMNS))} "
+                "ON CONFLICT (id) DO NOTHING RETURNING id",
+                *(value for entry in entries for value in to_row(entry)),
+            )
+            new = {row["id"] for row in rows}
+            batch = fold(entry for entry in entries if entry.id in new)
+            await post(inside, batch.transfers, batch.charges)
+            await _sum_up(inside, batch)
+        self.written += len(new)
+
+    async def find(self, request_id: str, *, tenant: str | None = None) -> list[Entry]:
+        """The entries of a request, its corrections after it."""
+        where, values = ("", ()) if tenant is None else (" AND tenant = $2", (tenant,))
+        sql = f"SELECT {','.join(COLUMNS)} FROM ledger WHERE request_id = $1{where} ORDER BY at_us DESC, id LIMIT 100"
+        return [from_row(row) for row in await self._database.query(sql, request_id, *values)]
+
+    async def entries(self, wanted: Filter) -> AsyncIterator[Entry]:
+        """The entries of a part of the ledger in the order of their time."""
+        after: tuple[int, str] = (-1, "")
+        while True:
+            where, values = _where(wanted, "at_us")
+            n = len(values)
+            rows = await self._database.query(
+                f"SELECT {','.join(COLUMNS)} FROM ledger WHERE {where} AND (at_us > ${n + 1} OR "
+                f"(at_us = ${n + 1} AND id > ${n + 2})) ORDER BY at_us, id LIMIT {PAGE}",
+                *values,
+                *after,
+            )
+            for row in rows:
+                yield from_row(row)
+            if len(rows) < PAGE:
+                return
+            after = int(str(rows[-1]["at_us"])), str(rows[-1]["id"])
+
+    async def summary(self, by: Sequence[GroupBy], wanted: Filter) -> list[Row]:
+        """Sums by time and dimension, from whole hours. `hour_us` is the first hour of a day or month (UTC)."""
+        times = [name for name in by if name in ("hour", "day", "month")]
+        names = [name for name in by if name in HOUR_COLUMNS]
+        where, values = _where(wanted, "hour_us")
+        columns = [*(["hour_us"] if times else []), *names]
+        chosen = "".join(f"{column}, " for column in columns)
+        sums = ", ".join(f"CAST(SUM({column}) AS BIGINT) AS {column}" for column in SUM_COLUMNS)
+        grouped = f" GROUP BY {', '.join(columns)} ORDER BY {', '.join(columns)}" if columns else ""
+        sql = f"SELECT {chosen}{sums} FROM usage_hours WHERE {where}{grouped}"
+        rows = await self._database.query(sql, *values)
+        if not columns:
+            rows = [{name: value or 0 for name, value in row.items()} for row in rows]
+        return regroup(rows, times[0]) if times and times[0] != "hour" else rows
+
+    async def reprice(self, price_of: Callable[[str], Price | None], wanted: Filter, at_us: int) -> tuple[int, int]:
+        """Write a correction for each entry that its model's price of today would have cost something else; how many
+        were written, and the sum of the differences in nano-USD."""
+        count = difference_nano = 0
+        found: list[Entry] = []
+        async for entry in self.entries(wanted):
+            price = price_of(entry.model)
+            if entry.status != "posted" or price is None:
+                continue
+            sql = f"SELECT {','.join(COLUMNS)} FROM ledger WHERE corrects = $1 ORDER BY id"
+            earlier = [from_row(row) for row in await self._database.query(sql, entry.id)]
+            if (fix := correction(entry, earlier, price, at_us)) is not None:
+                found.append(fix)
+                count += 1
+                difference_nano += fix.cost_nano or 0
+            if len(found) >= GROUP_MAX:
+                await self.commit(found)
+                found = []
+        if found:
+            await self.commit(found)
+        return count, difference_nano
+
+    async def problems(self) -> list[str]:
+        """Accounts whose kept sum of charges is not the sum of the ledger's entries."""
+        derived: dict[str, int] = {}
+        async for entry in self.entries(Filter()):
+            for account in entry.accounts:
+                derived[account] = derived.get(account, 0) + entry.charged_nano
+        wrong = []
+        for row in await self._database.query("SELECT account, debits_nano FROM balances"):
+            account = str(row["account"])
+            budget = not account.startswith(("wallet:", "world:"))
+            if budget and row["debits_nano"] != derived.get(account, 0):
+                wrong.append(f"the balance of {account} is not the sum of the ledger's entries")
+        return wrong
+
+
+async def _sum_up(inside: Statements, batch: Batch) -> None:
+    columns = (*HOUR_COLUMNS, *SUM_COLUMNS)
+    rows = [(*msgspec.structs.astuple(place), *msgspec.structs.astuple(sums)) for place, sums in batch.hours.items()]
+    # Sorted, so that two writers of one database never wait for each other's rows crosswise.
+    rows.sort()
+    if rows:
+        added = ", ".join(f"{column} = usage_hours.{column} + excluded.{column}" for column in SUM_COLUMNS)
+        await inside.execute(
+            f"INSERT INTO usage_hours ({','.join(columns)}) VALUES {places(len(rows), len(columns))} "
+            f"ON CONFLICT ({','.join(HOUR_COLUMNS)}) DO UPDATE SET {added}",
+            *(value for row in rows for value in row),
+        )
+
+
+def to_row(entry: Entry) -> tuple[Value, ...]:
+    """The columns of an entry."""
+    price = None if entry.price is None else msgspec.json.encode(entry.price).decode()
+    accounts = msgspec.json.encode(entry.accounts).decode()
+    values = (getattr(entry, name) for name in COLUMNS)
+    return tuple(
+        price if name == "price" else accounts if name == "accounts" else value
+        for name, value in zip(COLUMNS, values, strict=True)
+    )
+
+
+def from_row(row: Row) -> Entry:
+    """The entry of a row."""
+    price = None if row["price"] is None else msgspec.json.decode(str(row["price"]))
+    accounts = msgspec.json.decode(str(row["accounts"]))
+    return msgspec.convert({**row, "price": price, "accounts": accounts}, Entry, strict=False)
+
+
+def _where(wanted: Filter, time: str) -> tuple[str, tuple[Value, ...]]:
+    terms, values = [f"{time} >= $1", f"{time} < $2"], [wanted.since_us, wanted.until_us]
+    given: list[Value] = list(values)
+    for name in ("tenant", "key_id", "model"):
+        value = getattr(wanted, name)
+        if value is not None:
+            given.append(value)
+            terms.append(f"{name} = ${len(given)}")
+    return " AND ".join(terms), tuple(given)
+
+
+def regroup(rows: Sequence[Row], time: str) -> list[Row]:
+    """Hourly rows as those of days or months."""
+    grouped: dict[tuple[Value, ...], Row] = {}
+    for row in rows:
+        start_us = _start_us(int(str(row["hour_us"])), time)
+        place = (start_us, *(value for name, value in row.items() if name not in ("hour_us", *SUM_COLUMNS)))
+        known = grouped.get(place)
+        if known is None:
+            grouped[place] = row | {"hour_us": start_us}
+        else:
+            for name in SUM_COLUMNS:
+                known[name] = int(str(known[name])) + int(str(row[name]))
+    return list(grouped.values())
+
+
+def _start_us(hour_us: int, time: str) -> int:
+    day = datetime.datetime.fromtimestamp(hour_us // 1_000_000, datetime.UTC).replace(hour=0, minute=0, second=0)
+    return int((day.replace(day=1) if time == "month" else day).timestamp()) * 1_000_000

@@ -1,0 +1,412 @@
+"""The counters behind all limits as one pure state machine: no I/O, no clock, integers only.
+
+`admit` decides over every scope of a request at once and either holds its worst case everywhere or changes nothing.
+Exactly one of `settle` and `expire` ends a hold. A charge is never above what was held, so an account is never
+overspent, whatever a model reports. Money is nano-USD, time microseconds.
+
+A rate window is 60 slots. What was counted leaves the window with its slot, at most one slot late, so no interval of
+the window's length ever sees more than the limit. Budgets are accounts whose names include their period: a new period
+is a new account, and a late settle lands in the account that held it.
+"""
+
+from __future__ import annotations
+
+import heapq
+from typing import Literal
+
+import msgspec
+from msgspec.structs import replace
+
+SLOTS = 60
+BUSY_RETRY_US = 1_000_000
+# Redis counts in doubles, which are exact up to here: nine million dollars in one account.
+NANO_MAX = 2**53 - 1
+
+Unit = Literal["requests", "tokens"]
+
+
+class Rate(msgspec.Struct, frozen=True):
+    """At most `limit` requests or tokens in any `window_us`. `key` names what is counted, window included."""
+
+    key: str
+    unit: Unit
+    limit: int
+    window_us: int
+
+
+class Gate(msgspec.Struct, frozen=True):
+    """At most `limit` requests at the same time."""
+
+    key: str
+    limit: int
+
+
+class Budget(msgspec.Struct, frozen=True):
+    """At most `limit_nano` out of an account."""
+
+    account: str
+    limit_nano: int
+
+
+class Ask(msgspec.Struct, frozen=True):
+    """A request's worst case: its input, and `output_tokens` for each of `choices` answers.
+
+    `unit_nano` is what one more token in every choice costs at most. `output_tokens_min`, when given, allows the output
+    to be cut to what the limits still have, but not below it. The hold ends by itself at `expires_us`.
+    """
+
+    id: str
+    now_us: int
+    expires_us: int
+    rates: tuple[Rate, ...] = ()
+    gates: tuple[Gate, ...] = ()
+    budgets: tuple[Budget, ...] = ()
+    input_tokens: int = 0
+    input_nano: int = 0
+    output_tokens: int = 0
+    choices: int = 1
+    unit_nano: int = 0
+    output_tokens_min: int | None = None
+
+
+class Room(msgspec.Struct, frozen=True):
+    """How a rate stands after a decision; it is whole again after `reset_us`."""
+
+    limit: int
+    remaining: int
+    reset_us: int
+
+
+class Grant(msgspec.Struct, frozen=True):
+    """What a request holds. `output_tokens` per choice may be less than it asked for."""
+
+    id: str
+    expires_us: int
+    output_tokens: int
+    tokens: int
+    nano: int
+    slots: tuple[tuple[str, int], ...]
+    gates: tuple[str, ...]
+    accounts: tuple[str, ...]
+    requests_room: Room | None = None
+    tokens_room: Room | None = None
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """Why a request may not run now. `retry_us` is when it could, None when waiting does not help.
+
+    `key` is the binding limit. For a budget `remaining` is what was neither spent nor held.
+    """
+
+    kind: Literal["requests", "tokens", "concurrency", "budget"]
+    key: str
+    limit: int
+    remaining: int
+    retry_us: int | None
+    requests_room: Room | None = None
+    tokens_room: Room | None = None
+
+
+class Missing(msgspec.Struct, frozen=True):
+    """Accounts that must be `load`ed before the decision can be made."""
+
+    accounts: tuple[str, ...]
+
+
+class Charged(msgspec.Struct, frozen=True):
+    """What one account paid and what has been spent from it since."""
+
+    account: str
+    nano: int
+    spent_nano: int
+
+
+class NotHeld(Exception):
+    """The hold was settled or has expired, or never was."""
+
+
+class Window:
+    """Amounts of the last 60 slots and the running one; `held` of them may still be given back."""
+
+    __slots__ = ("amounts", "held", "last", "slot_us", "total")
+
+    def __init__(self, window_us: int) -> None:
+        self.slot_us = -(-window_us // SLOTS)
+        self.amounts: dict[int, int] = {}
+        self.total = 0
+        self.held = 0
+        self.last = 0
+
+    def advance(self, now_us: int) -> None:
+        """Drop what has left the window."""
+        slot = now_us // self.slot_us
+        if slot <= self.last:
+            return
+        self.last = slot
+        amounts = self.amounts
+        while amounts:
+            oldest = next(iter(amounts))
+            if oldest >= slot - SLOTS:
+                return
+            self.total -= amounts.pop(oldest)
+
+    def add(self, amount: int) -> int:
+        """Count now; the slot it went into."""
+        self.amounts[self.last] = self.amounts.get(self.last, 0) + amount
+        self.total += amount
+        return self.last
+
+    def give_back(self, slot: int, amount: int) -> None:
+        """Uncount what was counted too much; nothing when it has left the window."""
+        if slot in self.amounts:
+            self.amounts[slot] -= amount
+            self.total -= amount
+
+    def wait_us(self, excess: int, now_us: int) -> int:
+        """How long until `excess` of what is counted has left; shorter when running requests may give it back."""
+        if excess <= self.held:
+            return BUSY_RETRY_US
+        leaves = self.last
+        for slot, amount in self.amounts.items():
+            leaves = slot
+            excess -= amount
+            if excess <= 0:
+                break
+        return max((leaves + SLOTS + 1) * self.slot_us - now_us, 1)
+
+    def room(self, limit: int, now_us: int) -> Room:
+        reset_us = max((self.last + SLOTS + 1) * self.slot_us - now_us, 0) if self.total else 0
+        return Room(limit, max(limit - self.total, 0), reset_us)
+
+
+class Account:
+    """Nano-USD spent for good, and held by running requests."""
+
+    __slots__ = ("held", "holders", "spent", "used_us")
+
+    def __init__(self, spent: int, used_us: int) -> None:
+        self.spent = spent
+        self.held = 0
+        self.holders = 0
+        self.used_us = used_us
+
+    def hold(self, nano: int) -> None:
+        self.held += nano
+        self.holders += 1
+
+    def charge(self, held_nano: int, nano: int) -> None:
+        """Turn what was held into a charge."""
+        self.held -= held_nano
+        self.holders -= 1
+        self.spent += nano
+
+
+class Book:
+    """All counters. Every method is one atomic step. Time never goes back: an earlier moment is the latest seen."""
+
+    def __init__(self) -> None:
+        self._now_us = 0
+        self._windows: dict[str, Window] = {}
+        self._running: dict[str, int] = {}
+        self._accounts: dict[str, Account] = {}
+        self._holds: dict[str, Grant] = {}
+        self._expiries: list[tuple[int, str]] = []
+
+    def load(self, account: str, spent_nano: int) -> None:
+        """Make an account known. One that is known already keeps its counters, which are newer."""
+        if account not in self._accounts:
+            self._accounts[account] = Account(spent_nano, self._now_us)
+
+    def admit(self, ask: Ask) -> Grant | Refusal | Missing:
+        """Hold the worst case of a request in all its scopes, or say what is in the way and change nothing."""
+        if ask.id in self._holds:
+            raise ValueError("a request is admitted once")
+        missing = tuple(budget.account for budget in ask.budgets if budget.account not in self._accounts)
+        if missing:
+            return Missing(missing)
+        self._now_us = max(self._now_us, ask.now_us)
+        windows = [self._window(rate) for rate in ask.rates]
+        output_tokens = ask.output_tokens
+        if ask.output_tokens_min is not None:
+            output_tokens = min(output_tokens, max(self._affordable(ask), ask.output_tokens_min))
+        tokens = ask.input_tokens + output_tokens * ask.choices
+        nano = ask.input_nano + output_tokens * ask.unit_nano
+        refusal = self._refuse(ask, windows, tokens, nano)
+        return refusal if refusal is not None else self._hold(ask, windows, output_tokens, tokens, nano)
+
+    def _window(self, rate: Rate) -> Window:
+        window = self._windows.get(rate.key)
+        if window is None:
+            window = self._windows[rate.key] = Window(rate.window_us)
+        window.advance(self._now_us)
+        return window
+
+    def _affordable(self, ask: Ask) -> int:
+        """Output tokens per choice that no limit rules out for good.
+
+        What others hold does not shorten an answer: they may give it back, so that the request had better wait.
+        """
+        fits = ask.output_tokens
+        for rate in ask.rates:
+            if rate.unit == "tokens":
+                fits = min(fits, (rate.limit - ask.input_tokens) // ask.choices)
+        if ask.unit_nano:
+            for budget in ask.budgets:
+                left = budget.limit_nano - self._accounts[budget.account].spent - ask.input_nano
+                fits = min(fits, left // ask.unit_nano)
+        return fits
+
+    def _refuse(self, ask: Ask, windows: list[Window], tokens: int, nano: int) -> Refusal | None:
+        """The limit that is in the way the longest, None when all have room. A spent budget outlasts any wait."""
+        worst: Refusal | None = None
+        for budget in ask.budgets:
+            account = self._accounts[budget.account]
+            free = budget.limit_nano - account.spent - account.held
+            # Nothing may be left even for a request that costs nothing: an empty account is closed.
+            if free < nano or budget.limit_nano <= account.spent:
+                only_held = account.spent + max(nano, 1) <= budget.limit_nano
+                retry_us = BUSY_RETRY_US if only_held else None
+                worst = _longer(worst, Refusal("budget", budget.account, budget.limit_nano, max(free, 0), retry_us))
+        for gate in ask.gates:
+            if self._running.get(gate.key, 0) >= gate.limit:
+                retry = BUSY_RETRY_US if gate.limit else None
+                worst = _longer(worst, Refusal("concurrency", gate.key, gate.limit, 0, retry))
+        for rate, window in zip(ask.rates, windows, strict=True):
+            amount = 1 if rate.unit == "requests" else tokens
+            excess = window.total + amount - rate.limit
+            if excess > 0:
+                retry = None if amount > rate.limit else window.wait_us(excess, self._now_us)
+                left = max(rate.limit - window.total, 0)
+                worst = _longer(worst, Refusal(rate.unit, rate.key, rate.limit, left, retry))
+        if worst is None:
+            return None
+        requests_room, tokens_room = self._rooms(ask, windows)
+        return replace(worst, requests_room=requests_room, tokens_room=tokens_room)
+
+    def _rooms(self, ask: Ask, windows: list[Window]) -> tuple[Room | None, Room | None]:
+        """The tightest request rate and the tightest token rate."""
+        tightest: dict[str, Room] = {}
+        for rate, window in zip(ask.rates, windows, strict=True):
+            room = window.room(rate.limit, self._now_us)
+            known = tightest.get(rate.unit)
+            if known is None or room.remaining < known.remaining:
+                tightest[rate.unit] = room
+        return tightest.get("requests"), tightest.get("tokens")
+
+    def _hold(self, ask: Ask, windows: list[Window], output_tokens: int, tokens: int, nano: int) -> Grant:
+        slots = []
+        for rate, window in zip(ask.rates, windows, strict=True):
+            if rate.unit == "requests":
+                window.add(1)
+            else:
+                slots.append((rate.key, window.add(tokens)))
+                window.held += tokens
+        for gate in ask.gates:
+            self._running[gate.key] = self._running.get(gate.key, 0) + 1
+        for budget in ask.budgets:
+            account = self._accounts[budget.account]
+            account.hold(nano)
+            account.used_us = self._now_us
+        requests_room, tokens_room = self._rooms(ask, windows)
+        grant = Grant(
+            id=ask.id,
+            expires_us=ask.expires_us,
+            output_tokens=output_tokens,
+            tokens=tokens,
+            nano=nano,
+            slots=tuple(slots),
+            gates=tuple(gate.key for gate in ask.gates),
+            accounts=tuple(budget.account for budget in ask.budgets),
+            requests_room=requests_room,
+            tokens_room=tokens_room,
+        )
+        self._holds[ask.id] = grant
+        heapq.heappush(self._expiries, (ask.expires_us, ask.id))
+        return grant
+
+    def settle(self, identity: str, tokens: int, nano: int) -> tuple[Charged, ...]:
+        """End a hold with what was really used, zero for a request that came to nothing. Raises NotHeld."""
+        grant = self._holds.pop(identity, None)
+        if grant is None:
+            raise NotHeld(identity)
+        nano = min(nano, grant.nano)
+        surplus = grant.tokens - min(tokens, grant.tokens)
+        for key, slot in grant.slots:
+            if (window := self._windows.get(key)) is not None:
+                window.give_back(slot, surplus)
+                window.held -= grant.tokens
+        for key in grant.gates:
+            self._leave(key)
+        charged = []
+        for name in grant.accounts:
+            account = self._accounts[name]
+            account.charge(grant.nano, nano)
+            charged.append(Charged(name, nano, account.spent))
+        if len(self._expiries) > 2 * len(self._holds) + 64:
+            self._expiries = [(hold.expires_us, hold.id) for hold in self._holds.values()]
+            heapq.heapify(self._expiries)
+        return tuple(charged)
+
+    def _leave(self, key: str) -> None:
+        running = self._running[key] - 1
+        if running:
+            self._running[key] = running
+        else:
+            del self._running[key]
+
+    def expire(self, now_us: int) -> list[Grant]:
+        """End the holds whose time is over, uncharged; what they held."""
+        expired = []
+        while self._expiries and self._expiries[0][0] <= now_us:
+            _, identity = heapq.heappop(self._expiries)
+            grant = self._holds.get(identity)
+            if grant is not None:
+                self.settle(identity, grant.tokens, 0)
+                expired.append(grant)
+        return expired
+
+    def restore(self, grant: Grant) -> None:
+        """Hold again the place and the money of a request that ran when the counters were lost. Its accounts have to
+        be loaded."""
+        if grant.id in self._holds:
+            return
+        for key in grant.gates:
+            self._running[key] = self._running.get(key, 0) + 1
+        for name in grant.accounts:
+            self._accounts[name].hold(grant.nano)
+        grant = replace(grant, slots=())
+        self._holds[grant.id] = grant
+        heapq.heappush(self._expiries, (grant.expires_us, grant.id))
+
+    def forget(self, now_us: int, idle_us: int | None = None) -> None:
+        """Drop windows that are empty and, when given, accounts that were not used for `idle_us`.
+
+        An account may only be dropped while its durable sum is complete, from which it will be loaded again.
+        """
+        self._now_us = max(self._now_us, now_us)
+        for key, window in list(self._windows.items()):
+            window.advance(self._now_us)
+            if not window.amounts and not window.held:
+                del self._windows[key]
+        if idle_us is not None:
+            idle = [name for name, one in self._accounts.items() if one.used_us + idle_us <= self._now_us]
+            for name in idle:
+                if not self._accounts[name].holders:
+                    del self._accounts[name]
+
+    @property
+    def holds(self) -> int:
+        """How many requests hold something."""
+        return len(self._holds)
+
+    def standing(self, account: str) -> tuple[int, int]:
+        """(spent, held) of a loaded account."""
+        found = self._accounts[account]
+        return found.spent, found.held
+
+
+def _longer(worst: Refusal | None, new: Refusal) -> Refusal:
+    """The refusal that lasts longer; the first of two that last equally long."""
+    if worst is None or (worst.retry_us is not None and (new.retry_us is None or new.retry_us > worst.retry_us)):
+        return new
+    return worst

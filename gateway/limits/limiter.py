@@ -1,0 +1,241 @@
+"""Reserves the worst case of a request in every scope that limits it, and settles what it really was."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
+
+import msgspec
+
+from gateway import errors
+from gateway.auth import Principal
+from gateway.catalog import Price
+from gateway.config import LimitsConfig
+from gateway.errors import GatewayError
+from gateway.limits.book import Ask, Book, Budget, Charged, Grant, Missing, Refusal, Room
+from gateway.limits.plans import WALLET, Allowance, Plan, Plans
+
+HOLD_US = 2 * 3600 * 1_000_000
+OUTPUT_TOKENS_MIN = 16
+SWEEP_US = 60_000_000
+IDLE_US = 3600 * 1_000_000
+
+log = logging.getLogger(__name__)
+
+
+class Balance(msgspec.Struct, frozen=True):
+    """What ever went out of an account, and into it, in nano-USD. A budget has no credits, only its limit."""
+
+    debits_nano: int = 0
+    credits_nano: int = 0
+
+
+class Need(msgspec.Struct, frozen=True):
+    """What a request may use at most. `cuttable`: its author set no bound, so the answer may be bounded for it."""
+
+    input_tokens: int
+    output_tokens: int = 0
+    choices: int = 1
+    cuttable: bool = False
+
+
+class Alert(msgspec.Struct, frozen=True):
+    """A budget's spending has reached a percentage of it, or a wallet is empty (100)."""
+
+    subject: str
+    account: str
+    percent: int
+    spent_nano: int
+    limit_nano: int
+
+
+class Counters(Protocol):
+    """Where the counters are: `Book` in this process, or a store that replicas share."""
+
+    async def admit(self, ask: Ask) -> Grant | Refusal | Missing: ...
+
+    async def load(self, account: str, spent_nano: int) -> None: ...
+
+    def settle(self, grant: Grant, tokens: int, nano: int, then: Callable[[tuple[Charged, ...]], None]) -> None:
+        """End a hold without waiting; `then` learns what was charged, at once or later."""
+        ...
+
+
+class Reservation(msgspec.Struct, frozen=True):
+    """What a running request holds, and under which limits."""
+
+    grant: Grant
+    plan: Plan
+    price: Price | None
+
+
+class LocalCounters:
+    """The counters of a gateway that is alone: a book in its memory.
+
+    `complete` says whether all that was settled is in the accounts' durable sums.
+    """
+
+    def __init__(self, complete: Callable[[], bool] = lambda: False) -> None:
+        self.book = Book()
+        self._complete = complete
+        self._swept_us = 0
+
+    async def admit(self, ask: Ask) -> Grant | Refusal | Missing:
+        now_us = ask.now_us
+        if now_us - self._swept_us >= SWEEP_US:
+            self._swept_us = now_us
+            for grant in self.book.expire(now_us):
+                log.error("the reservation %s was never settled", grant.id)
+            self.book.forget(now_us, IDLE_US if self._complete() else None)
+        return self.book.admit(ask)
+
+    async def load(self, account: str, spent_nano: int) -> None:
+        self.book.load(account, spent_nano)
+
+    def settle(self, grant: Grant, tokens: int, nano: int, then: Callable[[tuple[Charged, ...]], None]) -> None:
+        then(self.book.settle(grant.id, tokens, nano))
+
+
+class Limiter:
+    """The one place where a request is let in. `balances` reads accounts from durable state."""
+
+    def __init__(
+        self,
+        config: LimitsConfig,
+        counters: Counters,
+        balances: Callable[[Sequence[str]], Awaitable[dict[str, Balance]]],
+        *,
+        now_us: Callable[[], int],
+        alert: Callable[[Alert], None] = lambda _: None,
+    ) -> None:
+        self._plans = Plans(config)
+        self._counters = counters
+        self._balances = balances
+        self._now_us = now_us
+        self._alert = alert
+        self._credits: dict[str, int] = {}
+
+    def plan(self, principal: Principal, model: str) -> Plan:
+        """The limits that apply now."""
+        return self._plans.plan(principal, model, self._now_us())
+
+    async def reserve(self, identity: str, plan: Plan, need: Need, price: Price | None) -> Reservation | Refusal:
+        """Hold the worst case; raises `model_price_unknown` where money is limited and the price is not known."""
+        if plan.money and price is None:
+            message = "This model has no price, and your key may only use models that have one."
+            raise errors.error("model_price_unknown", message, param="model")
+        ask = self._ask(identity, plan, need, price)
+        decision = await self._counters.admit(ask)
+        while isinstance(decision, Missing):
+            await self._load(decision.accounts)
+            ask = self._ask(identity, plan, need, price)
+            decision = await self._counters.admit(ask)
+        if isinstance(decision, Refusal) and decision.key in plan.wallets and await self._credited(decision.key):
+            decision = await self._counters.admit(self._ask(identity, plan, need, price))
+        if isinstance(decision, Refusal):
+            return decision
+        assert isinstance(decision, Grant)
+        return Reservation(decision, plan, price)
+
+    def _ask(self, identity: str, plan: Plan, need: Need, price: Price | None) -> Ask:
+        now_us = self._now_us()
+        budgets = plan.budgets
+        if plan.wallets:
+            budgets += tuple(Budget(wallet, self._credits.get(wallet, 0)) for wallet in plan.wallets)
+        return Ask(
+            id=identity,
+            now_us=now_us,
+            expires_us=now_us + HOLD_US,
+            rates=plan.rates,
+            gates=plan.gates,
+            budgets=budgets,
+            input_tokens=need.input_tokens,
+            input_nano=0 if price is None else price.input_cost_nano(need.input_tokens),
+            output_tokens=need.output_tokens,
+            choices=need.choices,
+            unit_nano=0 if price is None else price.output_unit_nano(need.choices),
+            output_tokens_min=OUTPUT_TOKENS_MIN if need.cuttable else None,
+        )
+
+    async def _load(self, accounts: Sequence[str]) -> None:
+        found = await self._balances(accounts)
+        for account in accounts:
+            balance = found.get(account, Balance())
+            if account.startswith(WALLET):
+                self._credit(account, balance.credits_nano)
+            await self._counters.load(account, balance.debits_nano)
+
+    async def _credited(self, wallet: str) -> bool:
+        """Whether a wallet got more since it was looked at, here or by another process."""
+        before = self._credits.get(wallet, 0)
+        self._credit(wallet, (await self._balances((wallet,))).get(wallet, Balance()).credits_nano)
+        return self._credits[wallet] > before
+
+    def _credit(self, wallet: str, credits_nano: int) -> None:
+        # What went in only grows, so the larger of two readings is the later one.
+        self._credits[wallet] = max(self._credits.get(wallet, 0), credits_nano)
+
+    def settle(self, reservation: Reservation, tokens: int, nano: int) -> None:
+        """End the hold with what was used; a plain call, so that a cancelled request can still make it."""
+        plan = reservation.plan
+
+        def note(charged: tuple[Charged, ...]) -> None:
+            for one, allowance in zip(charged, plan.allowances, strict=False):
+                self._note(one, allowance)
+            for one in charged[len(plan.allowances) :]:
+                if one.nano > 0 and one.spent_nano >= self._credits.get(one.account, 0):
+                    self._alert(Alert(one.account, one.account, 100, one.spent_nano, one.spent_nano))
+
+        self._counters.settle(reservation.grant, tokens, nano, note)
+
+    def _note(self, charged: Charged, allowance: Allowance) -> None:
+        """Report the highest threshold that this charge crossed."""
+        before_nano = charged.spent_nano - charged.nano
+        for percent in sorted(allowance.config.alert_percents, reverse=True):
+            bound_nano = allowance.limit_nano * percent
+            if before_nano * 100 < bound_nano <= charged.spent_nano * 100:
+                spent_nano, limit_nano = charged.spent_nano, allowance.limit_nano
+                self._alert(Alert(allowance.subject, charged.account, percent, spent_nano, limit_nano))
+                return
+
+
+def refusal_error(refusal: Refusal) -> GatewayError:
+    """The answer to a request that was not let in."""
+    scope = refusal.key.partition(":")[0]
+    retry_s = None if refusal.retry_us is None else refusal.retry_us / 1e6
+    headers = rate_headers(refusal.requests_room, refusal.tokens_room)
+    if refusal.kind == "budget" and retry_s is None:
+        what = "wallet has no credit left" if scope == "wallet" else f"budget of your {scope} is used up"
+        return errors.error("insufficient_quota", f"The {what} or too small for this request.", headers=headers)
+    message = _explain(refusal, scope)
+    if retry_s is not None:
+        return errors.error("rate_limit_exceeded", message, retry_after_s=retry_s, headers=headers)
+    headers["x-should-retry"] = "false"
+    refused = errors.error("rate_limit_exceeded", f"{message} This request alone is over it.", headers=headers)
+    refused.retry_after_s = None
+    return refused
+
+
+def _explain(refusal: Refusal, scope: str) -> str:
+    match refusal.kind:
+        case "budget":
+            return f"What is left of the budget of your {scope} is held by requests that still run."
+        case "concurrency":
+            return f"Too many requests at the same time: the limit of your {scope} is {refusal.limit}."
+        case unit:
+            seconds = int(refusal.key.rsplit(":", 1)[1])
+            window = "one minute" if seconds == 60 else f"{seconds} seconds"
+            limit = f"the limit of your {scope} is {refusal.limit} in {window}, with {refusal.remaining} left"
+            return f"Too many {unit}: {limit}."
+
+
+def rate_headers(requests: Room | None, tokens: Room | None) -> dict[str, str]:
+    """How the tightest limits stand, as OpenAI names it."""
+    headers = {}
+    for unit, room in (("requests", requests), ("tokens", tokens)):
+        if room is not None:
+            headers[f"x-ratelimit-limit-{unit}"] = str(room.limit)
+            headers[f"x-ratelimit-remaining-{unit}"] = str(room.remaining)
+            headers[f"x-ratelimit-reset-{unit}"] = f"{room.reset_us / 1e6:.3f}s"
+    return headers

@@ -1,0 +1,127 @@
+"""Which limits apply to whom: a principal and a model become the rates, gates and budgets a request has to pass."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from zoneinfo import ZoneInfo
+
+import msgspec
+
+from gateway.auth import Principal
+from gateway.catalog import nano_usd
+from gateway.config import BudgetConfig, LimitsConfig, RuleConfig, ScopeLimits
+from gateway.limits.book import NANO_MAX, Budget, Gate, Rate
+from gateway.limits.periods import Period, period_at
+
+PLANS_MAX = 10_000
+MINUTE_US = 60_000_000
+WALLET = "wallet:"
+
+
+class Allowance(msgspec.Struct, frozen=True):
+    """A budget as it was set; `subject` is the scope it belongs to, such as `team:research`."""
+
+    subject: str
+    config: BudgetConfig
+    limit_nano: int
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """All limits of one principal on one model. The accounts hold until `ends_us`; None: for ever."""
+
+    rates: tuple[Rate, ...]
+    gates: tuple[Gate, ...]
+    budgets: tuple[Budget, ...]
+    allowances: tuple[Allowance, ...]
+    wallets: tuple[str, ...]
+    starts_us: int
+    ends_us: int | None
+    limits: ScopeLimits | None
+
+    @property
+    def money(self) -> bool:
+        """Whether a price has to be known."""
+        return bool(self.budgets or self.wallets)
+
+
+class Plans:
+    """Plans by principal and model, made once and kept while their periods last."""
+
+    def __init__(self, config: LimitsConfig) -> None:
+        self._zone = ZoneInfo(config.time_zone)
+        self._rules: dict[tuple[str, str], RuleConfig] = {(rule.scope, rule.id): rule for rule in config.rules}
+        self._plans: OrderedDict[tuple[str, str], tuple[Principal, Plan]] = OrderedDict()
+
+    def plan(self, principal: Principal, model: str, now_us: int) -> Plan:
+        """The limits of a principal on a model at a moment."""
+        place = principal.key_id, model
+        known = self._plans.get(place)
+        if known is not None:
+            plan = known[1]
+            if known[0] == principal and plan.starts_us <= now_us and (plan.ends_us is None or now_us < plan.ends_us):
+                return plan
+        plan = self._make(principal, model, now_us)
+        self._plans[place] = principal, plan
+        self._plans.move_to_end(place)
+        if len(self._plans) > PLANS_MAX:
+            self._plans.popitem(last=False)
+        return plan
+
+    def _make(self, principal: Principal, model: str, now_us: int) -> Plan:
+        rates: list[Rate] = []
+        gates: list[Gate] = []
+        allowances: dict[str, tuple[Allowance, Period]] = {}
+        wallets: dict[str, None] = {}
+        for subject, limits in self._scopes(principal, model):
+            rates.extend(_rates(subject, limits))
+            if limits.concurrent_requests is not None:
+                gates.append(Gate(subject, limits.concurrent_requests))
+            for budget in limits.budgets:
+                period = period_at(budget.period, now_us, self._zone)
+                account = f"{subject}:{period.name}"
+                allowance = Allowance(subject, budget, min(nano_usd(budget.usd), NANO_MAX))
+                if account not in allowances or allowances[account][0].limit_nano > allowance.limit_nano:
+                    allowances[account] = allowance, period
+            if limits.wallet is not None:
+                wallets[WALLET + limits.wallet] = None
+        periods = [period for _, period in allowances.values()]
+        ends = [period.ends_us for period in periods if period.ends_us is not None]
+        return Plan(
+            rates=tuple({rate.key: rate for rate in sorted(rates, key=lambda rate: -rate.limit)}.values()),
+            gates=tuple(gates),
+            budgets=tuple(Budget(account, allowance.limit_nano) for account, (allowance, _) in allowances.items()),
+            allowances=tuple(allowance for allowance, _ in allowances.values()),
+            wallets=tuple(wallets),
+            starts_us=max((period.starts_us for period in periods), default=0),
+            ends_us=min(ends, default=None),
+            limits=principal.limits,
+        )
+
+    def _scopes(self, principal: Principal, model: str) -> Iterator[tuple[str, ScopeLimits]]:
+        """Each scope of a request that has limits: its own, else those of every one of its kind."""
+        names = [
+            ("key", principal.key_id),
+            ("user", principal.user_id),
+            ("team", principal.team_id),
+            ("org", principal.org_id),
+            ("tenant", principal.tenant),
+            ("model", model),
+            *(("tag", tag) for tag in dict.fromkeys(principal.tags)),
+        ]
+        for scope, identity in names:
+            if identity is None:
+                continue
+            limits = principal.limits if scope == "key" else None
+            limits = limits or self._rules.get((scope, identity)) or self._rules.get((scope, "*"))
+            if limits is not None:
+                yield f"{scope}:{identity}", limits
+
+
+def _rates(subject: str, limits: ScopeLimits) -> Iterator[Rate]:
+    if limits.requests_per_minute is not None:
+        yield Rate(f"{subject}:requests:60", "requests", limits.requests_per_minute, MINUTE_US)
+    if limits.tokens_per_minute is not None:
+        yield Rate(f"{subject}:tokens:60", "tokens", limits.tokens_per_minute, MINUTE_US)
+    for rate in limits.rates:
+        yield Rate(f"{subject}:{rate.unit}:{rate.window_s}", rate.unit, rate.limit, rate.window_s * 1_000_000)

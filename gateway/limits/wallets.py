@@ -1,0 +1,221 @@
+"""Wallets: prepaid credit in double entry. A balance is the sum of its transfers, at every commit.
+
+A transfer takes from one account what it gives to another, so all accounts together are always zero. The accounts that
+stand for the world outside of the wallets begin with `world:`. `balances` keeps the two sums of every account, of
+budget periods too, and is written in the same transaction as what it sums up.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+import msgspec
+
+from gateway import errors
+from gateway.limits.limiter import Balance
+from gateway.limits.plans import WALLET
+from gateway.state.database import Database, Statements, Value
+
+BONUS = "world:bonus"
+FUNDING = "world:funding"
+REVENUE = "world:revenue"
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}")
+STATEMENT_MAX = 1000
+ROWS_MAX = 500
+
+
+class Transfer(msgspec.Struct, frozen=True):
+    """An amount above zero from one account to another. Its id makes it happen once."""
+
+    id: str
+    debit: str
+    credit: str
+    amount_nano: int
+    kind: str
+    at_us: int
+    note: str = ""
+
+
+class Wallet(msgspec.Struct, frozen=True):
+    """A wallet as it may be shown."""
+
+    id: str
+    tenant: str
+    created_us: int
+    debits_nano: int = 0
+    credits_nano: int = 0
+
+    @property
+    def balance_nano(self) -> int:
+        return self.credits_nano - self.debits_nano
+
+    @property
+    def paused(self) -> bool:
+        """Keys that live on it are refused until it is topped up."""
+        return self.balance_nano <= 0
+
+
+def sums(transfers: Iterable[Transfer]) -> dict[str, Balance]:
+    """What transfers add to the balance of each account they touch."""
+    debits: dict[str, int] = {}
+    credits: dict[str, int] = {}
+    for transfer in transfers:
+        debits[transfer.debit] = debits.get(transfer.debit, 0) + transfer.amount_nano
+        credits[transfer.credit] = credits.get(transfer.credit, 0) + transfer.amount_nano
+    return {name: Balance(debits.get(name, 0), credits.get(name, 0)) for name in sorted({*debits, *credits})}
+
+
+async def post(inside: Statements, transfers: Sequence[Transfer], charges: Mapping[str, int]) -> None:
+    """Write transfers, and charges to budget accounts, with their balances. The ids must be new."""
+    for some in _batches(transfers):
+        rows = [(one.id, one.debit, one.credit, one.amount_nano, one.kind, one.at_us, one.note) for one in some]
+        sql = "INSERT INTO transfers (id, debit, credit, amount_nano, kind, at_us, note) VALUES "
+        await inside.execute(sql + places(len(rows), 7), *_flat(rows))
+    changes = sums(transfers)
+    for account, nano in charges.items():
+        known = changes.get(account, Balance())
+        changes[account] = Balance(known.debits_nano + nano, known.credits_nano)
+    for names in _batches(sorted(changes)):
+        balances = [(name, changes[name].debits_nano, changes[name].credits_nano) for name in names]
+        await inside.execute(
+            f"INSERT INTO balances (account, debits_nano, credits_nano) VALUES {places(len(balances), 3)} "
+            "ON CONFLICT (account) DO UPDATE SET debits_nano = balances.debits_nano + excluded.debits_nano, "
+            "credits_nano = balances.credits_nano + excluded.credits_nano",
+            *_flat(balances),
+        )
+
+
+def places(rows: int, columns: int) -> str:
+    """The parameters of several rows: `($1,$2),($3,$4)`."""
+    row = range(1, columns + 1)
+    return ",".join("(" + ",".join(f"${i * columns + j}" for j in row) + ")" for i in range(rows))
+
+
+class Wallets:
+    """The wallets of a database. Amounts are nano-USD above zero; `key` is what makes a change happen only once."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def balances(self, accounts: Sequence[str]) -> dict[str, Balance]:
+        """The sums of the accounts that were ever used."""
+        names = ",".join(f"${i}" for i in range(1, len(accounts) + 1))
+        rows = await self._database.query(f"SELECT * FROM balances WHERE account IN ({names})", *accounts)
+        return {str(row["account"]): msgspec.convert(row, Balance, strict=False) for row in rows}
+
+    async def open(self, name: str, tenant: str, at_us: int, *, bonus_nano: int = 0) -> Wallet:
+        """Make a wallet, with a bonus that it gets once. One that exists already stays as it is."""
+        if not NAME.fullmatch(name):
+            raise ValueError("a wallet's name has 1 to 200 letters, digits and ._:/@+-")
+        async with self._database.transaction() as inside:
+            await inside.execute(
+                "INSERT INTO wallets (id, tenant, created_us) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
+                name,
+                tenant,
+                at_us,
+            )
+            if bonus_nano > 0:
+                bonus = Transfer(f"bonus:{name}", BONUS, WALLET + name, bonus_nano, "bonus", at_us, "opening bonus")
+                await self._once(inside, bonus)
+        return await self.get(name)
+
+    async def get(self, name: str) -> Wallet:
+        """A wallet and its balance; raises `not_found`."""
+        found = await self.all(name)
+        if not found:
+            raise errors.error("not_found", f"There is no wallet {name!r}.")
+        return found[0]
+
+    async def all(self, name: str | None = None) -> list[Wallet]:
+        """All wallets, or the one called `name`."""
+        rows = await self._database.query(
+            "SELECT id, tenant, created_us, COALESCE(debits_nano, 0) AS debits_nano, "
+            "COALESCE(credits_nano, 0) AS credits_nano FROM wallets "
+            f"LEFT JOIN balances ON account = '{WALLET}' || id " + ("ORDER BY id" if name is None else "WHERE id = $1"),
+            *(() if name is None else (name,)),
+        )
+        return msgspec.convert(rows, list[Wallet], strict=False)
+
+    async def top_up(self, name: str, nano: int, key: str, at_us: int, note: str = "") -> bool:
+        """Add credit; False when `key` did so before. Raises `idempotency_conflict` when it did something else."""
+        await self.get(name)
+        async with self._database.transaction() as inside:
+            return await self._once(inside, Transfer(key, FUNDING, WALLET + name, nano, "top-up", at_us, note))
+
+    async def refund(self, name: str, nano: int, key: str, at_us: int, note: str = "") -> bool:
+        """Give back to a wallet what requests had cost it; once per `key`, as `top_up`."""
+        await self.get(name)
+        async with self._database.transaction() as inside:
+            return await self._once(inside, Transfer(key, REVENUE, WALLET + name, nano, "refund", at_us, note))
+
+    async def transfer(self, source: str, target: str, nano: int, key: str, at_us: int, note: str = "") -> bool:
+        """Move credit to another wallet; once per `key`, as `top_up`. Raises `insufficient_quota`.
+
+        The caller holds the amount in the limiter meanwhile, so that running requests cannot spend it as well.
+        """
+        await self.get(source)
+        await self.get(target)
+        move = Transfer(key, WALLET + source, WALLET + target, nano, "transfer", at_us, note)
+        async with self._database.transaction() as inside:
+            done = await self._done(inside, move)
+            if not done:
+                sql = "SELECT credits_nano - debits_nano AS left_nano FROM balances WHERE account = $1"
+                rows = await inside.query(sql, move.debit)
+                if not rows or int(str(rows[0]["left_nano"])) < nano:
+                    raise errors.error("insufficient_quota", f"The wallet {source!r} does not hold that much.")
+                await post(inside, (move,), {})
+            return not done
+
+    async def _once(self, inside: Statements, transfer: Transfer) -> bool:
+        done = await self._done(inside, transfer)
+        if not done:
+            await post(inside, (transfer,), {})
+        return not done
+
+    async def _done(self, inside: Statements, transfer: Transfer) -> bool:
+        """Whether a transfer of this id was made; raises when it was another one."""
+        if transfer.amount_nano <= 0:
+            raise errors.error("invalid_value", "The amount must be above zero.", param="amount")
+        rows = await inside.query("SELECT * FROM transfers WHERE id = $1", transfer.id)
+        if not rows:
+            return False
+        known = msgspec.convert(rows[0], Transfer, strict=False)
+        same = ("debit", "credit", "amount_nano", "kind")
+        if any(getattr(known, name) != getattr(transfer, name) for name in same):
+            message = "This idempotency key was used for something else."
+            raise errors.error("idempotency_conflict", message)
+        return True
+
+    async def statement(self, name: str, *, before_us: int | None = None, limit: int = 100) -> list[Transfer]:
+        """What moved in and out of a wallet, the newest first."""
+        rows = await self._database.query(
+            "SELECT * FROM transfers WHERE (debit = $1 OR credit = $1) AND at_us < $2 ORDER BY at_us DESC, id LIMIT $3",
+            WALLET + name,
+            2**62 if before_us is None else before_us,
+            min(limit, STATEMENT_MAX),
+        )
+        return msgspec.convert(rows, list[Transfer], strict=False)
+
+    async def problems(self) -> list[str]:
+        """Wallets whose kept balance is not the sum of their transfers."""
+        rows = await self._database.query(
+            "SELECT account, debits_nano, credits_nano, "
+            "(SELECT COALESCE(SUM(amount_nano), 0) FROM transfers WHERE debit = account) AS debits, "
+            "(SELECT COALESCE(SUM(amount_nano), 0) FROM transfers WHERE credit = account) AS credits "
+            f"FROM balances WHERE account LIKE '{WALLET}%' OR account LIKE 'world:%'"
+        )
+        return [
+            f"the balance of {row['account']!s} is not the sum of its transfers"
+            for row in rows
+            if (row["debits_nano"], row["credits_nano"]) != (row["debits"], row["credits"])
+        ]
+
+
+def _batches(items: Sequence[str] | Sequence[Transfer]) -> Iterable[Sequence]:  # type: ignore[type-arg]
+    return (items[start : start + ROWS_MAX] for start in range(0, len(items), ROWS_MAX))
+
+
+def _flat(rows: Iterable[tuple[Value, ...]]) -> list[Value]:
+    return [value for row in rows for value in row]

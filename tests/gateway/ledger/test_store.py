@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from gateway.catalog import Price
+from gateway.ledger import Entry
+from gateway.ledger.store import Filter, Ledger
+from gateway.limits.wallets import Wallets
+from gateway.state.database import DatabaseUnavailable, Row, Statements, Value
+from gateway.state.migrate import known, migrate
+from gateway.state.sqlite import Sqlite, open_sqlite
+from tests.gateway.ledger.test_entries import PRICE, entry
+
+ALL = Filter()
+HOUR_US = 3_600_000_000
+DAY_US = 24 * HOUR_US
+
+
+class Flaky:
+    """A database whose next transactions fail, before or after they were committed."""
+
+    def __init__(self, inner: Sqlite) -> None:
+        self._inner = inner
+        self.failures: list[str] = []
+
+    async def query(self, sql: str, *parameters: Value) -> list[Row]:
+        return await self._inner.query(sql, *parameters)
+
+    async def execute(self, sql: str, *parameters: Value) -> int:
+        return await self._inner.execute(sql, *parameters)
+
+    def transaction(self) -> AbstractAsyncContextManager[Statements]:
+        @asynccontextmanager
+        async def attempt():  # type: ignore[no-untyped-def]
+            failure = self.failures.pop(0) if self.failures else ""
+            if failure == "before":
+                raise DatabaseUnavailable("away")
+            async with self._inner.transaction() as inside:
+                yield inside
+            if failure == "after":
+                raise DatabaseUnavailable("the answer to the commit was lost")
+
+        return attempt()
+
+    async def close(self) -> None:
+        await self._inner.close()
+
+
+def with_ledger(data_dir: Path, scenario: Callable[[Ledger, Flaky], Awaitable[None]]) -> None:
+    async def run() -> None:
+        database = Flaky(await open_sqlite(data_dir, serve=True))
+        try:
+            await migrate(database, known())
+            ledger = Ledger(database, retry_s=0)
+            ledger.start()
+            await scenario(ledger, database)
+            await ledger.close()
+            assert await ledger.problems() == []
+            assert await Wallets(database).problems() == []
+        finally:
+            await database.close()
+
+    asyncio.run(run())
+
+
+async def all_entries(ledger: Ledger, wanted: Filter = ALL) -> list[Entry]:
+    return [one async for one in ledger.entries(wanted)]
+
+
+def test_an_entry_is_durable_when_its_future_is_done(tmp_path: Path) -> None:
+    async def scenario(ledger: Ledger, database: Flaky) -> None:
+        whole = entry(
+            price=PRICE, cost_nano=9, charged_nano=9, accounts=("key:k:m", "wallet:w"), estimated=True, user_id="u"
+        )
+        await ledger.add(whole)
+        assert await all_entries(ledger) == [whole]
+        assert await ledger.find("r", tenant="t") == [whole]
+        assert await ledger.find("r", tenant="other") == []
+        balances = await Wallets(database).balances(["key:k:m", "wallet:w"])
+        assert {name: balance.debits_nano for name, balance in balances.items()} == {"key:k:m": 9, "wallet:w": 9}
+
+    with_ledger(tmp_path, scenario)
+
+
+def test_many_entries_share_commits(tmp_path: Path) -> None:
+    async def scenario(ledger: Ledger, database: Flaky) -> None:
+        await asyncio.gather(*(ledger.add(entry(f"{n}", at_us=n)) for n in range(1500)))
+        assert (ledger.written, ledger.pending) == (1500, 0)
+        assert [one.at_us for one in await all_entries(ledger)] == list(range(1500))
+        (sums,) = await ledger.summary((), Filter())
+        assert sums["requests"] == 1500
+
+    with_ledger(tmp_path, scenario)
+
+
+@pytest.mark.parametrize("failures", [["before"] * 3, ["after"], ["after", "before", "after"]])
+def test_a_database_that_fails_loses_and_doubles_nothing(tmp_path: Path, failures: list[str]) -> None:
+    async def scenario(ledger: Ledger, database: Flaky) -> None:
+        database.failures = failures
+        await asyncio.gather(
+            *(ledger.add(entry(f"{n}", charged_nano=n, cost_nano=n, accounts=("a", "wallet:w"))) for n in range(50))
+        )
+        balances = await Wallets(database).balances(["a", "wallet:w"])
+        assert {balance.debits_nano for balance in balances.values()} == {sum(range(50))}
+        assert len(await all_entries(ledger)) == 50
+
+    with_ledger(tmp_path, scenario)
+
+
+def test_summaries_by_time_and_dimension(tmp_path: Path) -> None:
+    async def scenario(ledger: Ledger, database: Flaky) -> None:
+        for n, at_us in enumerate((0, HOUR_US - 1, HOUR_US, DAY_US, 31 * DAY_US)):
+            await ledger.add(entry(f"{n}", at_us=at_us, cost_nano=10**n, model="a" if n % 2 else "b"))
+        hours = await ledger.summary(("hour",), Filter())
+        assert [(row["hour_us"], row["cost_nano"]) for row in hours][:2] == [(0, 11), (HOUR_US, 100)]
+        months = await ledger.summary(("month",), Filter())
+        assert [(row["hour_us"], row["cost_nano"]) for row in months] == [(0, 1111), (31 * DAY_US, 10_000)]
+        days = await ledger.summary(("day", "model"), Filter(model="a"))
+        assert [(row["hour_us"], row["model"], row["cost_nano"]) for row in days] == [(0, "a", 10), (DAY_US, "a", 1000)]
+        (none,) = await ledger.summary((), Filter(tenant="nobody"))
+        assert none["requests"] == 0
+
+    with_ledger(tmp_path, scenario)
+
+
+def test_a_price_fix_is_corrected_once(tmp_path: Path) -> None:
+    async def scenario(ledger: Ledger, database: Flaky) -> None:
+        for n in range(3):
+            more = {"prompt_tokens": 10, "price": PRICE, "cost_nano": 1500, "charged_nano": 1500}
+            await ledger.add(entry(f"{n}", accounts=("wallet:w",), model=f"m{n % 2}", **more))
+        fixed = Price(100_000_000, 0, 0, "v2")
+        prices = {"m0": fixed}.get
+        assert await ledger.reprice(prices, Filter(), 5) == (2, -1000)
+        assert await ledger.reprice(prices, Filter(), 6) == (0, 0)
+        (wallet,) = (await Wallets(database).balances(["wallet:w"])).values()
+        assert wallet.debits_nano - wallet.credits_nano == 3500
+
+    with_ledger(tmp_path, scenario)

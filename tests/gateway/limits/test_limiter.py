@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import asyncio
+import datetime
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import pytest
+
+from gateway.auth import Principal
+from gateway.catalog import Price
+from gateway.config import BudgetConfig, LimitsConfig, RateConfig, RuleConfig, ScopeLimits
+from gateway.errors import GatewayError
+from gateway.limits.book import Refusal
+from gateway.limits.limiter import Alert, Balance, Limiter, LocalCounters, Need, Reservation, refusal_error
+
+PRICE = Price(1_000_000, 500_000, 2_000_000)  # 1 nano-USD for a token of input, 2 for one of output.
+TEN = Need(10)
+START_US = int(datetime.datetime(2026, 11, 30, 23, 59, tzinfo=datetime.UTC).timestamp()) * 1_000_000
+
+
+class Bench:
+    """A limiter with a clock and durable balances that a test can set."""
+
+    def __init__(self, *rules: RuleConfig, time_zone: str = "UTC") -> None:
+        self.now_us = START_US
+        self.balances: dict[str, Balance] = {}
+        self.alerts: list[Alert] = []
+        self.asked = 0
+        self.numbers = 0
+        self.counters = LocalCounters(lambda: True)
+        self.limiter = Limiter(
+            LimitsConfig(time_zone=time_zone, rules=rules),
+            self.counters,
+            self.read,
+            now_us=lambda: self.now_us,
+            alert=self.alerts.append,
+        )
+
+    async def read(self, accounts: Sequence[str]) -> dict[str, Balance]:
+        self.asked += 1
+        return {account: self.balances[account] for account in accounts if account in self.balances}
+
+    def reserve(
+        self, principal: Principal, need: Need = TEN, price: Price | None = PRICE, model: str = "m"
+    ) -> Reservation | Refusal:
+        self.numbers += 1
+        plan = self.limiter.plan(principal, model)
+        return asyncio.run(self.limiter.reserve(f"r{self.numbers}", plan, need, price))
+
+    def error(self, principal: Principal, need: Need = TEN, model: str = "m") -> GatewayError:
+        refusal = self.reserve(principal, need, model=model)
+        assert isinstance(refusal, Refusal)
+        return refusal_error(refusal)
+
+    def held(self, principal: Principal, need: Need = TEN, model: str = "m") -> Reservation:
+        reservation = self.reserve(principal, need, model=model)
+        assert isinstance(reservation, Reservation), reservation
+        return reservation
+
+
+def who(key: str = "k", limits: ScopeLimits | None = None, **more: Any) -> Principal:
+    return msgspec.structs.replace(Principal(tenant="t", key_id=key, name="n", limits=limits), **more)
+
+
+def budget(usd: str, **more: Any) -> ScopeLimits:
+    return ScopeLimits(budgets=(msgspec.structs.replace(BudgetConfig(usd=usd), **more),))
+
+
+def test_a_rule_for_each_counts_each_apart_and_one_of_its_own_replaces_it() -> None:
+    bench = Bench(
+        RuleConfig(scope="key", requests_per_minute=1),
+        RuleConfig(scope="key", id="big", requests_per_minute=3),
+    )
+    for key, times in (("a", 1), ("b", 1), ("big", 3), ("own", 2)):
+        principal = who(key, ScopeLimits(requests_per_minute=2) if key == "own" else None)
+        for _ in range(times):
+            bench.held(principal)
+        error = bench.error(principal)
+        assert (error.status, error.code, error.headers["x-ratelimit-limit-requests"]) == (
+            429,
+            "rate_limit_exceeded",
+            str(times),
+        )
+        assert error.retry_after_s is not None and 60 <= error.retry_after_s <= 61
+
+
+@pytest.mark.parametrize(
+    ("scope", "more"),
+    [
+        ("user", {"user_id": "x"}),
+        ("team", {"team_id": "x"}),
+        ("org", {"org_id": "x"}),
+        ("tag", {"tags": ("y", "x")}),
+        ("tenant", {"tenant": "x"}),
+    ],
+)
+def test_scopes_are_shared_by_the_keys_in_them(scope: str, more: dict[str, Any]) -> None:
+    bench = Bench(msgspec.convert({"scope": scope, "id": "x", "requests_per_minute": 2}, RuleConfig))
+    bench.held(who("a", **more))
+    bench.held(who("b", **more))
+    assert bench.error(who("c", **more)).code == "rate_limit_exceeded"
+    bench.held(who("d"))
+
+
+def test_a_models_limit_counts_all_who_use_it() -> None:
+    bench = Bench(RuleConfig(scope="model", id="m", rates=(RateConfig(unit="tokens", limit=25, window_s=3600),)))
+    bench.held(who("a"))
+    bench.held(who("b"))
+    error = bench.error(who("c"))
+    assert "limit of your model is 25 in 3600 seconds, with 5 left" in error.message
+    bench.held(who("c"), model="other")
+
+
+def test_a_budget_begins_anew_with_its_period_and_a_late_settle_stays_in_the_old_one() -> None:
+    bench, principal = Bench(), who(limits=budget("0.000000010"))
+    late = bench.held(principal)
+    assert late.grant.accounts == ("key:k:m2026-11-01",)
+    assert bench.error(principal).code == "rate_limit_exceeded", "held, not spent"
+    bench.now_us += 60_000_000
+    new = bench.held(principal)
+    assert new.grant.accounts == ("key:k:m2026-12-01",)
+    bench.limiter.settle(late, 10, 10)
+    bench.limiter.settle(new, 10, 4)
+    assert bench.counters.book.standing("key:k:m2026-11-01") == (10, 0)
+    assert bench.counters.book.standing("key:k:m2026-12-01") == (4, 0)
+    error = bench.error(principal)
+    assert (error.code, error.kind, error.retry_after_s) == ("insufficient_quota", "insufficient_quota", None)
+    assert error.wire_headers()["x-should-retry"] == "false"
+
+
+def test_what_was_spent_before_a_restart_is_read_from_durable_state_once() -> None:
+    bench, principal = Bench(), who(limits=budget("0.000000100"))
+    bench.balances["key:k:m2026-11-01"] = Balance(95)
+    assert bench.error(principal).code == "insufficient_quota"
+    bench.held(principal, Need(5))
+    assert bench.asked == 1
+
+
+def test_a_budget_needs_a_price() -> None:
+    bench = Bench()
+    with pytest.raises(GatewayError) as refused:
+        bench.reserve(who(limits=budget("1")), price=None)
+    assert (refused.value.status, refused.value.code) == (403, "model_price_unknown")
+    assert isinstance(bench.reserve(who("other"), price=None), Reservation)
+    assert isinstance(bench.reserve(who(limits=budget("1")), price=Price(0, 0, 0)), Reservation)
+
+
+def test_an_answer_is_cut_only_where_its_author_set_no_bound() -> None:
+    bench, principal = Bench(), who(limits=budget("0.000000110"))
+    assert bench.error(principal, Need(10, 1000)).code == "insufficient_quota"
+    reservation = bench.held(principal, Need(10, 1000, cuttable=True))
+    assert (reservation.grant.output_tokens, reservation.grant.nano) == (50, 110)
+
+
+def test_a_request_that_can_never_fit_is_not_told_to_wait() -> None:
+    error = Bench().error(who(limits=ScopeLimits(tokens_per_minute=9)))
+    assert (error.code, error.retry_after_s) == ("rate_limit_exceeded", None)
+    assert error.wire_headers()["x-should-retry"] == "false"
+
+
+def test_alerts_tell_each_threshold_once() -> None:
+    bench, principal = Bench(), who(limits=budget("0.000000100", alert_percents=(50, 80, 100)))
+    for tokens in (40, 9, 1, 40, 9, 1):
+        bench.limiter.settle(bench.held(principal, Need(tokens)), 0, tokens)
+    assert [(alert.percent, alert.spent_nano) for alert in bench.alerts] == [(50, 50), (80, 90), (100, 100)]
+    assert bench.alerts[0].subject == "key:k"
+
+
+def test_a_wallet_is_a_budget_and_pauses_at_zero() -> None:
+    bench, principal = Bench(), who(limits=ScopeLimits(wallet="w"))
+    bench.balances["wallet:w"] = Balance(100, 100)
+    assert bench.error(principal).code == "insufficient_quota"
+    bench.balances["wallet:w"] = Balance(100, 120)
+    bench.limiter.settle(bench.held(principal, Need(20)), 20, 20)
+    assert [alert.percent for alert in bench.alerts] == [100]
+    assert "no credit left" in bench.error(principal, Need(1)).message
+    bench.balances["wallet:w"] = Balance(120, 150)
+    assert bench.held(principal, Need(30)).grant.accounts == ("wallet:w",)
+
+
+def test_plans_follow_a_key_whose_limits_change() -> None:
+    bench = Bench()
+    bench.held(who(limits=ScopeLimits(concurrent_requests=1)))
+    assert bench.error(who(limits=ScopeLimits(concurrent_requests=1))).code == "rate_limit_exceeded"
+    bench.held(who(limits=ScopeLimits(concurrent_requests=2)))

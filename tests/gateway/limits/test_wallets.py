@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from gateway.errors import GatewayError
+from gateway.limits.wallets import Wallets
+from gateway.state.migrate import known, migrate
+from gateway.state.sqlite import open_sqlite
+
+
+def with_wallets(data_dir: Path, scenario: Callable[[Wallets], Awaitable[None]]) -> None:
+    async def run() -> None:
+        database = await open_sqlite(data_dir, serve=True)
+        try:
+            await migrate(database, known())
+            wallets = Wallets(database)
+            await scenario(wallets)
+            assert await wallets.problems() == []
+            rows = await database.query("SELECT SUM(credits_nano - debits_nano) AS total FROM balances")
+            assert rows[0]["total"] in (0, None), "what one account gave another one got"
+        finally:
+            await database.close()
+
+    asyncio.run(run())
+
+
+def test_the_opening_bonus_is_given_once(tmp_path: Path) -> None:
+    async def scenario(wallets: Wallets) -> None:
+        for bonus in (500, 500):
+            wallet = await wallets.open("w", "t", 1, bonus_nano=bonus)
+        assert (wallet.balance_nano, wallet.paused) == (500, False)
+        assert (await wallets.open("empty", "t", 1)).paused
+        with pytest.raises(ValueError):
+            await wallets.open("a b", "t", 1)
+
+    with_wallets(tmp_path, scenario)
+
+
+def test_a_top_up_is_idempotent_by_its_key(tmp_path: Path) -> None:
+    async def scenario(wallets: Wallets) -> None:
+        await wallets.open("w", "t", 1)
+        assert [await wallets.top_up("w", 70, "invoice-1", at) for at in (2, 3)] == [True, False]
+        for nano in (71, 0, -5):
+            with pytest.raises(GatewayError) as refused:
+                await wallets.top_up("w", nano, "invoice-1", 4)
+            assert refused.value.code == ("idempotency_conflict" if nano > 0 else "invalid_value")
+        with pytest.raises(GatewayError) as missing:
+            await wallets.top_up("nobody", 1, "x", 4)
+        assert missing.value.status == 404
+        assert (await wallets.get("w")).balance_nano == 70
+        assert await wallets.balances(["wallet:w", "wallet:nobody"]) == {
+            "wallet:w": (await wallets.balances(["wallet:w"]))["wallet:w"]
+        }
+
+    with_wallets(tmp_path, scenario)
+
+
+def test_transfers_and_refunds(tmp_path: Path) -> None:
+    async def scenario(wallets: Wallets) -> None:
+        await wallets.open("a", "t", 1, bonus_nano=100)
+        await wallets.open("b", "t", 1)
+        assert await wallets.transfer("a", "b", 60, "m1", 2, "lunch")
+        assert not await wallets.transfer("a", "b", 60, "m1", 2)
+        with pytest.raises(GatewayError) as refused:
+            await wallets.transfer("a", "b", 41, "m2", 3)
+        assert refused.value.code == "insufficient_quota"
+        await wallets.refund("a", 5, "r1", 4)
+        assert [wallet.balance_nano for wallet in await wallets.all()] == [45, 60]
+        lines = [(line.kind, line.amount_nano) for line in await wallets.statement("a")]
+        assert lines == [("refund", 5), ("transfer", 60), ("bonus", 100)]
+        assert [line.kind for line in await wallets.statement("a", before_us=4, limit=1)] == ["transfer"]
+
+    with_wallets(tmp_path, scenario)

@@ -1,0 +1,1 @@
+"""Random histories of limiter and ledger, each from a seed that replays it."""

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from gateway.limits.book import Account, Book, Window
+from tests.simulate.__main__ import STEPS, run_chunk
+from tests.simulate.world import Broken, World
+
+
+def test_histories_hold_every_promise() -> None:
+    first = int(os.environ.get("SEED", "1"))
+    assert run_chunk((first, int(os.environ.get("HISTORIES", "3000")))) is None
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "bug"),
+    [
+        (Account, "charge", lambda self, held, nano: setattr(self, "held", self.held - held)),
+        (Account, "hold", lambda self, nano: None),
+        (Window, "advance", lambda self, now_us: self.amounts.clear()),
+        (Window, "give_back", lambda self, slot, amount: None),
+        (Book, "restore", lambda self, grant: None),
+    ],
+)
+def test_the_histories_find_bugs(monkeypatch: pytest.MonkeyPatch, where: type, name: str, bug: object) -> None:
+    """A simulator that finds nothing in broken code would prove nothing about sound code."""
+    monkeypatch.setattr(where, name, bug)
+    assert run_chunk((1, 300)) is not None
+
+
+def test_a_seed_always_tells_the_same_history() -> None:
+    told: list[list[str]] = [[], []]
+    for lines in told:
+        World(77, lines.append).run(STEPS)
+    assert told[0] == told[1] and len(told[0]) > 10
+
+
+def test_an_overspent_account_is_seen() -> None:
+    world = World(1)
+    world.disk.debits["key:1"] = world.limits["key"] + 1
+    with pytest.raises(Broken):
+        world.check()

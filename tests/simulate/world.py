@@ -1,0 +1,308 @@
+"""One history: requests, crashes, lost counters, repeated and late settles, jumping clocks; checked at every step."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+from gateway.ledger import Entry, fold
+from gateway.limits.book import Ask, Book, Budget, Gate, Grant, Missing, NotHeld, Rate, Refusal
+from gateway.limits.wallets import FUNDING, Transfer, sums
+from tests.simulate.model import Model
+
+PERIOD_US = 1_000_000
+WINDOW_US = 60_000
+HOLD_US = 300_000
+WALLET = "wallet:w"
+
+
+class Broken(AssertionError):
+    """A promise did not hold."""
+
+
+class Disk:
+    """What survives a crash: entries by id, and the sums that are written with them."""
+
+    def __init__(self) -> None:
+        self.entries: dict[str, Entry] = {}
+        self.debits: dict[str, int] = {}
+        self.credits: dict[str, int] = {}
+
+    def commit(self, entries: list[Entry]) -> None:
+        """All or nothing, each entry once: as `Ledger.commit` does it in SQL."""
+        new = {entry.id: entry for entry in entries if entry.id not in self.entries}
+        self.entries |= new
+        batch = fold(new.values())
+        for account, nano in batch.charges.items():
+            self.debits[account] = self.debits.get(account, 0) + nano
+        self.move(batch.transfers)
+
+    def move(self, transfers: list[Transfer]) -> None:
+        for account, balance in sums(transfers).items():
+            self.debits[account] = self.debits.get(account, 0) + balance.debits_nano
+            self.credits[account] = self.credits.get(account, 0) + balance.credits_nano
+
+
+class World:
+    """A gateway with one key, one team and one wallet, its disk, and the model that watches."""
+
+    def __init__(self, seed: int, tell: Callable[[str], None] | None = None) -> None:
+        self.random = random.Random(seed)
+        self.tell = tell
+        self.limits = {name: self.random.choice((0, 50, 400, 1000)) for name in ("key", "team", WALLET)}
+        self.requests_max = self.random.choice((1, 4, 20))
+        self.tokens_max = self.random.choice((100, 400, 5000))
+        self.together_max = self.random.choice((1, 3, 10))
+        self.now_us = 10 * PERIOD_US
+        self.seen_us = 0
+        self.number = 0
+        self.book, self.disk, self.model = Book(), Disk(), Model()
+        self.queue: list[Entry] = []
+        self.answered: set[str] = set()
+        self.over: list[str] = []
+        if self.limits[WALLET]:
+            self.disk.move([Transfer("top-up", FUNDING, WALLET, self.limits[WALLET], "top-up", 0)])
+
+    def run(self, steps: int) -> None:
+        """A whole history, and what must be possible after it."""
+        actions, weights = zip(*ACTIONS, strict=True)
+        for action in self.random.choices(actions, weights, k=steps):
+            action(self)
+            self.check()
+        self.calm()
+
+    def ask(self) -> Ask:
+        """A random request; most have several scopes."""
+        rng = self.random
+        self.number += 1
+        period = self.now_us // PERIOD_US
+        budgets = [Budget(f"{name}:{period}", self.limits[name]) for name in ("key", "team") if rng.random() < 0.7]
+        if rng.random() < 0.5:
+            budgets.append(Budget(WALLET, self.limits[WALLET]))
+        limited = rng.random() < 0.6
+        return Ask(
+            id=f"r{self.number}",
+            now_us=self.now_us,
+            expires_us=self.now_us + HOLD_US,
+            rates=(
+                Rate("requests", "requests", self.requests_max, WINDOW_US),
+                Rate("tokens", "tokens", self.tokens_max, WINDOW_US),
+            )
+            if limited
+            else (),
+            gates=(Gate("key", self.together_max),) if limited else (),
+            budgets=tuple(budgets),
+            input_tokens=rng.randrange(40),
+            input_nano=rng.randrange(40),
+            output_tokens=rng.randrange(60),
+            choices=rng.choice((1, 1, 2)),
+            unit_nano=rng.choice((0, 1, 3)),
+            output_tokens_min=rng.choice((None, 1)),
+        )
+
+    def admit(self, ask: Ask) -> Grant | Refusal:
+        """As the limiter does it: accounts that are not known are loaded from the disk."""
+        self.seen_us = max(self.seen_us, ask.now_us)
+        decision = self.book.admit(ask)
+        if isinstance(decision, Missing):
+            for account in decision.accounts:
+                self.load(account)
+            decision = self.book.admit(ask)
+        if isinstance(decision, Missing):
+            raise Broken("an account was loaded and is still missing")
+        self.judge(ask, decision)
+        return decision
+
+    def load(self, account: str) -> None:
+        """What an account has spent: what is on the disk, and what is on its way there."""
+        waiting = (one for one in self.queue if account in one.accounts and one.id not in self.disk.entries)
+        self.book.load(account, self.disk.debits.get(account, 0) + sum(one.charged_nano for one in waiting))
+
+    def judge(self, ask: Ask, decision: Grant | Refusal) -> None:
+        """Whether the model would have decided so, too."""
+        if isinstance(decision, Grant):
+            if self.model.fits(ask, decision.tokens, decision.nano, self.seen_us) is False:
+                raise Broken(f"{ask.id} was let in over a limit")
+            if ask.output_tokens_min is None and decision.output_tokens != ask.output_tokens:
+                raise Broken(f"{ask.id} was cut")
+            self.model.admit(ask, decision, self.seen_us)
+            return
+        output_tokens = ask.output_tokens if ask.output_tokens_min is None else min(ask.output_tokens, 1)
+        tokens = ask.input_tokens + output_tokens * ask.choices
+        if ask.output_tokens_min is None and self.model.fits(
+            ask, tokens, ask.input_nano + output_tokens * ask.unit_nano, self.seen_us
+        ):
+            raise Broken(f"{ask.id} was refused although it fits: {decision}")
+
+    def arrive(self) -> None:
+        decision = self.admit(self.ask())
+        self.say(decision)
+
+    def finish(self) -> None:
+        """Any running request ends, in any order; its model may claim more than it could have used."""
+        if not self.model.running:
+            return
+        identity = self.random.choice(list(self.model.running))
+        grant = self.model.running[identity]
+        done = self.random.random() < 0.8
+        tokens = self.random.randrange(grant.tokens + 20) if done else 0
+        nano = self.random.randrange(grant.nano + 20) if done else 0
+        self.end(identity, tokens, nano)
+
+    def end(self, identity: str, tokens: int, nano: int) -> None:
+        grant = self.model.running[identity]
+        charged = self.book.settle(identity, tokens, nano)
+        paid = self.model.end(identity, tokens, nano)
+        if [one.nano for one in charged] != [paid] * len(grant.accounts):
+            raise Broken(f"{identity} was charged {charged} instead of {paid}")
+        self.over.append(identity)
+        self.queue.append(entry(grant, nano, paid))
+        self.say(f"{identity} paid {paid}")
+
+    def settle_again(self) -> None:
+        """What is over cannot be settled once more."""
+        if not self.over:
+            return
+        try:
+            self.book.settle(self.random.choice(self.over), 10, 10)
+        except NotHeld:
+            return
+        raise Broken("a request was settled twice")
+
+    def commit(self) -> None:
+        """The writer commits a group; now and then the answer to the commit is lost and it comes again."""
+        group = self.queue[: self.random.randrange(1, 8)]
+        self.disk.commit(group)
+        if self.random.random() < 0.2:
+            return
+        del self.queue[: len(group)]
+        self.answered.update(entry.id for entry in group)
+
+    def crash(self) -> None:
+        """Everything in memory is gone: counters, running requests, entries that were not durable."""
+        self.say("crash")
+        for one in self.queue:
+            if one.id not in self.disk.entries:
+                for account in one.accounts:
+                    self.model.spent[account] -= one.charged_nano
+        self.over.extend(self.model.running)
+        self.model.running.clear()
+        self.model.admitted.clear()
+        self.queue.clear()
+        self.book, self.seen_us = Book(), 0
+
+    def lose_counters(self) -> None:
+        """The counters are gone while requests run: they are rebuilt from the ledger and from who still runs."""
+        self.say("lost counters")
+        self.book, self.seen_us = Book(), 0
+        for grant in self.model.running.values():
+            for account in grant.accounts:
+                self.load(account)
+            self.book.restore(grant)
+        self.model.admitted.clear()
+        self.model.asks = {
+            identity: (without_rates(ask), 0)
+            for identity, (ask, _) in self.model.asks.items()
+            if identity in self.model.running
+        }
+
+    def tick(self) -> None:
+        self.now_us += self.random.randrange(WINDOW_US // 2)
+        self.expire()
+
+    def jump(self) -> None:
+        """The clock is set: into the next period, or back."""
+        self.now_us += self.random.choice((PERIOD_US, HOLD_US, -WINDOW_US, -PERIOD_US // 3))
+        self.expire()
+
+    def expire(self) -> None:
+        for grant in self.book.expire(self.now_us):
+            self.model.end(grant.id, grant.tokens, 0)
+            self.over.append(grant.id)
+            self.queue.append(entry(grant, 0, 0, "expired"))
+        if self.random.random() < 0.2:
+            self.seen_us = max(self.seen_us, self.now_us)
+            self.book.forget(self.now_us, None if self.queue else PERIOD_US)
+
+    def check(self) -> None:
+        """What holds after every step, so for every prefix of the ledger."""
+        for account, debits in self.disk.debits.items():
+            name = account.split(":")[0]
+            if not account.startswith("world:") and debits > self.limits[WALLET if name == "wallet" else name]:
+                raise Broken(f"{account} is overspent: {debits}")
+        if sum(self.disk.debits.values()) - sum(self.disk.credits.values()) != self.charged():
+            raise Broken("double entry is not zero")
+        if not self.answered <= self.disk.entries.keys():
+            raise Broken("a finished answer has no entry")
+
+    def charged(self) -> int:
+        """All debits of budgets, which have no other side."""
+        budgets = self.disk.debits.items()
+        return sum(nano for account, nano in budgets if not account.startswith(("wallet:", "world:")))
+
+    def calm(self) -> None:
+        """After all, everything that was not spent can be spent, to the last nano-dollar, and not one more."""
+        for identity in list(self.model.running):
+            self.end(identity, 0, 0)
+        self.disk.commit(self.queue)
+        self.queue.clear()
+        self.check_sums()
+        self.now_us = self.seen_us = max(self.seen_us, self.now_us) + 2 * WINDOW_US
+        for account, spent in list(self.model.spent.items()):
+            limit = self.limits[WALLET if account == WALLET else account.split(":")[0]]
+            for nano, fits in ((limit - spent + 1, False), (limit - spent, spent < limit)):
+                self.number += 1
+                budget = Budget(account, limit)
+                last = Ask(f"r{self.number}", self.now_us, self.now_us + HOLD_US, budgets=(budget,), input_nano=nano)
+                if isinstance(self.admit(last), Grant) is not fits:
+                    raise Broken(f"{account}: {spent} of {limit} are spent, {nano} should {'' if fits else 'not '}fit")
+
+    def check_sums(self) -> None:
+        """Every balance is the sum of its entries, and every account is what the model says."""
+        derived: dict[str, int] = {}
+        for one in self.disk.entries.values():
+            for account in one.accounts:
+                derived[account] = derived.get(account, 0) + one.charged_nano
+        for account, nano in derived.items():
+            if not nano == self.disk.debits.get(account, 0) == self.model.spent.get(account, 0):
+                raise Broken(f"{account}: {nano} in entries, {self.disk.debits.get(account)} in its balance")
+
+    def say(self, what: object) -> None:
+        if self.tell is not None:
+            self.tell(f"{self.now_us:>12} {what}")
+
+
+def entry(grant: Grant, cost_nano: int, charged_nano: int, status: str = "posted") -> Entry:
+    return Entry(
+        id=grant.id,
+        request_id="r",
+        at_us=0,
+        status="expired" if status == "expired" else "posted",
+        outcome="ok",
+        tenant="t",
+        key_id="k",
+        model="m",
+        target="m",
+        provider="local",
+        kind="chat",
+        cost_nano=cost_nano,
+        charged_nano=charged_nano,
+        accounts=grant.accounts,
+    )
+
+
+def without_rates(ask: Ask) -> Ask:
+    """Lost windows start empty; what ran before is not counted in them."""
+    return Ask(ask.id, ask.now_us, ask.expires_us, (), ask.gates, ask.budgets)
+
+
+ACTIONS: tuple[tuple[Callable[[World], None], int], ...] = (
+    (World.arrive, 40),
+    (World.finish, 22),
+    (World.commit, 14),
+    (World.tick, 12),
+    (World.settle_again, 4),
+    (World.jump, 3),
+    (World.crash, 3),
+    (World.lose_counters, 3),
+)
