@@ -6,7 +6,7 @@ RUN := $(BIN)/python
 CLIENT_VENV := $(VENV)/llama-index
 ARGS ?=
 
-.PHONY: setup serve test check unit bench lock train-demo clean
+.PHONY: setup serve test check unit bench simulate lock train-demo clean
 
 serve: $(VENV)/.ready  ## start the gateway with the demo model, or: make serve ARGS="model.gguf --port 9000"
 	$(BIN)/gateway serve $(ARGS)
@@ -27,6 +27,12 @@ bench: $(VENV)/.ready  ## measure against llama-server built from the same llama
 
 train-demo: $(VENV)/.ready  ## train the demo model anew (needs PyTorch, takes about 40 minutes)
 	$(RUN) -m adapters.llama_cpp.demo.train $(ARGS)
+
+SEED ?= 1
+HISTORIES ?= 100000
+
+simulate: $(VENV)/.ready  ## run random histories of limits and ledger: make simulate SEED=1 HISTORIES=1000000
+	$(RUN) -m tests.simulate --seed $(SEED) --histories $(HISTORIES)
 
 lock: $(VENV)/.ready  ## renew the pinned versions
 	$(BIN)/uv pip compile pyproject.toml --group dev --group clients $(LOCK_OPTIONS) -o requirements.lock

@@ -7,7 +7,7 @@ import importlib.metadata
 import logging
 import sys
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -28,14 +28,21 @@ from gateway.api.protocol import Report, Wheel
 from gateway.api.rerank import Rerank
 from gateway.api.server import ListenError, Server, bind
 from gateway.api.tokens import Tokens
+from gateway.api.usage import OwnUsage
 from gateway.auth import Authenticator, Open
 from gateway.auth.keys import Keys, load_pepper
 from gateway.banner import Banner
-from gateway.catalog import Catalog, Target
+from gateway.catalog import Catalog, Target, price_table
 from gateway.config import Config
 from gateway.errors import GatewayError
 from gateway.inference import Inference
+from gateway.ledger.export import usd
+from gateway.ledger.store import Ledger
+from gateway.limits.limiter import Alert, Balance, Limiter, LocalCounters, steady_us, wall_us
+from gateway.limits.wallets import Wallets
 from gateway.logs import AccessLog
+from gateway.metering import Metering
+from gateway.state.database import Database
 from gateway.state.migrate import known, migrate
 from gateway.state.sqlite import open_sqlite
 from gateway.telemetry import Gauge, Telemetry
@@ -89,7 +96,8 @@ async def opened(config: Config) -> AsyncIterator[Gateway]:
         telemetry = Telemetry(version())
         access_log = AccessLog(config.log, sys.stderr)
         stack.callback(access_log.flush)
-        authenticator, admin_key = await _open_authenticator(config, stack)
+        database = await _open_database(config, stack)
+        authenticator, admin_key = await _open_authenticator(config, database, stack)
         models = [
             open_adapter(model.name, model.path, engine, queue_depth_max=model.queue_depth_max)
             for model, engine in zip(config.models, _engines(config), strict=True)
@@ -99,8 +107,11 @@ async def opened(config: Config) -> AsyncIterator[Gateway]:
         wheel = Wheel(config.server, _reporter(telemetry, access_log))
         telemetry.gauge_source(lambda: gauges(models, wheel))
         catalog = build_catalog(config, models)
+        limiter, ledger = _open_money(config, database, telemetry, stack)
+        inference = Inference(catalog, telemetry, Metering(limiter, ledger, telemetry))
         health = Health(telemetry, pool.statuses, lambda: wheel.draining)
-        endpoints = routes(config, catalog, Inference(catalog, telemetry), health)
+        own = OwnUsage(catalog, ledger, limiter, config.server.body_bytes_max)
+        endpoints = routes(config, catalog, inference, health, own)
         edge = Edge(endpoints, authenticator, telemetry, access_log, loopback_only=not config.auth.enabled)
         stack.push_async_callback(_end, asyncio.create_task(_load(pool)))
         yield Gateway(edge, wheel, pool, admin_key)
@@ -119,15 +130,59 @@ def _engines(config: Config) -> list[EngineSettings]:
     ]
 
 
-async def _open_authenticator(config: Config, stack: AsyncExitStack) -> tuple[Authenticator, str | None]:
-    """Keys over the database, and the text of a first admin key if one had to be made; or the open door."""
+async def _open_database(config: Config, stack: AsyncExitStack) -> Database | None:
+    """The database; none without keys, when there is nobody to tell apart."""
     if not config.auth.enabled:
-        return Open(), None
-    data_dir = Path(config.data_dir)
-    database = await open_sqlite(data_dir, serve=True)
+        return None
+    database = await open_sqlite(Path(config.data_dir), serve=True)
     stack.push_async_callback(database.close)
     await migrate(database, known())
-    keys = Keys(database, load_pepper(data_dir, config.auth.pepper), admin_key=config.auth.admin_key)
+    return database
+
+
+def _open_money(
+    config: Config, database: Database | None, telemetry: Telemetry, stack: AsyncExitStack
+) -> tuple[Limiter, Ledger | None]:
+    """Limits and the ledger. Without a database usage is not recorded, and budgets begin at zero with each start."""
+
+    def alert(reached: Alert) -> None:
+        telemetry.alert(reached.percent)
+        log.warning(
+            "%s has used %d %% of its budget: %s of %s US dollars in %s",
+            reached.subject,
+            reached.percent,
+            usd(reached.spent_nano),
+            usd(reached.limit_nano),
+            reached.account,
+        )
+
+    async def nothing(accounts: Sequence[str]) -> dict[str, Balance]:
+        return {}
+
+    ledger = None if database is None else Ledger(database)
+    balances = nothing if database is None else Wallets(database).balances
+    counters = LocalCounters(lambda: ledger is None or not ledger.pending)
+    limiter = Limiter(config.limits, counters, balances, now_us=wall_us, steady_us=steady_us, alert=alert)
+    telemetry.gauge_source(lambda: [("gateway_reservations", (), counters.book.holds)])
+    if ledger is not None:
+        ledger.start()
+        stack.push_async_callback(ledger.close)
+        telemetry.gauge_source(lambda: _ledger_gauges(ledger))
+    return limiter, ledger
+
+
+def _ledger_gauges(ledger: Ledger) -> Iterator[Gauge]:
+    yield "gateway_ledger_pending", (), ledger.pending
+    yield "gateway_ledger_entries_total", (), ledger.written
+
+
+async def _open_authenticator(
+    config: Config, database: Database | None, stack: AsyncExitStack
+) -> tuple[Authenticator, str | None]:
+    """Keys over the database, and the text of a first admin key if one had to be made; or the open door."""
+    if database is None:
+        return Open(), None
+    keys = Keys(database, load_pepper(Path(config.data_dir), config.auth.pepper), admin_key=config.auth.admin_key)
     await keys.open()
     stack.push_async_callback(keys.close)
     return keys, await keys.ensure_admin()
@@ -136,9 +191,12 @@ async def _open_authenticator(config: Config, stack: AsyncExitStack) -> tuple[Au
 def build_catalog(config: Config, models: Iterable[LlamaCpp]) -> Catalog:
     """The names the models are offered under; an adapter's is that of its model, a colon and its own."""
     created_s = int(time.time())
+    prices = price_table(config.models)
     targets = []
     for model, adapter in zip(config.models, models, strict=True):
-        targets.append(Target(model.name, adapter, aliases=model.aliases, created_s=created_s))
+        targets.append(
+            Target(model.name, adapter, aliases=model.aliases, created_s=created_s, price=prices.get(model.name))
+        )
         for lora in model.engine.loras:
             name, *aliases = (f"{known}:{lora.name}" for known in (model.name, *model.aliases))
             targets.append(
@@ -149,18 +207,22 @@ def build_catalog(config: Config, models: Iterable[LlamaCpp]) -> Catalog:
                     created_s=created_s,
                     lora=lora.name,
                     parent=model.name,
+                    price=prices.get(model.name),
                 )
             )
     return Catalog(targets)
 
 
-def routes(config: Config, catalog: Catalog, inference: Inference, health: Health) -> tuple[Endpoint, ...]:
+def routes(
+    config: Config, catalog: Catalog, inference: Inference, health: Health, own: OwnUsage
+) -> tuple[Endpoint, ...]:
     """Every route there is, each with its access."""
     body_bytes_max = config.server.body_bytes_max
     endpoints = (
         *openai.endpoints(inference, catalog, body_bytes_max),
         *Rerank(inference, catalog, body_bytes_max).endpoints(),
         *Tokens(inference, body_bytes_max).endpoints(),
+        *own.endpoints(),
         *health.endpoints(),
     )
     return (front_page(version(), endpoints), *endpoints)

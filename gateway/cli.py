@@ -14,10 +14,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from gateway import cli_money
+
 if TYPE_CHECKING:
     from gateway.auth.keys import Key, Keys
     from gateway.bench import BenchOptions
     from gateway.config import Config
+    from gateway.state.database import Database
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
@@ -56,8 +59,9 @@ def _expected_errors() -> tuple[type[Exception], ...]:
     from gateway.chat import ChatError
     from gateway.config import ConfigError
     from gateway.state.database import DatabaseError
+    from gateway.usage import UsageError
 
-    return (CommandError, ConfigError, DatabaseError, PepperError, ChatError, AdapterError)
+    return (CommandError, ConfigError, DatabaseError, PepperError, ChatError, AdapterError, UsageError)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -74,6 +78,7 @@ def parser() -> argparse.ArgumentParser:
     for command in (check, doctor):
         _add_config_options(command)
     _add_keys(commands)
+    _add_money(commands)
     _add_models(commands)
     _add_chat(commands)
     _add_bench(commands)
@@ -112,6 +117,15 @@ def _add_serve(commands: Any) -> None:
     serve.add_argument("--no-auth", action="store_true", help="let everybody in; only on a loopback address")
 
 
+def _add_money(commands: Any) -> None:
+    summing = _add(commands, "usage", _usage, "what was used and what it cost, from the ledger")
+    cli_money.add_usage_options(summing)
+    wallets = _add(commands, "wallets", _wallets, "prepaid credit: list, open, top up, refund, statement")
+    cli_money.add_wallet_options(wallets)
+    for command in (summing, wallets):
+        _add_config_options(command)
+
+
 def _add_keys(commands: Any) -> None:
     keys = commands.add_parser("keys", help="create, list and revoke API keys", description="Manage API keys.")
     verbs = keys.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -119,6 +133,7 @@ def _add_keys(commands: Any) -> None:
     create.add_argument("name", help="what the key is for")
     create.add_argument("--tenant", help="share everything with the other keys of this tenant (default: its own)")
     create.add_argument("--admin", action="store_true", help="the key may administrate")
+    cli_money.add_limit_options(create)
     create.add_argument("--expires", type=_expiry_us, metavar="WHEN", help="after 12h, 30d or 4w, or at 2030-12-31")
     listing = _add(verbs, "list", _keys_list, "list all keys")
     revoke = _add(verbs, "revoke", _keys_revoke, "withdraw a key; a running server follows within five seconds")
@@ -284,6 +299,19 @@ def _doctor(options: argparse.Namespace) -> int:
 def _with_keys(options: argparse.Namespace, work: Callable[[Keys], Awaitable[T]]) -> T:
     """Do `work` on the table of keys, beside a running server if there is one."""
     from gateway.auth.keys import Keys, load_pepper
+
+    config = _load(options)
+
+    async def run(database: Database) -> T:
+        keys = Keys(database, load_pepper(Path(config.data_dir), config.auth.pepper))
+        await keys.open()
+        return await work(keys)
+
+    return _with_database(options, run)
+
+
+def _with_database(options: argparse.Namespace, work: Callable[[Database], Awaitable[T]]) -> T:
+    """Do `work` on the database, beside a running server if there is one."""
     from gateway.state.migrate import known, migrate
     from gateway.state.sqlite import open_sqlite
 
@@ -293,24 +321,48 @@ def _with_keys(options: argparse.Namespace, work: Callable[[Keys], Awaitable[T]]
         database = await open_sqlite(Path(config.data_dir), serve=False)
         try:
             await migrate(database, known())
-            keys = Keys(database, load_pepper(Path(config.data_dir), config.auth.pepper))
-            await keys.open()
-            return await work(keys)
+            return await work(database)
         finally:
             await database.close()
 
     return asyncio.run(run())
 
 
+def _usage(options: argparse.Namespace) -> int:
+    from gateway import usage
+
+    models = _load(options).models
+    _print_table(_with_database(options, lambda database: usage.usage(database, options, models)))
+    return 0
+
+
+def _wallets(options: argparse.Namespace) -> int:
+    import msgspec
+
+    from gateway import usage
+
+    head, *rows = _with_database(options, lambda database: usage.wallets(database, options))
+    if options.json:
+        names = [name.lower() for name in head]
+        print(msgspec.json.encode([dict(zip(names, row, strict=True)) for row in rows]).decode())
+    else:
+        _print_table([head, *rows])
+    return 0
+
+
 def _keys_create(options: argparse.Namespace) -> int:
     import msgspec
 
+    from gateway import usage
     from gateway.auth.keys import InvalidName
 
     try:
+        limits = usage.limits_of(options)
         key, text = _with_keys(
             options,
-            lambda keys: keys.create(options.name, options.tenant, admin=options.admin, expires_us=options.expires),
+            lambda keys: keys.create(
+                options.name, options.tenant, admin=options.admin, expires_us=options.expires, limits=limits
+            ),
         )
     except InvalidName as error:
         raise CommandError(str(error)) from None

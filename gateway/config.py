@@ -17,6 +17,8 @@ import adapters
 from adapters.llama_cpp import reasoning, tools
 from adapters.llama_cpp.messages import EngineSettings, LoraFile
 from gateway import yaml_lines
+from gateway.config_limits import LimitsConfig as LimitsConfig
+from gateway.config_limits import PriceConfig, Section
 
 ADMIN_KEY_LENGTH_MIN = 16
 DATABASE_SCHEMES = ("postgresql://", "postgres://")
@@ -25,11 +27,6 @@ REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 ModelName = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]*\Z")]
-# US dollars as exact decimal text: a float could not say 0.1.
-Usd = Annotated[str, Meta(pattern=r"^\d{1,6}(\.\d{1,9})?\Z")]
-Identity = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9*][A-Za-z0-9._:/@+-]*\Z")]
-Count = Annotated[int, Meta(ge=0, le=1 << 40)]
-Scope = Literal["key", "user", "team", "org", "tenant", "model", "tag"]
 LocalPath = Annotated[str, Meta(min_length=1, extra={"path": True})]
 
 
@@ -60,11 +57,7 @@ class SecretUrl(Secret):
     __slots__ = ()
 
 
-class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A mapping of the file whose every key is known."""
-
-
-class ServerConfig(_Section, frozen=True, kw_only=True):
+class ServerConfig(Section, frozen=True, kw_only=True):
     """Where to listen, and the limits on every connection."""
 
     host: Annotated[str, Meta(min_length=1)] = "127.0.0.1"
@@ -111,56 +104,7 @@ class EngineConfig(EngineSettings, frozen=True, kw_only=True, forbid_unknown_fie
     loras: Annotated[tuple[LoraConfig, ...], Meta(max_length=64)] = ()
 
 
-class PriceConfig(_Section, frozen=True, kw_only=True):
-    """US dollars per million tokens. `cached_input` null: as `input`."""
-
-    input: Usd
-    output: Usd = "0"
-    cached_input: Usd | None = None
-
-
-class RateConfig(_Section, frozen=True, kw_only=True):
-    """At most `limit` requests or tokens (input and output) in any `window_s`."""
-
-    unit: Literal["requests", "tokens"]
-    limit: Count
-    window_s: Annotated[int, Meta(ge=1, le=366 * 86_400)]
-
-
-class BudgetConfig(_Section, frozen=True, kw_only=True):
-    """At most `usd` in each calendar period; crossing a percentage of it is reported."""
-
-    usd: Usd
-    period: Literal["hour", "day", "week", "month", "year", "total"] = "month"
-    alert_percents: tuple[Annotated[int, Meta(ge=1, le=100)], ...] = (80, 100)
-
-
-class ScopeLimits(_Section, frozen=True, kw_only=True):
-    """What one key, team or model may use; null and empty: no limit. A wallet is prepaid credit that has to last."""
-
-    requests_per_minute: Count | None = None
-    tokens_per_minute: Count | None = None
-    concurrent_requests: Count | None = None
-    rates: tuple[RateConfig, ...] = ()
-    budgets: tuple[BudgetConfig, ...] = ()
-    wallet: Identity | None = None
-
-
-class RuleConfig(ScopeLimits, frozen=True, kw_only=True):
-    """Limits of a scope: of the one `id`, or with `*` of each that has none of its own, counted apart."""
-
-    scope: Scope
-    id: Identity = "*"
-
-
-class LimitsConfig(_Section, frozen=True, kw_only=True):
-    """Limits by scope; a request has to fit into all that apply to it."""
-
-    time_zone: Annotated[str, Meta(min_length=1, max_length=64)] = "UTC"
-    rules: tuple[RuleConfig, ...] = ()
-
-
-class ModelConfig(_Section, frozen=True, kw_only=True):
+class ModelConfig(Section, frozen=True, kw_only=True):
     """A local GGUF file under its public name, and how its engine runs."""
 
     name: ModelName
@@ -171,7 +115,7 @@ class ModelConfig(_Section, frozen=True, kw_only=True):
     engine: EngineConfig = EngineConfig()
 
 
-class AuthConfig(_Section, frozen=True, kw_only=True):
+class AuthConfig(Section, frozen=True, kw_only=True):
     """Who may call. `admin_key` replaces the generated one, `pepper` the one kept in the data directory."""
 
     enabled: bool = True
@@ -179,7 +123,7 @@ class AuthConfig(_Section, frozen=True, kw_only=True):
     pepper: Secret | None = None
 
 
-class StateConfig(_Section, frozen=True, kw_only=True):
+class StateConfig(Section, frozen=True, kw_only=True):
     """Where state is kept. Without URLs: SQLite in the data directory and this process's memory, for one process.
 
     `replicas` is how many gateway processes share the state; each takes its part of a limit while Redis is away.
@@ -193,12 +137,12 @@ class StateConfig(_Section, frozen=True, kw_only=True):
     replicas: Annotated[int, Meta(ge=1, le=1000)] = 1
 
 
-class LogConfig(_Section, frozen=True, kw_only=True):
+class LogConfig(Section, frozen=True, kw_only=True):
     format: Literal["text", "json"] = "text"
     level: Literal["debug", "info", "warning", "error"] = "info"
 
 
-class Config(_Section, frozen=True, kw_only=True):
+class Config(Section, frozen=True, kw_only=True):
     """Everything an operator can set. `load` makes the paths in it absolute."""
 
     server: ServerConfig = ServerConfig()

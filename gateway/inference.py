@@ -20,6 +20,7 @@ from adapters.types import (
     Finished,
     Kind,
     Ranking,
+    ReasoningDelta,
     RerankRequest,
     Started,
     TextDelta,
@@ -29,10 +30,13 @@ from adapters.types import (
 from gateway.auth import Principal
 from gateway.catalog import Catalog, Target
 from gateway.errors import GatewayError
+from gateway.ledger import believable
+from gateway.metering import Meter, Metering, Request, durable
 from gateway.telemetry import Telemetry
 
 T = TypeVar("T")
 Encoded = TypeVar("Encoded", Embeddings, Ranking)
+TextRequest = TypeVar("TextRequest", ChatRequest, CompletionRequest)
 
 FIRST_EVENT_TIMEOUT_S = 600.0
 TOTAL_TIMEOUT_S = 3600.0
@@ -46,23 +50,32 @@ _KIND_NAMES: dict[Kind, str] = {
 
 
 class Record:
-    """Counts one request. It ends exactly once, by plain calls that a cancelled task can still make."""
+    """Counts one request and settles its meter. It ends exactly once, by plain calls that a cancelled task can make."""
 
-    def __init__(self, model: str, telemetry: Telemetry, clock: Callable[[], float]) -> None:
+    def __init__(self, model: str, telemetry: Telemetry, clock: Callable[[], float], meter: Meter) -> None:
+        self.meter = meter
         self._model = model
         self._telemetry = telemetry
         self._clock = clock
         self._started_s = clock()
+        self._first_s: float | None = None
         self._output_s: float | None = None
         self._outputs = 0
-        self._prompt = Started(prompt_tokens=0)
+        self._counted = 0
+        self._prompt: Started | None = None
         self._ended = False
 
     def event(self, event: Event) -> None:
         """Note the next event of the stream; the last one ends the record."""
         kind = type(event)
-        if kind is TextDelta or kind is ToolCallDelta:
+        if isinstance(event, TextDelta):
             self._output()
+            self._counted += len(event.logprobs) or 1
+        elif kind is ToolCallDelta:
+            self._output()
+            self._counted += 1
+        elif kind is ReasoningDelta:
+            self._counted += 1
         elif isinstance(event, Started):
             self._prompt = event
         elif isinstance(event, Finished):
@@ -71,6 +84,7 @@ class Record:
     def _output(self) -> None:
         now_s = self._clock()
         if self._output_s is None:
+            self._first_s = now_s
             self._telemetry.first_token(self._model, now_s - self._started_s)
         else:
             self._telemetry.gap(self._model, now_s - self._output_s)
@@ -84,16 +98,29 @@ class Record:
         elif isinstance(exc, Exception):
             self.end("internal_error")
         else:
-            self.end("cancelled")
+            self.cancel()
 
-    def end(self, outcome: str, usage: Usage | None = None) -> None:
-        """Count the request; a stream that was cut is counted with the outputs it had, each at least one token."""
+    def cancel(self) -> None:
+        """The client left, or the server ends; what was computed for it by then is its own."""
+        self.end("cancelled", cancelled=True)
+
+    def end(self, outcome: str, usage: Usage | None = None, *, cancelled: bool = False) -> None:
+        """Count and settle the request.
+
+        What was sent of a stream that was cut is charged, each output as one token at least, with the whole input. A
+        request that we failed before its first output costs nothing.
+        """
         if self._ended:
             return
         self._ended = True
         self._telemetry.inference(self._model, outcome)
-        cut = Usage(self._prompt.prompt_tokens, self._outputs, self._prompt.cached_tokens)
-        self._telemetry.tokens(self._model, usage or cut)
+        prompt = self._prompt or Started(prompt_tokens=0)
+        reported = usage or Usage(cached_tokens=prompt.cached_tokens)
+        charged = believable(reported, prompt.prompt_tokens, self._counted)
+        self._telemetry.tokens(self._model, charged)
+        used = usage is not None or self._counted > 0 or (cancelled and self._prompt is not None)
+        first_us = None if self._first_s is None else round((self._first_s - self._started_s) * 1e6)
+        self.meter.end(outcome, charged if used else None, estimated=usage is None, first_token_us=first_us)
 
 
 class Stream:
@@ -104,6 +131,7 @@ class Stream:
 
     def __init__(self, target: Target, events: AsyncIterator[Event], record: Record) -> None:
         self.target = target
+        self.meter = record.meter
         self.started = Started(prompt_tokens=0)
         self._events = events
         self._next = events.__anext__
@@ -146,6 +174,7 @@ class Stream:
         if type(event) is Finished:
             self._finished = True
             self._stop_timer()
+            await durable(self.meter)
         return event
 
     async def _read(self) -> Event:
@@ -181,7 +210,7 @@ class Stream:
     async def aclose(self) -> None:
         """Stop the work; a no-op after the end."""
         self._stop_timer()
-        self._record.end("cancelled")
+        self._record.cancel()
         aclose = getattr(self._events, "aclose", None)
         if aclose is not None:
             await aclose()
@@ -194,6 +223,7 @@ class Inference:
         self,
         catalog: Catalog,
         telemetry: Telemetry,
+        metering: Metering | None = None,
         *,
         clock: Callable[[], float] = time.perf_counter,
         first_event_timeout_s: float = FIRST_EVENT_TIMEOUT_S,
@@ -201,6 +231,7 @@ class Inference:
     ) -> None:
         self._catalog = catalog
         self._telemetry = telemetry
+        self._metering = metering or Metering()
         self._clock = clock
         self._first_event_timeout_s = first_event_timeout_s
         self._total_timeout_s = total_timeout_s
@@ -209,33 +240,37 @@ class Inference:
         """Continue a conversation."""
         target = self._target(principal, request.model, "chat")
         request = replace(request, generation=target.generation(request.generation))
-        return await self._open(target, target.adapter.chat(request, caller))
+        record = await self._admit(principal, target, caller, "chat", request)
+        return await self._open(target, target.adapter.chat(_bounded(request, record), caller), record)
 
     async def complete(self, principal: Principal, request: CompletionRequest, caller: Caller) -> Stream:
         """Continue raw prompts."""
         target = self._target(principal, request.model, "completion")
         request = replace(request, generation=target.generation(request.generation))
-        return await self._open(target, target.adapter.complete(request, caller))
+        record = await self._admit(principal, target, caller, "completion", request)
+        return await self._open(target, target.adapter.complete(_bounded(request, record), caller), record)
 
-    async def embed(self, principal: Principal, request: EmbeddingRequest, caller: Caller) -> Embeddings:
-        """Turn texts into vectors."""
+    async def embed(self, principal: Principal, request: EmbeddingRequest, caller: Caller) -> tuple[Embeddings, Meter]:
+        """Turn texts into vectors; what it cost is in the meter."""
         target = self._target(principal, request.model, "embedding")
-        return await self._encoded(target, target.adapter.embed(request, caller))
+        record = await self._admit(principal, target, caller, "embedding", request)
+        return await self._encoded(record, target.adapter.embed(request, caller))
 
-    async def rerank(self, principal: Principal, request: RerankRequest, caller: Caller) -> Ranking:
-        """Score documents by how well they answer a query."""
+    async def rerank(self, principal: Principal, request: RerankRequest, caller: Caller) -> tuple[Ranking, Meter]:
+        """Score documents by how well they answer a query; what it cost is in the meter."""
         target = self._target(principal, request.model, "rerank")
-        return await self._encoded(target, target.adapter.rerank(request, caller))
+        record = await self._admit(principal, target, caller, "rerank", request)
+        return await self._encoded(record, target.adapter.rerank(request, caller))
 
-    async def _encoded(self, target: Target, work: Awaitable[Encoded]) -> Encoded:
-        record = Record(target.name, self._telemetry, self._clock)
+    async def _encoded(self, record: Record, work: Awaitable[Encoded]) -> tuple[Encoded, Meter]:
         try:
             encoded = await self._in_time(work)
         except BaseException as exc:
             record.fail(exc)
             raise
         record.end("ok", Usage(encoded.prompt_tokens))
-        return encoded
+        await durable(record.meter)
+        return encoded, record.meter
 
     async def tokenize(self, principal: Principal, model: str | None, text: str, *, special: bool) -> list[int]:
         """The token ids of a text; `special` adds what the model puts around every text. `model` None: the only one."""
@@ -257,8 +292,19 @@ class Inference:
             raise InvalidRequest(message, param="model")
         return target
 
-    async def _open(self, target: Target, events: AsyncIterator[Event]) -> Stream:
-        stream = Stream(target, events, Record(target.name, self._telemetry, self._clock))
+    async def _admit(
+        self, principal: Principal, target: Target, caller: Caller, kind: Kind, request: Request
+    ) -> Record:
+        """Hold what the request may use; from here on its record has to be ended."""
+        try:
+            meter = await self._metering.open(principal, target, caller.request_id, kind, request)
+        except GatewayError as exc:
+            self._telemetry.inference(target.name, exc.code)
+            raise
+        return Record(target.name, self._telemetry, self._clock, meter)
+
+    async def _open(self, target: Target, events: AsyncIterator[Event], record: Record) -> Stream:
+        stream = Stream(target, events, record)
         await stream.open(self._first_event_timeout_s, self._total_timeout_s)
         return stream
 
@@ -268,3 +314,12 @@ class Inference:
                 return await work
         except TimeoutError:
             raise Timeout("The request took too long.") from None
+
+
+def _bounded(request: TextRequest, record: Record) -> TextRequest:
+    """The request with its answer bounded by what is held for it."""
+    grant = record.meter.grant
+    asked = request.generation
+    if grant is None or (asked.max_tokens is not None and asked.max_tokens <= grant.output_tokens):
+        return request
+    return replace(request, generation=replace(asked, max_tokens=grant.output_tokens))

@@ -56,6 +56,17 @@ METRICS: tuple[Metric, ...] = (
     Metric("gateway_cached_tokens_total", "counter", "Prompt tokens that were not computed again.", ("model",)),
     Metric("gateway_completion_tokens_total", "counter", "Generated tokens.", ("model",)),
     Metric(
+        "gateway_refused_total",
+        "counter",
+        "Inference requests over a limit, by its kind: requests, tokens, concurrency, budget.",
+        ("kind",),
+    ),
+    Metric("gateway_cost_nano_usd_total", "counter", "What inference cost, in billionths of a US dollar.", ("model",)),
+    Metric("gateway_alerts_total", "counter", "Budgets that reached a threshold, by percentage.", ("percent",)),
+    Metric("gateway_ledger_pending", "gauge", "Entries of the ledger that are not durable yet."),
+    Metric("gateway_ledger_entries_total", "gauge", "Entries of the ledger written since the start."),
+    Metric("gateway_reservations", "gauge", "Running requests that hold a part of a limit."),
+    Metric(
         "gateway_time_to_first_token_seconds",
         "histogram",
         "Time from the start of an inference request to its first output.",
@@ -132,6 +143,9 @@ class Telemetry:
         self._prompt_tokens = self._counters["gateway_prompt_tokens_total"]
         self._cached_tokens = self._counters["gateway_cached_tokens_total"]
         self._completion_tokens = self._counters["gateway_completion_tokens_total"]
+        self._refused = self._counters["gateway_refused_total"]
+        self._cost = self._counters["gateway_cost_nano_usd_total"]
+        self._alerts = self._counters["gateway_alerts_total"]
         self._first_tokens = self._histograms["gateway_time_to_first_token_seconds"]
         self._gaps = self._histograms["gateway_inter_token_gap_seconds"]
 
@@ -150,6 +164,18 @@ class Telemetry:
         self._prompt_tokens.add(labels, usage.prompt_tokens)
         self._cached_tokens.add(labels, usage.cached_tokens)
         self._completion_tokens.add(labels, usage.completion_tokens)
+
+    def refused(self, kind: str) -> None:
+        """A limit kept an inference request out."""
+        self._refused.add((kind,))
+
+    def charged(self, model: str, cost_nano: int) -> None:
+        """What an inference request cost."""
+        self._cost.add((model,), cost_nano)
+
+    def alert(self, percent: int) -> None:
+        """A budget has reached a threshold."""
+        self._alerts.add((str(percent),))
 
     def first_token(self, model: str, seconds: float) -> None:
         """A stream's first output came `seconds` after its request."""

@@ -15,6 +15,7 @@ from gateway.catalog import Catalog
 from gateway.config import Config
 from gateway.inference import Inference
 from gateway.telemetry import METRICS, Telemetry
+from tests.fakes import own_usage
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -23,7 +24,7 @@ README = (ROOT / "README.md").read_text()
 def endpoints() -> list[str]:
     telemetry, catalog = Telemetry("test"), Catalog(())
     health = Health(telemetry, dict, lambda: False)
-    routes = app.routes(Config(), catalog, Inference(catalog, telemetry), health)
+    routes = app.routes(Config(), catalog, Inference(catalog, telemetry), health, own_usage(catalog))
     return [f"{route.method} {re.sub(':path', '', route.path)}" for route in routes]
 
 

@@ -6,7 +6,7 @@ from starlette.requests import Request
 
 from adapters.dialects import rerank as dialect
 from gateway.api.http import Endpoint, Response, json_response, read_json_body, run_until_disconnect
-from gateway.api.openai.generation import caller_of
+from gateway.api.openai.generation import caller_of, meter_headers
 from gateway.catalog import Catalog
 from gateway.inference import Inference
 
@@ -30,7 +30,8 @@ class Rerank:
         principal = request.state.principal
         model = self._catalog.resolve(principal, inbound.request.model).name
         work = self._inference.rerank(principal, inbound.request, caller_of(request))
-        ranking = await run_until_disconnect(request, work)
+        ranking, meter = await run_until_disconnect(request, work)
         request.state.log.update(model=model, prompt_tokens=ranking.prompt_tokens)
         id = f"rerank-{request.state.request_id}"
-        return json_response(dialect.render_answer(id, model, inbound, ranking), headers={"x-gateway-model": model})
+        headers = {"x-gateway-model": model} | meter_headers(meter)
+        return json_response(dialect.render_answer(id, model, inbound, ranking), headers=headers)

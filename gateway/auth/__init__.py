@@ -6,7 +6,7 @@ from typing import Protocol
 
 import msgspec
 
-from gateway.config import ScopeLimits
+from gateway.config_limits import ScopeLimits
 
 
 class Principal(msgspec.Struct, frozen=True):

@@ -22,7 +22,8 @@ import msgspec
 from gateway import errors
 from gateway.auth import Principal
 from gateway.config import Secret
-from gateway.state.database import Database, DatabaseError, DatabaseUnavailable
+from gateway.config_limits import ScopeLimits
+from gateway.state.database import Database, DatabaseError, DatabaseUnavailable, Row
 
 PEPPER_NAME = "pepper"
 PEPPER_BYTES = 32
@@ -41,7 +42,7 @@ _TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,99}")
 _ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
 _SHAPE = re.compile(rf"(gw_live_([0-9A-Za-z]{{{ID_LENGTH}}})_[0-9A-Za-z]{{{SECRET_LENGTH}}})_([0-9A-Za-z]{{6}})")
 _HEADER_LENGTH_MAX = 512
-_COLUMNS = "id, name, tenant, admin, created_us, expires_us, revoked_us, revoked_reason, last_used_us"
+_COLUMNS = "id, name, tenant, admin, created_us, expires_us, revoked_us, revoked_reason, last_used_us, limits"
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +67,7 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     revoked_us: int | None = None
     revoked_reason: str | None = None
     last_used_us: int | None = None
+    limits: ScopeLimits | None = None
 
     def status(self, now_us: int) -> str:
         """`active`, `revoked` or `expired`."""
@@ -74,7 +76,7 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
         return "expired" if self.expires_us is not None and self.expires_us <= now_us else "active"
 
     def principal(self) -> Principal:
-        return Principal(tenant=self.tenant, key_id=self.id, name=self.name, admin=self.admin)
+        return Principal(tenant=self.tenant, key_id=self.id, name=self.name, admin=self.admin, limits=self.limits)
 
 
 class _Checked(msgspec.Struct, frozen=True):
@@ -190,9 +192,16 @@ class Keys:
             await self._write_used()
 
     async def create(
-        self, name: str, tenant: str | None = None, *, admin: bool = False, expires_us: int | None = None
+        self,
+        name: str,
+        tenant: str | None = None,
+        *,
+        admin: bool = False,
+        expires_us: int | None = None,
+        limits: ScopeLimits | None = None,
     ) -> tuple[Key, str]:
-        """A new key and its text, which is nowhere kept. Without a `tenant` the key is a tenant of its own.
+        """A new key and its text, which is nowhere kept. Without a `tenant` the key is a tenant of its own. Its own
+        `limits` take the place of those that the configuration has for keys.
 
         Raises InvalidName.
         """
@@ -208,10 +217,11 @@ class Keys:
             admin=admin,
             created_us=self._now_us(),
             expires_us=expires_us,
+            limits=limits,
         )
         await self._database.execute(
-            "INSERT INTO keys (id, name, tenant, admin, digest, created_us, expires_us) "
-            "VALUES ($1, $2, $3, $4, $5, $6, $7)",
+            "INSERT INTO keys (id, name, tenant, admin, digest, created_us, expires_us, limits) "
+            "VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
             key.id,
             key.name,
             key.tenant,
@@ -219,13 +229,14 @@ class Keys:
             self._digest(text),
             key.created_us,
             key.expires_us,
+            None if limits is None else msgspec.json.encode(limits).decode(),
         )
         return key, text
 
     async def list(self) -> list[Key]:
         """All keys, the oldest first."""
         rows = await self._database.query(f"SELECT {_COLUMNS} FROM keys ORDER BY created_us, id")
-        return msgspec.convert(rows, list[Key], strict=False)
+        return [_key(row) for row in rows]
 
     async def revoke(self, identity: str, reason: str = "") -> bool:
         """Withdraw a key for good; False when there is no such active key."""
@@ -306,7 +317,7 @@ class Keys:
         rows = await self._database.query(f"SELECT digest, {_COLUMNS} FROM keys WHERE id = $1", identity)
         key = None
         if rows and hmac.compare_digest(str(rows[0]["digest"]), digest):
-            key = msgspec.convert(rows[0], Key, strict=False)
+            key = _key(rows[0])
         seen = _Checked(key, at_s)
         if key is None:
             self._accepted.pop(digest, None)
@@ -334,6 +345,11 @@ class Keys:
             log.warning("when %d keys were last used could not be written: %s", len(used), error)
         finally:
             self._writing = None
+
+
+def _key(row: Row) -> Key:
+    limits = row["limits"]
+    return msgspec.convert({**row, "limits": limits and msgspec.json.decode(str(limits))}, Key, strict=False)
 
 
 def _bearer(authorization: str | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
@@ -11,7 +12,7 @@ import msgspec
 from gateway import errors
 from gateway.auth import Principal
 from gateway.catalog import Price
-from gateway.config import LimitsConfig
+from gateway.config_limits import LimitsConfig
 from gateway.errors import GatewayError
 from gateway.limits.book import Ask, Book, Budget, Charged, Grant, Missing, Refusal, Room
 from gateway.limits.plans import WALLET, Allowance, Plan, Plans
@@ -22,6 +23,16 @@ SWEEP_US = 60_000_000
 IDLE_US = 3600 * 1_000_000
 
 log = logging.getLogger(__name__)
+
+
+def wall_us() -> int:
+    """The time of day, which may be set."""
+    return time.time_ns() // 1000
+
+
+def steady_us() -> int:
+    """A time that only goes on."""
+    return time.monotonic_ns() // 1000
 
 
 class Balance(msgspec.Struct, frozen=True):
@@ -48,6 +59,15 @@ class Alert(msgspec.Struct, frozen=True):
     percent: int
     spent_nano: int
     limit_nano: int
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """How a budget or a wallet stands; `ends_us` is when the budget begins anew."""
+
+    account: str
+    spent_nano: int
+    limit_nano: int
+    ends_us: int | None = None
 
 
 class Counters(Protocol):
@@ -98,7 +118,10 @@ class LocalCounters:
 
 
 class Limiter:
-    """The one place where a request is let in. `balances` reads accounts from durable state."""
+    """The one place where a request is let in. `balances` reads accounts from durable state.
+
+    `now_us` is the wall clock, which periods follow; `steady_us` is never set, and rates and holds follow it.
+    """
 
     def __init__(
         self,
@@ -107,12 +130,14 @@ class Limiter:
         balances: Callable[[Sequence[str]], Awaitable[dict[str, Balance]]],
         *,
         now_us: Callable[[], int],
+        steady_us: Callable[[], int],
         alert: Callable[[Alert], None] = lambda _: None,
     ) -> None:
         self._plans = Plans(config)
         self._counters = counters
         self._balances = balances
         self._now_us = now_us
+        self._steady_us = steady_us
         self._alert = alert
         self._credits: dict[str, int] = {}
 
@@ -139,7 +164,7 @@ class Limiter:
         return Reservation(decision, plan, price)
 
     def _ask(self, identity: str, plan: Plan, need: Need, price: Price | None) -> Ask:
-        now_us = self._now_us()
+        now_us = self._steady_us()
         budgets = plan.budgets
         if plan.wallets:
             budgets += tuple(Budget(wallet, self._credits.get(wallet, 0)) for wallet in plan.wallets)
@@ -175,6 +200,21 @@ class Limiter:
     def _credit(self, wallet: str, credits_nano: int) -> None:
         # What went in only grows, so the larger of two readings is the later one.
         self._credits[wallet] = max(self._credits.get(wallet, 0), credits_nano)
+
+    async def standings(self, principal: Principal) -> list[Standing]:
+        """The budgets and wallets of a principal as far as they are durable; those of models left out."""
+        plan = self.plan(principal, "")
+        accounts = [budget.account for budget in plan.budgets] + list(plan.wallets)
+        found = await self._balances(accounts) if accounts else {}
+        standings = [
+            Standing(budget.account, found.get(budget.account, Balance()).debits_nano, budget.limit_nano, ends_us)
+            for budget, ends_us in zip(plan.budgets, plan.budget_ends_us, strict=True)
+            if not budget.account.startswith("model:")
+        ]
+        for wallet in plan.wallets:
+            balance = found.get(wallet, Balance())
+            standings.append(Standing(wallet, balance.debits_nano, balance.credits_nano))
+        return standings
 
     def settle(self, reservation: Reservation, tokens: int, nano: int) -> None:
         """End the hold with what was used; a plain call, so that a cancelled request can still make it."""

@@ -10,7 +10,7 @@ import msgspec
 
 from gateway.auth import Principal
 from gateway.catalog import nano_usd
-from gateway.config import BudgetConfig, LimitsConfig, RuleConfig, ScopeLimits
+from gateway.config_limits import BudgetConfig, LimitsConfig, RuleConfig, ScopeLimits
 from gateway.limits.book import NANO_MAX, Budget, Gate, Rate
 from gateway.limits.periods import Period, period_at
 
@@ -33,11 +33,16 @@ class Plan(msgspec.Struct, frozen=True):
     rates: tuple[Rate, ...]
     gates: tuple[Gate, ...]
     budgets: tuple[Budget, ...]
+    budget_ends_us: tuple[int | None, ...]
     allowances: tuple[Allowance, ...]
     wallets: tuple[str, ...]
     starts_us: int
     ends_us: int | None
-    limits: ScopeLimits | None
+
+    @property
+    def limited(self) -> bool:
+        """Whether there is anything to hold."""
+        return bool(self.rates or self.gates or self.budgets or self.wallets)
 
     @property
     def money(self) -> bool:
@@ -91,11 +96,11 @@ class Plans:
             rates=tuple({rate.key: rate for rate in sorted(rates, key=lambda rate: -rate.limit)}.values()),
             gates=tuple(gates),
             budgets=tuple(Budget(account, allowance.limit_nano) for account, (allowance, _) in allowances.items()),
+            budget_ends_us=tuple(period.ends_us for period in periods),
             allowances=tuple(allowance for allowance, _ in allowances.values()),
             wallets=tuple(wallets),
             starts_us=max((period.starts_us for period in periods), default=0),
             ends_us=min(ends, default=None),
-            limits=principal.limits,
         )
 
     def _scopes(self, principal: Principal, model: str) -> Iterator[tuple[str, ScopeLimits]]:

@@ -26,6 +26,7 @@ from gateway.config import Config, LogConfig
 from gateway.inference import Inference
 from gateway.logs import AccessLog
 from gateway.telemetry import Telemetry
+from tests.fakes import own_usage
 
 KEY = re.compile(r"gw_live_\w+")
 
@@ -165,7 +166,7 @@ def ask(health: Health, path: str) -> httpx.Response:
 def test_every_route_is_listed_with_its_access() -> None:
     telemetry = Telemetry("1")
     catalog = Catalog(())
-    routes = app.routes(Config(), catalog, Inference(catalog, telemetry), health_of({}))
+    routes = app.routes(Config(), catalog, Inference(catalog, telemetry), health_of({}), own_usage(catalog))
     public = {f"{route.method} {route.path}" for route in routes if route.access == "public"}
     assert public == {"GET /", "GET /health", "GET /health/live", "GET /health/ready", "GET /metrics"}
     users = {route.path for route in routes if route.access == "user"}

@@ -42,7 +42,7 @@ class Bench:
         self.telemetry = Telemetry("0")
         self.now_s = 0.0
         catalog = Catalog([Target("model", self.adapter, aliases=("m",))])
-        self.inference = Inference(catalog, self.telemetry, clock=lambda: self.now_s, **timeouts)
+        self.inference = Inference(catalog, self.telemetry, None, clock=lambda: self.now_s, **timeouts)
 
     async def open(self) -> Stream:
         return await self.inference.chat(PRINCIPAL, REQUEST, CALLER)
@@ -241,7 +241,8 @@ def test_unknown_models() -> None:
 def test_embedding() -> None:
     async def scenario() -> None:
         bench = Bench([])
-        embeddings = await bench.inference.embed(PRINCIPAL, EmbeddingRequest("m", ("abc", (1, 2))), CALLER)
+        embeddings, meter = await bench.inference.embed(PRINCIPAL, EmbeddingRequest("m", ("abc", (1, 2))), CALLER)
+        assert meter.rooms == (None, None)
         assert embeddings.prompt_tokens == 5
         assert bench.outcomes() == ["ok 1"]
         assert bench.counted("prompt_tokens_total") == ['{model="model"} 5']

@@ -9,7 +9,7 @@ from starlette.requests import Request
 
 from adapters.dialects import openai_embeddings as dialect
 from gateway.api.http import Endpoint, Response, json_response, read_json_body, run_until_disconnect
-from gateway.api.openai.generation import OPENAI_VERSION, caller_of
+from gateway.api.openai.generation import OPENAI_VERSION, caller_of, meter_headers
 from gateway.catalog import Catalog
 from gateway.inference import Inference
 
@@ -31,12 +31,13 @@ class EmbeddingVectors:
         principal = request.state.principal
         model = self._catalog.resolve(principal, inbound.request.model).name
         work = self._inference.embed(principal, inbound.request, caller_of(request))
-        embeddings = await run_until_disconnect(request, work)
+        embeddings, meter = await run_until_disconnect(request, work)
         request.state.log.update(model=model, prompt_tokens=embeddings.prompt_tokens)
         headers = {
             "openai-version": OPENAI_VERSION,
             "openai-processing-ms": str(round((time.perf_counter() - arrived_s) * 1000)),
             "x-gateway-model": model,
+            **meter_headers(meter),
         }
         parts = []
         for part in dialect.render_answer(model, embeddings, as_base64=inbound.base64):

@@ -15,6 +15,9 @@ from adapters.errors import InvalidRequest
 from adapters.types import Caller, Event, Finished, Timings
 from gateway.api.http import EventStreamResponse, Response, json_response, run_until_disconnect
 from gateway.inference import Stream
+from gateway.ledger.export import usd
+from gateway.limits.limiter import rate_headers
+from gateway.metering import Meter
 
 RequestT = TypeVar("RequestT")
 
@@ -116,7 +119,7 @@ def _head(request: Request, stream: Stream, id_prefix: str) -> ResponseHead:
 
 def _headers(stream: Stream, timings: Timings, arrived_s: float) -> dict[str, str]:
     phases = {"queue": timings.queue_us, "prefill": timings.prefill_us, "decode": timings.decode_us}
-    return {
+    headers = {
         "openai-version": OPENAI_VERSION,
         "openai-processing-ms": str(round((time.perf_counter() - arrived_s) * 1000)),
         "x-gateway-model": stream.target.name,
@@ -124,3 +127,12 @@ def _headers(stream: Stream, timings: Timings, arrived_s: float) -> dict[str, st
         "x-gateway-cached-tokens": str(stream.started.cached_tokens),
         "server-timing": ", ".join(f"{name};dur={us / 1000:.1f}" for name, us in phases.items() if us),
     }
+    return headers | meter_headers(stream.meter)
+
+
+def meter_headers(meter: Meter) -> dict[str, str]:
+    """How the caller's limits stand, and what the request cost once that is known."""
+    headers = rate_headers(*meter.rooms)
+    if meter.cost_nano is not None:
+        headers["x-gateway-cost-usd"] = usd(meter.cost_nano)
+    return headers

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from adapters.types import Usage
 from gateway.catalog import Price, nano_usd, price_table
-from gateway.config import ModelConfig, PriceConfig
+from gateway.config import ModelConfig
+from gateway.config_limits import PriceConfig
 from gateway.ledger import Entry, believable, correction, fold
 from gateway.ledger.export import csv_header, csv_line, json_line, usd
 

@@ -10,7 +10,7 @@ import pytest
 
 from gateway.auth import Principal
 from gateway.catalog import Price
-from gateway.config import BudgetConfig, LimitsConfig, RateConfig, RuleConfig, ScopeLimits
+from gateway.config_limits import BudgetConfig, LimitsConfig, RateConfig, RuleConfig, ScopeLimits
 from gateway.errors import GatewayError
 from gateway.limits.book import Refusal
 from gateway.limits.limiter import Alert, Balance, Limiter, LocalCounters, Need, Reservation, refusal_error
@@ -35,6 +35,7 @@ class Bench:
             self.counters,
             self.read,
             now_us=lambda: self.now_us,
+            steady_us=lambda: self.now_us,
             alert=self.alerts.append,
         )
 

@@ -1,0 +1,59 @@
+"""The options of the commands about money, apart from what they do, so that `gateway --help` stays quick."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+
+GROUPS = "hour,day,month,tenant,key_id,user_id,team_id,model,provider"
+
+
+def add_limit_options(command: argparse.ArgumentParser) -> None:
+    """The limits of one key, for `gateway keys create`."""
+    limits = command.add_argument_group("limits of this key, in place of the configured ones for keys")
+    limits.add_argument("--rpm", type=int, metavar="N", help="requests per minute")
+    limits.add_argument("--tpm", type=int, metavar="N", help="tokens per minute, input and output together")
+    limits.add_argument("--concurrent", type=int, metavar="N", help="requests at the same time")
+    limits.add_argument(
+        "--rate", action="append", default=[], metavar="N:UNIT:WINDOW", help="such as 1000:requests:1h (repeatable)"
+    )
+    limits.add_argument(
+        "--budget",
+        action="append",
+        default=[],
+        metavar="USD[/PERIOD]",
+        help="such as 5/day; repeatable",
+    )
+    limits.add_argument("--wallet", metavar="NAME", help="prepaid credit that pays for the key")
+
+
+def add_usage_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--by", default="model", metavar="NAMES", help=f"sum up by any of {GROUPS}")
+    command.add_argument("--since", type=_moment_us, default=0, metavar="DATE")
+    command.add_argument("--until", type=_moment_us, default=2**62, metavar="DATE")
+    command.add_argument("--key-id", metavar="ID", help="only this key")
+    command.add_argument("--tenant", metavar="NAME", help="only this tenant")
+    command.add_argument("--model", metavar="NAME", help="only this model")
+    form = command.add_mutually_exclusive_group()
+    form.add_argument("--csv", action="store_true", help="every entry as CSV")
+    form.add_argument("--jsonl", action="store_true", help="every entry as JSON lines")
+    form.add_argument("--json", action="store_true", help="the sums as JSON")
+    form.add_argument("--reprice", action="store_true", help="correct the entries to the prices configured now")
+
+
+def add_wallet_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("verb", choices=("list", "open", "top-up", "refund", "statement"))
+    command.add_argument("name", nargs="?", help="the wallet")
+    command.add_argument("usd", nargs="?", help="amount in US dollars")
+    command.add_argument("--tenant", default="default", help="whom a new wallet belongs to")
+    command.add_argument("--idempotency-key", metavar="TEXT", help="a change with the same key happens once")
+    command.add_argument("--note", default="", help="kept with the change")
+    command.add_argument("--json", action="store_true", help="machine-readable output")
+
+
+def _moment_us(text: str) -> int:
+    try:
+        moment = datetime.datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError("expected a date such as 2030-12-31") from None
+    return int(moment.replace(tzinfo=moment.tzinfo or datetime.UTC).timestamp()) * 1_000_000

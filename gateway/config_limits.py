@@ -1,0 +1,67 @@
+"""The settings of prices and limits."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+# US dollars as exact decimal text: a float could not say 0.1.
+Usd = Annotated[str, Meta(pattern=r"^\d{1,6}(\.\d{1,9})?\Z")]
+Identity = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9*][A-Za-z0-9._:/@+-]*\Z")]
+Count = Annotated[int, Meta(ge=0, le=1 << 40)]
+Scope = Literal["key", "user", "team", "org", "tenant", "model", "tag"]
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A mapping of the file whose every key is known."""
+
+
+class PriceConfig(Section, frozen=True, kw_only=True):
+    """US dollars per million tokens. `cached_input` null: as `input`."""
+
+    input: Usd
+    output: Usd = "0"
+    cached_input: Usd | None = None
+
+
+class RateConfig(Section, frozen=True, kw_only=True):
+    """At most `limit` requests or tokens (input and output) in any `window_s`."""
+
+    unit: Literal["requests", "tokens"]
+    limit: Count
+    window_s: Annotated[int, Meta(ge=1, le=366 * 86_400)]
+
+
+class BudgetConfig(Section, frozen=True, kw_only=True):
+    """At most `usd` in each calendar period; crossing a percentage of it is reported."""
+
+    usd: Usd
+    period: Literal["hour", "day", "week", "month", "year", "total"] = "month"
+    alert_percents: tuple[Annotated[int, Meta(ge=1, le=100)], ...] = (80, 100)
+
+
+class ScopeLimits(Section, frozen=True, kw_only=True):
+    """What one key, team or model may use; null and empty: no limit. A wallet is prepaid credit that has to last."""
+
+    requests_per_minute: Count | None = None
+    tokens_per_minute: Count | None = None
+    concurrent_requests: Count | None = None
+    rates: tuple[RateConfig, ...] = ()
+    budgets: tuple[BudgetConfig, ...] = ()
+    wallet: Identity | None = None
+
+
+class RuleConfig(ScopeLimits, frozen=True, kw_only=True):
+    """Limits of a scope: of the one `id`, or with `*` of each that has none of its own, counted apart."""
+
+    scope: Scope
+    id: Identity = "*"
+
+
+class LimitsConfig(Section, frozen=True, kw_only=True):
+    """Limits by scope; a request has to fit into all that apply to it."""
+
+    time_zone: Annotated[str, Meta(min_length=1, max_length=64)] = "UTC"
+    rules: tuple[RuleConfig, ...] = ()

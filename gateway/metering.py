@@ -1,0 +1,260 @@
+"""What a request may use and what it did: reserved before it is dispatched, settled and recorded when it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+
+import msgspec
+
+from adapters.errors import AdapterError
+from adapters.types import (
+    ChatRequest,
+    CompletionRequest,
+    EmbeddingRequest,
+    ImagePart,
+    Kind,
+    Message,
+    RerankRequest,
+    Tokenizer,
+    Usage,
+)
+from gateway import errors
+from gateway.auth import Principal
+from gateway.catalog import Price, Target
+from gateway.ledger import Entry
+from gateway.ledger.store import Ledger
+from gateway.limits.book import Grant, Refusal, Room
+from gateway.limits.limiter import Limiter, Need, Reservation, refusal_error, steady_us, wall_us
+from gateway.telemetry import Telemetry
+
+Request = ChatRequest | CompletionRequest | EmbeddingRequest | RerankRequest
+
+# What a chat template may put around a conversation and around each message, at most.
+TEMPLATE_TOKENS = 1024
+MESSAGE_TOKENS = 64
+PAIR_TOKENS = 256
+IMAGE_TOKENS = 4096
+# The longest answer of a model whose context is not known and a request that names no bound.
+OUTPUT_TOKENS = 8192
+
+
+class Meter:
+    """One request's reservation. It ends exactly once, by plain calls that a cancelled task can still make."""
+
+    def __init__(self, metering: Metering, draft: Entry, reservation: Reservation | None, started_us: int) -> None:
+        self._metering = metering
+        self._draft = draft
+        self._reservation = reservation
+        self._started_us = started_us
+        self._ended = False
+        self.cost_nano: int | None = None
+        self.durable: asyncio.Future[None] | None = None
+
+    @property
+    def grant(self) -> Grant | None:
+        return None if self._reservation is None else self._reservation.grant
+
+    @property
+    def rooms(self) -> tuple[Room | None, Room | None]:
+        """How the tightest limits on requests and on tokens stand."""
+        grant = self.grant
+        return (None, None) if grant is None else (grant.requests_room, grant.tokens_room)
+
+    def end(self, outcome: str, usage: Usage | None, *, estimated: bool, first_token_us: int | None = None) -> None:
+        """Settle and record; `usage` None: nothing came of it and nothing is charged. Again: nothing."""
+        if self._ended:
+            return
+        self._ended = True
+        used = usage or Usage()
+        price = self._draft.price
+        cost_nano = 0 if usage is None else None if price is None else price.cost_nano(used)
+        charged_nano, accounts = 0, tuple[str, ...]()
+        if self._reservation is not None:
+            grant = self._reservation.grant
+            charged_nano, accounts = min(cost_nano or 0, grant.nano), grant.accounts
+            self._metering.settle(self._reservation, used.prompt_tokens + used.completion_tokens, charged_nano)
+        self.cost_nano = cost_nano
+        entry = msgspec.structs.replace(
+            self._draft,
+            status="voided" if usage is None else "posted",
+            outcome=outcome,
+            prompt_tokens=used.prompt_tokens,
+            cached_tokens=used.cached_tokens,
+            completion_tokens=used.completion_tokens,
+            reasoning_tokens=used.reasoning_tokens,
+            estimated=estimated and usage is not None,
+            cost_nano=cost_nano,
+            charged_nano=charged_nano,
+            accounts=accounts,
+            latency_us=self._metering.steady_us() - self._started_us,
+            first_token_us=first_token_us,
+        )
+        self.durable = self._metering.record(entry)
+
+
+class Metering:
+    """Makes meters. Without a ledger nothing is recorded; without limits nothing is refused.
+
+    `now_us` is the wall clock, `steady_us` one that is never set.
+    """
+
+    def __init__(
+        self,
+        limiter: Limiter | None = None,
+        ledger: Ledger | None = None,
+        telemetry: Telemetry | None = None,
+        *,
+        now_us: Callable[[], int] = wall_us,
+        steady_us: Callable[[], int] = steady_us,
+    ) -> None:
+        self._limiter = limiter
+        self._ledger = ledger
+        self._telemetry = telemetry
+        self._now_us = now_us
+        self.steady_us = steady_us
+
+    async def open(self, principal: Principal, target: Target, request_id: str, kind: Kind, request: Request) -> Meter:
+        """Reserve the worst case of a request; raises what the client has to be told when it may not run."""
+        if self._ledger is not None and self._ledger.full:
+            raise errors.error("overloaded", "Usage cannot be recorded right now. Try again shortly.")
+        started_us = self.steady_us()
+        price = target.price
+        draft = Entry(
+            id=os.urandom(12).hex(),
+            request_id=request_id,
+            at_us=self._now_us(),
+            status="voided",
+            outcome="",
+            tenant=principal.tenant,
+            key_id=principal.key_id,
+            user_id=principal.user_id,
+            team_id=principal.team_id,
+            model=target.name,
+            target=target.name,
+            provider="local",
+            kind=kind,
+            price=price,
+        )
+        reservation = await self._reserve(principal, target, draft.id, request, price)
+        return Meter(self, draft, reservation, started_us)
+
+    async def _reserve(
+        self, principal: Principal, target: Target, identity: str, request: Request, price: Price | None
+    ) -> Reservation | None:
+        if self._limiter is None:
+            return None
+        plan = self._limiter.plan(principal, target.parent or target.name)
+        if not plan.limited:
+            return None
+        need = need_of(request, target.card.context_tokens)
+        decision = await self._limiter.reserve(identity, plan, need, price)
+        if isinstance(decision, Refusal) and decision.kind in ("tokens", "budget") and decision.remaining > 0:
+            exact = await _count(target.adapter, request)
+            if exact is not None and exact < need.input_tokens:
+                need = msgspec.structs.replace(need, input_tokens=exact)
+                decision = await self._limiter.reserve(identity, plan, need, price)
+        if isinstance(decision, Refusal):
+            if self._telemetry is not None:
+                self._telemetry.refused(decision.kind)
+            raise refusal_error(decision)
+        return decision
+
+    def settle(self, reservation: Reservation, tokens: int, nano: int) -> None:
+        assert self._limiter is not None
+        self._limiter.settle(reservation, tokens, nano)
+
+    def record(self, entry: Entry) -> asyncio.Future[None] | None:
+        """Give an entry to the ledger; done when it is durable."""
+        if self._telemetry is not None:
+            self._telemetry.charged(entry.model, entry.cost_nano or 0)
+        return None if self._ledger is None else self._ledger.add(entry)
+
+
+async def durable(meter: Meter) -> None:
+    """Wait until the request's entry is durable. The entry is on its way whatever becomes of the waiting."""
+    if meter.durable is not None and not meter.durable.done():
+        await asyncio.shield(meter.durable)
+
+
+def need_of(request: Request, context_tokens: int | None) -> Need:
+    """A request's worst case without asking the tokeniser: a token has a byte at least, and the context an end."""
+    match request:
+        case ChatRequest():
+            asked = request.generation
+            return _text_need(chat_bytes(request), 1, asked.n, asked.max_tokens, context_tokens)
+        case CompletionRequest():
+            prompts = len(request.prompts)
+            tokens = _texts(request.prompts) + prompts * len((request.suffix or "").encode())
+            choices = prompts * request.generation.n
+            return _text_need(tokens, prompts, choices, request.generation.max_tokens, context_tokens)
+        case EmbeddingRequest():
+            tokens, texts = _texts(request.inputs), len(request.inputs)
+        case RerankRequest():
+            tokens, texts = _rerank_tokens(request), len(request.documents)
+    return Need(tokens if context_tokens is None else min(tokens, texts * context_tokens))
+
+
+def _rerank_tokens(request: RerankRequest) -> int:
+    """Each document is read with the query and a template of its own."""
+    query = len(request.query.encode()) + PAIR_TOKENS
+    return sum(query + len(document.encode()) for document in request.documents)
+
+
+def _text_need(tokens: int, prompts: int, choices: int, max_tokens: int | None, context_tokens: int | None) -> Need:
+    longest = OUTPUT_TOKENS if context_tokens is None else context_tokens
+    output = longest if max_tokens is None else max_tokens
+    if context_tokens is not None:
+        tokens, output = min(tokens, prompts * context_tokens), min(output, context_tokens)
+    return Need(tokens, output, choices, cuttable=max_tokens is None)
+
+
+def chat_bytes(request: ChatRequest) -> int:
+    """What a conversation has at most in tokens."""
+    size = TEMPLATE_TOKENS + sum(_message_bytes(message) for message in request.messages)
+    for tool in request.tools:
+        size += MESSAGE_TOKENS + 2 * len(tool.parameters) + len((tool.name + tool.description).encode())
+    return size
+
+
+def _message_bytes(message: Message) -> int:
+    size = MESSAGE_TOKENS + len(message.text.encode())
+    if isinstance(message.content, tuple):
+        size += IMAGE_TOKENS * sum(isinstance(part, ImagePart) for part in message.content)
+    if message.reasoning:
+        size += len(message.reasoning.encode())
+    for call in message.tool_calls:
+        size += MESSAGE_TOKENS + len((call.id + call.name + call.arguments).encode())
+    return size
+
+
+def _texts(inputs: tuple[str | tuple[int, ...], ...]) -> int:
+    """Each text with the tokens that a model puts around it."""
+    return sum(len(one.encode()) + 8 if isinstance(one, str) else len(one) + 8 for one in inputs)
+
+
+async def _count(adapter: Tokenizer, request: Request) -> int | None:
+    """The exact number of input tokens; None where nobody can tell."""
+    try:
+        match request:
+            case ChatRequest():
+                if any(isinstance(message.content, tuple) for message in request.messages):
+                    return None
+                return (await adapter.apply_template(request))[1]
+            case CompletionRequest():
+                inputs = request.prompts
+                if request.suffix is not None:
+                    return None
+            case EmbeddingRequest():
+                inputs = request.inputs
+            case RerankRequest():
+                return None
+        return sum([await _length(adapter, one) for one in inputs])
+    except AdapterError:
+        return None
+
+
+async def _length(adapter: Tokenizer, one: str | tuple[int, ...]) -> int:
+    # Embedders put a token on either end even of token ids.
+    return 2 + len(await adapter.tokenize(one, special=True) if isinstance(one, str) else one)

@@ -1,0 +1,150 @@
+"""The commands about money: `gateway usage` reads the ledger, `gateway wallets` moves prepaid credit."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import re
+import secrets
+import sys
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import cast, get_args
+
+import msgspec
+
+from gateway.auth.keys import InvalidName
+from gateway.catalog import nano_usd, price_table
+from gateway.config import ModelConfig
+from gateway.config_limits import BudgetConfig, RateConfig, ScopeLimits
+from gateway.errors import GatewayError
+from gateway.ledger import Entry
+from gateway.ledger.export import csv_header, csv_line, json_line, usd
+from gateway.ledger.store import Filter, GroupBy, Ledger
+from gateway.limits.wallets import Wallets
+from gateway.state.database import Database
+
+WINDOW_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+GROUPS: tuple[str, ...] = get_args(GroupBy)
+
+
+class UsageError(Exception):
+    """What was asked for cannot be done; the message says why."""
+
+
+def limits_of(options: argparse.Namespace) -> ScopeLimits | None:
+    """The limits that `gateway keys create` was told; None when it was told none. Raises InvalidName."""
+    try:
+        limits = msgspec.convert(
+            {
+                "requests_per_minute": options.rpm,
+                "tokens_per_minute": options.tpm,
+                "concurrent_requests": options.concurrent,
+                "rates": [_rate(text) for text in options.rate],
+                "budgets": [_budget(text) for text in options.budget],
+                "wallet": options.wallet,
+            },
+            ScopeLimits,
+        )
+    except msgspec.ValidationError as error:
+        raise InvalidName(f"these limits cannot be: {error}") from None
+    return None if limits == ScopeLimits() else limits
+
+
+def _rate(text: str) -> RateConfig:
+    """`1000 requests/h`, written `1000:requests:1h`."""
+    match = re.fullmatch(r"(\d{1,12}):(requests|tokens):(\d{1,6})([smhd])", text)
+    if match is None:
+        raise InvalidName(f"a rate is LIMIT:requests|tokens:WINDOW such as 1000:requests:1h, not {text!r}")
+    window_s = int(match[3]) * WINDOW_UNITS_S[match[4]]
+    return msgspec.convert({"unit": match[2], "limit": int(match[1]), "window_s": window_s}, RateConfig)
+
+
+def _budget(text: str) -> BudgetConfig:
+    """`5` or `5/day`."""
+    amount, _, period = text.partition("/")
+    try:
+        return msgspec.convert({"usd": amount, "period": period or "month"}, BudgetConfig)
+    except msgspec.ValidationError:
+        raise InvalidName(f"a budget is USD or USD/hour|day|week|month|year|total, not {text!r}") from None
+
+
+async def usage(database: Database, options: argparse.Namespace, models: Sequence[ModelConfig]) -> list[Sequence[str]]:
+    """Do what `gateway usage` was told; the rows of a table, unless it wrote something else itself."""
+    ledger = Ledger(database)
+    wanted = Filter(
+        since_us=options.since,
+        until_us=options.until,
+        tenant=options.tenant,
+        key_id=options.key_id,
+        model=options.model,
+    )
+    if options.csv or options.jsonl:
+        await _export(ledger.entries(wanted), as_csv=options.csv)
+        return []
+    if options.reprice:
+        prices = price_table(models)
+        count, difference_nano = await ledger.reprice(prices.get, wanted, time.time_ns() // 1000)
+        print(f"{count} corrections, together {usd(difference_nano)} US dollars")
+        return []
+    by = [name for name in options.by.split(",") if name]
+    if unknown := [name for name in by if name not in GROUPS]:
+        raise UsageError(f"cannot sum up by {unknown[0]}; possible: {', '.join(GROUPS)}")
+    rows = await ledger.summary(cast(Sequence[GroupBy], by), wanted)
+    if options.json:
+        print(msgspec.json.encode(rows).decode())
+        return []
+    names = list(rows[0]) if rows else []
+    table: list[Sequence[str]] = [[name.removesuffix("_us").replace("cost_nano", "cost_usd").upper() for name in names]]
+    table += [[_cell(name, row[name]) for name in names] for row in rows]
+    return table
+
+
+def _cell(name: str, value: object) -> str:
+    if name == "hour_us":
+        return datetime.datetime.fromtimestamp(int(str(value)) / 1e6, datetime.UTC).strftime("%Y-%m-%d %H:%M")
+    return usd(int(str(value))) if name == "cost_nano" else str(value)
+
+
+async def _export(entries: AsyncIterator[Entry], *, as_csv: bool) -> None:
+    if as_csv:
+        sys.stdout.write(csv_header())
+    async for entry in entries:
+        sys.stdout.write(csv_line(entry) if as_csv else json_line(entry))
+
+
+async def wallets(database: Database, options: argparse.Namespace) -> list[Sequence[str]]:
+    """Do what `gateway wallets` was told; the rows of a table."""
+    try:
+        return await _wallets(Wallets(database), options)
+    except (GatewayError, ValueError) as error:
+        raise UsageError(str(error)) from None
+
+
+async def _wallets(table: Wallets, options: argparse.Namespace) -> list[Sequence[str]]:
+    now_us = time.time_ns() // 1000
+    name, verb = options.name, options.verb
+    if verb != "list" and name is None:
+        raise UsageError(f"gateway wallets {verb} needs the name of a wallet")
+    if verb in ("top-up", "refund"):
+        if options.usd is None:
+            raise UsageError(f"gateway wallets {verb} needs an amount in US dollars")
+        key = options.idempotency_key or secrets.token_hex(12)
+        change = table.top_up if verb == "top-up" else table.refund
+        await change(name, nano_usd(options.usd), key, now_us, options.note)
+    elif verb == "open":
+        await table.open(name, options.tenant, now_us, bonus_nano=nano_usd(options.usd or "0"))
+    elif verb == "statement":
+        lines = await table.statement(name, limit=1000)
+        return [
+            ("AT", "KIND", "USD", "FROM", "TO", "NOTE"),
+            *(
+                (_cell("hour_us", line.at_us), line.kind, usd(line.amount_nano), line.debit, line.credit, line.note)
+                for line in lines
+            ),
+        ]
+    found = await table.all(None if verb == "list" else name)
+    return [
+        ("NAME", "TENANT", "USD", "STATUS"),
+        *((one.id, one.tenant, usd(one.balance_nano), "paused" if one.paused else "active") for one in found),
+    ]
