@@ -41,6 +41,8 @@ def parse_request(body: bytes) -> wire.Inbound[CompletionRequest]:
         message = "Invalid value for 'max_tokens': expected an integer >= 1 unless 'echo' is true."
         raise InvalidRequest(message, param="max_tokens")
     prompts = wire.parse_texts(fields.prompt, "prompt", wire.CHOICES_MAX)
+    if fields.suffix and not all(isinstance(prompt, str) for prompt in prompts):
+        raise InvalidRequest("Invalid value for 'suffix': it is only possible with prompts of text.", param="suffix")
     if len(prompts) * n > wire.CHOICES_MAX:
         message = f"Invalid value for 'n': all prompts together may have at most {wire.CHOICES_MAX} choices."
         raise InvalidRequest(message, param="n")

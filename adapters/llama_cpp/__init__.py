@@ -274,7 +274,7 @@ class LlamaCpp:
     # Tokeniser
 
     async def tokenize(self, text: str, *, special: bool) -> list[int]:
-        answer = await self._inspect(lambda number: Inspect(number, TextPrompt(text, special=special), special))
+        answer = await self._inspect(lambda number: Inspect(number, TextPrompt(text), special))
         return list(answer.tokens)
 
     async def detokenize(self, tokens: list[int]) -> str:
