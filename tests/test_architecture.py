@@ -94,6 +94,7 @@ CONFINED = {
     "redis": ("gateway/state",),
     "sqlite3": ("gateway/state", "gateway/doctor.py"),
     "llama_cpp": ("adapters/llama_cpp/native.py", "adapters/llama_cpp/batch.py"),
+    "llguidance": ("adapters/llama_cpp/grammar.py", "adapters/llama_cpp/vetting.py"),
     "jinja2": ("adapters/llama_cpp/templates.py", "adapters/llama_cpp/sandbox.py"),
     "torch": ("adapters/llama_cpp/demo",),
 }
@@ -113,6 +114,10 @@ WORKER_SIDE = {
     "lora",
     "worker",
     "confine",
+    "grammar",
+    "gbnf",
+    "schema",
+    "vetting",
 }
 GATEWAY_SIDE = {"__init__", "process", "queue", "pool", "messages"}
 
@@ -190,7 +195,7 @@ def test_the_gateway_process_never_loads_the_worker_side() -> None:
         if name.startswith("adapters.llama_cpp.") and name.split(".")[2] in WORKER_SIDE
     ]
     assert not wrong
-    code = "import gateway.app, sys; print('llama_cpp' in sys.modules)"
+    code = "import gateway.app, sys; print('llama_cpp' in sys.modules or 'llguidance' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code], text=True, cwd=ROOT).strip() == "False"
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Generic, Protocol, TypeVar, cast
 import msgspec
 from msgspec import Meta
 
+from adapters.dialects import structured
 from adapters.errors import InvalidRequest
 from adapters.types import (
     ChoiceFinished,
@@ -86,10 +87,6 @@ class WireLora(msgspec.Struct):
     scale: Annotated[float, Meta(ge=-100, le=100)] | None = None
 
 
-class ResponseFormat(msgspec.Struct):
-    type: str
-
-
 class RequestFields(msgspec.Struct, kw_only=True):
     """What any request may hold. The last four would redirect it, so they must never look as if they had worked."""
 
@@ -124,26 +121,17 @@ class GenerationFields(RequestFields, kw_only=True):
     metadata: dict[str, str] | None = None
     store: bool | None = None
     service_tier: str | None = None
-    response_format: ResponseFormat | None = None
-    grammar: Any = None
-    json_schema: Any = None
-    guided_json: Any = None
-    guided_regex: Any = None
-    guided_grammar: Any = None
-    guided_choice: Any = None
-    structured_outputs: Any = None
+    response_format: structured.ResponseFormat | None = None
+    structured_outputs: structured.StructuredOutputs | None = None
+    grammar: str | None = None
+    json_schema: msgspec.Raw = structured.ABSENT
+    guided_json: msgspec.Raw = structured.ABSENT
+    guided_regex: str | None = None
+    guided_grammar: str | None = None
+    guided_choice: list[str] | None = None
 
 
 _REDIRECTING = ("api_base", "base_url", "api_key", "extra_headers")
-_STRUCTURED = (
-    "grammar",
-    "json_schema",
-    "guided_json",
-    "guided_regex",
-    "guided_grammar",
-    "guided_choice",
-    "structured_outputs",
-)
 
 
 def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
@@ -210,7 +198,6 @@ def refuse_redirects(body: RequestFields) -> None:
 def parse_generation(body: GenerationFields, *, max_tokens: int | None, logprobs: int | None) -> Generation:
     """The shared fields in canonical form; `max_tokens` and `logprobs` are spelled differently per dialect."""
     refuse_redirects(body)
-    _refuse_structure(body)
     if body.stream_options is not None and not body.stream:
         message = "The 'stream_options' parameter is only allowed when 'stream' is enabled."
         raise InvalidRequest(message, param="stream_options")
@@ -223,6 +210,7 @@ def parse_generation(body: GenerationFields, *, max_tokens: int | None, logprobs
         ignore_eos=bool(body.ignore_eos),
         sampling=_sampling(body),
         loras=tuple(_lora(lora, f"lora[{index}]") for index, lora in enumerate(body.lora or [])),
+        constraint=structured.parse_constraint(body),
     )
 
 
@@ -250,16 +238,6 @@ def _sampling(body: GenerationFields) -> Sampling:
 
 def _given(value: T | None, default: T) -> T:
     return default if value is None else value
-
-
-def _refuse_structure(body: GenerationFields) -> None:
-    """Nothing here can hold a model to a schema, and an ignored schema would look like a wrong answer."""
-    name = next((name for name in _STRUCTURED if getattr(body, name) not in (None, "")), None)
-    if body.response_format is not None and body.response_format.type != "text":
-        name = "response_format"
-    if name is not None:
-        message = f"Invalid value for '{name}': this server does not offer structured output yet, only plain text."
-        raise InvalidRequest(message, param=name)
 
 
 def inbound(body: GenerationFields, request: RequestT) -> Inbound[RequestT]:

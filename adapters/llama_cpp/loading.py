@@ -15,6 +15,7 @@ from adapters.llama_cpp import gguf, lora, reasoning, tools
 from adapters.llama_cpp.batch import Batch
 from adapters.llama_cpp.confine import cores
 from adapters.llama_cpp.embedder import Embedder
+from adapters.llama_cpp.grammar import Compiler, Masks
 from adapters.llama_cpp.lease import StepLease
 from adapters.llama_cpp.lora import Loras
 from adapters.llama_cpp.messages import EngineSettings, Load, ModelInfo
@@ -52,6 +53,7 @@ class Loaded(msgspec.Struct, frozen=True):
     context: Context
     prompts: Prompts
     reasoning: reasoning.ReasoningFormat | None
+    compiler: Compiler
     recommended: Recommended
     loras: Loras
     scheduler: Scheduler | None
@@ -114,6 +116,7 @@ def load(command: Load, progress: Callable[[float], None], lease: AbstractContex
         context,
         Prompts(model.vocabulary, template, context_tokens, tool_format, reasoning_format, _rerank_template(header)),
         reasoning_format,
+        Compiler(model.vocabulary),
         _recommended(header),
         loras,
         _scheduler(context, settings, rates, contended) if generates else None,
@@ -238,7 +241,8 @@ def _scheduler(context: Context, settings: EngineSettings, rates: Rates, contend
         padding=padding,
         tile=TILE_TOKENS if settings.gpu_layers == 0 else 1,
     )
-    return Scheduler(context, sessions, limits, rates, now_us, contended)
+    masks = Masks(context.vocabulary_size, settings.parallel)
+    return Scheduler(context, sessions, limits, rates, now_us, contended, masks)
 
 
 def _measure(context: Context, parallel: int) -> Rates:

@@ -78,6 +78,17 @@ class Vocabulary:
         for token in self.tokenize(marker, add_special=False, parse_special=True).tolist():
             self._pieces[token] = self.piece(token) or self.text(token)
 
+    def is_marker(self, token: int) -> bool:
+        """Whether the token was added to the vocabulary by its makers, not learnt from text."""
+        return bool(ll.llama_vocab_get_attr(self._vocab, token) & ll.LLAMA_TOKEN_ATTR_USER_DEFINED)
+
+    def foreign(self) -> tuple[int, int]:
+        """The addresses of the vocabulary and of `llama_tokenize`, for a library that tokenises by itself. The
+        vocabulary lives as long as its model."""
+        tokenize = ctypes.cast(ll._lib.llama_tokenize, ctypes.c_void_p).value
+        assert tokenize is not None
+        return int(self._vocab), tokenize
+
     def text(self, token: int, *, special: bool = True) -> bytes:
         """The bytes of a token; control tokens are spelt out when `special`."""
         if not 0 <= token < self.size:
@@ -190,7 +201,7 @@ class Context:
         self._strlen = strlen
         self._lease = lease
         self._memory = ll.llama_get_memory(context)
-        self._vocabulary_size = model.vocabulary.size
+        self.vocabulary_size = model.vocabulary.size
         ranks = ll.llama_pooling_type(context) == ll.LLAMA_POOLING_TYPE_RANK
         self._embedding_size = ll.llama_model_n_cls_out(model.pointer) if ranks else model.embedding_size
         self._view: Float32s | None = None
@@ -248,7 +259,7 @@ class Context:
         view = self._view
         address = ctypes.addressof(pointer.contents)
         if view is None or view.ctypes.data != address or view.shape[0] < rows:
-            view = self._view = np.ctypeslib.as_array(pointer, shape=(rows, self._vocabulary_size))
+            view = self._view = np.ctypeslib.as_array(pointer, shape=(rows, self.vocabulary_size))
         return view[:rows]
 
     def embedding(self, slot: int, last_row: int) -> Float32s:

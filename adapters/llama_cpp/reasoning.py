@@ -9,7 +9,8 @@ class ReasoningFormat(msgspec.Struct, frozen=True):
     """Thoughts stand between `begin` and `end`; with `anywhere` they may come again after other text.
 
     A chat template that holds one of `marks` belongs to a model that thinks this way. `ended_by` is what is written to
-    make a model stop thinking, up to where its answer begins.
+    make a model stop thinking, up to where its answer begins. `answer` is what every answer follows where that is
+    more than the end of thoughts.
     """
 
     name: str
@@ -18,6 +19,7 @@ class ReasoningFormat(msgspec.Struct, frozen=True):
     end: str
     ended_by: str
     anywhere: bool = False
+    answer: str = ""
 
     @property
     def markers(self) -> tuple[str, ...]:
@@ -33,6 +35,7 @@ FORMATS = (
         "<|end|>",
         "<|end|><|start|>assistant",
         anywhere=True,
+        answer="<|channel|>final<|message|>",
     ),
     ReasoningFormat("gemma", ("<|channel>",), "<|channel>thought", "<channel|>", "<channel|>", anywhere=True),
     ReasoningFormat(

@@ -135,9 +135,13 @@ class Sampler:
         if self._counts:
             self._penalise(row)
         token = int(row.argmax()) if self.greedy else self._draw(row)
+        self.count(token)
+        return token
+
+    def count(self, token: int) -> None:
+        """Notes a token for the penalties of those after it; one that was not drawn counts as well."""
         if self._penalised:
             self._counts[token] = self._counts.get(token, 0) + 1
-        return token
 
     def _penalise(self, row: Float32s) -> None:
         """Lowers what was generated before, as OpenAI defines the two penalties."""

@@ -15,7 +15,7 @@ import numpy as np
 from adapters.llama_cpp.batch import Batch
 from adapters.llama_cpp.lora import AdapterSet
 from adapters.llama_cpp.messages import Busyness, Delta
-from adapters.llama_cpp.sequence import Float32s, Sequence
+from adapters.llama_cpp.sequence import Bools, Float32s, Guide, Sequence
 from adapters.llama_cpp.sessions import Cells, Kept, Sessions, common_prefix
 
 SHARE_TOKENS_MIN = 32
@@ -38,6 +38,14 @@ class Engine(Cells, Protocol):
     def decode(self, batch: Batch) -> int: ...
 
     def logits(self, rows: int) -> Float32s: ...
+
+
+class Masks(Protocol):
+    """Computes what the grammars of a step deny while the step is decoded."""
+
+    def begin(self, guides: list[Guide]) -> None: ...
+
+    def end(self) -> Bools: ...
 
 
 class Limits:
@@ -98,6 +106,7 @@ class Scheduler:
         rates: Rates,
         clock_us: Callable[[], int],
         contended: Callable[[], bool] = lambda: False,
+        masks: Masks | None = None,
     ) -> None:
         """`contended` says whether other models' streams wait for the steps of this one."""
         self._engine = engine
@@ -105,6 +114,8 @@ class Scheduler:
         self._limits = limits
         self._clock_us = clock_us
         self._contended = contended
+        self._masks = masks
+        self._denied: dict[Sequence, Bools] = {}
         self.rates = rates
         self._batch = Batch(limits.chunk_tokens, engine.slots)
         self._waiting: list[Sequence] = []
@@ -118,6 +129,8 @@ class Scheduler:
         self._turns: dict[str, int] = {}
         self._steps = 0
         self.prefilling: frozenset[int] = frozenset()
+        # Requests that were ended because their grammar could not be followed, and why; whoever reads it empties it.
+        self.failures: dict[int, str] = {}
 
     @property
     def idle(self) -> bool:
@@ -162,7 +175,7 @@ class Scheduler:
             return self._harvest()
         done_us = self._clock_us()
         decoding = sum(one.decoding for one, _ in plan)
-        self.rates.learn(done_us - started_us, decoding, sum(count for one, count in plan if not one.decoding))
+        self.rates.learn(done_us - started_us, decoding, sum(count for _, count in plan) - decoding)
         self._advance(plan)
         return self._harvest()
 
@@ -283,7 +296,7 @@ class Scheduler:
             self._fill(plan)
             self._engine.adapt(adapters.scales)
             self.prefilling = frozenset(one.request for one, count in plan if not one.decoding)
-            code = self._engine.decode(self._batch)
+            code = self._decode(plan)
             self.prefilling = frozenset()
             if self._padding_tokens:
                 self._engine.remove(self._scratch)
@@ -303,18 +316,32 @@ class Scheduler:
         self._turns = {variant: self._turns.get(variant, self._steps) for variant in sets}
         return sets[min(sets, key=self._turns.__getitem__)]
 
+    def _decode(self, plan: list[tuple[Sequence, int]]) -> int:
+        """Decodes the batch, and beside it computes the masks that its results will need."""
+        self._denied = {}
+        guided = [one for one, count in plan if one.wants_mask and count == one.pending]
+        if not guided or self._masks is None:
+            return self._engine.decode(self._batch)
+        self._masks.begin([one.guide for one in guided if one.guide is not None])
+        try:
+            return self._engine.decode(self._batch)
+        finally:
+            self._denied = dict(zip(guided, self._masks.end(), strict=True))
+
     def _plan(self, adapters: AdapterSet) -> list[tuple[Sequence, int]]:
         mine = [one for one in self._running if one.adapters == adapters]
-        decoding = [one for one in mine if one.pending == 1]
-        prompts = sorted((one for one in mine if one.pending > 1), key=lambda one: one.order)
-        budget = self._budget(len(decoding))
+        decoding = [one for one in mine if one.ready]
+        prompts = sorted((one for one in mine if not one.ready), key=lambda one: one.order)
+        jump = max(1, self._limits.chunk_tokens // max(1, 2 * len(decoding)))
+        steps = [min(one.pending, jump) for one in decoding]
+        budget = self._budget(sum(steps))
         pending = [one.pending for one in prompts]
         rows = self._engine.outputs_max - self._limits.parallel
         for index, one in enumerate(prompts):
             if one.scores_prompt and not one.decoding:
                 pending[index] = min(one.pending, rows)
                 rows -= pending[index]
-        plan = [(one, 1) for one in decoding]
+        plan = list(zip(decoding, steps, strict=True))
         plan += [(one, count) for one, count in zip(prompts, shares(pending, budget), strict=True) if count]
         return plan
 
@@ -327,7 +354,7 @@ class Scheduler:
         3. Where even that is too slow, as few tokens as the target asks for.
         """
         limits = self._limits
-        if not any(one.pending == 1 for one in self._running) and not self._contended():
+        if not any(one.ready for one in self._running) and not self._contended():
             return limits.chunk_tokens
         room = int(limits.target_gap_us / len(self._turns) / self.rates.prefill_us)
         total = room
@@ -385,11 +412,14 @@ class Scheduler:
                 sequence.score_prompt(first, rows[at : at + count])
                 at += count - 1 if sequence.pending == 0 else count
             if sequence.pending == 0:
-                sequence.advance(rows[at])
+                sequence.advance(rows[at], self._denied.get(sequence))
                 at += 1
 
     def _harvest(self) -> list[Delta]:
         now_us = self._clock_us()
+        for sequence in [one for one in self._running if one.failure]:
+            self.failures[sequence.request] = sequence.failure or ""
+            self.cancel(sequence.request)
         deltas = [delta for one in self._running if one.unreported and (delta := one.report(now_us))]
         for sequence in [one for one in self._running if one.finish]:
             self._retire(sequence)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +15,35 @@ from adapters.llama_cpp.text import TextAssembler
 from adapters.llama_cpp.thoughts import Thoughts
 from adapters.types import FinishReason, Generation, TokenLogprob, TopLogprob
 
+JUMP_TOKENS_MAX = 64
+
 Int32s = npt.NDArray[np.int32]
 Float32s = npt.NDArray[np.float32]
+Bools = npt.NDArray[np.bool_]
+
+
+class Guide(Protocol):
+    """What holds a sequence to a grammar; `active` while it does so. Each token is taken in exactly once. `opening` is
+    a token that is allowed besides, as it leads to something else first."""
+
+    active: bool
+    opening: int | None
+
+    @property
+    def matcher(self) -> Any: ...
+
+    @property
+    def may_end(self) -> bool: ...
+
+    @property
+    def complete(self) -> bool: ...
+
+    @property
+    def failure(self) -> str | None: ...
+
+    def accept(self, token: int, piece: bytes) -> list[int]: ...
+
+    def forced(self, most: int) -> list[int]: ...
 
 
 class Pieces(Protocol):
@@ -33,7 +60,8 @@ class Sequence:
     """One choice of one request.
 
     `tokens[:length]` are known, `tokens[:computed]` of them have cells; `length - computed` is pending, and computing
-    the last pending token gives the logits of the next. A decoding sequence has exactly one pending token.
+    the last pending token gives the logits of the next. A decoding sequence has one pending token, or the few more
+    that its grammar forced.
     """
 
     def __init__(
@@ -51,6 +79,7 @@ class Sequence:
         recommended: Recommended = NO_ADVICE,
         adapters: AdapterSet = NO_ADAPTERS,
         thoughts: Thoughts | None = None,
+        guide: Guide | None = None,
     ) -> None:
         self.request = request
         self.choice = choice
@@ -70,6 +99,8 @@ class Sequence:
         self.begun_us = 0
         self.first_us = 0
         self.finish: FinishReason | None = None
+        self.failure: str | None = None
+        self.guide = guide
         # An explicit seed promises the same text on an idle engine. Cells computed in other batch shapes differ in
         # their last bits, so such a request computes its prompt afresh, unless it names the session to continue.
         self.fresh = generation.sampling.seed is not None and session_key is None
@@ -86,9 +117,13 @@ class Sequence:
         self._produced = 0
         self._unreported = 0
         self._reported_start = False
-        self._token: int | None = None
+        # Tokens since the last report; several where a grammar forced them, but one at a time when they are scored.
+        self._latest: list[int] = []
         self._row: Float32s | None = None
-        banned = np.fromiter(pieces.end, np.int64) if generation.ignore_eos else np.empty(0, np.int64)
+        # Tokens that are known to come next and wait only for the logits that score them.
+        self._coming: list[int] = []
+        self._end = np.fromiter(pieces.end, np.int64)
+        banned = self._end if generation.ignore_eos else np.empty(0, np.int64)
         self._sampler = Sampler(generation.sampling, banned, recommended, choice)
 
     @property
@@ -98,7 +133,7 @@ class Sequence:
     @property
     def unreported(self) -> bool:
         """Whether `report` has something to say."""
-        return self._token is not None or self.finish is not None
+        return bool(self._latest) or self.finish is not None
 
     @property
     def prompt(self) -> Int32s:
@@ -107,6 +142,12 @@ class Sequence:
     @property
     def decoding(self) -> bool:
         return self._produced > 0
+
+    @property
+    def ready(self) -> bool:
+        """Whether computing what is pending is one step of a decode, not a prompt."""
+        pending = self.length - self.computed
+        return pending == 1 or (self._produced > 0 and pending <= JUMP_TOKENS_MAX)
 
     def score_prompt(self, first: int, rows: Float32s) -> None:
         """Log-probabilities of the prompt tokens after positions first, first+1, ... from their logits `rows`."""
@@ -118,37 +159,105 @@ class Sequence:
             if position < self.prompt_length:
                 self._scores.append(self._score(int(self.tokens[position]), row))
 
-    def advance(self, row: Float32s) -> None:
-        """Draws the next token from its logits, which are overwritten, and ends the sequence where it should end."""
+    @property
+    def wants_mask(self) -> bool:
+        """Whether the next `advance` needs to be told what the grammar denies."""
+        return self.guide is not None and self.guide.active and not self._coming
+
+    def advance(self, row: Float32s, denied: Bools | None = None) -> None:
+        """Draws the next token from its logits, which are overwritten, and ends the sequence where it should end.
+
+        With a guide, tokens that leave no choice follow at once: they are pending together, and computed in one go.
+        `denied` are the tokens that the guide's grammar does not allow here.
+        """
         if self._max_tokens == 0:
             self.finish = "length"
             return
-        scored = row.copy() if self._logprobs is not None else None
-        forced = self._thoughts.forced() if self._thoughts is not None else None
-        token = self._sampler.pick(row) if forced is None else forced
-        self._produced += 1
-        self._unreported += 1
-        if token in self._pieces.end and not self._ignores_end:
-            self.finish = "stop"
+        self._row = row.copy() if self._logprobs is not None else None
+        if not self._coming:
+            self._coming = self._next(row, denied)
+        if self.finish or self.failure:
             return
-        self.tokens[self.length] = token
-        self.length += 1
-        self._token, self._row = token, scored
-        if self._thoughts is not None:
-            self._thoughts.push(self._pieces.piece(token))
-        if self._produced >= self._max_tokens:
+        count = 1 if self._logprobs is not None else len(self._coming)
+        self._append(self._coming[:count])
+        del self._coming[:count]
+        if self.guide is not None and self.guide.complete and not self._coming:
+            self.finish = "stop"
+        elif self._produced >= self._max_tokens:
             self.finish = "length"
+
+    def _next(self, row: Float32s, denied: Bools | None) -> list[int]:
+        """The tokens that follow: one that ends the thoughts, or those of the grammar, or a sampled one."""
+        guide = self.guide
+        ending = self._thoughts.forced() if self._thoughts is not None else None
+        if ending is not None:
+            if guide is not None and not guide.active:
+                guide.accept(ending, self._pieces.piece(ending))
+            return [ending]
+        return self._drawn(row) if guide is None else self._guided(row, guide, denied)
+
+    def _drawn(self, row: Float32s) -> list[int]:
+        """The sampled token; nothing at the end of the text."""
+        token = self._sampler.pick(row)
+        if token in self._pieces.end and not self._ignores_end:
+            self._produced += 1
+            self._unreported += 1
+            self.finish = "stop"
+            return []
+        return [token]
+
+    def _guided(self, row: Float32s, guide: Guide, denied: Bools | None) -> list[int]:
+        """The tokens that follow under a grammar: a sampled one and those forced after it, or those forced at the
+        very beginning."""
+        room = self._max_tokens - self._produced
+        self.failure = guide.failure
+        if self.failure:
+            return []
+        if not self._produced and (tokens := self._forced(guide, room)):
+            return tokens
+        if guide.complete:
+            self.finish = "stop"
+            return []
+        if denied is not None:
+            if guide.opening is not None:
+                denied[guide.opening] = False
+            row[denied] = -np.inf
+        elif not guide.may_end:
+            row[self._end] = -np.inf
+        tokens = []
+        for token in self._drawn(row):
+            tokens = guide.accept(token, self._pieces.piece(token))[:room]
+            tokens += self._forced(guide, room - len(tokens))
+        return tokens
+
+    def _forced(self, guide: Guide, room: int) -> list[int]:
+        tokens = guide.forced(room)
+        for token in tokens:
+            self._sampler.count(token)
+        return tokens
+
+    def _append(self, tokens: list[int]) -> None:
+        for token in tokens:
+            self.tokens[self.length] = token
+            self.length += 1
+            if self._thoughts is not None:
+                self._thoughts.push(self._pieces.piece(token))
+        self._produced += len(tokens)
+        self._unreported += len(tokens)
+        self._latest += tokens
 
     def report(self, now_us: int) -> Delta | None:
         """What the last `advance` added, or None when there is nothing to show yet."""
-        token, self._token = self._token, None
+        tokens, self._latest = self._latest, []
         text = ""
-        if token is not None:
+        for index, token in enumerate(tokens):
             if self._row is not None:
                 self._scores.append(self._score(token, self._row))
-            text = self._text.push(self._pieces.piece(token))
+            text += self._text.push(self._pieces.piece(token))
             if self._text.stopped:
                 self.finish = "stop"
+                self._unreported -= len(tokens) - index - 1
+                break
         if self.finish and not self._text.stopped:
             text += self._text.finish()
         if not self._reported_start:

@@ -20,6 +20,7 @@ import msgspec
 
 from adapters.llama_cpp.confine import confine
 from adapters.llama_cpp.embedder import Job
+from adapters.llama_cpp.grammar import Compiled, Guide
 from adapters.llama_cpp.lease import StepLease
 from adapters.llama_cpp.loading import Loaded, LoadError, load
 from adapters.llama_cpp.lora import UnknownLora
@@ -54,6 +55,8 @@ from adapters.llama_cpp.sequence import Int32s, Sequence
 from adapters.llama_cpp.thoughts import Thoughts
 
 TOKENISER_THREADS = 2
+# The tables that constraints need are made when the worker has had nothing to do for so long, if not needed before.
+PREPARE_AFTER_S = 1.0
 
 
 class Link:
@@ -127,7 +130,10 @@ class Worker:
             while self._inbox:
                 self._inbox.popleft()()
             if not self._step():
-                self._wake.wait()
+                compiler = self._loaded.compiler
+                waits = compiler.prepared or self._loaded.scheduler is None
+                if not self._wake.wait(None if waits else PREPARE_AFTER_S):
+                    compiler.prepare()
                 self._wake.clear()
 
     def _step(self) -> bool:
@@ -142,6 +148,9 @@ class Worker:
         deltas = scheduler.step()
         if deltas:
             self._link.send(Step(deltas, scheduler.busyness()))
+        while scheduler.failures:
+            id, reason = scheduler.failures.popitem()
+            self._link.send(Refused(id, "unsupported_schema", f"The grammar became too complex: {reason}."))
         return True
 
     def _post(self, call: Callable[[], object]) -> None:
@@ -180,6 +189,8 @@ class Worker:
         except UnknownLora as error:
             raise Refusal("invalid_value", str(error), "lora") from None
         prompt = self._loaded.prompts.prepare(command)
+        constraint = command.generation.constraint
+        grammar = self._loaded.compiler.compile(constraint) if constraint is not None else None
         sequences = [
             Sequence(
                 command.id,
@@ -194,6 +205,7 @@ class Worker:
                 recommended=self._loaded.recommended,
                 adapters=adapters,
                 thoughts=self._thoughts(command, prompt.thinking),
+                guide=self._guide(command, grammar, prompt.thinking),
             )
             for choice in range(command.generation.n)
         ]
@@ -208,6 +220,19 @@ class Worker:
         ending = self._loaded.vocabulary.tokenize(reasoning.ended_by, add_special=False, parse_special=True)
         most = command.generation.reasoning_tokens_max
         return Thoughts(reasoning, ending.tolist(), thinking=thinking, tokens_max=most)
+
+    def _guide(self, command: Prepare, grammar: Compiled | None, thinking: bool) -> Guide | None:
+        """What holds one choice to the request's constraint, which is about the answer and not the thoughts before."""
+        reasoning, compiler = self._loaded.reasoning, self._loaded.compiler
+        if grammar is None:
+            return None
+        if reasoning is None or not isinstance(command.prompt, ChatPrompt):
+            return compiler.guide(grammar)
+        after = (reasoning.answer or reasoning.end).encode()
+        if thinking or reasoning.answer:
+            return compiler.guide(grammar, after=after)
+        opening = compiler.marker(reasoning.begin)
+        return compiler.guide(grammar, after=after if opening is not None else b"", opening=opening)
 
     def _texts(self, command: Embed) -> list[Int32s]:
         prompts = self._loaded.prompts

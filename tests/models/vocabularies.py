@@ -1,4 +1,4 @@
-"""Vocabularies for generated models: synthetic byte-level BPE and WordPiece, or the one of a given GGUF file."""
+"""Vocabularies for generated models: synthetic byte-level BPE, SentencePiece and WordPiece, or that of a GGUF file."""
 
 import itertools
 import struct
@@ -186,6 +186,34 @@ def word_piece() -> Vocabulary:
             "ggml.bos_token_id": 2,
             "ggml.seperator_token_id": 3,
             "ggml.mask_token_id": 4,
+        }
+    )
+
+
+def sentence_piece() -> Vocabulary:
+    """A small SentencePiece vocabulary as Llama 2 carries it: bytes, characters, words with their space before."""
+    special = ["<unk>", "<s>", "</s>"]
+    data = [f"<0x{byte:02X}>" for byte in range(256)]
+    characters = ["▁", *(chr(code) for code in range(0x21, 0x7F))]
+    syllables = [consonant + vowel for consonant in _CONSONANTS for vowel in _VOWELS]
+    marks = ['{"', '":', '",', '"}', "▁{", '▁"', '":"', '","']
+    pieces = dict.fromkeys([*characters, *syllables, *marks, *("▁" + word for word in syllables)])
+    tokens = [*special, *data, *pieces]
+    types = [TokenType.UNKNOWN, TokenType.CONTROL, TokenType.CONTROL] + [TokenType.BYTE] * 256
+    types += [TokenType.NORMAL] * len(pieces)
+    return Vocabulary(
+        {
+            "ggml.model": "llama",
+            "ggml.pre": "default",
+            "ggml.tokens": tokens,
+            "ggml.scores": [0.0] * len(special) + [0.0] * 256 + [-float(rank) for rank in range(1, len(pieces) + 1)],
+            "ggml.token_type": [int(kind) for kind in types],
+            "ggml.bos_token_id": 1,
+            "ggml.eos_token_id": 2,
+            "ggml.unknown_token_id": 0,
+            "ggml.add_bos_token": True,
+            "ggml.add_space_prefix": True,
+            "chat_template": CHATML,
         }
     )
 

@@ -67,7 +67,7 @@ def test_prompts(prompt: object, prompts: object) -> None:
         ({"echo": 1}, "echo"),
         ({"suffix": 1}, "suffix"),
         ({"temperature": 3}, "temperature"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"response_format": {"type": "json"}}, "response_format.type"),
         ({"stream_options": {}}, "stream_options"),
         ({"api_key": "x"}, "api_key"),
     ],
