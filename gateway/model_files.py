@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from adapters.llama_cpp import gguf
+from adapters.llama_cpp import gguf, lora
 from gateway.config import ModelConfig
 
 # llama.cpp's file types: the number in `general.file_type` is the place in this list.
@@ -50,7 +50,18 @@ def describe(model: ModelConfig) -> ModelFile:
         context_tokens=header.context_length,
         size_bytes=header.size_bytes,
         embeds=gguf.embeds(header),
+        problem=_adapter_problem(model, header),
     )
+
+
+def _adapter_problem(model: ModelConfig, header: gguf.GGUF) -> str | None:
+    """What is wrong with the first LoRA adapter that does not fit the model."""
+    for adapter in model.engine.loras:
+        try:
+            lora.check(Path(adapter.path), header)
+        except (gguf.GGUFError, OSError) as error:
+            return f"LoRA adapter {adapter.name!r}: {getattr(error, 'strerror', None) or error}"
+    return None
 
 
 def quantisation(file_type: int | None) -> str | None:

@@ -100,6 +100,14 @@ REFUSED = [
     ("models:\n  - name: a\n    path: a\n    engine:\n      thread: 1\n", ":5: at models[0].engine.thread: no such"),
     ("models:\n  - {name: a, path: a}\n  - {name: a, path: b}\n", ':3: at models[1].name: "a" is already taken by'),
     ("models:\n  - {name: a, path: a}\n  - name: b\n    path: b\n    aliases: [c, a]\n", ":5: at models[1].aliases[1]"),
+    (
+        "models:\n  - name: a\n    path: a\n    engine:\n      loras:\n        - {name: 'x y', path: x}\n",
+        ":6: at models[0].engine.loras[0].name: expected a name",
+    ),
+    (
+        "models:\n  - {name: 'a:x', path: a}\n  - name: a\n    path: b\n    engine: {loras: [{name: x, path: x}]}\n",
+        ':5: at models[1].engine.loras[0].name: "a:x" is already taken by models[0].name',
+    ),
     ("models: [1]", ":1: at models[0]: expected settings as `name: value` lines, got 1"),
     ("models: {a: 1}", ":1: at models: expected a list, got a mapping"),
     ("log:\n  level: loud\n", ':2: at log.level: expected one of debug, error, info, warning, got "loud"'),

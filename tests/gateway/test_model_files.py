@@ -8,7 +8,8 @@ import llama_cpp
 import pytest
 
 from gateway import model_files
-from gateway.config import ModelConfig, demo_model_path
+from gateway.config import EngineConfig, LoraConfig, ModelConfig, demo_model_path
+from tests.models import random_lora
 
 
 def test_the_demo_model() -> None:
@@ -26,6 +27,16 @@ def test_problems_are_told(tmp_path: Path) -> None:
     assert bad.problem is not None
     assert bad.problem.startswith("not usable: ")
     assert model_files.describe(ModelConfig(name="none", path="/none.gguf")).problem == "No such file or directory"
+
+
+def test_adapters_that_do_not_fit_are_a_problem(tiny_model: Path, tmp_path: Path) -> None:
+    def problem(path: Path) -> str:
+        engine = EngineConfig(loras=(LoraConfig(name="a", path=str(path)),))
+        return model_files.describe(ModelConfig(name="m", path=str(tiny_model), engine=engine)).problem or ""
+
+    assert problem(random_lora.lora(tmp_path / "lora.gguf")) == ""
+    assert problem(tiny_model).startswith("LoRA adapter 'a': general.type is None")
+    assert problem(tmp_path / "none.gguf") == "LoRA adapter 'a': No such file or directory"
 
 
 def test_names_of_file_types_are_those_of_the_library() -> None:
