@@ -44,7 +44,8 @@ from gateway.logs import AccessLog
 from gateway.metering import Metering
 from gateway.state.database import Database
 from gateway.state.migrate import known, migrate
-from gateway.state.sqlite import open_sqlite
+from gateway.state.shared import SharedState
+from gateway.stores import open_database, open_shared
 from gateway.telemetry import Gauge, Telemetry
 
 MODEL_STATES = ("loading", "ready", "failed", "restarting", "stopped")
@@ -97,7 +98,9 @@ async def opened(config: Config) -> AsyncIterator[Gateway]:
         access_log = AccessLog(config.log, sys.stderr)
         stack.callback(access_log.flush)
         database = await _open_database(config, stack)
-        authenticator, admin_key = await _open_authenticator(config, database, stack)
+        shared = await open_shared(config)
+        stack.push_async_callback(shared.close)
+        authenticator, admin_key = await _open_authenticator(config, database, shared, stack)
         models = [
             open_adapter(model.name, model.path, engine, queue_depth_max=model.queue_depth_max)
             for model, engine in zip(config.models, _engines(config), strict=True)
@@ -134,7 +137,7 @@ async def _open_database(config: Config, stack: AsyncExitStack) -> Database | No
     """The database; none without keys, when there is nobody to tell apart."""
     if not config.auth.enabled:
         return None
-    database = await open_sqlite(Path(config.data_dir), serve=True)
+    database = await open_database(config, serve=True)
     stack.push_async_callback(database.close)
     await migrate(database, known())
     return database
@@ -177,12 +180,13 @@ def _ledger_gauges(ledger: Ledger) -> Iterator[Gauge]:
 
 
 async def _open_authenticator(
-    config: Config, database: Database | None, stack: AsyncExitStack
+    config: Config, database: Database | None, shared: SharedState, stack: AsyncExitStack
 ) -> tuple[Authenticator, str | None]:
     """Keys over the database, and the text of a first admin key if one had to be made; or the open door."""
     if database is None:
         return Open(), None
-    keys = Keys(database, load_pepper(Path(config.data_dir), config.auth.pepper), admin_key=config.auth.admin_key)
+    pepper = load_pepper(Path(config.data_dir), config.auth.pepper)
+    keys = Keys(database, pepper, admin_key=config.auth.admin_key, shared=shared)
     await keys.open()
     stack.push_async_callback(keys.close)
     return keys, await keys.ensure_admin()

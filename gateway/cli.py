@@ -59,9 +59,11 @@ def _expected_errors() -> tuple[type[Exception], ...]:
     from gateway.chat import ChatError
     from gateway.config import ConfigError
     from gateway.state.database import DatabaseError
+    from gateway.state.shared import SharedStateError
     from gateway.usage import UsageError
 
-    return (CommandError, ConfigError, DatabaseError, PepperError, ChatError, AdapterError, UsageError)
+    ours = (CommandError, ConfigError, DatabaseError, SharedStateError, PepperError, ChatError, UsageError)
+    return (*ours, AdapterError)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -299,13 +301,18 @@ def _doctor(options: argparse.Namespace) -> int:
 def _with_keys(options: argparse.Namespace, work: Callable[[Keys], Awaitable[T]]) -> T:
     """Do `work` on the table of keys, beside a running server if there is one."""
     from gateway.auth.keys import Keys, load_pepper
+    from gateway.stores import open_shared
 
     config = _load(options)
 
     async def run(database: Database) -> T:
-        keys = Keys(database, load_pepper(Path(config.data_dir), config.auth.pepper))
-        await keys.open()
-        return await work(keys)
+        shared = await open_shared(config)
+        try:
+            keys = Keys(database, load_pepper(Path(config.data_dir), config.auth.pepper), shared=shared)
+            await keys.open()
+            return await work(keys)
+        finally:
+            await shared.close()
 
     return _with_database(options, run)
 
@@ -313,12 +320,12 @@ def _with_keys(options: argparse.Namespace, work: Callable[[Keys], Awaitable[T]]
 def _with_database(options: argparse.Namespace, work: Callable[[Database], Awaitable[T]]) -> T:
     """Do `work` on the database, beside a running server if there is one."""
     from gateway.state.migrate import known, migrate
-    from gateway.state.sqlite import open_sqlite
+    from gateway.stores import open_database
 
     config = _load(options)
 
     async def run() -> T:
-        database = await open_sqlite(Path(config.data_dir), serve=False)
+        database = await open_database(config, serve=False)
         try:
             await migrate(database, known())
             return await work(database)

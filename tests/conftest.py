@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.models import random_gguf
+from tests.stores import Postgres, Valkey
 
 
 @pytest.fixture(scope="session")
@@ -19,3 +21,17 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def embedding_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small BERT of random weights with mean pooling."""
     return random_gguf.bert_embedder(tmp_path_factory.mktemp("models") / "bert.gguf")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server that tests share, each with databases of its own, and that none of them stops."""
+    with Postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def valkey() -> Iterator[Valkey]:
+    """A Valkey server that tests share and that none of them stops."""
+    with Valkey() as server:
+        yield server

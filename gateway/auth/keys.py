@@ -23,7 +23,8 @@ from gateway import errors
 from gateway.auth import Principal
 from gateway.config import Secret
 from gateway.config_limits import ScopeLimits
-from gateway.state.database import Database, DatabaseError, DatabaseUnavailable, Row
+from gateway.state.database import Database, DatabaseError, Row
+from gateway.state.shared import SharedState, SharedStateUnavailable
 
 PEPPER_NAME = "pepper"
 PEPPER_BYTES = 32
@@ -31,9 +32,12 @@ ID_LENGTH = 12
 SECRET_LENGTH = 43  # 43 of 62 characters hold 256 bits.
 CACHE_MAX = 10_000
 REJECTED_MAX = 10_000
-FRESH_S = 5.0
+# With the time a query may take, five seconds until a change made elsewhere is noticed.
+FRESH_S = 4.0
 OUTAGE_S = 300.0
 RETRY_S = 1.0
+PATIENCE_S = 2.0
+CHANNEL = "keys"
 USE_WRITTEN_EVERY_S = 60.0
 
 NAME_LENGTH_MAX = 100
@@ -146,8 +150,8 @@ class Keys:
     """The table of keys, and `Authenticator` over it.
 
     What the database said is believed for FRESH_S, so a key that another process creates or revokes takes effect within
-    that time; when the database does not answer, keys it has vouched for stay good for OUTAGE_S. `clock` is monotonic
-    seconds, `now_us` the wall clock.
+    that time, and sooner where `shared` announces it; when the database does not answer, keys it has vouched for stay
+    good for OUTAGE_S. `clock` is monotonic seconds, `now_us` the wall clock.
     """
 
     def __init__(
@@ -156,6 +160,7 @@ class Keys:
         pepper: bytes,
         *,
         admin_key: Secret | None = None,
+        shared: SharedState | None = None,
         clock: Callable[[], float] = time.monotonic,
         now_us: Callable[[], int] = lambda: time.time_ns() // 1000,
     ) -> None:
@@ -167,7 +172,11 @@ class Keys:
         self._accepted: OrderedDict[str, _Checked] = OrderedDict()
         self._rejected: OrderedDict[str, _Checked] = OrderedDict()
         self._asking: dict[str, asyncio.Task[_Checked]] = {}
-        self._down_until_s = clock()
+        self._shared = shared
+        self._stop_listening = shared.listen(CHANNEL, self._announced) if shared is not None else None
+        self._fresh_from_s = clock()
+        self._down = False
+        self._asked_again_s = clock()
         self._used: dict[str, int] = {}
         self._used_written_s = clock()
         self._writing: asyncio.Task[None] | None = None
@@ -185,7 +194,9 @@ class Keys:
             )
 
     async def close(self) -> None:
-        """Write the last uses that are still in memory. The database stays open: it belongs to the caller."""
+        """Write the last uses that are still in memory. The database and the shared state belong to the caller."""
+        if self._stop_listening is not None:
+            self._stop_listening()
         if self._writing is not None:
             await self._writing
         if self._used:
@@ -246,10 +257,24 @@ class Keys:
             reason,
             identity,
         )
-        stale = [digest for digest, seen in self._accepted.items() if seen.key and seen.key.id == identity]
-        for digest in stale:
-            del self._accepted[digest]
+        self._forget(identity)
+        if self._shared is not None:
+            try:
+                await self._shared.publish(CHANNEL, identity.encode())
+            except SharedStateUnavailable as error:
+                log.warning("the other replicas learn that key %s is revoked within %g s: %s", identity, FRESH_S, error)
         return changed > 0
+
+    def _announced(self, message: bytes | None) -> None:
+        """A key was revoked somewhere; or, with None, some may have been while nothing was heard."""
+        if message is None:
+            self._fresh_from_s = self._clock()
+        else:
+            self._forget(message.decode(errors="replace"))
+
+    def _forget(self, identity: str) -> None:
+        for digest in [digest for digest, seen in self._accepted.items() if seen.key and seen.key.id == identity]:
+            del self._accepted[digest]
 
     async def ensure_admin(self) -> str | None:
         """The text of a new admin key when none was ever made and none is configured; otherwise None."""
@@ -287,28 +312,54 @@ class Keys:
         return hmac.new(self._pepper, text.encode("utf-8", "surrogateescape"), hashlib.sha256).hexdigest()
 
     async def _look_up(self, identity: str, digest: str) -> _Checked:
-        """What is known about a presented key, asking the database once for all who wait for the same answer."""
+        """What is known about a presented key, asking the database once for all who wait for the same answer.
+
+        While the database is known to be away, an earlier answer is used at once, and the database asked again behind
+        the request's back.
+        """
         seen = self._accepted.get(digest) or self._rejected.get(digest)
-        if seen is not None and self._clock() - seen.at_s < FRESH_S:
+        if seen is not None and self._clock() - seen.at_s < FRESH_S and seen.at_s >= self._fresh_from_s:
             return seen
-        if self._clock() < self._down_until_s:
+        if self._down and self._clock() - self._asked_again_s < RETRY_S:
             return self._without_database(seen)
         task = self._asking.get(digest)
         if task is None:
             task = self._asking[digest] = asyncio.create_task(self._ask(identity, digest))
-            task.add_done_callback(lambda _: self._asking.pop(digest, None))
-        try:
-            # Shielded: a caller that gives up must not take the answer from the others.
-            return await asyncio.shield(task)
-        except DatabaseUnavailable as error:
-            if self._clock() >= self._down_until_s:
-                log.warning("keys cannot be checked: %s", error)
-                self._down_until_s = self._clock() + RETRY_S
-            return self._without_database(seen)
+            task.add_done_callback(lambda task: self._answered(digest, task))
+        if self._down:
+            self._asked_again_s = self._clock()
+            if seen is not None and self._may_stand_in(seen):
+                return seen
+        # Not awaited itself: a caller that gives up must not take the answer from the others.
+        await asyncio.wait([task], timeout=PATIENCE_S)
+        if not task.done():
+            self._note_outage("no answer yet")
+        elif not isinstance(task.exception(), DatabaseError):
+            return task.result()
+        return self._without_database(seen)
+
+    def _answered(self, digest: str, task: asyncio.Task[_Checked]) -> None:
+        del self._asking[digest]
+        if task.cancelled():
+            return
+        error = task.exception()
+        if isinstance(error, DatabaseError):
+            self._note_outage(str(error))
+        else:
+            self._down = False
+
+    def _note_outage(self, reason: str) -> None:
+        if not self._down:
+            log.warning("keys cannot be checked: %s", reason)
+        self._down = True
+        self._asked_again_s = self._clock()
+
+    def _may_stand_in(self, seen: _Checked) -> bool:
+        return seen.key is not None and self._clock() - seen.at_s < OUTAGE_S
 
     def _without_database(self, seen: _Checked | None) -> _Checked:
         """An earlier answer while it may still be used; otherwise a 503, because an outage of ours is never a 401."""
-        if seen is not None and seen.key is not None and self._clock() - seen.at_s < OUTAGE_S:
+        if seen is not None and self._may_stand_in(seen):
             return seen
         raise errors.error("overloaded", "API keys cannot be checked right now. Try again shortly.", retry_after_s=1)
 

@@ -1,4 +1,4 @@
-"""The one door to durable state; SQLite is behind it today, Postgres can be."""
+"""The one door to durable state; SQLite or PostgreSQL is behind it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,14 @@ class DatabaseError(Exception):
 
 
 class DatabaseUnavailable(DatabaseError):
-    """The database cannot answer now: locked, full, unreadable or closed. Nothing was changed."""
+    """The database cannot answer now: away, locked, full, unreadable or closed.
+
+    Nothing was changed, unless it went away during a commit: then nobody knows, so a retry has to be idempotent.
+    """
+
+
+class NoSuchTable(DatabaseError):
+    """A table that the schema of this code would have is not there."""
 
 
 class Conflict(DatabaseError):
@@ -22,8 +29,8 @@ class Conflict(DatabaseError):
 
 
 class Statements(Protocol):
-    """SQL that both SQLite and Postgres read: `$1` parameters, RETURNING, ON CONFLICT, times in integer microseconds,
-    JSON as text. One statement per call."""
+    """SQL that both SQLite and PostgreSQL read: `$1` parameters, RETURNING, ON CONFLICT, times in integer microseconds,
+    JSON as text. One statement per call. Text holds no NUL character, and a truth value may come back as 0 or 1."""
 
     async def query(self, sql: str, *parameters: Value) -> list[Row]:
         """The rows by column name. Outside of a transaction only for reading."""
@@ -35,12 +42,15 @@ class Statements(Protocol):
 
 
 class Database(Statements, Protocol):
-    """Raises DatabaseUnavailable and Conflict; any other exception is a bug in the caller's SQL."""
+    """Raises DatabaseUnavailable, Conflict and NoSuchTable; any other exception is a bug in the caller's SQL."""
 
-    def transaction(self) -> AbstractAsyncContextManager[Statements]:
-        """All statements inside or none; writers take turns. Left with an exception, it is rolled back.
+    def transaction(self, *, concurrent: bool = False) -> AbstractAsyncContextManager[Statements]:
+        """All statements inside or none. Left with an exception, it is rolled back; after one inside, leave it.
 
-        When a caller is cancelled while the commit is under way, the commit may have happened.
+        Transactions take turns, also across replicas. A `concurrent` one only takes turns on the rows it changes, where
+        the database can do that: others may commit between its statements, so it has to be right by its constraints and
+        by updates that check what they change, and to touch rows in one order. When a caller is cancelled while the
+        commit is under way, the commit may have happened.
         """
         ...
 

@@ -52,11 +52,21 @@ class Memory:
             listener(message)
 
     def listen(self, channel: str, listener: Listener) -> Callable[[], None]:
-        self._listeners.setdefault(channel, []).append(listener)
-        return lambda: self._listeners[channel].remove(listener)
+        return add_listener(self._listeners.setdefault(channel, []), listener)
 
     async def close(self) -> None:
         self._listeners.clear()
+
+
+def add_listener(listeners: list[Listener], listener: Listener) -> Callable[[], None]:
+    """Add a listener; returns how to remove it, which may be done twice."""
+    listeners.append(listener)
+
+    def stop() -> None:
+        if listener in listeners:
+            listeners.remove(listener)
+
+    return stop
 
 
 class _Moment:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from gateway.state.database import Database, DatabaseError, Statements
+from gateway.state.database import Database, DatabaseError, NoSuchTable, Statements
 
 _LEDGER = """CREATE TABLE IF NOT EXISTS migrations (
     number BIGINT PRIMARY KEY, name TEXT NOT NULL, checksum TEXT NOT NULL, applied_us BIGINT NOT NULL)"""
@@ -84,7 +84,10 @@ async def migrate(database: Database, migrations: Sequence[Migration]) -> list[s
 
 async def pending(database: Database, migrations: Sequence[Migration]) -> list[str]:
     """The names of what `migrate` would apply, read only; raises as `migrate` does."""
-    done = {row.number for row in await _history(database, migrations)}
+    try:
+        done = {row.number for row in await _history(database, migrations)}
+    except NoSuchTable:
+        done = set()
     return [migration.name for migration in migrations if migration.number not in done]
 
 

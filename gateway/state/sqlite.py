@@ -21,7 +21,7 @@ from typing import TextIO
 
 import aiosqlite
 
-from gateway.state.database import Conflict, DatabaseError, DatabaseUnavailable, Row, Statements, Value
+from gateway.state.database import Conflict, DatabaseError, DatabaseUnavailable, NoSuchTable, Row, Statements, Value
 
 FILE_NAME = "gateway.db"
 LOCK_NAME = "gateway.lock"
@@ -79,7 +79,7 @@ class Sqlite:
             return await _run(self._writer, sql, parameters)
 
     @contextlib.asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Statements]:
+    async def transaction(self, *, concurrent: bool = False) -> AsyncIterator[Statements]:
         async with self._turn:
             try:
                 await _run(self._writer, "BEGIN IMMEDIATE", ())
@@ -198,6 +198,8 @@ def _translated() -> Iterator[None]:
     except (sqlite3.ProgrammingError, sqlite3.NotSupportedError):
         raise
     except sqlite3.DatabaseError as error:
+        if str(error).startswith("no such table"):
+            raise NoSuchTable(str(error)) from error
         raise DatabaseUnavailable(f"database: {error}") from error
     except ValueError as error:
         if str(error) not in ("Connection closed", "no active connection"):

@@ -7,8 +7,10 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import pytest
+from redis.asyncio import Redis as Connection
 
 from gateway.state.memory import Memory
+from gateway.state.redis import open_redis
 from gateway.state.shared import (
     Argument,
     Records,
@@ -95,9 +97,27 @@ async def memory(clock: Clock) -> AsyncIterator[SharedState]:
         await state.close()
 
 
-@pytest.fixture(params=["memory"])
+@contextlib.asynccontextmanager
+async def redis(clock: Clock, url: str) -> AsyncIterator[SharedState]:
+    connection = Connection.from_url(url)
+    await connection.flushall()
+    await connection.aclose()
+    state = await open_redis(url, now_us=clock.now_us)
+    try:
+        yield state
+    finally:
+        await state.close()
+
+
+@pytest.fixture(params=["memory", "redis"])
 def with_state(request: pytest.FixtureRequest) -> With:
-    opened = {"memory": memory}[request.param]
+    if request.param == "memory":
+        opened: Callable[[Clock], contextlib.AbstractAsyncContextManager[SharedState]] = memory
+    else:
+        url = request.getfixturevalue("valkey").url
+
+        def opened(clock: Clock) -> contextlib.AbstractAsyncContextManager[SharedState]:
+            return redis(clock, url)
 
     def run(work: Work) -> None:
         async def inside() -> None:

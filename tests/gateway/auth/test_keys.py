@@ -15,7 +15,9 @@ from gateway.auth.keys import InvalidName, Keys, PepperError, key_id, load_peppe
 from gateway.config import Secret
 from gateway.errors import GatewayError
 from gateway.state.database import DatabaseUnavailable, Row, Statements, Value
+from gateway.state.memory import Memory
 from gateway.state.migrate import known, migrate
+from gateway.state.shared import SharedStateUnavailable
 from gateway.state.sqlite import Sqlite, open_sqlite
 
 PEPPER = b"p" * 32
@@ -56,7 +58,7 @@ class Watched:
         return await self._inner.execute(sql, *parameters)
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Statements]:
+    async def transaction(self, *, concurrent: bool = False) -> AsyncIterator[Statements]:
         self.transactions += 1
         if self.down:
             raise DatabaseUnavailable("database: taken away")
@@ -67,6 +69,18 @@ class Watched:
         await self._inner.close()
 
 
+class Announcements(Memory):
+    """Announcements that can be lost, silently or not."""
+
+    heard = True
+
+    async def publish(self, channel: str, message: bytes) -> None:
+        if self.heard:
+            await super().publish(channel, message)
+        else:
+            raise SharedStateUnavailable("taken away")
+
+
 class World:
     """Keys over a real file, with the means to watch and disturb them."""
 
@@ -74,12 +88,18 @@ class World:
         self.clock = Clock()
         self.database = Watched(inner)
         self.admin_key = admin_key
+        self.shared = Announcements()
         self.keys = self.another()
 
     def another(self) -> Keys:
         """Keys as another process has them."""
         return Keys(
-            self.database, PEPPER, admin_key=self.admin_key, clock=self.clock.monotonic, now_us=self.clock.wall_us
+            self.database,
+            PEPPER,
+            admin_key=self.admin_key,
+            shared=self.shared,
+            clock=self.clock.monotonic,
+            now_us=self.clock.wall_us,
         )
 
     async def authenticate(self, text: str) -> Principal:
@@ -237,6 +257,7 @@ def test_a_key_revoked_elsewhere_is_refused_within_five_seconds(tmp_path: Path) 
     async def work(world: World) -> None:
         key, text = await world.keys.create("a")
         await world.authenticate(text)
+        world.shared.heard = False
         assert await world.another().revoke(key.id, "lost")
         await world.authenticate(text)
         world.clock.seconds += 5
@@ -245,6 +266,57 @@ def test_a_key_revoked_elsewhere_is_refused_within_five_seconds(tmp_path: Path) 
         assert not await world.keys.revoke("nobody")
         (kept,) = await world.keys.list()
         assert (kept.revoked_reason, kept.status(0)) == ("lost", "revoked")
+
+    with_keys(tmp_path, work)
+
+
+def test_a_revocation_that_is_announced_holds_at_once(tmp_path: Path) -> None:
+    async def work(world: World) -> None:
+        key, text = await world.keys.create("a")
+        await world.authenticate(text)
+        assert await world.another().revoke(key.id)
+        await world.refused(f"Bearer {text}", 401, "key_revoked")
+
+    with_keys(tmp_path, work)
+
+
+def test_after_a_gap_in_the_announcements_every_key_is_asked_about(tmp_path: Path) -> None:
+    async def work(world: World) -> None:
+        key, text = await world.keys.create("a")
+        await world.authenticate(text)
+        world.shared.heard = False
+        await world.another().revoke(key.id)
+        world.clock.seconds += 0.1
+        world.keys._announced(None)
+        await world.refused(f"Bearer {text}", 401, "key_revoked")
+        _, other = await world.keys.create("b")
+        await world.authenticate(other)
+        world.database.down = True
+        world.keys._announced(None)
+        assert (await world.authenticate(other)).name == "b", "without the database the gap changes nothing"
+
+    with_keys(tmp_path, work)
+
+
+def test_a_database_that_stalls_keeps_nobody_waiting_who_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PATIENCE_S", 0.01)
+
+    async def work(world: World) -> None:
+        _, text = await world.keys.create("a")
+        await world.authenticate(text)
+        world.database.gate.clear()
+        world.clock.seconds += module.FRESH_S
+        assert (await world.authenticate(text)).name == "a"
+        world.clock.seconds += module.RETRY_S
+        world.database.queries = 0
+        assert (await world.authenticate(text)).name == "a"
+        await world.refused(f"Bearer {new_key()[1]}", 503, "overloaded")
+        assert world.database.queries == 0, "one unanswered question at a time"
+        world.database.gate.set()
+        await asyncio.gather(*world.keys._asking.values())
+        assert (await world.authenticate((await world.keys.create("b"))[1])).name == "b"
 
     with_keys(tmp_path, work)
 

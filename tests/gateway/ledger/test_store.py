@@ -34,7 +34,7 @@ class Flaky:
     async def execute(self, sql: str, *parameters: Value) -> int:
         return await self._inner.execute(sql, *parameters)
 
-    def transaction(self) -> AbstractAsyncContextManager[Statements]:
+    def transaction(self, *, concurrent: bool = False) -> AbstractAsyncContextManager[Statements]:
         @asynccontextmanager
         async def attempt():  # type: ignore[no-untyped-def]
             failure = self.failures.pop(0) if self.failures else ""

@@ -1,0 +1,156 @@
+"""A durable queue on the local disk for what the database cannot take now: appended, synced, replayed in order.
+
+It is a directory of segments, files that are only ever appended to. A record is its CRC-32 and its length (four bytes
+each, little-endian), then its bytes; the CRC covers the length too, so no run of zeros is a record. A segment whose
+process died may end in part of a record, which nobody was told is safe: reading stops there, and writing goes on in a
+new one. What has been taken out is not written down: a segment goes when all of it is safe elsewhere, so after a crash
+some records come a second time, and whoever takes them has to know them again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+
+BYTES_MAX = 1 << 30
+SEGMENT_BYTES_MAX = 4 << 20
+RECORD_BYTES_MAX = 1 << 20
+_CRC = struct.Struct("<I")
+_HEAD = struct.Struct("<II")
+
+
+class OutboxError(Exception):
+    """The outbox cannot be used now; what was to be added may be found in it, but must not be relied on."""
+
+
+class OutboxFull(OutboxError):
+    """It holds as many bytes as it may; nothing was added."""
+
+
+class Segment(msgspec.Struct, frozen=True):
+    """Whole records in the order they were added, and how many bytes after them were not one."""
+
+    path: Path
+    records: tuple[bytes, ...]
+    torn_bytes: int
+
+
+class Outbox:
+    """One directory of one process. Every call takes a disk's time: make them in a thread, one after the other."""
+
+    def __init__(
+        self, directory: Path, *, bytes_max: int = BYTES_MAX, segment_bytes_max: int = SEGMENT_BYTES_MAX
+    ) -> None:
+        """Raises OutboxError when the directory cannot be used, or another process uses it."""
+        self._bytes_max = bytes_max
+        self._segment_bytes_max = segment_bytes_max
+        self._writing: tuple[Path, int] | None = None
+        with _translated(directory), contextlib.ExitStack() as opened:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._directory = os.open(directory, os.O_RDONLY)
+            opened.callback(os.close, self._directory)
+            fcntl.flock(self._directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._sizes = {path: path.stat().st_size for path in sorted(directory.glob("*.outbox"))}
+            opened.pop_all()
+        self._path = directory
+        self._next = 1 + max((int(path.stem) for path in self._sizes), default=0)
+
+    @property
+    def size_bytes(self) -> int:
+        """What it holds; 0 when nothing waits."""
+        return sum(self._sizes.values())
+
+    def append(self, records: Sequence[bytes]) -> None:
+        """Add records; they are on the disk when this returns. Raises OutboxFull and OutboxError."""
+        if any(len(record) > RECORD_BYTES_MAX for record in records):
+            raise ValueError(f"a record has at most {RECORD_BYTES_MAX} bytes")
+        data = b"".join(map(_framed, records))
+        if self.size_bytes + len(data) > self._bytes_max:
+            raise OutboxFull(f"the outbox {self._path} holds {self.size_bytes} of {self._bytes_max} bytes")
+        with _translated(self._path):
+            path, descriptor = self._writing or self._start_segment()
+            try:
+                _write(descriptor, data)
+                os.fsync(descriptor)
+            except OSError:
+                # After a failed sync the kernel may call the same pages clean, so this file is never trusted again.
+                self._sizes[path] = os.fstat(descriptor).st_size
+                self._end_segment()
+                raise
+        self._sizes[path] += len(data)
+        if self._sizes[path] >= self._segment_bytes_max:
+            self._end_segment()
+
+    def segments(self) -> Iterator[Segment]:
+        """What there is now, oldest first; call `remove` for each whose records are safe elsewhere."""
+        self._end_segment()
+        for path in tuple(self._sizes):
+            with _translated(self._path):
+                data = path.read_bytes()
+            records = tuple(_records(data))
+            torn_bytes = len(data) - sum(_HEAD.size + len(record) for record in records)
+            yield Segment(path, records, torn_bytes)
+
+    def remove(self, segment: Segment) -> None:
+        with _translated(self._path):
+            segment.path.unlink(missing_ok=True)
+            os.fsync(self._directory)
+        self._sizes.pop(segment.path, None)
+
+    def close(self) -> None:
+        self._end_segment()
+        os.close(self._directory)
+
+    def _start_segment(self) -> tuple[Path, int]:
+        path = self._path / f"{self._next:016d}.outbox"
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+        self._next += 1
+        self._sizes[path] = 0
+        self._writing = path, descriptor
+        os.fsync(self._directory)
+        return self._writing
+
+    def _end_segment(self) -> None:
+        if self._writing is not None:
+            os.close(self._writing[1])
+            self._writing = None
+
+
+def _framed(record: bytes) -> bytes:
+    length = _CRC.pack(len(record))
+    return _CRC.pack(zlib.crc32(record, zlib.crc32(length))) + length + record
+
+
+def _records(data: bytes) -> Iterator[bytes]:
+    """The whole records at the beginning of `data`."""
+    at = 0
+    while at + _HEAD.size <= len(data):
+        checksum, length = _HEAD.unpack_from(data, at)
+        record = data[at + _HEAD.size : at + _HEAD.size + length]
+        if len(record) < length or zlib.crc32(record, zlib.crc32(_CRC.pack(length))) != checksum:
+            return
+        yield record
+        at += _HEAD.size + length
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+
+
+@contextlib.contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except BlockingIOError:
+        raise OutboxError(f"another gateway uses the outbox {path}; each needs a data directory of its own") from None
+    except OSError as error:
+        raise OutboxError(f"the outbox {path} cannot be used: {error.strerror}") from error

@@ -1,0 +1,114 @@
+"""PostgreSQL while it is stopped, crashed or silent: an outage of its own kind, and it comes back by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from gateway.state.database import DatabaseUnavailable
+from gateway.state.postgres import DatabaseInUse, Postgres, open_postgres
+from tests import stores
+
+INSERT = "INSERT INTO t (id) VALUES ($1)"
+
+
+def with_own_server(work: Callable[[Postgres, stores.Postgres], Awaitable[None]], timeout_s: float = 10) -> None:
+    with stores.Postgres() as server:
+
+        async def run() -> None:
+            database = await open_postgres(server.database(), timeout_s=timeout_s, connections_max=3)
+            try:
+                await database.execute("CREATE TABLE t (id BIGINT PRIMARY KEY)")
+                await work(database, server)
+            finally:
+                await database.close()
+
+        asyncio.run(run())
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGQUIT], ids=["stopped", "crashed"])
+def test_away_and_back(how: signal.Signals) -> None:
+    async def work(database: Postgres, server: stores.Postgres) -> None:
+        async with database.transaction() as inside:
+            await inside.execute(INSERT, 1)
+        with pytest.raises(DatabaseUnavailable):
+            async with database.transaction() as inside:
+                await inside.execute(INSERT, 2)
+                await asyncio.to_thread(server.stop, how)
+        for call in (database.query("SELECT 1"), database.execute(INSERT, 3), database.execute(INSERT, 3)):
+            with pytest.raises(DatabaseUnavailable):
+                await call
+        with pytest.raises(DatabaseUnavailable):
+            async with database.transaction():
+                pass
+        await asyncio.to_thread(server.start)
+        assert await database.query("SELECT id FROM t") == [{"id": 1}]
+        await database.execute(INSERT, 4)
+
+    with_own_server(work)
+
+
+def is_session(pid: int) -> bool:
+    return b"idle" in Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+def test_silent_is_away_within_the_time_limit() -> None:
+    async def work(database: Postgres, server: stores.Postgres) -> None:
+        pids = [int(str(row["pid"])) for row in await database.query("SELECT pid FROM pg_stat_activity")]
+        stopped = [*filter(is_session, pids), server.pid]
+        for pid in stopped:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            replies = await asyncio.gather(*(database.query("SELECT 1") for _ in range(8)), return_exceptions=True)
+            assert {type(reply) for reply in replies} == {DatabaseUnavailable}
+        finally:
+            for pid in stopped:
+                os.kill(pid, signal.SIGCONT)
+        assert await database.query("SELECT count(*) AS n FROM t") == [{"n": 0}]
+
+    with_own_server(work, timeout_s=0.5)
+
+
+def test_a_statement_has_a_time_limit(postgres: stores.Postgres) -> None:
+    async def run() -> None:
+        database = await open_postgres(postgres.database(), timeout_s=0.3)
+        try:
+            with pytest.raises(DatabaseUnavailable):
+                await database.query("SELECT pg_sleep(60)")
+            assert await database.query("SELECT 1 AS one") == [{"one": 1}]
+        finally:
+            await database.close()
+
+    asyncio.run(run())
+
+
+def test_one_gateway_without_redis_keeps_a_second_one_out(postgres: stores.Postgres) -> None:
+    async def run() -> None:
+        url = postgres.database()
+        first = await open_postgres(url, alone=True)
+        with pytest.raises(DatabaseInUse, match=r"set state\.redis"):
+            await open_postgres(url, alone=True)
+        await (await open_postgres(url)).close()
+        await first.close()
+        await (await open_postgres(url, alone=True)).close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("wrong", ["port", "database", "user"])
+def test_what_cannot_be_opened_is_unavailable_and_shows_no_password(postgres: stores.Postgres, wrong: str) -> None:
+    port = stores.free_port() if wrong == "port" else postgres.port
+    user = "nobody-known" if wrong == "user" else "postgres"
+    url = f"postgresql://{user}:hidden@127.0.0.1:{port}/" + ("nowhere" if wrong == "database" else "postgres")
+
+    async def run() -> None:
+        with pytest.raises(DatabaseUnavailable) as caught:
+            await open_postgres(url, timeout_s=2)
+        assert "hidden" not in str(caught.value)
+
+    asyncio.run(run())
