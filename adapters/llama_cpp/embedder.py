@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import numpy as np
@@ -39,7 +38,8 @@ class Job:
 
 
 class Embedder:
-    """First come, first served by input; one batch holds as many inputs as fit, of as many requests as there are.
+    """Takes one input of each request in turn, so that a large request does not hold up the others; a batch holds as
+    many as fit.
 
     While streams of other models wait for its batches (`contended`) they are small, though never less than one input.
     """
@@ -48,7 +48,7 @@ class Embedder:
         self._encoder = encoder
         self._contended = contended
         self._ranks = ranks
-        self._jobs: deque[Job] = deque()
+        self._jobs: list[Job] = []
         self._batch = Batch(encoder.batch_tokens, encoder.slots)
 
     @property
@@ -66,7 +66,7 @@ class Embedder:
     def cancel(self, request: int) -> bool:
         kept = [job for job in self._jobs if job.request != request]
         found = len(kept) < len(self._jobs)
-        self._jobs = deque(kept)
+        self._jobs = kept
         return found
 
     def step(self) -> list[Embedded | Reranked]:
@@ -82,15 +82,20 @@ class Embedder:
         self._encoder.encode(self._batch)
         for slot, (job, last_row) in enumerate(owners):
             job.vectors.append(self._encoder.embedding(slot, last_row))
+        self._jobs.append(self._jobs.pop(0))
         return self._completed()
 
-    def _next_inputs(self) -> list[tuple[Job, Int32s]]:
-        return [(job, tokens) for job in self._jobs for tokens in job.inputs[len(job.vectors) :]]
+    def _next_inputs(self) -> Iterator[tuple[Job, Int32s]]:
+        for ahead in range(self._encoder.slots):
+            for job in self._jobs:
+                at = len(job.vectors) + ahead
+                if at < len(job.inputs):
+                    yield job, job.inputs[at]
 
     def _completed(self) -> list[Embedded | Reranked]:
         done: list[Embedded | Reranked] = []
-        while self._jobs and len(self._jobs[0].vectors) == len(self._jobs[0].inputs):
-            job = self._jobs.popleft()
+        for job in [job for job in self._jobs if len(job.vectors) == len(job.inputs)]:
+            self._jobs.remove(job)
             tokens = sum(map(len, job.inputs))
             if self._ranks:
                 # A model with several labels has the one for "relevant" first.
