@@ -72,6 +72,7 @@ def load(command: Load, progress: Callable[[float], None], lease: AbstractContex
         header = gguf.read(path)
     except (gguf.GGUFError, OSError) as error:
         raise LoadError("model_invalid", f"{path.name}: {error}") from error
+    _check_kv_type(header, settings)
     quiet()
     model = Model(path, gpu_layers=settings.gpu_layers, progress=progress)
     template = _template(model, header)
@@ -158,6 +159,18 @@ def _formats(settings: EngineSettings, template: str) -> tuple[tools.ToolFormat,
         return calls, None if thoughts == reasoning.NONE else reasoning.named(thoughts)
     except StopIteration:
         raise LoadError("model_invalid", "its tool_format or reasoning_format is not known") from None
+
+
+def _check_kv_type(header: gguf.GGUF, settings: EngineSettings) -> None:
+    """llama.cpp gives no reason when it cannot quantise a cache: q8_0 packs 32 values of a head into a block."""
+    heads = header.metadata.get(f"{header.architecture}.attention.head_count")
+    size = header.metadata.get(f"{header.architecture}.attention.key_length")
+    if size is None and isinstance(heads, int) and heads > 0 and header.embedding_length:
+        size = header.embedding_length // heads
+    if settings.kv_type == "q8_0" and isinstance(size, int) and size % 32:
+        raise LoadError(
+            "model_invalid", f"kv_type q8_0 is not possible: its attention heads have {size} values, not 32n"
+        )
 
 
 def _threads(size_bytes: int) -> int:
