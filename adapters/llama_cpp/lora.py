@@ -105,10 +105,11 @@ def _check_pair(name: str, a: gguf.Tensor, b: gguf.Tensor, weight: gguf.Tensor |
         raise gguf.GGUFError(f"the adapter of {name!r} is of the types {a.kind} and {b.kind}")
     shapes = f"{list(a.shape)} and {list(b.shape)} for {list(weight.shape)}"
     wrong = gguf.GGUFError(f"the adapter of {name!r} has the wrong shape, {shapes} (is it another model's adapter?)")
-    if len(weight.shape) not in (2, 3) or not a.shape[2:] == b.shape[2:] == weight.shape[2:]:
+    if not len(a.shape) == len(b.shape) == len(weight.shape) in (2, 3):
         raise wrong
     rows, columns, ranks = (b.shape[1], a.shape[0], (a.shape[1], b.shape[0]))
     if name == EMBEDDING:
         rows, columns, ranks = (a.shape[1], b.shape[1], (a.shape[0], b.shape[0]))
-    if (columns, rows) != weight.shape[:2] or ranks[0] != ranks[1]:
+    experts = {a.shape[2:], b.shape[2:], weight.shape[2:]}
+    if (columns, rows) != weight.shape[:2] or ranks[0] != ranks[1] or len(experts) > 1:
         raise wrong

@@ -23,10 +23,11 @@ def lora(
     adapter_type: str = "lora",
     only: str = "",
     embedding: bool = False,
+    flat: bool = False,
 ) -> Path:
     """An adapter of the query and the second feed-forward matrix of each layer, strong enough to change what it says.
 
-    `only` leaves out the tensors whose names end otherwise.
+    `only` leaves out the tensors whose names end otherwise, `flat` all but the first row of each.
     """
     sizes = {
         f"blk.{layer}.{name}.weight": size
@@ -41,7 +42,7 @@ def lora(
     writer.add_float32("adapter.lora.alpha", alpha)
     for name, values in _tensors(sizes, rank, seed):
         if name.endswith(only):
-            writer.add_tensor(name, values)
+            writer.add_tensor(name, values[0] if flat else values)
     writer.write_header_to_file(path)
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

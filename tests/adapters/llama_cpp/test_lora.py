@@ -31,6 +31,7 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
     "architecture": (lambda path: random_lora.lora(path, shape=OTHER), "general.architecture is 'qwen2'"),
     "a model": (lambda path: random_gguf.llama_tiny(path), "general.type is None"),
     "control vector": (lambda path: random_lora.lora(path, adapter_type="cvec"), "adapter.type is 'cvec'"),
+    "vectors": (lambda path: random_lora.lora(path, flat=True), "wrong shape"),
     "no pair": (lambda path: random_lora.lora(path, only=".lora_a"), "not pairs"),
     "embedding": (lambda path: random_lora.lora(path, embedding=True), "uses for its output"),
     "not finite": (lambda path: random_lora.lora(path, alpha=float("nan")), "adapter.lora.alpha is nan"),
