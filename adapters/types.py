@@ -10,6 +10,8 @@ import msgspec
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 Kind = Literal["chat", "completion", "embedding", "rerank"]
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
+Tier = Literal["cells", "ram", "disk"]
+SessionAction = Literal["pin", "unpin", "reset", "delete", "fork"]
 
 
 class ToolCall(msgspec.Struct, frozen=True):
@@ -181,7 +183,7 @@ class Caller(msgspec.Struct, frozen=True):
     """On whose behalf a request runs. Nothing of an engine is shared across two `tenant`s.
 
     `session_key` names the conversation (None: the longest common prefix decides), `weight` the tenant's share of a
-    queue, `priority` orders requests of one tenant (higher first).
+    queue, `priority` orders requests of one tenant (higher first). `explain_cache` asks for `Started.cache`.
     """
 
     request_id: str
@@ -189,6 +191,7 @@ class Caller(msgspec.Struct, frozen=True):
     session_key: str | None = None
     weight: float = 1.0
     priority: int = 0
+    explain_cache: bool = False
 
 
 class TopLogprob(msgspec.Struct, frozen=True, array_like=True):
@@ -223,6 +226,37 @@ class Timings(msgspec.Struct, frozen=True):
     decode_us: int = 0
 
 
+class Divergence(msgspec.Struct, frozen=True):
+    """Where a prompt first differs from the session it was matched with.
+
+    `token` is the position in the prompt, `message` the index of the message it belongs to (None: it lies behind the
+    last one, or nobody knows). `expected` is the session's token at that place, `got` the prompt's, as text; empty
+    where one of them has ended.
+    """
+
+    token: int
+    message: int | None
+    role: Role | None
+    expected: str
+    got: str
+
+
+class CacheDiagnosis(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of the session a prompt was matched with: where it was kept, what of it was used, what the rest cost.
+
+    `tier` None: there was no session, so that all tokens were computed. `restore_us` went into bringing the session
+    back, `recompute_us` into the `recomputed_tokens`. Without a `divergence` the prompt continues the whole session.
+    """
+
+    cached_tokens: int
+    session_tokens: int
+    recomputed_tokens: int
+    recompute_us: int
+    restore_us: int
+    tier: Tier | None
+    divergence: Divergence | None
+
+
 class Started(msgspec.Struct, frozen=True):
     """First event of every stream: the request was accepted and its first output is about to follow."""
 
@@ -230,6 +264,7 @@ class Started(msgspec.Struct, frozen=True):
     cached_tokens: int = 0
     queue_us: int = 0
     prefill_us: int = 0
+    cache: CacheDiagnosis | None = None
 
 
 class TextDelta(msgspec.Struct, frozen=True):
@@ -289,6 +324,26 @@ class Ranking(msgspec.Struct, frozen=True):
     prompt_tokens: int
 
 
+class SessionInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A conversation whose computed history is kept for its next turn.
+
+    `key` is the client's name for it, `id` the engine's, which those without a key have as well. `tier` is where the
+    history lies and `size_bytes` what it takes there; times are Unix microseconds. A `pinned` one is never dropped to
+    make room. `checkpoints` counts the states a model that cannot forget a suffix can go back to.
+    """
+
+    tenant: str
+    key: str | None
+    id: str
+    tokens: int
+    tier: Tier
+    size_bytes: int
+    created_us: int
+    used_us: int
+    pinned: bool
+    checkpoints: int = 0
+
+
 class ModelCard(msgspec.Struct, frozen=True):
     """What a target can do, as far as it is known; `parent` is the model that an adapter is applied to."""
 
@@ -333,4 +388,22 @@ class Tokenizer(Protocol):
 
     async def apply_template(self, request: ChatRequest) -> tuple[str, int]:
         """The rendered prompt and its length in tokens."""
+        ...
+
+
+class Sessions(Protocol):
+    """A target that keeps the computed history of conversations; one that does not has an empty list of them."""
+
+    async def list_sessions(self, tenant: str | None) -> list[SessionInfo]:
+        """Those of a tenant, or of all."""
+        ...
+
+    async def change_session(
+        self, tenant: str, key: str, action: SessionAction, new_key: str | None = None
+    ) -> SessionInfo | None:
+        """Pin or unpin a session, forget its history (reset), erase it (delete), or copy it under `new_key` (fork).
+
+        `key` is its key or its id. The session as it is then, of a fork the new one; None when the tenant has no such
+        session.
+        """
         ...

@@ -87,7 +87,7 @@ def _one_of(names: tuple[str, ...]) -> str:
 
 
 class EngineConfig(EngineSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`EngineSettings` with the ranges an operator may choose from."""
+    """`EngineSettings` with the ranges an operator may choose from. What can only be empty is set elsewhere."""
 
     context_tokens: Annotated[int, Meta(ge=64, le=1 << 24)] | None = None
     cache_tokens: Annotated[int, Meta(ge=64, le=1 << 26)] | None = None
@@ -97,6 +97,12 @@ class EngineConfig(EngineSettings, frozen=True, kw_only=True, forbid_unknown_fie
     target_gap_ms: Annotated[int, Meta(ge=10, le=60_000)] = 300
     session_ram_bytes: Annotated[int, Meta(ge=0, le=1 << 44)] = 1 << 30
     session_ttl_s: Annotated[int, Meta(ge=0, le=30 * 86_400)] = 3600
+    session_disk_bytes: Annotated[int, Meta(ge=0, le=1 << 50)] = 4 << 30
+    session_disk_ttl_s: Annotated[int, Meta(ge=0, le=3650 * 86_400)] = 7 * 86_400
+    session_count_max: Annotated[int, Meta(ge=1, le=10_000)] = 1024
+    session_dir: None = None
+    session_key: None = None
+    public_prefixes: tuple[()] = ()
     tool_format: Annotated[str, Meta(pattern=_one_of(tools.NAMES))] | None = None
     reasoning_format: Annotated[str, Meta(pattern=_one_of(reasoning.NAMES))] | None = None
     gpu_layers: Annotated[int, Meta(ge=-1, le=10_000)] = 0

@@ -20,10 +20,11 @@ from adapters.llama_cpp.lease import StepLease
 from adapters.llama_cpp.lora import Loras
 from adapters.llama_cpp.messages import EngineSettings, Load, ModelInfo
 from adapters.llama_cpp.native import TOKEN_NULL, Context, Model, Vocabulary, quiet
+from adapters.llama_cpp.pacing import TILE_TOKENS, Limits, Rates
 from adapters.llama_cpp.prompts import Prompts
 from adapters.llama_cpp.sampling import Recommended
-from adapters.llama_cpp.scheduler import TILE_TOKENS, Limits, Rates, Scheduler
-from adapters.llama_cpp.sessions import Sessions
+from adapters.llama_cpp.scheduler import Scheduler
+from adapters.llama_cpp.sessions import Budget, Sessions
 from adapters.llama_cpp.templates import CHATML, ChatTemplate, TemplateError
 
 CONTEXT_TOKENS_DEFAULT = 8192
@@ -240,12 +241,15 @@ def _context(
 
 
 def _scheduler(context: Context, settings: EngineSettings, rates: Rates, contended: Callable[[], bool]) -> Scheduler:
-    sessions = Sessions(
-        context,
-        ram_bytes_max=settings.session_ram_bytes,
+    budget = Budget(
+        ram_bytes=settings.session_ram_bytes,
+        disk_bytes=settings.session_disk_bytes,
+        count=settings.session_count_max,
         ttl_s=settings.session_ttl_s,
-        clock=time.monotonic,
+        disk_ttl_s=settings.session_disk_ttl_s,
     )
+    # Uses are dated by the wall clock, because the dates outlive the process.
+    sessions = Sessions(context, budget, lambda: time.time_ns() // 1000)
     padding = _padding(context, settings, rates)
     limits = Limits(
         parallel=settings.parallel,

@@ -12,7 +12,17 @@ from typing import Literal
 
 import msgspec
 
-from adapters.types import FinishReason, Generation, Message, TokenLogprob, Tool, ToolChoice
+from adapters.types import (
+    FinishReason,
+    Generation,
+    Message,
+    SessionAction,
+    SessionInfo,
+    Tier,
+    TokenLogprob,
+    Tool,
+    ToolChoice,
+)
 
 FRAME_BYTES_MAX = 64 * 1024 * 1024
 
@@ -30,8 +40,12 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     `context_tokens` bounds one request, `cache_tokens` is the size of the KV pool they all share, `parallel` the number
     of sequences computed together, `target_gap_ms` the longest gap a running stream should see while prompts are
-    processed beside it, `tool_format` and `reasoning_format` name rows of tools.py and reasoning.py,
-    `session_ram_bytes` what idle conversations may occupy outside the pool.
+    processed beside it, `tool_format` and `reasoning_format` name rows of tools.py and reasoning.py.
+
+    Idle conversations may occupy `session_ram_bytes` outside the pool and `session_disk_bytes` below `session_dir`
+    (None: they are not written to disk), `session_count_max` of them in all. In memory they last `session_ttl_s` after
+    their last use, on disk `session_disk_ttl_s`; there they are encrypted with the 32 bytes of `session_key` if given.
+    What is computed for the beginnings in `public_prefixes` is shared with every tenant.
     """
 
     context_tokens: int | None = None
@@ -42,6 +56,12 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
     target_gap_ms: int = 300
     session_ram_bytes: int = 1 << 30
     session_ttl_s: int = 3600
+    session_dir: str | None = None
+    session_disk_bytes: int = 4 << 30
+    session_disk_ttl_s: int = 7 * 86400
+    session_count_max: int = 1024
+    session_key: bytes | None = None
+    public_prefixes: tuple[ChatPrompt | TextPrompt, ...] = ()
     kv_type: Literal["f16", "q8_0"] = "f16"
     batch_padding: Literal["auto", "on", "off"] = "auto"
     embeddings: bool | None = None
@@ -92,6 +112,7 @@ class Prepare(msgspec.Struct, frozen=True, tag="prepare"):
     generation: Generation = Generation()
     session_key: str | None = None
     echo: bool = False
+    explain: bool = False
 
 
 class Start(msgspec.Struct, frozen=True, tag="start"):
@@ -138,7 +159,24 @@ class Detokenize(msgspec.Struct, frozen=True, tag="detokenize"):
     tokens: tuple[int, ...]
 
 
-Command = Load | Prepare | Start | Cancel | Embed | Rerank | Inspect | Detokenize
+class ListSessions(msgspec.Struct, frozen=True, tag="list_sessions"):
+    """Answered by `SessionList`; `tenant` None: of all tenants."""
+
+    id: int
+    tenant: str | None
+
+
+class ChangeSession(msgspec.Struct, frozen=True, tag="change_session"):
+    """Answered by `SessionChanged`; `key` is the session's key or id."""
+
+    id: int
+    tenant: str
+    key: str
+    action: SessionAction
+    new_key: str | None = None
+
+
+Command = Load | Prepare | Start | Cancel | Embed | Rerank | Inspect | Detokenize | ListSessions | ChangeSession
 
 
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -183,12 +221,17 @@ class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):
 
 class Prepared(msgspec.Struct, frozen=True, tag="prepared"):
     """`max_tokens` is the effective bound on the output after clamping to the context; `thinking`: the prompt has begun
-    the model's thoughts."""
+    the model's thoughts.
+
+    For an explained chat, `message_ends` are the positions in the prompt's tokens at which its messages end; empty
+    where the template does not let them be told.
+    """
 
     id: int
     prompt_tokens: int
     max_tokens: int
     thinking: bool = False
+    message_ends: tuple[int, ...] = ()
 
 
 class Refused(msgspec.Struct, frozen=True, tag="refused"):
@@ -200,6 +243,19 @@ class Refused(msgspec.Struct, frozen=True, tag="refused"):
 
 class Cancelled(msgspec.Struct, frozen=True, tag="cancelled"):
     id: int
+
+
+class CacheReport(msgspec.Struct, frozen=True, array_like=True):
+    """How a prompt met the session it was matched with; `diverged_at` -1: it continues the whole of it."""
+
+    cached_tokens: int
+    session_tokens: int
+    diverged_at: int
+    expected: str
+    got: str
+    tier: Tier | None
+    restore_us: int
+    recomputed_tokens: int
 
 
 class Delta(msgspec.Struct, frozen=True, array_like=True):
@@ -220,6 +276,7 @@ class Delta(msgspec.Struct, frozen=True, array_like=True):
     prefill_us: int = -1
     decode_us: int = 0
     reasoning_tokens: int = 0
+    cache: CacheReport | None = None
 
 
 class Busyness(msgspec.Struct, frozen=True, array_like=True):
@@ -233,11 +290,38 @@ class Busyness(msgspec.Struct, frozen=True, array_like=True):
     decode_us_per_token: float
 
 
+class SessionCounters(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """What became of kept conversations since the worker began, and what they occupy now.
+
+    Hits count the requests that continued a conversation, by where it lay; `spilled` copies out of the context,
+    `restored` ones back into it, `written` and `write_failed` the files. Files are `corrupt` when they cannot be read
+    back, `mismatched` when they belong to other weights, settings, software or another key.
+    """
+
+    sessions: int = 0
+    ram_bytes: int = 0
+    disk_bytes: int = 0
+    hits_cells: int = 0
+    hits_ram: int = 0
+    hits_disk: int = 0
+    misses: int = 0
+    spilled: int = 0
+    restored: int = 0
+    written: int = 0
+    write_failed: int = 0
+    corrupt: int = 0
+    mismatched: int = 0
+    expired: int = 0
+    evicted: int = 0
+
+
 class Step(msgspec.Struct, frozen=True, tag="step"):
-    """Everything one engine step produced; sequences that gained nothing are absent."""
+    """Everything one engine step produced; sequences that gained nothing are absent. `sessions` is there when it has
+    changed."""
 
     deltas: list[Delta]
     load: Busyness
+    sessions: SessionCounters | None = None
 
 
 class Embedded(msgspec.Struct, frozen=True, tag="embedded"):
@@ -262,7 +346,32 @@ class Inspected(msgspec.Struct, frozen=True, tag="inspected"):
     text: str
 
 
-Report = Progress | Ready | LoadFailed | Prepared | Refused | Cancelled | Step | Embedded | Reranked | Inspected
+class SessionList(msgspec.Struct, frozen=True, tag="session_list"):
+    id: int
+    sessions: list[SessionInfo]
+
+
+class SessionChanged(msgspec.Struct, frozen=True, tag="session_changed"):
+    """`info` None: the tenant has no such session."""
+
+    id: int
+    info: SessionInfo | None
+
+
+Report = (
+    Progress
+    | Ready
+    | LoadFailed
+    | Prepared
+    | Refused
+    | Cancelled
+    | Step
+    | Embedded
+    | Reranked
+    | Inspected
+    | SessionList
+    | SessionChanged
+)
 
 
 class FrameError(ValueError):

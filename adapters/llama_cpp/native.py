@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from adapters.llama_cpp.batch import Batch
-from adapters.llama_cpp.sessions import State
+from adapters.llama_cpp.kept import State
 
 KV_TYPES = {"f16": ll.GGML_TYPE_F16, "q8_0": ll.GGML_TYPE_Q8_0}
 TOKEN_NULL = -1
@@ -212,6 +212,8 @@ class Context:
         self.batch_tokens = batch_tokens
         self.outputs_max = outputs_max
         self.partial_sequences = model.partial_sequences
+        self.cell_bytes = model.kv_bytes_per_token
+        self.copies = 0
         self.pooling: int = ll.llama_pooling_type(context)
 
     def decode(self, batch: Batch) -> int:
@@ -282,15 +284,31 @@ class Context:
 
     def save(self, slot: int) -> State:
         """The state of one sequence, shape (bytes,)."""
-        size = ll.llama_state_seq_get_size(self._context, slot)
+        self.copies += 1
+        return self._save(slot, 0)
+
+    def restore(self, slot: int, state: State) -> bool:
+        """Loads a saved state into an empty sequence; False when it does not fit, leaving the sequence empty."""
+        self.copies += 1
+        return self._restore(slot, state, 0)
+
+    def save_partial(self, slot: int) -> State:
+        """Of one sequence what `remove` cannot take back to its present end, shape (bytes,)."""
+        return self._save(slot, ll.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY)
+
+    def restore_partial(self, slot: int, state: State) -> bool:
+        """Puts what `save_partial` gave into a sequence that was continued since; `remove` cuts the rest then."""
+        return self._restore(slot, state, ll.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY)
+
+    def _save(self, slot: int, flags: int) -> State:
+        size = ll.llama_state_seq_get_size_ext(self._context, slot, flags)
         state = np.empty(size, np.uint8)
-        written = ll.llama_state_seq_get_data(self._context, state.ctypes.data_as(UINT8_POINTER), size, slot)
+        written = ll.llama_state_seq_get_data_ext(self._context, state.ctypes.data_as(UINT8_POINTER), size, slot, flags)
         if written != size:
             raise NativeError(f"a sequence state of {size} bytes came out as {written}")
         return state
 
-    def restore(self, slot: int, state: State) -> bool:
-        """Loads a saved state into an empty sequence; False when it does not fit, leaving the sequence empty."""
+    def _restore(self, slot: int, state: State, flags: int) -> bool:
         size = len(state)
-        read = ll.llama_state_seq_set_data(self._context, state.ctypes.data_as(UINT8_POINTER), size, slot)
+        read = ll.llama_state_seq_set_data_ext(self._context, state.ctypes.data_as(UINT8_POINTER), size, slot, flags)
         return bool(size and read == size)

@@ -41,6 +41,8 @@ from adapters.llama_cpp.messages import (
     Refused,
     Report,
     Reranked,
+    SessionChanged,
+    SessionList,
     Step,
     frame,
 )
@@ -48,7 +50,7 @@ from adapters.llama_cpp.messages import (
 logger = logging.getLogger(__name__)
 
 State = Literal["loading", "ready", "failed", "restarting", "stopped"]
-Answer = Prepared | Refused | Cancelled | Embedded | Reranked | Inspected
+Answer = Prepared | Refused | Cancelled | Embedded | Reranked | Inspected | SessionList | SessionChanged
 
 STABLE_AFTER_S = 60.0
 RESTART_DELAY_MAX_S = 30.0
@@ -297,7 +299,16 @@ class Worker:
                     sink.delta(delta)
             return
         match report:
-            case Prepared() | Refused() | Cancelled() | Embedded() | Reranked() | Inspected():
+            case (
+                Prepared()
+                | Refused()
+                | Cancelled()
+                | Embedded()
+                | Reranked()
+                | Inspected()
+                | SessionList()
+                | SessionChanged()
+            ):
                 if sink := self._sinks.get(report.id):
                     sink.answer(report)
             case Progress(fraction):

@@ -7,23 +7,26 @@ Orca (Yu et al., 2022) and Sarathi-Serve (Agrawal et al., 2024): iteration-level
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 import numpy as np
 
+from adapters.llama_cpp import checkpoints
 from adapters.llama_cpp.batch import Batch
+from adapters.llama_cpp.explain import explain
+from adapters.llama_cpp.kept import Cells, Checkpoint, Kept, common_prefix
 from adapters.llama_cpp.lora import AdapterSet
 from adapters.llama_cpp.messages import Busyness, Delta
+from adapters.llama_cpp.pacing import CHUNK_TOKENS_MIN, Limits, Rates, shares
 from adapters.llama_cpp.sequence import Bools, Float32s, Guide, Sequence
-from adapters.llama_cpp.sessions import Cells, Kept, Sessions, common_prefix
+from adapters.llama_cpp.sessions import Sessions
+from adapters.types import Tier
 
 SHARE_TOKENS_MIN = 32
-CHUNK_TOKENS_MIN = 16
 GROWTH_TOKENS = 64
-# llama.cpp's CPU attention works on 64 rows at a time and falls to single rows below that: measured on 2,000 cells, 64
-# rows take 127 ms, 63 take 235, 65 take 172 and 128 take 221.
-TILE_TOKENS = 64
+# What a disk gives at least. A conversation is only read where that is faster than computing it again.
+DISK_BYTES_PER_US = 200
 
 
 class Engine(Cells, Protocol):
@@ -48,53 +51,6 @@ class Masks(Protocol):
     def end(self) -> Bools: ...
 
 
-class Limits:
-    """Fixed numbers of a scheduler: `parallel` sequences, `chunk_tokens` per step, the target gap in microseconds,
-    to how many rows a decode of so many is padded, and the `tile` of tokens that is computed as fast as any part of it
-    (1: no such thing)."""
-
-    def __init__(
-        self, *, parallel: int, chunk_tokens: int, target_gap_us: int, padding: Mapping[int, int], tile: int
-    ) -> None:
-        self.parallel = parallel
-        self.chunk_tokens = chunk_tokens
-        self.target_gap_us = target_gap_us
-        self.padding = padding
-        self.tile = tile
-
-
-class Rates:
-    """Moving averages of what a prompt token and a decode step cost, in microseconds."""
-
-    def __init__(self, prefill_us: float, decode_us: float) -> None:
-        self.prefill_us = prefill_us
-        self.decode_us = decode_us
-
-    def learn(self, spent_us: int, decoding: int, prompt_tokens: int) -> None:
-        if not prompt_tokens:
-            self.decode_us += 0.2 * (spent_us - self.decode_us)
-        elif prompt_tokens >= CHUNK_TOKENS_MIN:
-            # Decoding rows ride along in the same matrix products, so each costs about what a prompt token does.
-            self.prefill_us += 0.6 * (spent_us / (prompt_tokens + decoding) - self.prefill_us)
-
-
-def shares(pending: list[int], budget: int) -> list[int]:
-    """Splits a prompt budget over sequences in order of arrival, returning tokens for each.
-
-    The oldest gets at least a quarter, so that a long prompt always moves; the rest goes to the shortest remaining
-    first, which gives the lowest mean time to first token and keeps a long prompt from delaying short ones.
-    """
-    given = [0] * len(pending)
-    if pending:
-        given[0] = min(pending[0], max(1, budget // 4))
-        budget -= given[0]
-    for index in sorted(range(len(pending)), key=lambda at: pending[at] - given[at]):
-        extra = min(pending[index] - given[index], budget)
-        given[index] += extra
-        budget -= extra
-    return given
-
-
 class Scheduler:
     """Decides and drives one context. Not thread-safe: everything happens on the decode thread."""
 
@@ -110,7 +66,7 @@ class Scheduler:
     ) -> None:
         """`contended` says whether other models' streams wait for the steps of this one."""
         self._engine = engine
-        self._sessions = sessions
+        self.sessions = sessions
         self._limits = limits
         self._clock_us = clock_us
         self._contended = contended
@@ -128,6 +84,10 @@ class Scheduler:
         # For each adapter set that runs, the number of the step in which it was last computed.
         self._turns: dict[str, int] = {}
         self._steps = 0
+        # Whether others ran when this step began, and how many sequences had been copied by then.
+        self._disturbs = False
+        self._copies = 0
+        self.stalled = False
         self.prefilling: frozenset[int] = frozenset()
         # Requests that were ended because their grammar could not be followed, and why; whoever reads it empties it.
         self.failures: dict[int, str] = {}
@@ -142,7 +102,7 @@ class Scheduler:
         return Busyness(
             running=len(self._running),
             waiting=len(self._waiting),
-            cells_used=self._used() + self._sessions.resident_tokens,
+            cells_used=self._occupied(),
             cells_max=self._engine.cells,
             prefill_us_per_token=self.rates.prefill_us * sets,
             decode_us_per_token=self.rates.decode_us * sets,
@@ -165,9 +125,23 @@ class Scheduler:
         self._waiting = waiting
         return found
 
+    def forget(self, tenant: str, name: str) -> None:
+        """Keeps nothing of what a session that was deleted is computing now."""
+        for one in self._running + self._waiting:
+            if one.owner.tenant == tenant and name in (one.owner.key, one.source and one.source.id):
+                one.keeps = False
+
+    def tidy(self) -> bool:
+        """Brings one conversation nearer to the disk while nothing runs; False when there is nothing to do."""
+        self.sessions.settle()
+        return not self._running and self.sessions.back_up()
+
     def step(self) -> list[Delta]:
-        """Runs one step; returns what each sequence gained. Returns nothing when nothing could be computed."""
-        self._sessions.expire()
+        """Runs one step; returns what each sequence gained. Returns nothing when nothing could be computed; `stalled`
+        says that this will not change before the disk has answered."""
+        self._disturbs = bool(self._running)
+        self._copies = self._engine.copies
+        self.sessions.settle()
         self._admit()
         started_us = self._clock_us()
         plan = self._compute()
@@ -182,24 +156,47 @@ class Scheduler:
     # Admission
 
     def _admit(self) -> None:
-        """Gives waiting sequences a slot, in order. One whose prefix is just being computed waits for that instead,
-        without holding up the others."""
+        """Gives waiting sequences a slot, in order. One whose prefix is just being computed or read from disk waits for
+        that instead, without holding up the others."""
+        fetching = False
         for sequence in sorted(self._waiting, key=lambda one: one.order):
             if len(self._running) >= self._limits.parallel:
                 break
             kept, live, size = self._prefix(sequence)
             if self._worth_waiting(sequence, size):
                 continue
+            if kept is not None and kept.tier == "disk":
+                if self._worth_reading(kept, size):
+                    self.sessions.fetch(kept)
+                    sequence.awaited_us = sequence.awaited_us or self._clock_us()
+                    fetching = True
+                    continue
+                kept, size = None, 0
             borrowed = size if live is not None or (kept is not None and kept.slot is not None) else 0
-            if not self._make_room(sequence.length - borrowed + GROWTH_TOKENS):
+            room = sequence.length - borrowed + GROWTH_TOKENS
+            if not self._make_room(room if kept is None or borrowed else max(room, len(kept.tokens))):
                 break
+            if kept is not None and kept.slot is None and self._occupied() + len(kept.tokens) > self._engine.cells:
+                kept, size = None, 0
+            copied = sequence.state is not None or (kept is not None and kept.slot is None)
+            if copied and not self._may_copy:
+                continue
             if sequence.fresh and not self._running:
                 # The order of cells decides the order of sums: only an empty context repeats a result to the bit.
                 while self._spill():
                     pass
             self._waiting.remove(sequence)
             self._begin(sequence, kept, live, size)
+        self.stalled = fetching and not self._running
         self._calm()
+
+    @property
+    def _may_copy(self) -> bool:
+        """Copying a sequence takes up to about a step: beside others at most one is copied between two steps."""
+        return not self._disturbs or self._engine.copies == self._copies
+
+    def _worth_reading(self, kept: Kept, size: int) -> bool:
+        return size * self.rates.prefill_us > kept.disk_bytes / DISK_BYTES_PER_US
 
     def _prefix(self, sequence: Sequence) -> tuple[Kept | None, Sequence | None, int]:
         """The best source of computed tokens: a kept conversation, a running sequence, or nothing; and its length.
@@ -214,8 +211,7 @@ class Scheduler:
         if sequence.scores_prompt:
             return None, None, 0
         if not sequence.fresh:
-            variant = sequence.adapters.variant
-            kept, best = self._sessions.match(sequence.tenant, limit, sequence.session_key, variant)
+            kept, best = self.sessions.match(sequence.owner, limit)
         if self._engine.partial_sequences:
             for other in self._sources(sequence):
                 size = common_prefix(limit, other.tokens[: other.computed])
@@ -227,7 +223,7 @@ class Scheduler:
         return [
             one
             for one in self._running
-            if one.tenant == sequence.tenant
+            if one.owner.tenant == sequence.owner.tenant
             and one.adapters == sequence.adapters
             and (not sequence.fresh or one.request == sequence.request)
         ]
@@ -246,7 +242,7 @@ class Scheduler:
 
     def _make_room(self, tokens: int) -> bool:
         """Spills idle conversations until `tokens` more cells fit; True as well when nothing else is running."""
-        while self._used() + self._sessions.resident_tokens + tokens > self._engine.cells:
+        while self._occupied() + tokens > self._engine.cells:
             if not self._spill():
                 return not self._running
         while not self._free:
@@ -257,33 +253,53 @@ class Scheduler:
     def _begin(self, sequence: Sequence, kept: Kept | None, live: Sequence | None, size: int) -> None:
         slot = sequence.slot = self._free.pop()
         self._running.append(sequence)
+        sequence.begun_us = self._clock_us()
         if sequence.state is not None:
             restored = self._engine.restore(slot, sequence.state)
             sequence.state = None
             sequence.computed = sequence.computed if restored else 0
             return
+        met = self._meeting(sequence, kept) if sequence.explain else None
+        tier: Tier | None = "cells" if live is not None else None
         if live is not None:
             self._engine.share(live.slot, slot, size)
             sequence.computed = sequence.shared = size
         elif kept is not None:
-            resident = kept.slot is not None
-            sequence.computed = self._sessions.load(kept, slot, size)
+            resident, held = kept.slot is not None, kept.held
+            tier = "disk" if sequence.awaited_us else kept.tier
+            sequence.computed = self.sessions.load(kept, slot, size)
             sequence.source = kept
             sequence.shared = sequence.computed if resident else 0
+            sequence.checkpoints = [one for one in held if one.position <= sequence.computed]
+        self.sessions.hit(tier if sequence.computed else None)
         sequence.cached = sequence.computed
-        sequence.begun_us = self._clock_us()
+        now_us = self._clock_us()
+        if met is not None:
+            restore_us = now_us - (sequence.awaited_us or sequence.begun_us) if tier else 0
+            sequence.cache = explain(*met, sequence.prompt, sequence.cached, restore_us, sequence.text)
+        sequence.begun_us = now_us
+        if not self._engine.partial_sequences:
+            stops = checkpoints.places(sequence.prompt, sequence.ends)
+            sequence.stops = [at for at in stops if at > sequence.computed]
+
+    def _meeting(self, sequence: Sequence, kept: Kept | None) -> tuple[Kept | None, Tier | None]:
+        """The conversation that a request seems to continue, and where it lies."""
+        candidate = self.sessions.candidate(sequence.owner, sequence.prompt)
+        if candidate is None:
+            return None, None
+        return candidate, "disk" if candidate is kept and sequence.awaited_us else candidate.tier
 
     def _calm(self) -> None:
         """Moves idle conversations out of the context while others run: attention walks over every used cell, so they
         slow each step. Those that a running sequence continues share their cells with it and cost nothing."""
-        self._free += self._sessions.freed()
+        self._free += self.sessions.freed()
         busy = [one.source for one in self._running if one.source is not None]
         while self._running and self._spill(busy):
             pass
 
-    def _spill(self, besides: Iterable[Kept] = ()) -> bool:
-        spilled = self._sessions.spill(besides)
-        self._free += self._sessions.freed()
+    def _spill(self, besides: Iterable[Kept] = (), *, urgent: bool = False) -> bool:
+        spilled = self.sessions.spill(besides, copying=urgent or self._may_copy)
+        self._free += self.sessions.freed()
         return spilled
 
     # Computing
@@ -335,11 +351,11 @@ class Scheduler:
         jump = max(1, self._limits.chunk_tokens // max(1, 2 * len(decoding)))
         steps = [min(one.pending, jump) for one in decoding]
         budget = self._budget(sum(steps))
-        pending = [one.pending for one in prompts]
+        pending = [one.stops[0] - one.computed if one.stops else one.pending for one in prompts]
         rows = self._engine.outputs_max - self._limits.parallel
         for index, one in enumerate(prompts):
             if one.scores_prompt and not one.decoding:
-                pending[index] = min(one.pending, rows)
+                pending[index] = min(pending[index], rows)
                 rows -= pending[index]
         plan = list(zip(decoding, steps, strict=True))
         plan += [(one, count) for one, count in zip(prompts, shares(pending, budget), strict=True) if count]
@@ -387,7 +403,7 @@ class Scheduler:
 
     def _relieve(self) -> None:
         """No cells left: idle conversations go first, then the youngest sequence waits in RAM for the others."""
-        if self._spill():
+        if self._spill(urgent=True):
             return
         youngest = max(self._running, key=lambda one: one.order)
         if len(self._running) == 1:
@@ -408,6 +424,9 @@ class Scheduler:
         at = 0
         for sequence, count in plan:
             first, sequence.computed = sequence.computed, sequence.computed + count
+            if sequence.stops and sequence.computed >= sequence.stops[0]:
+                at_stop = sequence.stops.pop(0)
+                sequence.checkpoints.append(Checkpoint(at_stop, self._engine.save_partial(sequence.slot)))
             if sequence.scores_prompt and not sequence.decoding:
                 sequence.score_prompt(first, rows[at : at + count])
                 at += count - 1 if sequence.pending == 0 else count
@@ -428,14 +447,17 @@ class Scheduler:
     def _retire(self, sequence: Sequence) -> None:
         """Frees the place of a sequence; its first choice is kept as the conversation so far."""
         self._running.remove(sequence)
-        if sequence.choice == 0:
+        if sequence.choice == 0 and sequence.keeps:
             tokens = sequence.tokens[: sequence.computed]
-            variant = sequence.adapters.variant
-            self._sessions.keep(sequence.tenant, sequence.session_key, tokens, sequence.slot, variant)
-            self._free += self._sessions.freed()
+            held = checkpoints.bounded(sequence.checkpoints)
+            self.sessions.keep(sequence.owner, tokens, sequence.slot, held)
+            self._free += self.sessions.freed()
         else:
             self._engine.remove(sequence.slot)
             self._free.append(sequence.slot)
+
+    def _occupied(self) -> int:
+        return self._used() + self.sessions.resident_tokens
 
     def _used(self) -> int:
         """Cells that running sequences hold or are about to fill; shared ones are counted with their first owner."""

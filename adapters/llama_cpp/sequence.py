@@ -7,17 +7,16 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from adapters.llama_cpp.kept import Checkpoint, Int32s, Kept, Owner, State
 from adapters.llama_cpp.lora import NO_ADAPTERS, AdapterSet
-from adapters.llama_cpp.messages import Delta
+from adapters.llama_cpp.messages import CacheReport, Delta
 from adapters.llama_cpp.sampling import NO_ADVICE, Recommended, Sampler, log_normaliser, top
-from adapters.llama_cpp.sessions import Kept, State
 from adapters.llama_cpp.text import TextAssembler
 from adapters.llama_cpp.thoughts import Thoughts
 from adapters.types import FinishReason, Generation, TokenLogprob, TopLogprob
 
 JUMP_TOKENS_MAX = 64
 
-Int32s = npt.NDArray[np.int32]
 Float32s = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
 
@@ -80,11 +79,11 @@ class Sequence:
         adapters: AdapterSet = NO_ADAPTERS,
         thoughts: Thoughts | None = None,
         guide: Guide | None = None,
+        explain: bool = False,
     ) -> None:
         self.request = request
         self.choice = choice
-        self.tenant = tenant
-        self.session_key = session_key
+        self.owner = Owner(tenant, session_key, adapters.variant)
         self.adapters = adapters
         self.tokens = np.empty(len(prompt) + max_tokens + 1, np.int32)
         self.tokens[: len(prompt)] = prompt
@@ -93,6 +92,15 @@ class Sequence:
         self.cached = 0
         self.shared = 0
         self.source: Kept | None = None
+        self.checkpoints: list[Checkpoint] = []
+        self.stops: list[int] = []
+        # Whether its owner still wants the conversation kept when it ends.
+        self.keeps = True
+        self.explain = explain and choice == 0
+        self.ends = pieces.end
+        self.text = pieces.text
+        self.cache: CacheReport | None = None
+        self.awaited_us = 0
         self.slot = -1
         self.state: State | None = None
         self.order = 0
@@ -283,6 +291,7 @@ class Sequence:
             prefill_us=-1 if started else max(0, now_us - self.begun_us),
             decode_us=now_us - self.first_us if self.finish else 0,
             reasoning_tokens=reasoning_tokens,
+            cache=None if started else self.cache,
         )
 
     def _shown_scores(self, text: str) -> tuple[TokenLogprob, ...]:

@@ -1,174 +1,493 @@
 """Conversations kept after their last answer, so that the next turn does not compute its history again.
 
-A kept conversation lives in cells of the context (free to reuse, but each used cell slows every decode) or as a blob in
-RAM. It belongs to a tenant and is never matched for another one, nor for another variant of the model (other adapters).
+A kept conversation lies in cells of the context (free to reuse, but each used cell slows every decode), as a blob in
+RAM, in a file, or in several of these. It belongs to a tenant and to a variant of the model (its LoRA set), and is
+never matched for another one; only what the reserved owner PUBLIC has is there for all tenants.
+
+Everything here runs on the decode thread. Copying a sequence out of the context or back needs that thread; all that
+concerns files is done by `Disk`, whose answers arrive in `settle`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from functools import partial
 
-import numpy as np
-import numpy.typing as npt
+import msgspec
 
-Int32s = npt.NDArray[np.int32]
-State = npt.NDArray[np.uint8]
+from adapters.llama_cpp.kept import (
+    PUBLIC,
+    Blob,
+    Cells,
+    Checkpoint,
+    Disk,
+    Int32s,
+    Kept,
+    Owner,
+    Scan,
+    recorded,
+)
+from adapters.llama_cpp.matching import continues, longest, meant
+from adapters.llama_cpp.messages import SessionCounters
+from adapters.types import SessionAction, SessionInfo
 
 KEEP_TOKENS_MIN = 16
-# A match compares with each of the tenant's conversations, a few microseconds apiece.
-KEPT_MAX = 256
+# Short one-off prompts are cheaper to compute again than to write down; a client that names its session will be back.
+DISK_TOKENS_MIN = 256
+# Files being written at a time; their blobs stay in RAM for so long, whatever the budget.
+WRITES_MAX = 2
+FETCH_WAIT_US = 5_000_000
+FETCHED_HOLD_US = 10_000_000
+EXPIRE_EVERY_US = 1_000_000
+PINNED_SHARE = 2
 
 
-class Cells(Protocol):
-    """What keeping and sharing need of a context."""
+class Budget(msgspec.Struct, frozen=True, kw_only=True):
+    """What kept conversations may occupy; all but the cells, which the scheduler hands out."""
 
-    partial_sequences: bool
-
-    def remove(self, slot: int, start: int = 0) -> bool: ...
-
-    def share(self, source: int, target: int, end: int) -> None: ...
-
-    def save(self, slot: int) -> State: ...
-
-    def restore(self, slot: int, state: State) -> bool: ...
+    ram_bytes: int
+    disk_bytes: int = 0
+    count: int = 1024
+    ttl_s: float
+    disk_ttl_s: float = 0.0
 
 
-def common_prefix(left: Int32s, right: Int32s) -> int:
-    """Length of the longest common prefix."""
-    size = min(len(left), len(right))
-    differs = left[:size] != right[:size]
-    first = int(differs.argmax()) if size else 0
-    return first if size and differs[first] else size
+class Changed(msgspec.Struct, frozen=True):
+    """What became of a change: the conversation (None: there is none), and whether files that had to go are gone."""
 
-
-class Kept:
-    """The computed tokens of one idle conversation; exactly one of `slot` and `state` is set."""
-
-    __slots__ = ("key", "slot", "state", "tenant", "tokens", "used_s", "variant")
-
-    def __init__(
-        self, tenant: str, key: str | None, tokens: Int32s, slot: int, used_s: float, variant: str = ""
-    ) -> None:
-        self.tenant = tenant
-        self.variant = variant
-        self.key = key
-        self.tokens = tokens
-        self.slot: int | None = slot
-        self.state: State | None = None
-        self.used_s = used_s
+    info: SessionInfo | None
+    erased: bool = True
 
 
 class Sessions:
-    """All kept conversations of a worker. RAM is bounded by bytes, all of it by age and number; the least recently used
-    go first."""
+    """All kept conversations of a worker. In each tier, the tenant that holds most gives way first, and of its
+    conversations the least recently used; pinned ones stay."""
 
-    def __init__(self, cells: Cells, *, ram_bytes_max: int, ttl_s: float, clock: Callable[[], float]) -> None:
+    def __init__(self, cells: Cells, budget: Budget, now_us: Callable[[], int], disk: Disk | None = None) -> None:
         self._cells = cells
-        self._ram_bytes_max = ram_bytes_max
-        self._ttl_s = ttl_s
-        self._clock = clock
-        self._kept: list[Kept] = []
-        self._ram_bytes = 0
+        self._budget = budget
+        self._now_us = now_us
+        self._disk = disk
+        self._kept: dict[Kept, None] = {}
+        self._resident: dict[int, list[Kept]] = {}
+        self._unwritten: dict[Kept, None] = {}
+        self._writing = 0
         self._free_slots: list[int] = []
+        self._expired_us = 0
+        self._counts: dict[str, int] = {}
+        self._changed = False
+        if disk is not None:
+            disk.open(self._found)
 
     def __len__(self) -> int:
         return len(self._kept)
 
     @property
     def resident_tokens(self) -> int:
-        """Cells held by idle conversations; cells shared between two are counted twice."""
-        return sum(len(kept.tokens) for kept in self._kept if kept.slot is not None)
+        """Cells held by idle conversations; cells shared with a longer one are counted twice."""
+        return sum(max(len(kept.tokens) for kept in users) for users in self._resident.values())
 
-    def match(self, tenant: str, tokens: Int32s, key: str | None, variant: str = "") -> tuple[Kept | None, int]:
-        """The tenant's conversation with the longest usable prefix of `tokens`; at equal length the one named `key`."""
-        best, best_rank = None, (0, False)
-        for kept in self._kept:
-            if kept.tenant != tenant or kept.variant != variant:
-                continue
-            size = common_prefix(kept.tokens, tokens)
-            if size < len(kept.tokens) and not self._cells.partial_sequences:
-                continue
-            rank = (size, key is not None and kept.key == key)
-            if size and rank > best_rank:
-                best, best_rank = kept, rank
+    def counters(self) -> SessionCounters:
+        return SessionCounters(
+            sessions=len(self._kept),
+            ram_bytes=self._ram_bytes(),
+            disk_bytes=sum(kept.disk_bytes for kept in self._kept),
+            **self._counts,
+        )
+
+    def news(self) -> SessionCounters | None:
+        """The counters, when they have changed since this was last asked."""
+        if not self._changed:
+            return None
+        self._changed = False
+        return self.counters()
+
+    # Matching
+
+    def match(self, owner: Owner, tokens: Int32s) -> tuple[Kept | None, int]:
+        """The conversation with the longest usable prefix of `tokens`, and its length."""
+        late_us = self._now_us() - FETCH_WAIT_US
+        offered = (kept for kept in self._kept if not 0 < kept.fetching_us < late_us)
+        best, size = longest(offered, owner, tokens, partial=self._cells.partial_sequences)
         if best is not None:
-            best.used_s = self._clock()
-        return best, best_rank[0]
+            best.used_us = self._now_us()
+        return best, size
+
+    def candidate(self, owner: Owner, tokens: Int32s) -> Kept | None:
+        """The tenant's own conversation that a prompt was probably meant to continue."""
+        return meant(self._kept, owner, tokens)
 
     def load(self, kept: Kept, slot: int, size: int) -> int:
         """Puts the first `size` tokens of a conversation into an empty sequence; returns how many are really there."""
         if kept.slot is not None:
             self._cells.share(kept.slot, slot, size)
-            return size
-        if kept.state is None:
+            checkpoints = kept.checkpoints
+        elif kept.blob is not None:
+            kept.held_until_us = 0
+            checkpoints = kept.blob.checkpoints
+            if not self._cells.restore(slot, kept.blob.state):
+                self._count("corrupt")
+                self._drop(kept)
+                return 0
+            self._count("restored")
+        else:
             # It was dropped between the match and now, to make room.
             return 0
-        if not self._cells.restore(slot, kept.state):
-            if kept in self._kept:
-                self._drop(kept)
-            return 0
-        if size < len(kept.tokens) and not self._cells.remove(slot, size):
-            self._cells.remove(slot)
-            return 0
-        return size
+        if size == len(kept.tokens) or self._cut(slot, size, checkpoints):
+            return size
+        self._cells.remove(slot)
+        return 0
 
-    def keep(self, tenant: str, key: str | None, tokens: Int32s, slot: int, variant: str = "") -> None:
+    def _cut(self, slot: int, size: int, checkpoints: Iterable[Checkpoint]) -> bool:
+        """Leaves the first `size` tokens of a sequence."""
+        if not self._cells.partial_sequences:
+            state = next((one.state for one in checkpoints if one.position == size), None)
+            if state is None or not self._cells.restore_partial(slot, state):
+                return False
+        return self._cells.remove(slot, size)
+
+    def hit(self, tier: str | None) -> None:
+        """Counts a request by where what it continued lay; None: it found nothing."""
+        self._count(f"hits_{tier}" if tier else "misses")
+
+    # Keeping
+
+    def keep(self, owner: Owner, tokens: Int32s, slot: int, checkpoints: tuple[Checkpoint, ...] = ()) -> None:
         """Takes over `slot` with its computed `tokens`; replaces the conversations that it continues."""
         if len(tokens) < KEEP_TOKENS_MIN:
             self._cells.remove(slot)
             self._free_slots.append(slot)
             return
-        for old in [kept for kept in self._kept if (kept.tenant, kept.variant) == (tenant, variant)]:
-            size = common_prefix(old.tokens, tokens)
-            same = key is not None and old.key == key and size * 2 >= len(old.tokens)
-            if size == len(old.tokens) or same:
-                self._drop(old)
-        self._kept.append(Kept(tenant, key, tokens.copy(), slot, self._clock(), variant))
-        if len(self._kept) > KEPT_MAX:
-            self._drop(min(self._kept, key=lambda kept: kept.used_s))
+        kept = Kept(owner, tokens.copy(), self._now_us())
+        replaced = [old for old in self._kept if continues(kept, old)]
+        if replaced:
+            self._inherit(kept, max(replaced, key=lambda old: (old.owner.key is not None, len(old.tokens))))
+        kept.pinned |= owner.tenant == PUBLIC
+        kept.slot, kept.checkpoints = slot, checkpoints
+        self._resident[slot] = [kept]
+        for old in replaced:
+            self._drop(old)
+        self._add(kept)
 
-    def spill(self, besides: Iterable[Kept] = ()) -> bool:
-        """Moves the least recently used resident conversation to RAM; False when there is none but the exempt."""
+    def _add(self, kept: Kept) -> None:
+        self._kept[kept] = None
+        self._changed = True
+        named = kept.owner.key is not None or kept.pinned
+        kept.storable = (
+            self._disk is not None
+            and kept.owner.tenant != PUBLIC
+            and len(kept.tokens) >= (KEEP_TOKENS_MIN if named else DISK_TOKENS_MIN)
+        )
+        if kept.storable and not kept.durable and not kept.writing:
+            self._unwritten[kept] = None
+        self._bound_count()
+
+    def _inherit(self, kept: Kept, old: Kept) -> None:
+        """A turn is the conversation it continues: same id, and so the same file, which it will replace."""
+        kept.id, kept.created_us, kept.pinned = old.id, old.created_us, old.pinned
+        kept.disk_bytes, old.disk_bytes = old.disk_bytes, 0
+        if old.writing:
+            # Its file is about to appear under the id that is ours now.
+            old.storable = False
+            kept.disk_bytes = max(kept.disk_bytes, 1)
+
+    def spill(self, besides: Iterable[Kept] = (), copying: bool = True) -> bool:
+        """Frees the cells of the least recently used resident conversation, copied to RAM before where it is not
+        there yet and `copying` is allowed. False when nothing can be freed but the exempt."""
         exempt = set(besides)
-        resident = [kept for kept in self._kept if kept.slot is not None and kept not in exempt]
-        if not resident:
+        slots = [
+            slot
+            for slot, users in self._resident.items()
+            if not exempt.intersection(users) and (copying or users[0].blob is not None or not self._worth_saving)
+        ]
+        if not slots:
             return False
-        oldest = min(resident, key=lambda kept: kept.used_s)
-        assert oldest.slot is not None
-        if self._ram_bytes_max:
-            oldest.state = self._cells.save(oldest.slot)
-            self._ram_bytes += len(oldest.state)
-        self._release(oldest)
-        if oldest.state is None:
-            self._kept.remove(oldest)
-        self._shrink()
+        slot = min(slots, key=lambda slot: max(kept.used_us for kept in self._resident[slot]))
+        if self._worth_saving:
+            self._copy_out(slot)
+        for kept in list(self._resident[slot]):
+            self._release(kept)
+            if kept.blob is None and not kept.durable:
+                self._drop(kept)
+        self._bound_ram()
         return True
 
-    def expire(self) -> None:
-        """Drops what was not used within the time to live."""
-        limit = self._clock() - self._ttl_s
-        for kept in [kept for kept in self._kept if kept.used_s < limit]:
-            self._drop(kept)
+    @property
+    def _worth_saving(self) -> bool:
+        return self._budget.ram_bytes > 0 or self._disk is not None
+
+    def _copy_out(self, slot: int) -> None:
+        users = self._resident[slot]
+        if all(kept.blob is not None for kept in users):
+            return
+        blob = Blob(self._cells.save(slot), users[0].checkpoints)
+        for kept in users:
+            kept.blob = blob
+        self._count("spilled")
+
+    def back_up(self) -> bool:
+        """Copies one conversation out of the context so that it can be written to disk; False when none is due."""
+        if self._writing >= WRITES_MAX:
+            return False
+        for kept in self._unwritten:
+            if kept.slot is not None and kept.blob is None:
+                self._copy_out(kept.slot)
+                self._write()
+                return True
+        return False
+
+    # What their owners and the operator do to them
+
+    def listed(self, tenant: str | None) -> list[SessionInfo]:
+        """Those of a tenant, or of all, the most recently used first."""
+        found = [kept for kept in self._kept if tenant is None or kept.owner.tenant == tenant]
+        return [kept.info(self._cells.cell_bytes) for kept in sorted(found, key=lambda kept: -kept.used_us)]
+
+    def change(
+        self, tenant: str, name: str, action: SessionAction, new_key: str | None, then: Callable[[Changed], None]
+    ) -> None:
+        """Does something to all conversations of that key or id; a fork is of the latest. `then` hears of it when it
+        is done, which for an erasure is when the files are gone."""
+        found = sorted((kept for kept in self._kept if kept.owned_by(tenant, name)), key=lambda kept: kept.used_us)
+        if not found:
+            then(Changed(None))
+            return
+        latest = found[-1]
+        if action in ("delete", "reset"):
+            info = msgspec.structs.replace(latest.info(self._cells.cell_bytes), tokens=0, size_bytes=0, checkpoints=0)
+            gone: list[bool] = []
+            for kept in found:
+                self._drop(kept, lambda one: gone.append(one))
+            self._after_erasures(lambda: then(Changed(info, all(gone))))
+            return
+        if action == "fork":
+            latest = self._fork(latest, new_key)
+        else:
+            for kept in found:
+                self._pin(kept, action == "pin")
+        then(Changed(latest.info(self._cells.cell_bytes)))
+
+    def _after_erasures(self, then: Callable[[], None]) -> None:
+        if self._disk is None:
+            then()
+        else:
+            self._disk.sync(then)
+
+    def _fork(self, source: Kept, new_key: str | None) -> Kept:
+        """Another conversation over the same cells, blob or file: nothing is copied but what must be on disk."""
+        kept = Kept(source.owner, source.tokens, self._now_us())
+        kept.owner = msgspec.structs.replace(source.owner, key=new_key or kept.id)
+        kept.slot, kept.checkpoints, kept.blob = source.slot, source.checkpoints, source.blob
+        if kept.slot is not None:
+            self._resident[kept.slot].append(kept)
+        elif kept.blob is None:
+            assert self._disk is not None
+            kept.disk_bytes, kept.durable, kept.filed = source.disk_bytes, True, source.filed
+            self._copy_file(source.id, kept)
+        self._add(kept)
+        return kept
+
+    def _pin(self, kept: Kept, pinned: bool) -> None:
+        """Pins, as far as pinned conversations leave the others half of the room."""
+        others = [one for one in self._kept if one.pinned and one is not kept]
+        rooms = [(len(others) + 1, self._budget.count)]
+        if kept.durable:
+            rooms.append((sum(one.disk_bytes for one in others) + kept.disk_bytes, self._budget.disk_bytes))
+        else:
+            tokens = sum(len(one.tokens) for one in others) + len(kept.tokens)
+            rooms.append((tokens * self._cells.cell_bytes, self._budget.ram_bytes))
+        pinned = pinned and all(wanted * PINNED_SHARE <= room for wanted, room in rooms)
+        if kept.pinned == pinned:
+            return
+        kept.pinned = pinned
+        if kept.durable and not kept.writing:
+            self._copy_file(kept.id, kept)
+
+    def _copy_file(self, id: str, kept: Kept) -> None:
+        assert self._disk is not None
+        self._begin_write(kept)
+        self._disk.copy(id, kept.record(), partial(self._written, kept))
+
+    # Disk
+
+    def settle(self) -> None:
+        """Takes in what the disk has done, gives it more to do, and lets go of what was not used for long."""
+        if self._disk is not None:
+            self._disk.settle()
+            self._write()
+        now_us = self._now_us()
+        if now_us - self._expired_us >= EXPIRE_EVERY_US:
+            self._expired_us = now_us
+            self._expire(now_us)
+
+    def fetch(self, kept: Kept) -> None:
+        """Begins to read a conversation into RAM; `match` does not offer it when that takes too long."""
+        assert self._disk is not None
+        if not kept.fetching_us:
+            kept.fetching_us = self._now_us()
+            self._disk.load(kept.id, partial(self._fetched, kept))
+
+    def _fetched(self, kept: Kept, blob: Blob | None) -> None:
+        kept.fetching_us = 0
+        if not kept.alive:
+            return
+        if blob is None:
+            self._count("corrupt")
+            kept.disk_bytes, kept.durable = 0, False
+            if kept.slot is None and kept.blob is None:
+                self._drop(kept)
+        elif kept.slot is None and kept.blob is None:
+            kept.blob = blob
+            kept.held_until_us = self._now_us() + FETCHED_HOLD_US
+            self._bound_ram()
+
+    def _found(self, scan: Scan) -> None:
+        self._count("corrupt", scan.corrupt)
+        self._count("mismatched", scan.mismatched)
+        for record, size_bytes in scan.found:
+            self._kept[recorded(record, size_bytes)] = None
+        self._bound_disk()
+        self._bound_count()
+
+    def _write(self) -> None:
+        """Hands unwritten conversations that are in RAM to the disk, the oldest first."""
+        if self._disk is None or not self._unwritten:
+            return
+        for kept in [kept for kept in self._unwritten if kept.blob is not None]:
+            if self._writing >= WRITES_MAX:
+                break
+            assert kept.blob is not None
+            del self._unwritten[kept]
+            if kept.blob.size_bytes > self._budget.disk_bytes:
+                kept.storable = False
+                continue
+            self._begin_write(kept)
+            kept.filed = tuple(one.position for one in kept.blob.checkpoints)
+            self._disk.save(kept.record(kept.blob), kept.blob, partial(self._written, kept))
+
+    def _begin_write(self, kept: Kept) -> None:
+        kept.writing = True
+        self._writing += 1
+
+    def _written(self, kept: Kept, size_bytes: int) -> None:
+        kept.writing = False
+        self._writing -= 1
+        self._count("written" if size_bytes else "write_failed")
+        if kept.alive and size_bytes:
+            kept.durable, kept.disk_bytes = True, size_bytes
+        elif kept.alive:
+            kept.storable = False
+            if kept.slot is None and kept.blob is None:
+                self._drop(kept)
+        self._bound_disk()
+        self._bound_ram()
+
+    # Making room
+
+    def _expire(self, now_us: int) -> None:
+        """Memory goes first; a file lasts longer."""
+        memory_us = now_us - int(self._budget.ttl_s * 1e6)
+        disk_us = now_us - int(self._budget.disk_ttl_s * 1e6)
+        for kept in [kept for kept in self._kept if kept.used_us < memory_us and not kept.pinned]:
+            if kept.writing or kept.fetching_us:
+                continue
+            if not kept.durable or kept.used_us < disk_us:
+                self._count("expired")
+                self._drop(kept)
+            elif kept.slot is not None or kept.blob is not None:
+                self._forget_memory(kept)
+
+    def _bound_ram(self) -> None:
+        now_us = self._now_us()
+        while self._ram_bytes() > self._budget.ram_bytes:
+            loose = [
+                kept
+                for kept in self._kept
+                if kept.blob is not None
+                and not kept.writing
+                and kept.held_until_us < now_us
+                and (kept.durable or kept.slot is not None or not kept.pinned)
+            ]
+            if not loose:
+                return
+            kept = self._victim(loose, lambda one: one.blob.size_bytes if one.blob else 0)
+            if kept.durable or kept.slot is not None:
+                kept.blob = None
+            else:
+                self._count("evicted")
+                self._drop(kept)
+
+    def _bound_disk(self) -> None:
+        while sum(kept.disk_bytes for kept in self._kept) > self._budget.disk_bytes:
+            loose = [
+                kept for kept in self._kept if kept.disk_bytes and not (kept.pinned or kept.writing or kept.fetching_us)
+            ]
+            if not loose:
+                return
+            kept = self._victim(loose, lambda one: one.disk_bytes)
+            kept.storable = False
+            if kept.slot is None and kept.blob is None:
+                self._count("evicted")
+                self._drop(kept)
+            else:
+                self._erase(kept)
+
+    def _bound_count(self) -> None:
+        while len(self._kept) > self._budget.count:
+            loose = [kept for kept in self._kept if not (kept.pinned or kept.writing or kept.fetching_us)]
+            if not loose:
+                return
+            self._count("evicted")
+            self._drop(self._victim(loose, lambda one: 1))
+
+    def _victim(self, loose: list[Kept], size: Callable[[Kept], int]) -> Kept:
+        """Of the tenant that holds most, the conversation that was not used for longest."""
+        held: dict[str, int] = {}
+        for kept in self._kept:
+            held[kept.owner.tenant] = held.get(kept.owner.tenant, 0) + size(kept)
+        return min(loose, key=lambda kept: (-held[kept.owner.tenant], kept.used_us))
+
+    def _ram_bytes(self) -> int:
+        blobs = {id(kept.blob): kept.blob.size_bytes for kept in self._kept if kept.blob is not None}
+        return sum(blobs.values())
 
     def freed(self) -> list[int]:
         """Slots that became free since the last call; they are the caller's again."""
         slots, self._free_slots = self._free_slots, []
         return slots
 
-    def _shrink(self) -> None:
-        while self._ram_bytes > self._ram_bytes_max:
-            self._drop(min((kept for kept in self._kept if kept.state is not None), key=lambda kept: kept.used_s))
+    def _drop(self, kept: Kept, then: Callable[[bool], None] = lambda gone: None) -> None:
+        """Forgets a conversation in all tiers; `then` hears whether its file is gone."""
+        self._forget_memory(kept)
+        self._erase(kept, then)
+        self._unwritten.pop(kept, None)
+        self._kept.pop(kept, None)
+        kept.alive = False
+        self._changed = True
 
-    def _drop(self, kept: Kept) -> None:
+    def _erase(self, kept: Kept, then: Callable[[bool], None] = lambda gone: None) -> None:
+        if self._disk is not None and (kept.disk_bytes or (kept.writing and kept.storable)):
+            self._disk.erase(kept.id, then)
+        else:
+            then(True)
+        kept.disk_bytes, kept.durable = 0, False
+
+    def _forget_memory(self, kept: Kept) -> None:
+        kept.blob = None
         if kept.slot is not None:
             self._release(kept)
-        if kept.state is not None:
-            self._ram_bytes -= len(kept.state)
-        self._kept.remove(kept)
 
     def _release(self, kept: Kept) -> None:
+        """Gives up its cells; the slot is free when no fork has them either."""
         assert kept.slot is not None
-        self._cells.remove(kept.slot)
-        self._free_slots.append(kept.slot)
-        kept.slot = None
+        slot, kept.slot, kept.checkpoints = kept.slot, None, ()
+        users = self._resident[slot]
+        users.remove(kept)
+        if not users:
+            del self._resident[slot]
+            self._cells.remove(slot)
+            self._free_slots.append(slot)
+
+    def _count(self, what: str, times: int = 1) -> None:
+        self._counts[what] = self._counts.get(what, 0) + times
+        self._changed = True

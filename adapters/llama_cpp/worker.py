@@ -21,12 +21,14 @@ import msgspec
 from adapters.llama_cpp.confine import confine
 from adapters.llama_cpp.embedder import Job
 from adapters.llama_cpp.grammar import Compiled, Guide
+from adapters.llama_cpp.kept import Int32s
 from adapters.llama_cpp.lease import StepLease
 from adapters.llama_cpp.loading import Loaded, LoadError, load
 from adapters.llama_cpp.lora import UnknownLora
 from adapters.llama_cpp.messages import (
     Cancel,
     Cancelled,
+    ChangeSession,
     ChatPrompt,
     Command,
     Detokenize,
@@ -34,6 +36,7 @@ from adapters.llama_cpp.messages import (
     FrameReader,
     Inspect,
     Inspected,
+    ListSessions,
     Load,
     LoadFailed,
     Prepare,
@@ -43,6 +46,8 @@ from adapters.llama_cpp.messages import (
     Refused,
     Report,
     Rerank,
+    SessionChanged,
+    SessionList,
     Start,
     Step,
     TextPrompt,
@@ -51,10 +56,12 @@ from adapters.llama_cpp.messages import (
 )
 from adapters.llama_cpp.native import NativeError
 from adapters.llama_cpp.prompts import Refusal
-from adapters.llama_cpp.sequence import Int32s, Sequence
+from adapters.llama_cpp.sequence import Sequence
+from adapters.llama_cpp.sessions import Changed
 from adapters.llama_cpp.thoughts import Thoughts
 
 TOKENISER_THREADS = 2
+IDLE_WAIT_S = 5.0
 # The tables that constraints need are made when the worker has had nothing to do for so long, if not needed before.
 PREPARE_AFTER_S = 1.0
 
@@ -121,6 +128,10 @@ class Worker:
                 if scheduler is not None and command.id in scheduler.prefilling:
                     self._loaded.context.abort()
                 self._post(partial(self._cancel, command.id))
+            case ListSessions():
+                self._post(partial(self._list_sessions, command))
+            case ChangeSession():
+                self._post(partial(self._change_session, command))
             case Load():
                 raise ValueError("a worker loads one model once")
 
@@ -130,9 +141,11 @@ class Worker:
             while self._inbox:
                 self._inbox.popleft()()
             if not self._step():
+                # Kept conversations expire also where nothing happens, and a disk that does not answer is not waited
+                # for without end.
                 compiler = self._loaded.compiler
                 waits = compiler.prepared or self._loaded.scheduler is None
-                if not self._wake.wait(None if waits else PREPARE_AFTER_S):
+                if not self._wake.wait(IDLE_WAIT_S if waits else PREPARE_AFTER_S) and not waits:
                     compiler.prepare()
                 self._wake.clear()
 
@@ -143,15 +156,20 @@ class Worker:
             for embedded in embedder.step():
                 self._link.send(embedded)
             return True
-        if scheduler is None or scheduler.idle:
+        if scheduler is None:
             return False
-        deltas = scheduler.step()
-        if deltas:
-            self._link.send(Step(deltas, scheduler.busyness()))
+        if scheduler.idle:
+            more, deltas = scheduler.tidy(), []
+        else:
+            deltas = scheduler.step()
+            more = not scheduler.stalled
+        news = scheduler.sessions.news()
+        if deltas or news is not None:
+            self._link.send(Step(deltas, scheduler.busyness(), news))
         while scheduler.failures:
             id, reason = scheduler.failures.popitem()
             self._link.send(Refused(id, "unsupported_schema", f"The grammar became too complex: {reason}."))
-        return True
+        return more
 
     def _post(self, call: Callable[[], object]) -> None:
         self._inbox.append(call)
@@ -206,6 +224,7 @@ class Worker:
                 adapters=adapters,
                 thoughts=self._thoughts(command, prompt.thinking),
                 guide=self._guide(command, grammar, prompt.thinking),
+                explain=command.explain,
             )
             for choice in range(command.generation.n)
         ]
@@ -303,6 +322,27 @@ class Worker:
         if embedder is not None:
             embedder.cancel(id)
         self._link.send(Cancelled(id))
+
+    def _list_sessions(self, command: ListSessions) -> None:
+        scheduler = self._loaded.scheduler
+        found = scheduler.sessions.listed(command.tenant) if scheduler is not None else []
+        self._link.send(SessionList(command.id, found))
+
+    def _change_session(self, command: ChangeSession) -> None:
+        scheduler = self._loaded.scheduler
+        if scheduler is None:
+            self._link.send(SessionChanged(command.id, None))
+            return
+        if command.action in ("delete", "reset"):
+            scheduler.forget(command.tenant, command.key)
+        answer = partial(self._session_changed, command.id)
+        scheduler.sessions.change(command.tenant, command.key, command.action, command.new_key, answer)
+
+    def _session_changed(self, id: int, changed: Changed) -> None:
+        if changed.erased:
+            self._link.send(SessionChanged(id, changed.info))
+        else:
+            self._link.send(Refused(id, "internal_error", "The session's file could not be erased."))
 
 
 def main(descriptor: int) -> None:

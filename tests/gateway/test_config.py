@@ -261,7 +261,8 @@ def struct_shape(kind: type[msgspec.Struct]) -> dict[str, Any]:
         "engine": EngineConfig,
     }
     shape: dict[str, Any] = {}
-    for name in kind.__struct_fields__:
+    derived = {"session_dir", "session_key", "public_prefixes"} if kind is EngineConfig else set()
+    for name in set(kind.__struct_fields__) - derived:
         if name == "models":
             shape[name] = [struct_shape(ModelConfig)]
         else:

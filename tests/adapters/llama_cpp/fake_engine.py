@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from adapters.llama_cpp.batch import Batch
-from adapters.llama_cpp.sessions import State
+from adapters.llama_cpp.kept import State
 
 VOCABULARY = 97
 Scales = tuple[tuple[int, float], ...]
@@ -36,9 +36,11 @@ def continuation(prompt: list[int], count: int) -> list[int]:
 class FakeEngine:
     """Cells are objects that several sequences may hold; a decode that needs more than there are changes nothing."""
 
-    partial_sequences = True
+    cell_bytes = 2
 
-    def __init__(self, *, cells: int, slots: int, outputs_max: int = 64) -> None:
+    def __init__(self, *, cells: int, slots: int, outputs_max: int = 64, partial: bool = True) -> None:
+        self.partial_sequences = partial
+        self.copies = 0
         self.cells = cells
         self.slots = slots
         self.outputs_max = outputs_max
@@ -51,6 +53,8 @@ class FakeEngine:
         # Each cell is its token and the place of the adapter set it was computed under.
         self._held: dict[int, list[list[int]]] = {slot: [] for slot in range(slots)}
         self._rows: list[int] = []
+        # Where a sequence of a model that cannot forget may be cut: at the checkpoint that was just restored.
+        self._cut: dict[int, int] = {}
 
     def used(self) -> int:
         return len({id(cell) for held in self._held.values() for cell in held})
@@ -88,17 +92,28 @@ class FakeEngine:
         return out
 
     def remove(self, slot: int, start: int = 0) -> bool:
+        if not self.partial_sequences and 0 < start < len(self._held[slot]) and start != self._cut.get(slot):
+            return False
         del self._held[slot][start:]
         return True
 
     def share(self, source: int, target: int, end: int) -> None:
         assert not self._held[target] and end <= len(self._held[source])
-        self._held[target] = self._held[source][:end]
+        self._held[target] = self._held[source][: end if self.partial_sequences else None]
+
+    def save_partial(self, slot: int) -> State:
+        return np.array([len(self._held[slot])], np.int64).view(np.uint8)
+
+    def restore_partial(self, slot: int, state: State) -> bool:
+        self._cut[slot] = int(state.view(np.int64)[0])
+        return True
 
     def save(self, slot: int) -> State:
+        self.copies += 1
         return np.array(self._held[slot], np.uint8).ravel()
 
     def restore(self, slot: int, state: State) -> bool:
+        self.copies += 1
         cells = state.reshape(-1, 2).tolist()
         if self._held[slot] or self.used() + len(cells) > self.cells:
             return False

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapters.llama_cpp.messages import Delta
-from adapters.llama_cpp.scheduler import Limits, Rates, Scheduler
+from adapters.llama_cpp.pacing import Limits, Rates
+from adapters.llama_cpp.scheduler import Scheduler
 from adapters.llama_cpp.sequence import Bools, Guide, Sequence
-from adapters.llama_cpp.sessions import Sessions
+from adapters.llama_cpp.sessions import Budget, Sessions
 from adapters.types import Generation, Sampling
 from tests.adapters.llama_cpp.fake_engine import VOCABULARY, FakeEngine, FakePieces, predicted
 
@@ -117,7 +118,7 @@ class Bench:
     def __init__(self, *, cells: int = 4096, parallel: int = 4) -> None:
         self.engine = FakeEngine(cells=cells, slots=parallel + 9)
         self.masks = FakeMasks()
-        sessions = Sessions(self.engine, ram_bytes_max=1 << 20, ttl_s=1e9, clock=lambda: 0.0)
+        sessions = Sessions(self.engine, Budget(ram_bytes=1 << 20, ttl_s=1e9), lambda: 0)
         limits = Limits(parallel=parallel, chunk_tokens=64, target_gap_us=40_000, padding={}, tile=16)
         self._now_us = 0
         self.scheduler = Scheduler(self.engine, sessions, limits, Rates(1000.0, 5000.0), self._clock, masks=self.masks)

@@ -14,9 +14,10 @@ import pytest
 from adapters.llama_cpp.batch import Batch
 from adapters.llama_cpp.messages import Delta
 from adapters.llama_cpp.native import Context, Model, NativeError, quiet
-from adapters.llama_cpp.scheduler import Limits, Rates, Scheduler
+from adapters.llama_cpp.pacing import Limits, Rates
+from adapters.llama_cpp.scheduler import Scheduler
 from adapters.llama_cpp.sequence import Sequence
-from adapters.llama_cpp.sessions import Sessions
+from adapters.llama_cpp.sessions import Budget, Sessions
 from adapters.types import Generation, Sampling
 
 PROMPT = np.random.default_rng(0).integers(300, 500, 400).astype(np.int32)
@@ -129,7 +130,7 @@ def test_tokens_and_text_agree(model: Model) -> None:
 
 def scheduler(model: Model, cells: int = 2048) -> Scheduler:
     ctx = context(model, cells)
-    sessions = Sessions(ctx, ram_bytes_max=1 << 28, ttl_s=1e9, clock=time.monotonic)
+    sessions = Sessions(ctx, Budget(ram_bytes=1 << 28, ttl_s=1e9), lambda: time.time_ns() // 1000)
     limits = Limits(parallel=4, chunk_tokens=256, target_gap_us=10**6, padding={}, tile=64)
     return Scheduler(ctx, sessions, limits, Rates(100.0, 1000.0), lambda: time.monotonic_ns() // 1000)
 

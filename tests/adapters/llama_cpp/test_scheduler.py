@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import numpy as np
@@ -10,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapters.llama_cpp.lora import NO_ADAPTERS, AdapterSet
-from adapters.llama_cpp.messages import Delta
-from adapters.llama_cpp.scheduler import Limits, Rates, Scheduler, shares
+from adapters.llama_cpp.messages import CacheReport, Delta
+from adapters.llama_cpp.pacing import Limits, Rates, shares
+from adapters.llama_cpp.scheduler import Scheduler
 from adapters.llama_cpp.sequence import Sequence
-from adapters.llama_cpp.sessions import Sessions
+from adapters.llama_cpp.sessions import Budget, Sessions
 from adapters.types import Generation, Sampling
 from tests.adapters.llama_cpp.fake_engine import FakeEngine, FakePieces, continuation
 
@@ -33,10 +35,11 @@ class Bench:
         padding: bool = False,
         tile: int = 16,
         contended: bool = False,
+        partial: bool = True,
     ) -> None:
         self.now_us = 0
-        self.engine = FakeEngine(cells=cells, slots=parallel + 9)
-        self.sessions = Sessions(self.engine, ram_bytes_max=ram, ttl_s=1e9, clock=lambda: self.now_us / 1e6)
+        self.engine = FakeEngine(cells=cells, slots=parallel + 9, partial=partial)
+        self.sessions = Sessions(self.engine, Budget(ram_bytes=ram, ttl_s=1e9), lambda: self.now_us)
         limits = Limits(
             parallel=parallel,
             chunk_tokens=chunk,
@@ -67,6 +70,8 @@ class Bench:
         n: int = 1,
         generation: Generation = GREEDY,
         adapters: AdapterSet = NO_ADAPTERS,
+        key: str | None = None,
+        explain: bool = False,
     ) -> None:
         self.scheduler.submit(
             [
@@ -76,7 +81,8 @@ class Bench:
                     np.array(prompt, np.int32),
                     generation,
                     tenant=tenant,
-                    session_key=None,
+                    session_key=key,
+                    explain=explain,
                     max_tokens=count,
                     pieces=FakePieces(),
                     adapters=adapters,
@@ -361,3 +367,58 @@ def test_any_history_gives_every_request_its_own_continuation(seed: int) -> None
     bench.run()
     assert {id: bench.text(id) for id in wanted} == wanted
     assert bench.engine.used() <= bench.sessions.resident_tokens
+
+
+def test_an_explained_request_hears_where_it_left_its_session() -> None:
+    bench = Bench()
+    bench.submit(1, prompt(100), key="talk")
+    bench.run()
+    history = prompt(100) + continuation(prompt(100), 7)
+    edited = [*history[:60], 1, 2, 3, 4]
+    assert history[60] != 1
+    bench.submit(2, edited, key="talk", explain=True)
+    bench.submit(3, prompt(50, seed=7), tenant="b", explain=True)
+    bench.run()
+    reports = {delta.id: delta.cache for delta in bench.deltas if delta.cache is not None}
+    expected_text = "".join(f"{token:02d} " for token in history[60:66])
+    assert reports[2] == CacheReport(60, 107, 60, expected_text, "01 02 03 04 ", "cells", reports[2].restore_us, 4)
+    assert reports[3] == CacheReport(0, 0, -1, "", "", None, 0, 50)
+
+
+def test_beside_a_running_stream_one_sequence_is_copied_per_step() -> None:
+    bench = Bench(parallel=6)
+    for id in range(4):
+        bench.submit(id, prompt(100, seed=id), 2)
+        bench.run()
+    bench.submit(10, prompt(20, seed=50), 60)
+    bench.step()
+    copies = [bench.engine.copies]
+    for id in range(4):
+        bench.submit(20 + id, [*prompt(100, seed=id), *continuation(prompt(100, seed=id), 1), 5], 2)
+    while not bench.scheduler.idle:
+        bench.step()
+        copies.append(bench.engine.copies)
+    assert max(after - before for before, after in itertools.pairwise(copies)) == 1
+    assert [bench.cached(20 + id) for id in range(4)] == [[101]] * 4
+
+
+def test_a_model_that_cannot_cut_continues_from_checkpoints() -> None:
+    bench = Bench(partial=False)
+    bench.submit(1, prompt(100), 8)
+    bench.run()
+    bench.submit(2, [*prompt(100), 1, 2, 3], 8)
+    bench.submit(3, prompt(100), 8, tenant="b")
+    bench.run()
+    assert bench.text(2) == expected([*prompt(100), 1, 2, 3])
+    assert bench.cached(2) == [99] and bench.cached(3) == [0]
+
+
+def test_a_conversation_deleted_while_it_runs_is_not_kept() -> None:
+    bench = Bench()
+    bench.submit(1, prompt(100), 20, key="talk")
+    for _ in range(5):
+        bench.step()
+    bench.scheduler.forget("b", "talk")
+    bench.scheduler.forget("a", "talk")
+    bench.run()
+    assert len(bench.sessions) == 0 and bench.engine.used() == 0
