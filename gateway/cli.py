@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from gateway import cli_money
+from gateway import cli_money, upkeep
 
 if TYPE_CHECKING:
     from gateway.auth.keys import Key, Keys
@@ -81,6 +81,7 @@ def parser() -> argparse.ArgumentParser:
         _add_config_options(command)
     _add_keys(commands)
     _add_money(commands)
+    upkeep.add_commands(commands, _add, _add_config_options)
     _add_models(commands)
     _add_chat(commands)
     _add_bench(commands)
@@ -106,6 +107,7 @@ def _add_config_options(command: argparse.ArgumentParser) -> None:
         "--config", type=Path, metavar="FILE", help="settings (default: ./config.yaml if there is one)"
     )
     command.add_argument("--data-dir", metavar="DIR", help="where keys and other state are kept")
+    command.set_defaults(load=_load)
 
 
 def _add_serve(commands: Any) -> None:

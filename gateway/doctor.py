@@ -21,11 +21,16 @@ from gateway.logs import escape
 from gateway.model_files import describe, size
 from gateway.state import migrate
 from gateway.state.database import DatabaseError
-from gateway.state.sqlite import FILE_NAME, integrity_problems, open_sqlite, wal_is_safe
+from gateway.state.postgres import Postgres
+from gateway.state.redis import server_facts
+from gateway.state.shared import SharedStateError
+from gateway.state.sqlite import FILE_NAME, Sqlite, integrity_problems, wal_is_safe
+from gateway.stores import open_database
 
 LIBRARY_TIMEOUT_S = 60
 FREE_BYTES_WARN = 1 << 30
 FREE_BYTES_FAIL = 64 << 20
+CLOCK_AHEAD_S_MAX = 1.0
 
 # In another process: a broken native library kills the process that loads it.
 _LOAD_LIBRARY = """
@@ -52,6 +57,7 @@ def examine(config: Config) -> Iterator[Check]:
         _data_dir,
         _disk,
         _database,
+        _shared,
         _models,
     )
     for check in checks:
@@ -164,7 +170,7 @@ def _disk(config: Config) -> Iterator[Check]:
 
 
 def _database(config: Config) -> Iterator[Check]:
-    if not (Path(config.data_dir) / FILE_NAME).exists():
+    if config.state.database is None and not (Path(config.data_dir) / FILE_NAME).exists():
         yield Check("ok", "database", "will be made at the first start")
         return
     try:
@@ -174,22 +180,53 @@ def _database(config: Config) -> Iterator[Check]:
 
 
 async def _examine_database(config: Config) -> list[Check]:
-    data_dir = Path(config.data_dir)
-    database = await open_sqlite(data_dir, serve=False)
+    database = await open_database(config, serve=False)
     try:
-        problems = await integrity_problems(database)
-        if problems:
-            return [Check("fail", "database", f"{FILE_NAME} is damaged: {problems[0]}")]
-        checks = [Check("ok", "database", f"{data_dir / FILE_NAME} is sound")]
+        checks = await _examine_server(database) if isinstance(database, Postgres) else await _examine_file(database)
+        if any(check.status == "fail" for check in checks):
+            return checks
         pending = await migrate.pending(database, migrate.known())
         if pending:
             return [*checks, Check("ok", "migrations", f"the next start applies {', '.join(pending)}")]
-        keys = Keys(database, load_pepper(data_dir, config.auth.pepper))
+        keys = Keys(database, load_pepper(Path(config.data_dir), config.auth.pepper))
         await keys.open()
         count = len([key for key in await keys.list() if key.revoked_us is None])
         return [*checks, Check("ok", "migrations", "all applied"), Check("ok", "keys", f"{count} not revoked")]
     finally:
         await database.close()
+
+
+async def _examine_file(database: Sqlite) -> list[Check]:
+    problems = await integrity_problems(database)
+    if problems:
+        return [Check("fail", "database", f"{FILE_NAME} is damaged: {problems[0]}")]
+    return [Check("ok", "database", f"{FILE_NAME} is sound")]
+
+
+async def _examine_server(database: Postgres) -> list[Check]:
+    facts = await database.facts()
+    return [Check("ok", "database", f"PostgreSQL {facts.version}"), _clock("database clock", facts.clock_ahead_s)]
+
+
+def _clock(name: str, ahead_s: float) -> Check:
+    if abs(ahead_s) <= CLOCK_AHEAD_S_MAX:
+        return Check("ok", name, f"{ahead_s:+.3f} s from this machine's")
+    return Check("warn", name, f"{ahead_s:+.1f} s from this machine's: expiry and budget periods disagree; run NTP")
+
+
+def _shared(config: Config) -> Iterator[Check]:
+    if config.state.redis is None:
+        return
+    try:
+        facts = asyncio.run(server_facts(config.state.redis.reveal(), timeout_s=config.state.redis_timeout_s))
+    except SharedStateError as error:
+        yield Check("fail", "redis", str(error))
+        return
+    if problem := facts.problem():
+        yield Check("fail", "redis", problem)
+    else:
+        yield Check("ok", "redis", f"{facts.version}, keeps every key")
+    yield _clock("redis clock", facts.clock_ahead_s)
 
 
 def _models(config: Config) -> Iterator[Check]:

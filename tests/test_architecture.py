@@ -34,9 +34,11 @@ GATEWAY_EDGES = {
         "model_files",
         "state",
         "stores",
+        "upkeep",
         "usage",
         "yaml_lines",
     },
+    "upkeep": {"auth", "config", "state", "stores"},
     "cli_money": set(),
     "usage": {"auth", "catalog", "config", "config_limits", "errors", "ledger", "limits", "state"},
     "app": {

@@ -69,17 +69,28 @@ async def migrate(database: Database, migrations: Sequence[Migration]) -> list[s
             await inside.execute(_LEDGER)
             if migration.number in {row.number for row in await _history(inside, migrations)}:
                 continue
-            for statement in migration.statements():
-                await inside.execute(statement)
-            await inside.execute(
-                "INSERT INTO migrations (number, name, checksum, applied_us) VALUES ($1, $2, $3, $4)",
-                migration.number,
-                migration.name,
-                migration.checksum,
-                time.time_ns() // 1000,
-            )
+            await apply(inside, migration)
         applied.append(migration.name)
     return applied
+
+
+async def apply(inside: Statements, migration: Migration) -> None:
+    """Run one migration and note that it was applied, as part of the caller's transaction."""
+    for statement in migration.statements():
+        await inside.execute(statement)
+    await inside.execute(
+        "INSERT INTO migrations (number, name, checksum, applied_us) VALUES ($1, $2, $3, $4)",
+        migration.number,
+        migration.name,
+        migration.checksum,
+        time.time_ns() // 1000,
+    )
+
+
+async def forget(inside: Statements) -> None:
+    """Note that none was applied; the caller has removed what they made."""
+    await inside.execute(_LEDGER)
+    await inside.execute("DELETE FROM migrations")
 
 
 async def pending(database: Database, migrations: Sequence[Migration]) -> list[str]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import asyncpg
+import msgspec
 
 from gateway.state.database import Conflict, DatabaseError, DatabaseUnavailable, NoSuchTable, Row, Statements, Value
 
@@ -19,6 +21,13 @@ SERVER_VERSION_MIN = 130_000
 _AWAY = ("08", "25", "40", "53", "55", "57", "58")
 
 Connection = Any  # asyncpg's own type has a parameter for records that its pool does not agree with.
+
+
+class ServerFacts(msgspec.Struct, frozen=True):
+    """What a server says about itself. `clock_ahead_s` is its clock minus ours."""
+
+    version: str
+    clock_ahead_s: float
 
 
 class DatabaseInUse(DatabaseError):
@@ -111,6 +120,12 @@ class Postgres:
         """Reading only, everything as of one moment, beside all writers."""
         async with self._inside("repeatable_read", read_only=True) as connection:
             yield _Inside(connection)
+
+    async def facts(self) -> ServerFacts:
+        (row,) = await self.query(
+            "SELECT current_setting('server_version') AS version, extract(epoch FROM clock_timestamp()) AS now_s"
+        )
+        return ServerFacts(str(row["version"]), float(str(row["now_s"])) - time.time())
 
     async def claim(self) -> None:
         """Be the only process that has claimed this database, until `close` or until the connection is lost."""

@@ -81,6 +81,17 @@ class ServerFacts(msgspec.Struct, frozen=True):
     replica: bool
     clock_ahead_s: float
 
+    def problem(self) -> str | None:
+        """Why limits must not be kept there, and what to do about it."""
+        if self.policy != "noeviction":
+            return (
+                f"Redis forgets keys when memory is short (maxmemory-policy {self.policy}), and with them limits: "
+                "run `CONFIG SET maxmemory-policy noeviction`, and set it in the server's configuration"
+            )
+        if self.replica:
+            return "Redis: this server is a replica, which takes no writes; state.redis has to name the primary"
+        return None
+
 
 async def open_redis(url: str, *, timeout_s: float = 1.0, now_us: Callable[[], int] | None = None) -> Redis:
     """Shared state at `url`; while the server is away it is degraded and keeps trying, also from the start.
@@ -242,7 +253,8 @@ class Redis:
                         stack.push_async_callback(connection.disconnect, nowait=True)
                         await connection.connect_check_health()
                     facts = await _facts(first)
-                    _require_usable(facts)
+                    if problem := facts.problem():
+                        raise SharedStateMisused(problem)
                     fresh = f"{facts.run_id}.{secrets.token_hex(4)}"
                     epoch = await _ask(first, "EVAL", _AGREE, 1, f"{PREFIX}:epoch", f"{facts.run_id}.", fresh)
                     await _ask(bus, "SUBSCRIBE", self._bus)
@@ -383,16 +395,6 @@ async def _facts(connection: AbstractConnection) -> ServerFacts:
         replica=info["role"] == "slave",
         clock_ahead_s=int(seconds) + int(micros) / 1e6 - time.time(),
     )
-
-
-def _require_usable(facts: ServerFacts) -> None:
-    if facts.policy != "noeviction":
-        raise SharedStateMisused(
-            f"Redis forgets keys when memory is short (maxmemory-policy {facts.policy}), and with them limits: "
-            "run `CONFIG SET maxmemory-policy noeviction`, and set it in the server's configuration"
-        )
-    if facts.replica:
-        raise SharedStateUnavailable("Redis: the server is a replica; state.redis has to be the primary's address")
 
 
 def _tell(listeners: Sequence[Listener], message: bytes | None) -> None:

@@ -15,6 +15,7 @@ import contextlib
 import fcntl
 import os
 import sqlite3
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import TextIO
@@ -57,15 +58,20 @@ async def open_sqlite(data_dir: Path, *, serve: bool) -> Sqlite:
     except BaseException:
         await opened.aclose()
         raise
-    return Sqlite(reader, writer, opened)
+    return Sqlite(data_dir, reader, writer, opened)
 
 
 class Sqlite:
     """`Database` over two connections: a writer whose users take turns, and a reader that never waits for them."""
 
     def __init__(
-        self, reader: aiosqlite.Connection, writer: aiosqlite.Connection, resources: contextlib.AsyncExitStack
+        self,
+        data_dir: Path,
+        reader: aiosqlite.Connection,
+        writer: aiosqlite.Connection,
+        resources: contextlib.AsyncExitStack,
     ) -> None:
+        self._data_dir = data_dir
         self._reader = reader
         self._writer = writer
         self._resources = resources
@@ -91,6 +97,20 @@ class Sqlite:
                 with _translated():
                     await self._writer.rollback()
                 raise
+
+    @contextlib.asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[Statements]:
+        """Reading only, everything as of one moment: from a copy, because a long reader would keep writers waiting.
+
+        The copy lies beside the database for that time and is as large.
+        """
+        with _translated(), tempfile.TemporaryDirectory(dir=self._data_dir, prefix="snapshot-") as directory:
+            copy = await _connect(Path(directory) / FILE_NAME)
+            try:
+                await self._reader.backup(copy)
+                yield _Inside(copy)
+            finally:
+                await copy.close()
 
     async def close(self) -> None:
         """Wait for the running transaction, close both connections and give the data directory back."""

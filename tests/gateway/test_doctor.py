@@ -9,9 +9,10 @@ import pytest
 
 from gateway import doctor
 from gateway.auth.keys import Keys, load_pepper
-from gateway.config import Config, ModelConfig, demo_model_path
+from gateway.config import Config, ModelConfig, SecretUrl, StateConfig, demo_model_path
 from gateway.state.migrate import known, migrate
 from gateway.state.sqlite import FILE_NAME, open_sqlite
+from tests.stores import Postgres, Valkey, free_port
 
 
 def config(tmp_path: Path, *models: ModelConfig) -> Config:
@@ -54,6 +55,27 @@ def test_a_used_data_directory(tmp_path: Path) -> None:
     checks = list(doctor._database(config(tmp_path)))
     assert found(checks) == [("ok", "database"), ("ok", "migrations"), ("ok", "keys")]
     assert checks[-1].detail == "1 not revoked"
+
+
+def test_stores_of_several_replicas(tmp_path: Path, postgres: Postgres, valkey: Valkey) -> None:
+    state = StateConfig(database=SecretUrl(postgres.database()), redis=SecretUrl(valkey.url))
+    several = Config(data_dir=str(tmp_path / "data"), state=state)
+    names = [name for status, name in found([*doctor._database(several), *doctor._shared(several)]) if status == "ok"]
+    assert names == ["database", "database clock", "migrations", "redis", "redis clock"]
+    assert doctor._clock("clock", -3.0).status == "warn"
+
+
+def test_stores_that_are_away_or_wrong(tmp_path: Path) -> None:
+    url = f"127.0.0.1:{free_port()}"
+    state = StateConfig(database=SecretUrl(f"postgresql://u:hidden@{url}/d"), redis=SecretUrl(f"redis://:hidden@{url}"))
+    several = Config(data_dir=str(tmp_path / "data"), state=state)
+    checks = [*doctor._database(several), *doctor._shared(several)]
+    assert found(checks) == [("fail", "database"), ("fail", "redis")]
+    with Valkey("--maxmemory-policy", "volatile-ttl") as evicting:
+        state = StateConfig(redis=SecretUrl(evicting.url))
+        checks += (check := list(doctor._shared(Config(state=state))))
+        assert (check[0].status, "volatile-ttl" in check[0].detail) == ("fail", True)
+    assert not any("hidden" in check.detail for check in checks)
 
 
 def test_a_data_directory_open_to_others(tmp_path: Path) -> None:

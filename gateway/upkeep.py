@@ -1,0 +1,104 @@
+"""What an operator does to the stores from the command line: migrate, back up, restore."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import datetime
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from gateway.config import Config
+    from gateway.state.backup import Summary
+    from gateway.state.postgres import Postgres
+    from gateway.state.sqlite import Sqlite
+
+T = TypeVar("T")
+Add = Callable[..., argparse.ArgumentParser]
+
+
+def add_commands(commands: Any, add: Add, configured: Callable[[argparse.ArgumentParser], None]) -> None:
+    """`gateway migrate`, `backup` and `restore`. `configured` gives a command its options and `options.load`."""
+    migrate = commands.add_parser("migrate", help="bring the database to this version's schema", description="Migrate.")
+    verbs = migrate.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    status = add(verbs, "status", _status, "list the migrations and which are applied")
+    apply = add(verbs, "apply", _apply, "apply what is missing, as every start does")
+    backup = add(commands, "backup", _backup, "copy all tables into one file, also while the gateway runs")
+    backup.add_argument("file", type=Path, metavar="FILE", help="must not exist")
+    restore = add(commands, "restore", _restore, "put a copy in the place of the database; stop all gateways first")
+    restore.add_argument("file", type=Path, metavar="FILE")
+    restore.add_argument("--force", action="store_true", help="also when the database holds data, which is then lost")
+    for command in (status, apply, backup, restore):
+        configured(command)
+
+
+def _with_stores(config: Config, work: Callable[[Sqlite | Postgres], Awaitable[T]], *, serve: bool = False) -> T:
+    from gateway.stores import open_database
+
+    async def run() -> T:
+        database = await open_database(config, serve=serve)
+        try:
+            return await work(database)
+        finally:
+            await database.close()
+
+    return asyncio.run(run())
+
+
+def _status(options: argparse.Namespace) -> int:
+    from gateway.state.migrate import known, pending
+
+    missing = _with_stores(options.load(options), lambda database: pending(database, known()))
+    for migration in known():
+        print(f"{'missing' if migration.name in missing else 'applied'}  {migration.name}")
+    return 0
+
+
+def _apply(options: argparse.Namespace) -> int:
+    from gateway.state.migrate import known, migrate
+
+    applied = _with_stores(options.load(options), lambda database: migrate(database, known()))
+    print("\n".join(f"applied  {name}" for name in applied) or "Nothing was missing.")
+    return 0
+
+
+def _backup(options: argparse.Namespace) -> int:
+    from gateway.auth.keys import PEPPER_NAME
+    from gateway.state.backup import back_up
+    from gateway.state.migrate import known, migrate
+
+    config = options.load(options)
+
+    async def work(database: Sqlite | Postgres) -> Summary:
+        await migrate(database, known())
+        return await back_up(database, options.file, known())
+
+    _show(_with_stores(config, work))
+    if config.auth.pepper is None:
+        print(
+            f"Keep {Path(config.data_dir) / PEPPER_NAME} with it: without that file no API key of this copy is valid."
+        )
+    return 0
+
+
+def _restore(options: argparse.Namespace) -> int:
+    from gateway.state.backup import restore
+    from gateway.state.migrate import known
+
+    def work(database: Sqlite | Postgres) -> Awaitable[Summary]:
+        return restore(database, options.file, known(), force=options.force)
+
+    config = options.load(options)
+    _show(_with_stores(config, work, serve=True))
+    if config.state.redis is not None:
+        print("Empty Redis before the gateways start (FLUSHDB): its counters belong to what was there before.")
+    return 0
+
+
+def _show(summary: Summary) -> None:
+    made = datetime.datetime.fromtimestamp(summary.created_us / 1e6, datetime.UTC)
+    print(f"copy of {made:%Y-%m-%d %H:%M:%S} UTC")
+    for name, count in summary.rows.items():
+        print(f"{count:>10}  {name}")
