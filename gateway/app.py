@@ -100,6 +100,7 @@ async def opened(config: Config) -> AsyncIterator[Gateway]:
         database = await _open_database(config, stack)
         shared = await open_shared(config)
         stack.push_async_callback(shared.close)
+        telemetry.gauge_source(lambda: [("gateway_shared_state_degraded", (), float(shared.degraded))])
         authenticator, admin_key = await _open_authenticator(config, database, shared, stack)
         models = [
             open_adapter(model.name, model.path, engine, queue_depth_max=model.queue_depth_max)

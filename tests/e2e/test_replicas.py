@@ -82,10 +82,12 @@ def test_a_revocation_is_noticed_without_redis_too(replicas: Replicas) -> None:
     replicas.valkey.kill()
     try:
         assert replicas.statuses(key) == [200, 200]
+        until(lambda: replicas.servers[0].metric("gateway_shared_state_degraded") == 1, BACK_S_MAX)
         replicas.command("keys", "revoke", key)
         until(lambda: replicas.statuses(key) == [401, 401], REVOKED_S_MAX)
     finally:
         replicas.valkey.start()
+    until(lambda: replicas.servers[0].metric("gateway_shared_state_degraded") == 0, BACK_S_MAX)
 
 
 def test_without_the_database_known_keys_are_served_and_unknown_ones_are_no_401(replicas: Replicas) -> None:
