@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import shutil
@@ -104,10 +105,21 @@ class Postgres:
         ready = [str(self._bin / "pg_isready"), "-h", "127.0.0.1", "-p", str(self.port)]
         _wait(self._process, lambda: subprocess.run(ready, stdout=subprocess.DEVNULL, check=False).returncode == 0)
 
-    @property
-    def pid(self) -> int:
+    def stall(self) -> None:
+        """Keep all connections open and answer nothing, until `go_on`."""
+        self._signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        """To the server and all its children; the server first, so that there is no new child."""
         assert self._process is not None
-        return self._process.pid
+        pid = self._process.pid
+        os.kill(pid, number)
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(child), number)
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
         """SIGINT ends all sessions at once and writes a checkpoint, SIGQUIT is a crash."""

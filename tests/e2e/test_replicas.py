@@ -111,6 +111,20 @@ def test_without_the_database_known_keys_are_served_and_unknown_ones_are_no_401(
     assert replicas.statuses("gw_live_nonsense") == [401, 401]
 
 
+def test_a_silent_database_keeps_known_keys_served(replicas: Replicas) -> None:
+    known = replicas.create()
+    assert replicas.statuses(known) == [200, 200]
+    replicas.postgres.stall()
+    try:
+        deadline = time.monotonic() + 8
+        while time.monotonic() < deadline:
+            assert replicas.statuses(known) == [200, 200]
+    finally:
+        replicas.postgres.go_on()
+    new = replicas.create()
+    until(lambda: replicas.statuses(new) == [200, 200], BACK_S_MAX)
+
+
 def test_replicas_need_both_stores(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "gateway", "serve", "--data-dir", str(tmp_path)]
     environ = {"PATH": os.environ["PATH"], "GATEWAY_STATE__REPLICAS": "2", "GATEWAY_REDIS_URL": "redis://x"}
