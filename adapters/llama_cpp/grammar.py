@@ -41,6 +41,8 @@ CACHE_BYTES_MAX = 64 << 20
 # What a compiled grammar takes beside its source, mostly the automata that grow while it is used.
 COMPILED_BYTES_GUESS = 1 << 20
 VET_TIMEOUT_S = 10.0
+REFUSED_MAX = 256
+FORCED_TOKENS_MAX = 16_384
 # One optional space, or a new line with its indent: what models write, without room for endless blanks.
 JSON_SPACE = r"[ ]|\n[ \t]{0,32}"
 
@@ -51,6 +53,8 @@ _UNENFORCEABLE = {
     "look-around": "a look-around in a pattern",
     "lookarounds": "a look-around in a pattern",
 }
+
+_TOO_COMPLEX = ("too big", "too large", "fuel", "limit", "oo many", "max is", "Unable to determine")
 
 
 class Compiled(msgspec.Struct, frozen=True):
@@ -72,6 +76,8 @@ class Compiler:
         self._lock = threading.Lock()
         self._cache: OrderedDict[bytes, Compiled] = OrderedDict()
         self._cached_bytes = 0
+        # What was refused lately, and why, so that asking again costs nothing.
+        self._refused: OrderedDict[bytes, str] = OrderedDict()
         self._vetter = _Vetter()
         self._limits = LLParserLimits(verbose_errors=False, max_lexer_states=LEXER_STATES_MAX)
 
@@ -114,10 +120,17 @@ class Compiler:
             if compiled is not None:
                 self._cache.move_to_end(digest)
                 return compiled
-        if complaint := self._vetter.complaint(grammar):
-            raise _refusal(complaint, constraint.param)
-        compiled = Compiled(self._matcher(grammar, constraint.param), COMPILED_BYTES_GUESS + 16 * len(grammar))
+            complaint = self._refused.get(digest, "")
+        matcher = None
+        if not complaint and not (complaint := self._vetter.complaint(grammar)):
+            matcher, complaint = self._matcher(grammar)
         with self._lock:
+            if matcher is None or complaint:
+                self._refused[digest] = complaint
+                if len(self._refused) > REFUSED_MAX:
+                    self._refused.popitem(last=False)
+                raise _refusal(complaint, constraint.param)
+            compiled = Compiled(matcher, COMPILED_BYTES_GUESS + 16 * len(grammar))
             self._keep(digest, compiled)
         return compiled
 
@@ -133,14 +146,15 @@ class Compiler:
         first = int(tokens[0]) if len(tokens) else None
         return first if first is not None and self.prepare().is_special_token(first) else None
 
-    def _matcher(self, grammar: str, param: str) -> LLMatcher:
+    def _matcher(self, grammar: str) -> tuple[LLMatcher, str]:
+        """The grammar, and what is wrong with it."""
         matcher = LLMatcher(self.prepare(), grammar, log_level=0, limits=self._limits)
         if not matcher.is_error():
-            # What no text can match shows with the first mask only.
+            # What no text can match shows with the first mask only, and what leaves no choice may go on for ever.
             matcher.compute_bitmask()
-        if matcher.is_error():
-            raise _refusal(matcher.get_error(), param)
-        return matcher
+            if len(matcher.compute_ff_tokens()) > FORCED_TOKENS_MAX:
+                return matcher, f"too many tokens are forced, more than {FORCED_TOKENS_MAX}"
+        return matcher, matcher.get_error()
 
     def _keep(self, digest: bytes, compiled: Compiled) -> None:
         if digest in self._cache:
@@ -213,7 +227,7 @@ def _refusal(complaint: str, param: str) -> Refusal:
     for mark, what in _UNENFORCEABLE.items():
         if mark in complaint:
             return unsupported(f"{what} cannot be enforced ({_short(complaint)})", param)
-    if any(mark in complaint for mark in ("too big", "too large", "fuel", "limit", "Too many", "max is")):
+    if any(mark in complaint for mark in _TOO_COMPLEX):
         return unsupported(f"it is too complex ({_short(complaint)})", param)
     if "NoExtension" in complaint:
         complaint = "no text can match it"

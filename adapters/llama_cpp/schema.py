@@ -18,6 +18,7 @@ SOURCE_BYTES_MAX = 256 << 10
 DEPTH_MAX = 96
 VALUES_MAX = 50_000
 ENUM_MAX = 10_000
+TEXT_MAX = 16 << 10
 COUNT_MAX = 1 << 18
 SWEEPS_MAX = 32
 
@@ -68,6 +69,8 @@ def _check_size(schema: Schema, param: str) -> None:
             raise unsupported(f"it is nested deeper than {DEPTH_MAX} levels", param)
         if values > VALUES_MAX:
             raise unsupported(f"it has more than {VALUES_MAX} values", param)
+        if any(isinstance(one, str) and len(one) > TEXT_MAX for one in level):
+            raise unsupported(f"it has a text of more than {TEXT_MAX >> 10} Ki characters", param)
         level = [
             inner
             for outer in level
@@ -246,10 +249,8 @@ def _is_finite(schema: Any, root: Schema, finite: dict[int, bool]) -> bool:
         if schema.get(key) and not any(map(known, _list(schema[key]))):
             return False
     types = schema.get("type")
-    if "enum" in schema or "const" in schema or not types:
-        return True
     types = types if isinstance(types, list) else [types]
-    if set(types) - {"object", "array"}:
+    if "enum" in schema or "const" in schema or any(one not in ("object", "array") for one in types):
         return True
     return ("object" in types and all(map(known, _properties(schema)))) or (
         "array" in types and all(map(known, _items(schema)))

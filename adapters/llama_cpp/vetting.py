@@ -13,7 +13,7 @@ import signal
 import struct
 import sys
 
-CPU_S_MAX = 0.8
+CPU_S_MAX = 0.5
 MEMORY_BYTES_MAX = 1 << 30
 LEXER_STATES_MAX = 50_000
 

@@ -62,6 +62,7 @@ from adapters.llama_cpp.thoughts import Thoughts
 
 TOKENISER_THREADS = 2
 IDLE_WAIT_S = 5.0
+COMPILER_THREADS = 2
 # The tables that constraints need are made when the worker has had nothing to do for so long, if not needed before.
 PREPARE_AFTER_S = 1.0
 
@@ -97,6 +98,8 @@ class Worker:
         self._inbox: deque[Callable[[], object]] = deque()
         self._wake = threading.Event()
         self._tokenisers = ThreadPoolExecutor(TOKENISER_THREADS, thread_name_prefix="tokeniser")
+        # Requests with a grammar have threads of their own: compiling one can take half a second.
+        self._compilers = ThreadPoolExecutor(COMPILER_THREADS, thread_name_prefix="compiler")
         self._prepared: dict[int, list[Sequence]] = {}
         # Requests that a tokeniser works on, and those of them that were cancelled meanwhile.
         self._preparing: set[int] = set()
@@ -120,7 +123,8 @@ class Worker:
         match command:
             case Prepare() | Embed() | Rerank() | Inspect() | Detokenize():
                 self._preparing.add(command.id)
-                self._tokenisers.submit(self._answer, command)
+                compiles = isinstance(command, Prepare) and command.generation.constraint is not None
+                (self._compilers if compiles else self._tokenisers).submit(self._answer, command)
             case Start():
                 self._post(partial(self._start, command.id))
             case Cancel():

@@ -106,6 +106,7 @@ def test_what_matches_and_what_does_not(
         (Constraint("regex", "a" * 70_000), "unsupported_schema", "KiB"),
         (Constraint("lark", "start: foo"), "invalid_schema", "foo"),
         (Constraint("lark", "start: start"), "invalid_schema", "no text"),
+        (Constraint("lark", 'start: "a" start'), "unsupported_schema", "complex"),
         (Constraint("lark", "  "), "invalid_schema", "mpty"),
         (Constraint("lark", "start: " + "(" * 20_000 + '"a"' + ")" * 20_000), "invalid_schema", "nested"),
         (Constraint("gbnf", "root ::= foo"), "invalid_schema", "'foo'"),

@@ -26,6 +26,7 @@ def nested(depth: int) -> str:
         (nested(20_000), "unsupported_schema", "levels"),
         (json.dumps({"enum": [f"value {n}" for n in range(100_000)]}), "unsupported_schema", "KiB"),
         (json.dumps({"enum": list(range(20_000))}), "unsupported_schema", "'enum'"),
+        (json.dumps({"enum": ["x" * 20_000]}), "unsupported_schema", "characters"),
         (json.dumps({"type": "string", "maxLength": 10**9}), "unsupported_schema", "'maxLength'"),
         (json.dumps({"type": "array", "minItems": 1e300}), "unsupported_schema", "'minItems'"),
         (json.dumps({"$ref": "http://127.0.0.1/x"}), "unsupported_schema", "'$ref'"),
@@ -90,6 +91,7 @@ NODE: dict[str, Any] = {"type": "object", "properties": {"next": {"$ref": "#"}}}
         ({"allOf": [{"type": "string"}, {"$ref": "#"}]}, False),
         ({"oneOf": [{"$ref": "#"}, {"const": 1}]}, True),
         ({"$ref": "#/$defs/no such thing"}, True),
+        ({"type": [["string"], {}]}, True),
         ({"$ref": "#/a~1b", "a/b": {"enum": [1]}}, True),
     ],
 )  # fmt: skip
