@@ -67,13 +67,13 @@ def _apply(options: argparse.Namespace) -> int:
 def _backup(options: argparse.Namespace) -> int:
     from gateway.auth.keys import PEPPER_NAME
     from gateway.state.backup import back_up
-    from gateway.state.migrate import known, migrate
+    from gateway.state.migrate import known, pending
 
     config = options.load(options)
 
     async def work(database: Sqlite | Postgres) -> Summary:
-        await migrate(database, known())
-        return await back_up(database, options.file, known())
+        missing = await pending(database, known())
+        return await back_up(database, options.file, [each for each in known() if each.name not in missing])
 
     _show(_with_stores(config, work))
     if config.auth.pepper is None:

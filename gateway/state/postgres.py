@@ -55,7 +55,11 @@ async def open_postgres(
                 server_settings=_settings(timeout_s),
             )
             opened.callback(pool.terminate)
-            await pool
+            try:
+                await pool
+            except ValueError:
+                # Not repeated, as it may hold a password.
+                raise DatabaseUnavailable("state.database is no address of a PostgreSQL server") from None
         database = Postgres(pool, timeout_s)
         version = (await database.query("SELECT current_setting('server_version_num') AS number"))[0]["number"]
         if int(str(version)) < SERVER_VERSION_MIN:

@@ -20,7 +20,7 @@ import secrets
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from redis.asyncio.connection import AbstractConnection, parse_url
+from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import (
     NoScriptError,
     OutOfMemoryError,
@@ -30,7 +30,7 @@ from redis.exceptions import (
 )
 
 from gateway.state.memory import add_listener
-from gateway.state.redis_link import AWAY, Link, ServerFacts, ask, ask_facts, connection_to, translated
+from gateway.state.redis_link import AWAY, Link, ServerFacts, ask, ask_facts, connection_to, options_of, translated
 from gateway.state.shared import (
     Argument,
     Listener,
@@ -94,7 +94,7 @@ class Redis:
         self._url = url
         self._timeout_s = timeout_s
         self._now_us = now_us
-        self._bus = f"{PREFIX}:{parse_url(url).get('db', 0)}:bus".encode()
+        self._bus = f"{PREFIX}:{options_of(url).get('db', 0)}:bus".encode()
         self._scripts: dict[tuple[str, int], tuple[str, str]] = {}
         self._listeners: dict[bytes, list[Listener]] = {}
         self._link: Link | None = None
@@ -109,7 +109,8 @@ class Redis:
         tried: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._keeping = asyncio.create_task(self._keep(tried))
         try:
-            await tried
+            await asyncio.wait([tried, self._keeping], return_when=asyncio.FIRST_COMPLETED)
+            await (tried if tried.done() else self._keeping)
         except BaseException:
             await self.close()
             raise

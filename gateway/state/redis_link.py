@@ -127,12 +127,17 @@ class Link:
                 return
 
 
+def options_of(url: str) -> dict[str, Any]:
+    """What redis-py makes of an address; raises SharedStateMisused without repeating it, as it may hold a password."""
+    try:
+        return dict(parse_url(url))
+    except ValueError:
+        raise SharedStateMisused("state.redis is no address of a Redis server") from None
+
+
 def connection_to(url: str) -> AbstractConnection:
     """A connection that is not open yet. Nothing in it waits or tries again by itself."""
-    try:
-        options: dict[str, Any] = dict(parse_url(url))
-    except ValueError as error:
-        raise SharedStateMisused(f"Redis: {error}") from None
+    options = options_of(url)
     kind = options.pop("connection_class", Connection)
     options |= {"protocol": 2, "socket_timeout": None, "retry": Retry(NoBackoff(), 0), "driver_info": None}
     connection: AbstractConnection = kind(**options)
@@ -148,13 +153,16 @@ async def ask_facts(connection: AbstractConnection) -> ServerFacts:
     text: bytes = await ask(connection, "INFO")
     info = dict(line.split(":", 1) for line in text.decode().splitlines() if ":" in line)
     seconds, micros = await ask(connection, "TIME")
-    return ServerFacts(
-        version=info.get("valkey_version") or info["redis_version"],
-        run_id=info["run_id"],
-        policy=info["maxmemory_policy"],
-        replica=info["role"] == "slave",
-        clock_ahead_s=int(seconds) + int(micros) / 1e6 - time.time(),
-    )
+    try:
+        return ServerFacts(
+            version=info.get("valkey_version") or info["redis_version"],
+            run_id=info["run_id"],
+            policy=info["maxmemory_policy"],
+            replica=info["role"] == "slave",
+            clock_ahead_s=int(seconds) + int(micros) / 1e6 - time.time(),
+        )
+    except KeyError as error:
+        raise SharedStateMisused(f"the server at state.redis does not say its {error.args[0]}, as Redis does") from None
 
 
 @contextlib.contextmanager

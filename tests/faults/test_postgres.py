@@ -90,6 +90,13 @@ def test_one_gateway_without_redis_keeps_a_second_one_out(postgres: stores.Postg
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("url", ["postgresql://u:pass@word:hidden@h/d", "postgresql://h:hidden/d"])
+def test_what_is_no_address_is_refused_and_not_shown(url: str) -> None:
+    with pytest.raises(DatabaseUnavailable) as caught:
+        asyncio.run(open_postgres(url, timeout_s=2))
+    assert "hidden" not in str(caught.value)
+
+
 @pytest.mark.parametrize("wrong", ["port", "database", "user"])
 def test_what_cannot_be_opened_is_unavailable_and_shows_no_password(postgres: stores.Postgres, wrong: str) -> None:
     port = stores.free_port() if wrong == "port" else postgres.port

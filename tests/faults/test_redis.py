@@ -210,7 +210,7 @@ def test_a_server_that_is_away_at_the_start_is_found_later() -> None:
         asyncio.run(run())
 
 
-def refused(server: Valkey, url: str) -> str:
+def refused(url: str) -> str:
     async def run() -> str:
         with pytest.raises(SharedStateMisused) as caught:
             await open_redis(url, timeout_s=TIMEOUT_S)
@@ -221,14 +221,20 @@ def refused(server: Valkey, url: str) -> str:
 
 def test_a_server_that_evicts_is_refused() -> None:
     with Valkey("--maxmemory-policy", "allkeys-lru") as server:
-        assert "maxmemory-policy allkeys-lru" in refused(server, server.url)
+        assert "maxmemory-policy allkeys-lru" in refused(server.url)
+
+
+@pytest.mark.parametrize("url", ["redis://h:hidden/0", "redis://h/0?db=hidden"])
+def test_what_is_no_address_is_refused_and_not_shown(url: str) -> None:
+    assert "no address" in refused(url)
+    assert "hidden" not in refused(url)
 
 
 def test_a_wrong_password_is_refused_and_not_shown() -> None:
     with Valkey("--requirepass", "right-password") as server:
         url = f"redis://:wrong-hidden@127.0.0.1:{server.port}/0"
-        assert "refuses to let the gateway in" in refused(server, url)
-        assert "hidden" not in refused(server, url)
+        assert "refuses to let the gateway in" in refused(url)
+        assert "hidden" not in refused(url)
         facts = asyncio.run(server_facts(f"redis://:right-password@127.0.0.1:{server.port}/0", timeout_s=5))
         assert (facts.policy, facts.replica) == ("noeviction", False)
         assert abs(facts.clock_ahead_s) < 5
