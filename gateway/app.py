@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,11 +40,13 @@ from gateway.inference import Inference
 from gateway.ledger.export import usd
 from gateway.ledger.store import Ledger
 from gateway.limits.limiter import Alert, Balance, Limiter, LocalCounters, steady_us, wall_us
+from gateway.limits.shared import SharedCounters
 from gateway.limits.wallets import Wallets
 from gateway.logs import AccessLog
 from gateway.metering import Metering
 from gateway.state.database import Database
 from gateway.state.migrate import known, migrate
+from gateway.state.outbox import Outbox
 from gateway.state.shared import SharedState
 from gateway.stores import open_database, open_shared
 from gateway.telemetry import Gauge, Telemetry
@@ -111,7 +114,7 @@ async def opened(config: Config) -> AsyncIterator[Gateway]:
         wheel = Wheel(config.server, _reporter(telemetry, access_log))
         telemetry.gauge_source(lambda: gauges(models, wheel))
         catalog = build_catalog(config, models)
-        limiter, ledger = _open_money(config, database, telemetry, stack)
+        limiter, ledger = await _open_money(config, database, shared, telemetry, stack)
         inference = Inference(catalog, telemetry, Metering(limiter, ledger, telemetry))
         health = Health(telemetry, pool.statuses, lambda: wheel.draining)
         own = OwnUsage(catalog, ledger, limiter, config.server.body_bytes_max)
@@ -144,8 +147,8 @@ async def _open_database(config: Config, stack: AsyncExitStack) -> Database | No
     return database
 
 
-def _open_money(
-    config: Config, database: Database | None, telemetry: Telemetry, stack: AsyncExitStack
+async def _open_money(
+    config: Config, database: Database | None, shared: SharedState, telemetry: Telemetry, stack: AsyncExitStack
 ) -> tuple[Limiter, Ledger | None]:
     """Limits and the ledger. Without a database usage is not recorded, and budgets begin at zero with each start."""
 
@@ -163,21 +166,28 @@ def _open_money(
     async def nothing(accounts: Sequence[str]) -> dict[str, Balance]:
         return {}
 
-    ledger = None if database is None else Ledger(database)
-    balances = nothing if database is None else Wallets(database).balances
-    counters = LocalCounters(lambda: ledger is None or not ledger.pending)
-    limiter = Limiter(config.limits, counters, balances, now_us=wall_us, steady_us=steady_us, alert=alert)
-    telemetry.gauge_source(lambda: [("gateway_reservations", (), counters.book.holds)])
-    if ledger is not None:
-        ledger.start()
+    ledger = None
+    if database is not None:
+        ledger = Ledger(database, Outbox(Path(config.data_dir) / "outbox"))
+        await ledger.start()
         stack.push_async_callback(ledger.close)
-        telemetry.gauge_source(lambda: _ledger_gauges(ledger))
-    return limiter, ledger
+        telemetry.gauge_source(partial(_ledger_gauges, ledger))
+    counters: SharedCounters | LocalCounters
+    if config.state.redis is None:
+        counters = LocalCounters(lambda: ledger is None or ledger.complete)
+    else:
+        counters = SharedCounters(shared, config.state.replicas, steady_us)
+        counters.start()
+        stack.push_async_callback(counters.close)
+    telemetry.gauge_source(lambda: [("gateway_reservations", (), counters.holds)])
+    balances = nothing if database is None else Wallets(database).balances
+    return Limiter(config.limits, counters, balances, now_us=wall_us, steady_us=steady_us, alert=alert), ledger
 
 
 def _ledger_gauges(ledger: Ledger) -> Iterator[Gauge]:
     yield "gateway_ledger_pending", (), ledger.pending
     yield "gateway_ledger_entries_total", (), ledger.written
+    yield "gateway_outbox_bytes", (), ledger.waiting_bytes
 
 
 async def _open_authenticator(

@@ -74,7 +74,6 @@ class Meter:
         if self._reservation is not None:
             grant = self._reservation.grant
             charged_nano, accounts = min(cost_nano or 0, grant.nano), grant.accounts
-            self._metering.settle(self._reservation, used.prompt_tokens + used.completion_tokens, charged_nano)
         self.cost_nano = cost_nano
         entry = msgspec.structs.replace(
             self._draft,
@@ -92,6 +91,8 @@ class Meter:
             first_token_us=first_token_us,
         )
         self.durable = self._metering.record(entry)
+        if self._reservation is not None:
+            self._metering.settle(self._reservation, used.prompt_tokens + used.completion_tokens, entry, self.durable)
 
 
 class Metering:
@@ -161,9 +162,9 @@ class Metering:
             raise refusal_error(decision)
         return decision
 
-    def settle(self, reservation: Reservation, tokens: int, nano: int) -> None:
+    def settle(self, reservation: Reservation, tokens: int, entry: Entry, durable: asyncio.Future[None] | None) -> None:
         assert self._limiter is not None
-        self._limiter.settle(reservation, tokens, nano)
+        self._limiter.settle(reservation, tokens, entry.charged_nano, durable)
 
     def record(self, entry: Entry) -> asyncio.Future[None] | None:
         """Give an entry to the ledger; done when it is durable."""

@@ -66,6 +66,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("gateway_ledger_pending", "gauge", "Entries of the ledger that are not durable yet."),
     Metric("gateway_ledger_entries_total", "gauge", "Entries of the ledger written since the start."),
     Metric("gateway_shared_state_degraded", "gauge", "1 while Redis is away and this process keeps limits alone."),
+    Metric("gateway_outbox_bytes", "gauge", "What waits on the local disk for the database to come back."),
     Metric("gateway_reservations", "gauge", "Running requests that hold a part of a limit."),
     Metric(
         "gateway_time_to_first_token_seconds",

@@ -15,6 +15,7 @@ from gateway.catalog import Price
 from gateway.ledger import Batch, Entry, Sums, correction, fold
 from gateway.limits.wallets import places, post
 from gateway.state.database import Database, DatabaseUnavailable, Row, Statements, Value
+from gateway.state.outbox import Outbox, OutboxError
 
 GROUP_MAX = 400
 PENDING_MAX = 20_000
@@ -42,34 +43,55 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
 class Ledger:
     """Entries are durable before whoever waits for them goes on.
 
-    While the database is away they wait in memory, and whoever waits for them with them; `full` then says that no more
+    While the database is away they go to the outbox, and from there to the database when it is back. Without an outbox,
+    or when that is full too, they wait in memory and whoever waits for them with them; `full` then says that no more
     requests should be let in.
     """
 
-    def __init__(self, database: Database, *, retry_s: float = RETRY_S) -> None:
+    def __init__(self, database: Database, outbox: Outbox | None = None, *, retry_s: float = RETRY_S) -> None:
         self._retry_s = retry_s
         self._database = database
+        self._outbox = outbox
+        self._outbox_turn = asyncio.Lock()
+        self._emptying: asyncio.Task[None] | None = None
         self._pending: deque[tuple[Entry, asyncio.Future[None]]] = deque()
         self._more = asyncio.Event()
         self._writer: asyncio.Task[None] | None = None
         self._closing = False
         self.written = 0
 
-    def start(self) -> None:
-        """Begin to write what is added."""
+    async def start(self) -> None:
+        """Bring in what an earlier process left in the outbox, then begin to write what is added."""
+        if self._outbox is not None and self._outbox.size_bytes:
+            await self._empty_outbox()
         self._writer = asyncio.create_task(self._write())
 
     async def close(self) -> None:
-        """Write what is still in memory; gives up when the database is away."""
+        """Write what is still in memory; what the database does not take stays in the outbox."""
         self._closing = True
         self._more.set()
         if self._writer is not None:
             await self._writer
+        if self._emptying is not None:
+            self._emptying.cancel()
+            await asyncio.wait([self._emptying])
+        if self._outbox is not None:
+            self._outbox.close()
 
     @property
     def pending(self) -> int:
         """Entries that are not durable yet."""
         return len(self._pending)
+
+    @property
+    def waiting_bytes(self) -> int:
+        """What is in the outbox."""
+        return 0 if self._outbox is None else self._outbox.size_bytes
+
+    @property
+    def complete(self) -> bool:
+        """Whether the database has all that was added."""
+        return not self._pending and not self.waiting_bytes
 
     @property
     def full(self) -> bool:
@@ -90,9 +112,16 @@ class Ledger:
                 continue
             group = [self._pending[i] for i in range(min(len(self._pending), GROUP_MAX))]
             try:
-                await self.commit([entry for entry, _ in group])
-            except DatabaseUnavailable as error:
+                await self._keep([entry for entry, _ in group])
+            except (DatabaseUnavailable, OutboxError) as error:
                 log.error("%d entries of the ledger cannot be written yet: %s", len(self._pending), error)
+                if self._closing:
+                    return
+                await asyncio.sleep(self._retry_s)
+                continue
+            except Exception:
+                # A bug of ours must not end the writer: everybody would wait for it for ever.
+                log.exception("%d entries of the ledger were refused by the database", len(group))
                 if self._closing:
                     return
                 await asyncio.sleep(self._retry_s)
@@ -102,10 +131,52 @@ class Ledger:
                 if not durable.done():
                     durable.set_result(None)
 
+    async def _keep(self, entries: Sequence[Entry]) -> None:
+        """Make entries durable: in the database, or in the outbox while that is away."""
+        if self._emptying is None:
+            try:
+                await self.commit(entries)
+                return
+            except DatabaseUnavailable as error:
+                if self._outbox is None:
+                    raise
+                log.error("the ledger goes to the outbox: %s", error)
+        assert self._outbox is not None
+        async with self._outbox_turn:
+            await asyncio.to_thread(self._outbox.append, [msgspec.json.encode(entry) for entry in entries])
+        if self._emptying is None:
+            self._emptying = asyncio.create_task(self._return())
+
+    async def _return(self) -> None:
+        """Wait for the database to come back and bring it what it missed."""
+        while True:
+            await asyncio.sleep(self._retry_s)
+            try:
+                await self._empty_outbox()
+            except (DatabaseUnavailable, OutboxError) as error:
+                log.info("the ledger stays in the outbox: %s", error)
+                continue
+            if not self.waiting_bytes:
+                self._emptying = None
+                log.warning("the ledger is in the database again")
+                return
+
+    async def _empty_outbox(self) -> None:
+        assert self._outbox is not None
+        async with self._outbox_turn:
+            segments = await asyncio.to_thread(lambda outbox: list(outbox.segments()), self._outbox)
+        for segment in segments:
+            entries = [msgspec.json.decode(record, type=Entry) for record in segment.records]
+            for start in range(0, len(entries), GROUP_MAX):
+                await self.commit(entries[start : start + GROUP_MAX])
+            async with self._outbox_turn:
+                await asyncio.to_thread(self._outbox.remove, segment)
+
     async def commit(self, entries: Sequence[Entry]) -> None:
         """Write entries and everything summed up from them in one transaction; those that are there already are not
         written or summed up again."""
-        async with self._database.transaction() as inside:
+        entries = list({entry.id: entry for entry in reversed(entries)}.values())
+        async with self._database.transaction(concurrent=True) as inside:
             rows = await inside.query(
                 f"INSERT INTO ledger ({','.join(COLUMNS)}) VALUES {places(len(entries), len(COLUMNS))} "
                 "ON CONFLICT (id) DO NOTHING RETURNING id",

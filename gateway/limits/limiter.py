@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -14,7 +15,7 @@ from gateway.auth import Principal
 from gateway.catalog import Price
 from gateway.config_limits import LimitsConfig
 from gateway.errors import GatewayError
-from gateway.limits.book import Ask, Book, Budget, Charged, Grant, Missing, Refusal, Room
+from gateway.limits.book import Ask, Book, Budget, Charged, Grant, Missing, NotHeld, Refusal, Room
 from gateway.limits.plans import WALLET, Allowance, Plan, Plans
 
 HOLD_US = 2 * 3600 * 1_000_000
@@ -75,10 +76,21 @@ class Counters(Protocol):
 
     async def admit(self, ask: Ask) -> Grant | Refusal | Missing: ...
 
+    async def ready(self) -> None:
+        """Wait until an account may be read from durable state, to be loaded."""
+        ...
+
     async def load(self, account: str, spent_nano: int) -> None: ...
 
-    def settle(self, grant: Grant, tokens: int, nano: int, then: Callable[[tuple[Charged, ...]], None]) -> None:
-        """End a hold without waiting; `then` learns what was charged, at once or later."""
+    def settle(
+        self,
+        grant: Grant,
+        tokens: int,
+        nano: int,
+        then: Callable[[tuple[Charged, ...]], None],
+        durable: asyncio.Future[None] | None,
+    ) -> None:
+        """End a hold without waiting; `then` learns what was charged, at once or after `durable`."""
         ...
 
 
@@ -101,6 +113,10 @@ class LocalCounters:
         self._complete = complete
         self._swept_us = 0
 
+    @property
+    def holds(self) -> int:
+        return self.book.holds
+
     async def admit(self, ask: Ask) -> Grant | Refusal | Missing:
         now_us = ask.now_us
         if now_us - self._swept_us >= SWEEP_US:
@@ -110,11 +126,27 @@ class LocalCounters:
             self.book.forget(now_us, IDLE_US if self._complete() else None)
         return self.book.admit(ask)
 
+    async def ready(self) -> None:
+        return
+
     async def load(self, account: str, spent_nano: int) -> None:
         self.book.load(account, spent_nano)
 
-    def settle(self, grant: Grant, tokens: int, nano: int, then: Callable[[tuple[Charged, ...]], None]) -> None:
-        then(self.book.settle(grant.id, tokens, nano))
+    def settle(
+        self,
+        grant: Grant,
+        tokens: int,
+        nano: int,
+        then: Callable[[tuple[Charged, ...]], None],
+        durable: asyncio.Future[None] | None,
+    ) -> None:
+        try:
+            charged = self.book.settle(grant.id, tokens, nano)
+        except NotHeld:
+            # Requests are ended long before their holds are. The entry is in the ledger all the same.
+            log.error("the reservation %s was settled too late", grant.id)
+            return
+        then(charged)
 
 
 class Limiter:
@@ -160,7 +192,7 @@ class Limiter:
             decision = await self._counters.admit(self._ask(identity, plan, need, price))
         if isinstance(decision, Refusal):
             return decision
-        assert isinstance(decision, Grant)
+        assert isinstance(decision, Grant), "an account was just loaded"
         return Reservation(decision, plan, price)
 
     def _ask(self, identity: str, plan: Plan, need: Need, price: Price | None) -> Ask:
@@ -184,6 +216,7 @@ class Limiter:
         )
 
     async def _load(self, accounts: Sequence[str]) -> None:
+        await self._counters.ready()
         found = await self._balances(accounts)
         for account in accounts:
             balance = found.get(account, Balance())
@@ -216,7 +249,9 @@ class Limiter:
             standings.append(Standing(wallet, balance.debits_nano, balance.credits_nano))
         return standings
 
-    def settle(self, reservation: Reservation, tokens: int, nano: int) -> None:
+    def settle(
+        self, reservation: Reservation, tokens: int, nano: int, durable: asyncio.Future[None] | None = None
+    ) -> None:
         """End the hold with what was used; a plain call, so that a cancelled request can still make it."""
         plan = reservation.plan
 
@@ -227,7 +262,7 @@ class Limiter:
                 if one.nano > 0 and one.spent_nano >= self._credits.get(one.account, 0):
                     self._alert(Alert(one.account, one.account, 100, one.spent_nano, one.spent_nano))
 
-        self._counters.settle(reservation.grant, tokens, nano, note)
+        self._counters.settle(reservation.grant, tokens, nano, note, durable)
 
     def _note(self, charged: Charged, allowance: Allowance) -> None:
         """Report the highest threshold that this charge crossed."""

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from gateway.catalog import Price
@@ -13,6 +14,7 @@ from gateway.ledger.store import Filter, Ledger
 from gateway.limits.wallets import Wallets
 from gateway.state.database import DatabaseUnavailable, Row, Statements, Value
 from gateway.state.migrate import known, migrate
+from gateway.state.outbox import Outbox
 from gateway.state.sqlite import Sqlite, open_sqlite
 from tests.gateway.ledger.test_entries import PRICE, entry
 
@@ -40,7 +42,7 @@ class Flaky:
             failure = self.failures.pop(0) if self.failures else ""
             if failure == "before":
                 raise DatabaseUnavailable("away")
-            async with self._inner.transaction() as inside:
+            async with self._inner.transaction(concurrent=concurrent) as inside:
                 yield inside
             if failure == "after":
                 raise DatabaseUnavailable("the answer to the commit was lost")
@@ -51,13 +53,16 @@ class Flaky:
         await self._inner.close()
 
 
-def with_ledger(data_dir: Path, scenario: Callable[[Ledger, Flaky], Awaitable[None]]) -> None:
+def with_ledger(
+    data_dir: Path, scenario: Callable[[Ledger, Flaky], Awaitable[None]], *, with_outbox: bool = False
+) -> None:
     async def run() -> None:
         database = Flaky(await open_sqlite(data_dir, serve=True))
         try:
             await migrate(database, known())
-            ledger = Ledger(database, retry_s=0)
-            ledger.start()
+            outbox = Outbox(data_dir / "outbox") if with_outbox else None
+            ledger = Ledger(database, outbox, retry_s=0)
+            await ledger.start()
             await scenario(ledger, database)
             await ledger.close()
             assert await ledger.problems() == []
@@ -70,6 +75,12 @@ def with_ledger(data_dir: Path, scenario: Callable[[Ledger, Flaky], Awaitable[No
 
 async def all_entries(ledger: Ledger, wanted: Filter = ALL) -> list[Entry]:
     return [one async for one in ledger.entries(wanted)]
+
+
+async def emptied(ledger: Ledger) -> None:
+    """The outbox was brought to the database."""
+    if ledger._emptying is not None:
+        await asyncio.wait([ledger._emptying])
 
 
 def test_an_entry_is_durable_when_its_future_is_done(tmp_path: Path) -> None:
@@ -98,18 +109,46 @@ def test_many_entries_share_commits(tmp_path: Path) -> None:
     with_ledger(tmp_path, scenario)
 
 
+@pytest.mark.parametrize("with_outbox", [False, True])
 @pytest.mark.parametrize("failures", [["before"] * 3, ["after"], ["after", "before", "after"]])
-def test_a_database_that_fails_loses_and_doubles_nothing(tmp_path: Path, failures: list[str]) -> None:
+def test_a_database_that_fails_loses_and_doubles_nothing(
+    tmp_path: Path, failures: list[str], with_outbox: bool
+) -> None:
     async def scenario(ledger: Ledger, database: Flaky) -> None:
         database.failures = failures
         await asyncio.gather(
             *(ledger.add(entry(f"{n}", charged_nano=n, cost_nano=n, accounts=("a", "wallet:w"))) for n in range(50))
         )
+        await emptied(ledger)
         balances = await Wallets(database).balances(["a", "wallet:w"])
         assert {balance.debits_nano for balance in balances.values()} == {sum(range(50))}
         assert len(await all_entries(ledger)) == 50
 
-    with_ledger(tmp_path, scenario)
+    with_ledger(tmp_path, scenario, with_outbox=with_outbox)
+
+
+def test_what_a_killed_process_left_in_the_outbox_is_brought_in_by_the_next(tmp_path: Path) -> None:
+    left = Outbox(tmp_path / "outbox")
+    left.append([msgspec.json.encode(entry(f"{n}", cost_nano=1, charged_nano=1, accounts=("a",))) for n in range(3)])
+    left.close()
+
+    async def scenario(ledger: Ledger, database: Flaky) -> None:
+        assert (len(await all_entries(ledger)), ledger.waiting_bytes) == (3, 0)
+
+    with_ledger(tmp_path, scenario, with_outbox=True)
+
+
+def test_an_entry_is_durable_in_the_outbox_while_the_database_is_away(tmp_path: Path) -> None:
+    async def scenario(ledger: Ledger, database: Flaky) -> None:
+        database.failures = ["before"] * 10_000
+        await ledger.add(entry("a"))
+        await ledger.add(entry("b"))
+        assert (ledger.waiting_bytes > 0, ledger.complete, ledger.pending) == (True, False, 0)
+        database.failures = []
+        await emptied(ledger)
+        assert [one.id for one in await all_entries(ledger)] == ["a", "b"]
+
+    with_ledger(tmp_path, scenario, with_outbox=True)
 
 
 def test_summaries_by_time_and_dimension(tmp_path: Path) -> None:

@@ -1,0 +1,255 @@
+"""Counters that all replicas share, and what happens while they are away or have been lost.
+
+Away: rates and concurrency are kept to this replica's part of them; budgets are not spent, because nobody knows what
+the others spend. Lost: every replica holds again what its running requests held, within a grace in which no account is
+opened; then accounts are read from the ledger. A charge is told to the counters only once its entry is durable, so an
+account that is read after a loss has it already, and one that was read before gets it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+
+from msgspec.structs import replace
+
+from gateway import errors
+from gateway.limits.book import Ask, Book, Charged, Grant, Missing, NotHeld, Rate, Refusal, Room
+from gateway.limits.scripts import ADMIT, GRANTED, KINDS, LOAD, MISSING, RESTORE, SETTLE
+from gateway.state.shared import Reply, Script, SharedState, SharedStateUnavailable
+
+GRACE_S = 3.0
+RETRY_S = 0.2
+WATCH_S = 0.25
+
+log = logging.getLogger(__name__)
+
+
+class SharedCounters:
+    """The limiter's counters in shared state. `replicas` share each limit while it is away."""
+
+    def __init__(
+        self, shared: SharedState, replicas: int, steady_us: Callable[[], int], *, grace_s: float = GRACE_S
+    ) -> None:
+        self._shared = shared
+        self._replicas = replicas
+        self._steady_us = steady_us
+        self._grace_us = round(grace_s * 1e6)
+        self._epoch: str | None = None
+        self._epoch_seen_us = 0
+        self._live: dict[str, tuple[Grant, Ask]] = {}
+        self._alone = Book()
+        self._alone_ids: set[str] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._watching: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to watch for losses."""
+        self._watching = asyncio.create_task(self._watch())
+
+    async def close(self) -> None:
+        """Stop; what is still to be settled is tried once more, and else ends by itself when its hold does."""
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.wait([self._watching])
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=1)
+            for task in late:
+                task.cancel()
+
+    @property
+    def holds(self) -> int:
+        return len(self._live) + len(self._alone_ids)
+
+    async def admit(self, ask: Ask) -> Grant | Refusal | Missing:
+        self._notice()
+        deciding = asyncio.ensure_future(self._shared.run(ADMIT, _keys(ask), _arguments(ask)))
+        try:
+            reply = await asyncio.shield(deciding)
+        except SharedStateUnavailable:
+            self._undo(ask)
+            return self._admit_alone(ask)
+        except asyncio.CancelledError:
+            # Whether it was let in is not known, so it is given back either way.
+            deciding.add_done_callback(lambda done: done.cancelled() or done.exception())
+            self._undo(ask)
+            raise
+        decision = _decision(ask, reply)
+        if isinstance(decision, Grant):
+            self._live[ask.id] = decision, ask
+        return decision
+
+    def _admit_alone(self, ask: Ask) -> Grant | Refusal | Missing:
+        """This replica's part of the limits, as far as they are not about money."""
+        if ask.budgets:
+            message = "What the budget still has cannot be known right now. Try again shortly."
+            raise errors.error("budget_unavailable", message, retry_after_s=1)
+        for grant in self._alone.expire(ask.now_us):
+            self._alone_ids.discard(grant.id)
+        rates = tuple(replace(rate, limit=self._part(rate.limit)) for rate in ask.rates)
+        gates = tuple(replace(gate, limit=self._part(gate.limit)) for gate in ask.gates)
+        decision = self._alone.admit(replace(ask, rates=rates, gates=gates))
+        if isinstance(decision, Grant):
+            self._alone_ids.add(ask.id)
+        return decision
+
+    def _part(self, limit: int) -> int:
+        return min(limit, max(limit // self._replicas, 1))
+
+    async def ready(self) -> None:
+        """Wait until what was lost has been held again."""
+        while True:
+            self._notice()
+            left_us = self._epoch_seen_us + self._grace_us - self._steady_us()
+            if left_us <= 0:
+                return
+            await asyncio.sleep(left_us / 1e6)
+
+    async def load(self, account: str, spent_nano: int) -> None:
+        try:
+            await self._shared.run(LOAD, [f"a:{account}"], [0, 0, 1, spent_nano])
+        except SharedStateUnavailable as error:
+            message = "What the budget still has cannot be known right now. Try again shortly."
+            raise errors.error("budget_unavailable", message, retry_after_s=1) from error
+
+    def settle(
+        self,
+        grant: Grant,
+        tokens: int,
+        nano: int,
+        then: Callable[[tuple[Charged, ...]], None],
+        durable: asyncio.Future[None] | None,
+    ) -> None:
+        if grant.id in self._alone_ids:
+            self._alone_ids.discard(grant.id)
+            try:
+                self._alone.settle(grant.id, tokens, nano)
+            except NotHeld:
+                log.error("the reservation %s was settled too late", grant.id)
+            return
+        _, ask = self._live[grant.id]
+        self._spawn(self._settle(ask, grant, tokens, min(nano, grant.nano), then, durable))
+
+    async def _settle(
+        self,
+        ask: Ask,
+        grant: Grant,
+        tokens: int,
+        nano: int,
+        then: Callable[[tuple[Charged, ...]], None],
+        durable: asyncio.Future[None] | None,
+    ) -> None:
+        if durable is not None:
+            await asyncio.shield(durable)
+        reply = await self._insist(SETTLE, _keys(ask), _settle_arguments(ask, tokens, nano))
+        self._live.pop(grant.id, None)
+        if reply[0]:
+            sums = zip(grant.accounts, reply[1:], strict=True)
+            then(tuple(Charged(account, nano, spent) for account, spent in sums if spent >= 0))
+
+    def _undo(self, ask: Ask) -> None:
+        """Give back what may have been held. It comes after the admission on every connection."""
+        self._spawn(self._give_back(ask))
+
+    async def _give_back(self, ask: Ask) -> None:
+        await self._insist(SETTLE, _keys(ask), _settle_arguments(ask, 0, 0))
+
+    async def _insist(self, script: Script, keys: list[str], arguments: list[int]) -> Reply:
+        """Run an idempotent script until there is an answer."""
+        while True:
+            try:
+                return await self._shared.run(script, keys, arguments)
+            except SharedStateUnavailable:
+                await asyncio.sleep(RETRY_S)
+
+    async def _watch(self) -> None:
+        while True:
+            self._notice()
+            await asyncio.sleep(WATCH_S)
+
+    def _notice(self) -> None:
+        """See whether everything was lost, and then hold again what still runs."""
+        epoch = self._shared.epoch
+        if epoch == self._epoch:
+            return
+        self._epoch = epoch
+        self._epoch_seen_us = self._steady_us()
+        for grant, ask in self._live.values():
+            self._spawn(self._restore(grant, ask))
+
+    async def _restore(self, grant: Grant, ask: Ask) -> None:
+        keys = [*(f"g:{gate.key}" for gate in ask.gates), *(f"a:{name}" for name in grant.accounts), f"h:{grant.id}"]
+        arguments = [0, len(ask.gates), len(grant.accounts), ask.expires_us - ask.now_us, grant.nano]
+        await self._insist(RESTORE, keys, arguments)
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _keys(ask: Ask) -> list[str]:
+    return [
+        *(f"w:{rate.key}" for rate in ask.rates),
+        *(f"g:{gate.key}" for gate in ask.gates),
+        *(f"a:{budget.account}" for budget in ask.budgets),
+        f"h:{ask.id}",
+    ]
+
+
+def _unit(rate: Rate) -> int:
+    return KINDS.index(rate.unit)
+
+
+def _arguments(ask: Ask) -> list[int]:
+    arguments = [len(ask.rates), len(ask.gates), len(ask.budgets), ask.expires_us - ask.now_us]
+    arguments += [ask.input_tokens, ask.input_nano, ask.output_tokens, ask.choices, ask.unit_nano]
+    arguments.append(-1 if ask.output_tokens_min is None else ask.output_tokens_min)
+    for rate in ask.rates:
+        arguments += [_unit(rate), rate.limit, rate.window_us]
+    arguments += [gate.limit for gate in ask.gates]
+    return arguments + [budget.limit_nano for budget in ask.budgets]
+
+
+def _settle_arguments(ask: Ask, tokens: int, nano: int) -> list[int]:
+    return [len(ask.rates), len(ask.gates), len(ask.budgets), tokens, nano, *(rate.window_us for rate in ask.rates)]
+
+
+def _decision(ask: Ask, reply: Reply) -> Grant | Refusal | Missing:
+    if reply[0] == MISSING:
+        return Missing(tuple(ask.budgets[i].account for i in reply[1:]))
+    if reply[0] == GRANTED:
+        _, output_tokens, tokens, nano, *rest = reply
+        slots = zip(ask.rates, rest[6:], strict=True)
+        return Grant(
+            id=ask.id,
+            expires_us=ask.expires_us,
+            output_tokens=output_tokens,
+            tokens=tokens,
+            nano=nano,
+            slots=tuple((rate.key, slot) for rate, slot in slots if rate.unit == "tokens"),
+            gates=tuple(gate.key for gate in ask.gates),
+            accounts=tuple(budget.account for budget in ask.budgets),
+            requests_room=_room(rest[:3]),
+            tokens_room=_room(rest[3:6]),
+        )
+    _, kind, index, limit, remaining, retry_us, *rest = reply
+    names = [rate.key for rate in ask.rates]
+    if kind == 2:
+        names = [gate.key for gate in ask.gates]
+    elif kind == 3:
+        names = [budget.account for budget in ask.budgets]
+    return Refusal(
+        kind=KINDS[kind],
+        key=names[index],
+        limit=limit,
+        remaining=remaining,
+        retry_us=None if retry_us < 0 else retry_us,
+        requests_room=_room(rest[:3]),
+        tokens_room=_room(rest[3:6]),
+    )
+
+
+def _room(values: Reply) -> Room | None:
+    return None if values[0] < 0 else Room(values[0], values[1], values[2])

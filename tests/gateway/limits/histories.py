@@ -1,0 +1,127 @@
+"""Random histories of admissions and ends, to hold implementations of the limiter's counters against each other."""
+
+from __future__ import annotations
+
+import msgspec
+from hypothesis import strategies as st
+
+from gateway.limits.book import Ask, Book, Budget, Charged, Gate, Grant, Missing, NotHeld, Rate, Refusal
+from gateway.limits.scripts import ADMIT, LOAD, MINUTE_US, SETTLE
+from gateway.limits.shared import _arguments, _decision, _keys, _settle_arguments
+from gateway.state.shared import SharedState
+
+START_US = 1_700_000_000_000_000
+HOLD_US = 5 * MINUTE_US
+
+Outcome = Grant | Refusal | Missing | tuple[Charged, ...] | None
+
+
+class Step(msgspec.Struct, frozen=True):
+    """After `wait_us`: a request, or the end of the one `ends` steps ago."""
+
+    wait_us: int
+    ask: Ask | None
+    ends: int = 0
+    tokens: int = 0
+    nano: int = 0
+
+
+RATES = (
+    Rate("r1", "requests", 3, 60_000_000),
+    Rate("r2", "requests", 5, 7_000_001),
+    Rate("t1", "tokens", 120, 60_000_000),
+    Rate("t2", "tokens", 200, 3_600_000_000),
+)
+GATES = (Gate("g1", 2), Gate("g2", 0))
+BUDGETS = (Budget("a1", 400), Budget("a2", 100), Budget("a3", 0))
+
+
+def _some(items: tuple[object, ...]) -> st.SearchStrategy[tuple[object, ...]]:
+    chosen = st.lists(st.sampled_from(range(len(items))), unique=True, max_size=len(items))
+    return chosen.map(lambda places: tuple(items[i] for i in sorted(places)))
+
+
+asks = st.builds(
+    Ask,
+    id=st.just(""),
+    now_us=st.just(0),
+    expires_us=st.just(0),
+    rates=_some(RATES),
+    gates=st.one_of(st.just(GATES[:1]), _some(GATES), st.just(())),
+    budgets=st.one_of(_some(BUDGETS[:2]), _some(BUDGETS)),
+    input_tokens=st.integers(0, 60),
+    input_nano=st.integers(0, 60),
+    output_tokens=st.integers(0, 60),
+    choices=st.integers(1, 3),
+    unit_nano=st.integers(0, 4),
+    output_tokens_min=st.sampled_from((None, 0, 16)),
+)
+waits = st.one_of(st.integers(0, 3_000_000), st.integers(0, 70_000_000), st.just(0))
+steps = st.one_of(
+    st.builds(Step, waits, asks),
+    st.builds(Step, waits, st.none(), st.integers(0, 6), st.integers(0, 300), st.integers(0, 300)),
+)
+histories = st.lists(steps, max_size=30)
+
+
+def numbered(history: list[Step]) -> list[tuple[int, Step, str]]:
+    """Each step with its moment and the id of its request."""
+    now_us, told = START_US, []
+    for number, step in enumerate(history):
+        now_us += step.wait_us
+        told.append((now_us, step, f"i{number if step.ask is not None else number - 1 - step.ends}"))
+    return told
+
+
+def play_book(history: list[Step]) -> list[Outcome]:
+    """What the book makes of a history; holds expire by whole minutes, as they do in records."""
+    book, outcomes = Book(), list[Outcome]()
+    for now_us, step, identity in numbered(history):
+        book.expire(now_us // MINUTE_US * MINUTE_US)
+        if step.ask is None:
+            try:
+                outcomes.append(book.settle(identity, step.tokens, step.nano))
+            except NotHeld:
+                outcomes.append(None)
+            continue
+        minute_end_us = ((now_us + HOLD_US) // MINUTE_US + 1) * MINUTE_US
+        ask = msgspec.structs.replace(step.ask, id=identity, now_us=now_us, expires_us=minute_end_us)
+        decision = book.admit(ask)
+        outcomes.append(decision)
+        if isinstance(decision, Missing):
+            for account in decision.accounts:
+                book.load(account, 10)
+    return outcomes
+
+
+async def play_scripts(history: list[Step], state: SharedState, set_clock: list[int]) -> list[Outcome]:
+    """What the scripts make of a history; `set_clock[0]` is the moment of the next call."""
+    outcomes, live = list[Outcome](), dict[str, tuple[Ask, Grant, int]]()
+    for now_us, step, identity in numbered(history):
+        set_clock[0] = now_us
+        if step.ask is None:
+            held = live.pop(identity, None)
+            if held is None or held[1].expires_us <= now_us // MINUTE_US * MINUTE_US:
+                outcomes.append(None)
+                continue
+            ask, grant, _ = held
+            nano = min(step.nano, grant.nano)
+            reply = await state.run(SETTLE, _keys(ask), _settle_arguments(ask, step.tokens, nano))
+            assert reply[0] == 1
+            again = await state.run(SETTLE, _keys(ask), _settle_arguments(ask, step.tokens, nano))
+            assert again == [0], "settling twice changes nothing"
+            outcomes.append(
+                tuple(Charged(name, nano, spent) for name, spent in zip(grant.accounts, reply[1:], strict=True))
+            )
+            continue
+        minute_end_us = ((now_us + HOLD_US) // MINUTE_US + 1) * MINUTE_US
+        ask = msgspec.structs.replace(step.ask, id=identity, now_us=now_us, expires_us=now_us + HOLD_US)
+        decision = _decision(ask, await state.run(ADMIT, _keys(ask), _arguments(ask)))
+        if isinstance(decision, Grant):
+            decision = msgspec.structs.replace(decision, expires_us=minute_end_us)
+            live[identity] = ask, decision, now_us
+        outcomes.append(decision)
+        if isinstance(decision, Missing):
+            for account in decision.accounts:
+                await state.run(LOAD, [f"a:{account}"], [0, 0, 1, 10])
+    return outcomes

@@ -1,0 +1,16 @@
+from __future__ import annotations
+
+import asyncio
+
+from hypothesis import given, settings
+
+from gateway.state.memory import Memory
+from tests.gateway.limits.histories import Step, histories, play_book, play_scripts
+
+
+@settings(max_examples=300, deadline=None)
+@given(histories)
+def test_the_scripts_decide_as_the_book_does(history: list[Step]) -> None:
+    clock = [0]
+    scripted = asyncio.run(play_scripts(history, Memory(now_us=lambda: clock[0]), clock))
+    assert scripted == play_book(history)

@@ -1,0 +1,231 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+import msgspec
+import pytest
+
+from gateway.config_limits import BudgetConfig, LimitsConfig, RuleConfig, ScopeLimits
+from gateway.errors import GatewayError
+from gateway.limits.book import Refusal
+from gateway.limits.limiter import Balance, Limiter, Need, Reservation
+from gateway.limits.shared import SharedCounters
+from gateway.state.memory import Memory
+from gateway.state.shared import Argument, Reply, Script, SharedStateUnavailable
+from tests.gateway.limits.test_limiter import PRICE, START_US, who
+
+BUDGET = ScopeLimits(budgets=(BudgetConfig(usd="0.000000100", period="total", alert_percents=(50,)),))
+
+
+class Fragile:
+    """Shared state that can be taken away, lose everything, and be slow."""
+
+    def __init__(self) -> None:
+        self.inner = Memory()
+        self.epochs = 1
+        self.away = False
+        self.slow: asyncio.Event | None = None
+
+    @property
+    def epoch(self) -> str | None:
+        return f"{self.epochs}"
+
+    @property
+    def degraded(self) -> bool:
+        return self.away
+
+    def lose(self) -> None:
+        self.inner = Memory()
+        self.epochs += 1
+
+    async def run(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Reply:
+        if self.away:
+            raise SharedStateUnavailable("away")
+        reply = await self.inner.run(script, keys, arguments)
+        if self.slow is not None:
+            await self.slow.wait()
+        return reply
+
+    async def get(self, key: str) -> bytes | None:
+        return None
+
+    async def set(self, key: str, value: bytes, ttl_s: float, *, only_new: bool = False) -> bool:
+        return True
+
+    async def publish(self, channel: str, message: bytes) -> None: ...
+
+    def listen(self, channel: str, listener: Callable[[bytes | None], None]) -> Callable[[], None]:
+        return lambda: None
+
+    async def close(self) -> None: ...
+
+
+class Replica:
+    """One of several gateways over the same shared state and ledger."""
+
+    def __init__(self, shared: Fragile, debits: dict[str, int], rules: tuple[RuleConfig, ...] = ()) -> None:
+        self.counters = SharedCounters(shared, 2, lambda: START_US, grace_s=0)
+        self.debits = debits
+        self.alerts: list[int] = []
+        self.number = 0
+        self.limiter = Limiter(
+            LimitsConfig(rules=rules),
+            self.counters,
+            self.read,
+            now_us=lambda: START_US,
+            steady_us=lambda: START_US,
+            alert=lambda alert: self.alerts.append(alert.percent),
+        )
+
+    async def read(self, accounts: Sequence[str]) -> dict[str, Balance]:
+        return {account: Balance(self.debits.get(account, 0)) for account in accounts}
+
+    async def reserve(self, tokens: int, limits: ScopeLimits | None = BUDGET) -> Reservation | Refusal:
+        self.number += 1
+        plan = self.limiter.plan(who(limits=limits), "m")
+        return await self.limiter.reserve(f"{id(self)}-{self.number}", plan, Need(tokens), PRICE)
+
+    async def hold(self, tokens: int, limits: ScopeLimits | None = BUDGET) -> Reservation:
+        reservation = await self.reserve(tokens, limits)
+        assert isinstance(reservation, Reservation), reservation
+        return reservation
+
+    def settle(self, reservation: Reservation, nano: int) -> None:
+        """The entry becomes durable, and then the counters learn of it."""
+        for account in reservation.grant.accounts:
+            self.debits[account] = self.debits.get(account, 0) + nano
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        done.set_result(None)
+        self.limiter.settle(reservation, nano, nano, done)
+
+
+def run(scenario: Callable[[Fragile, Replica, Replica], Coroutine[Any, Any, None]], *rules: RuleConfig) -> None:
+    async def inside() -> None:
+        shared, debits = Fragile(), dict[str, int]()
+        first, second = Replica(shared, debits, rules), Replica(shared, debits, rules)
+        await scenario(shared, first, second)
+        for one in (first, second):
+            shared.away, shared.slow = False, None
+            await one.counters.close()
+
+    asyncio.run(inside())
+
+
+async def quiet(replica: Replica) -> None:
+    while tasks := replica.counters._tasks:
+        await asyncio.wait(tasks)
+        await asyncio.sleep(0)
+
+
+def test_replicas_share_a_budget() -> None:
+    async def scenario(shared: Fragile, first: Replica, second: Replica) -> None:
+        reservation = await first.hold(70)
+        busy = await second.reserve(31)
+        assert isinstance(busy, Refusal) and busy.retry_us == 1_000_000
+        first.settle(reservation, 60)
+        await quiet(first)
+        assert (first.alerts, first.counters.holds) == ([50], 0)
+        await second.hold(40)
+        assert isinstance(await first.reserve(1), Refusal)
+
+    run(scenario)
+
+
+def test_while_the_counters_are_away_money_is_not_spent_and_rates_are_shared_out() -> None:
+    async def scenario(shared: Fragile, first: Replica, second: Replica) -> None:
+        limits = ScopeLimits(requests_per_minute=6, concurrent_requests=4)
+        shared.away = True
+        with pytest.raises(GatewayError) as refused:
+            await first.reserve(1)
+        assert (refused.value.status, refused.value.code) == (503, "budget_unavailable")
+        held = [await first.hold(1, limits) for _ in range(2)]
+        refusal = await first.reserve(1, limits)
+        assert isinstance(refusal, Refusal) and (refusal.kind, refusal.limit) == ("concurrency", 2)
+        first.settle(held[0], 0)
+        await first.hold(1, limits)
+        first.settle(held[1], 0)
+        refusal = await first.reserve(1, limits)
+        assert isinstance(refusal, Refusal) and (refusal.kind, refusal.limit) == ("requests", 3)
+        shared.away = False
+        assert len([await second.hold(1, limits) for _ in range(4)]) == 4
+
+    run(scenario)
+
+
+def test_a_settlement_waits_for_the_counters_to_come_back() -> None:
+    async def scenario(shared: Fragile, first: Replica, second: Replica) -> None:
+        reservation = await first.hold(100)
+        shared.away = True
+        first.settle(reservation, 30)
+        await asyncio.sleep(0.01)
+        assert first.counters.holds == 1
+        shared.away = False
+        await quiet(first)
+        await second.hold(70)
+        assert isinstance(await second.reserve(1), Refusal)
+
+    run(scenario)
+
+
+def test_lost_counters_come_back_from_the_ledger_and_from_who_still_runs() -> None:
+    async def scenario(shared: Fragile, first: Replica, second: Replica) -> None:
+        done, running = await first.hold(20), await second.hold(50)
+        first.settle(done, 20)
+        await quiet(first)
+        shared.lose()
+        for one in (first, second):
+            one.counters._notice()
+            await quiet(one)
+        assert isinstance(await first.reserve(31), Refusal), "20 are spent and 50 are still held"
+        await first.hold(30)
+        second.settle(running, 10)
+        await quiet(second)
+        await first.hold(40)
+        assert isinstance(await first.reserve(1), Refusal)
+
+    run(scenario)
+
+
+def test_a_caller_who_gives_up_holds_nothing() -> None:
+    async def scenario(shared: Fragile, first: Replica, second: Replica) -> None:
+        await first.hold(1)
+        shared.slow = asyncio.Event()
+        asking = asyncio.create_task(first.reserve(99))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        shared.slow.set()
+        await quiet(first)
+        await second.hold(99)
+
+    run(scenario)
+
+
+def test_nothing_is_loaded_within_the_grace_after_a_loss() -> None:
+    async def scenario(shared: Fragile, first: Replica, second: Replica) -> None:
+        now_us = [START_US]
+        counters = SharedCounters(shared, 2, lambda: now_us[0], grace_s=0.01)
+        waiting = asyncio.create_task(counters.ready())
+        await asyncio.sleep(0.02)
+        assert not waiting.done(), "its clock stands still"
+        now_us[0] += 10_000
+        await waiting
+
+    run(scenario)
+
+
+def test_a_watcher_holds_again_without_being_asked() -> None:
+    async def scenario(shared: Fragile, first: Replica, second: Replica) -> None:
+        reservation = await first.hold(60)
+        first.counters.start()
+        shared.lose()
+        await asyncio.sleep(0)
+        await quiet(first)
+        assert isinstance(await second.reserve(41), Refusal)
+        assert msgspec.structs.asdict(reservation.grant)["nano"] == 60
+
+    run(scenario)
