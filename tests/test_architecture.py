@@ -110,6 +110,7 @@ WORKER_SIDE = {
     "scheduler",
     "sequence",
     "thoughts",
+    "guidance",
     "sessions",
     "kept",
     "matching",

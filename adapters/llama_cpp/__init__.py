@@ -176,9 +176,6 @@ class LlamaCpp:
             info = self._check_generates()
         except AdapterError as error:
             return _failing(error)
-        if request.tool_choice.mode == "required":
-            refusal = InvalidRequest("Invalid value for 'tool_choice': no call can be forced yet.", param="tool_choice")
-            return _failing(refusal)
         prompt = _chat_prompt(request)
         new_parser = _parser_of(info, prompt)
         return TextGeneration(self._engine, caller, [prompt], request.generation, new_parser=new_parser).events()

@@ -112,8 +112,8 @@ class Compiler:
         """
         grammar = _source(constraint)
         if content is not None:
-            inner = [{**one, "name": "content"} for one in json.loads(_source(content))["grammars"]]
-            grammar = json.dumps({"grammars": [*json.loads(grammar)["grammars"], *inner]})
+            inner = [{**one, "name": "content"} for one in _parts(_source(content))]
+            grammar = json.dumps({"grammars": [*_parts(grammar), *inner]})
         digest = sha256(grammar.encode()).digest()
         with self._lock:
             compiled = self._cache.get(digest)
@@ -135,10 +135,17 @@ class Compiler:
         return compiled
 
     def guide(
-        self, compiled: Compiled, *, after: bytes = b"", again: bool = False, opening: int | None = None
+        self,
+        compiled: Compiled,
+        *,
+        after: bytes = b"",
+        again: bool = False,
+        anchored: bool = False,
+        opening: int | None = None,
     ) -> Guide:
         """A guide for one sequence; see `Guide`."""
-        return Guide(compiled.matcher, self.prepare(), after=after, again=again, opening=opening)
+        matcher, tokenizer = compiled.matcher, self.prepare()
+        return Guide(matcher, tokenizer, after=after, again=again, anchored=anchored, opening=opening)
 
     def marker(self, text: str) -> int | None:
         """The token that a marker begins with, if text cannot contain it."""
@@ -209,6 +216,14 @@ def _json_grammar(schema: str, *, strict: bool) -> str:
 def _lark_grammar(lark: str) -> str:
     grammar: str = LLMatcher.grammar_from_lark(lark)
     return grammar
+
+
+def _parts(grammar: str) -> list[dict[str, object]]:
+    """The grammars of llguidance's JSON form; it takes one in Lark as it is, too."""
+    if not grammar.startswith("{"):
+        return [{"lark_grammar": grammar}]
+    parts: list[dict[str, object]] = json.loads(grammar)["grammars"]
+    return parts
 
 
 def _choice(source: str, param: str) -> str:
@@ -294,7 +309,7 @@ class Guide:
     there on; the answer may not end before. With `opening` as well it waits for them only where the sequence begins
     with that token, and is held to the grammar from the start where it does not. With `again` the text may end at any
     time, and after each match of the grammar everything passes again until the next `after`: that is how calls hide in
-    free text.
+    free text. `anchored`: the text has to begin with `after`, but for spaces, or everything passes.
     """
 
     def __init__(
@@ -304,12 +319,15 @@ class Guide:
         *,
         after: bytes = b"",
         again: bool = False,
+        anchored: bool = False,
         opening: int | None = None,
     ) -> None:
         self._base = base
         self._tokenizer = tokenizer
         self._after = after
         self._again = again
+        self._anchored = anchored
+        self._passes = False
         self._tail = b""
         self.matcher = base.deep_copy()
         self.opening = opening
@@ -354,6 +372,14 @@ class Guide:
     def _watch(self, token: int, piece: bytes) -> list[int]:
         written = self._tail + piece
         at = written.find(self._after)
+        if self._anchored:
+            written, at = written.lstrip(), 0 if written.lstrip().startswith(self._after) else -1
+            self._passes = self._passes or not (at == 0 or self._after.startswith(written))
+            if self._passes:
+                return [token]
+            if at < 0:
+                self._tail = written
+                return [token]
         if at < 0:
             self._tail = written[-len(self._after) + 1 :] if len(self._after) > 1 else b""
             return [token]
@@ -364,6 +390,7 @@ class Guide:
     def _rearm(self) -> None:
         if self._again and self.matcher.is_stopped() and not self.matcher.is_error():
             self.active = False
+            self._passes = self._anchored
             self.matcher = self._base.deep_copy()
 
 

@@ -16,6 +16,7 @@ from adapters.llama_cpp.batch import Batch
 from adapters.llama_cpp.confine import cores
 from adapters.llama_cpp.embedder import Embedder
 from adapters.llama_cpp.grammar import Compiler, Masks
+from adapters.llama_cpp.guidance import Guidance
 from adapters.llama_cpp.lease import StepLease
 from adapters.llama_cpp.lora import Loras
 from adapters.llama_cpp.messages import EngineSettings, Load, ModelInfo
@@ -55,6 +56,7 @@ class Loaded(msgspec.Struct, frozen=True):
     prompts: Prompts
     reasoning: reasoning.ReasoningFormat | None
     compiler: Compiler
+    guidance: Guidance
     recommended: Recommended
     loras: Loras
     scheduler: Scheduler | None
@@ -112,13 +114,15 @@ def load(command: Load, progress: Callable[[float], None], lease: AbstractContex
         decode_us_per_token=rates.decode_us,
         load_us=now_us() - began_us,
     )
+    compiler = Compiler(model.vocabulary)
     return Loaded(
         info,
         model.vocabulary,
         context,
         Prompts(model.vocabulary, template, context_tokens, tool_format, reasoning_format, _rerank_template(header)),
         reasoning_format,
-        Compiler(model.vocabulary),
+        compiler,
+        Guidance(compiler, model.vocabulary, tool_format, reasoning_format),
         _recommended(header),
         loras,
         _scheduler(context, settings, rates, contended) if generates else None,

@@ -197,12 +197,17 @@ class Sequence:
     def _next(self, row: Float32s, denied: Bools | None) -> list[int]:
         """The tokens that follow: one that ends the thoughts, or those of the grammar, or a sampled one."""
         guide = self.guide
-        ending = self._thoughts.forced() if self._thoughts is not None else None
-        if ending is not None:
-            if guide is not None and not guide.active:
-                guide.accept(ending, self._pieces.piece(ending))
-            return [ending]
-        return self._drawn(row) if guide is None else self._guided(row, guide, denied)
+        thoughts = self._thoughts
+        ending = thoughts.forced()[: self._max_tokens - self._produced] if thoughts is not None else []
+        # Calls that hide in free text do not hide in thoughts.
+        if guide is None or (thoughts is not None and thoughts.thinking and not guide.active and guide.may_end):
+            return ending or self._drawn(row)
+        for index, token in enumerate(ending):
+            guide.accept(token, self._pieces.piece(token))
+            if guide.active:
+                # What it holds to begins here.
+                return ending[: index + 1]
+        return ending or self._guided(row, guide, denied)
 
     def _drawn(self, row: Float32s) -> list[int]:
         """The sampled token; nothing at the end of the text."""

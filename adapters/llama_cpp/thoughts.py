@@ -14,24 +14,29 @@ CHARACTER_TOKENS_MAX = 3
 class Thoughts:
     """`tokens` were spent on thinking so far, the marker that ends it included.
 
-    After `tokens_max` of them `forced` gives `ending`, the tokens that end thinking, one by one, each to be pushed like
-    a drawn token. `thinking` at the start: the prompt has begun the thoughts.
+    After `tokens_max` of them `forced` gives `ending`, the tokens that end thinking. `thinking` at the start: the
+    prompt has begun the thoughts; `may_begin`: the model may begin some now.
     """
 
     def __init__(
-        self, reasoning: ReasoningFormat, ending: Sequence[int], *, thinking: bool, tokens_max: int | None
+        self,
+        reasoning: ReasoningFormat,
+        ending: Sequence[int],
+        *,
+        thinking: bool,
+        tokens_max: int | None,
+        may_begin: bool = True,
     ) -> None:
         self.thinking = thinking
+        self.may_begin = may_begin and not thinking
         self.tokens = 0
         self._begin = reasoning.begin.encode()
         self._end = reasoning.end.encode()
         self._anywhere = reasoning.anywhere
         self._ending = ending
         self._tokens_max = tokens_max
-        self._queue: list[int] = []
         self._spent = 0
         self._tail = b""
-        self._may_begin = not thinking
 
     def push(self, piece: bytes) -> None:
         """Takes in the bytes of the token that was just added."""
@@ -41,8 +46,8 @@ class Thoughts:
             self._tail = (self._tail + piece)[-len(self._end) - len(piece) :]
             if self._end in self._tail:
                 self.thinking, self._tail = False, b""
-                self._may_begin = self._anywhere
-        elif self._may_begin:
+                self.may_begin = self._anywhere
+        elif self.may_begin:
             self._tail += piece
             if self._anywhere:
                 self._tail = self._tail[-len(self._begin) - len(piece) :]
@@ -50,21 +55,17 @@ class Thoughts:
             else:
                 start = self._tail.lstrip()
                 begun = start.startswith(self._begin)
-                self._may_begin = begun or self._begin.startswith(start)
+                self.may_begin = not begun and self._begin.startswith(start)
             if begun:
                 self.thinking, self._tail, self._spent = True, b"", 0
 
-    def forced(self) -> int | None:
-        """The token to add next instead of a drawn one, or None."""
-        over = self._spent - self._tokens_max if self._tokens_max is not None and self.thinking else -1
-        if not self._queue and over >= 0 and (over >= CHARACTER_TOKENS_MAX or self._complete()):
-            self._queue = list(self._ending)
-        return self._queue.pop(0) if self._queue else None
-
-    @property
-    def ending(self) -> bool:
-        """Whether tokens are being forced."""
-        return bool(self._queue)
+    def forced(self) -> list[int]:
+        """The tokens that end thinking, once the budget is spent; they are pushed like drawn ones."""
+        if not self.thinking or self._tokens_max is None:
+            return []
+        over = self._spent - self._tokens_max
+        due = over >= 0 and (over >= CHARACTER_TOKENS_MAX or self._complete())
+        return list(self._ending) if due else []
 
     def _complete(self) -> bool:
         """Whether the text so far ends with a whole character."""

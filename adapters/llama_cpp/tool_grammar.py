@@ -13,9 +13,11 @@ from adapters.llama_cpp.formats.tagged import STRING_FLAG, TEXT, kinds_of
 from adapters.llama_cpp.tools import NUMBER, ToolFormat
 from adapters.types import Tool
 
+JSON_SPACE = r"[ ]|\n[ \t]{0,32}"
+"""One optional space, or a new line with its indent, between the parts of JSON."""
 CALLS_MAX = 32
 DEPTH_MAX = 8
-_JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+_JSON_OPTIONS = {"whitespace_pattern": JSON_SPACE, "lenient": True, "coerce_one_of": True}
 
 Start = Literal["answer", "trigger"]
 """Where a grammar begins: with the answer, which is to be a call, or with a trigger that was just written."""
@@ -32,14 +34,31 @@ Words = Callable[[str], Sequence[Word]]
 """How a model's vocabulary writes a marker."""
 
 
+def trigger_of(row: ToolFormat) -> str:
+    """After which text a grammar that starts with the trigger holds; empty where nothing tells that calls begin."""
+    if row.primed:
+        return ""
+    return f'{{"{row.name_key}": "' if row.anchored and row.body == "object" else row.trigger
+
+
 def tool_grammar(
-    row: ToolFormat, tools: Sequence[Tool], words: Words, *, parallel: bool, start: Start, typed: frozenset[str]
+    row: ToolFormat,
+    tools: Sequence[Tool],
+    words: Words,
+    *,
+    parallel: bool,
+    start: Start,
+    typed: frozenset[str],
+    content: bool = False,
 ) -> str:
-    """A Lark grammar of one or more calls, or of exactly one unless `parallel`.
+    """A Lark grammar of one or more calls, or of exactly one unless `parallel`; with `content` also of what a grammar
+    of that name matches, instead of calls.
 
     The arguments of the tools named in `typed` match their schemas, those of the others are any objects.
     """
-    return _Grammar(row, words, typed).write(tools, parallel=parallel and not row.single, start=start)
+    return _Grammar(row, words, typed).write(
+        tools, parallel=parallel and not row.single, start=start, other="@content" if content else ""
+    )
 
 
 class _Grammar:
@@ -52,20 +71,25 @@ class _Grammar:
         self._rules: list[str] = []
         self._shared: dict[str, str] = {}
 
-    def write(self, tools: Sequence[Tool], *, parallel: bool, start: Start) -> str:
+    def write(self, tools: Sequence[Tool], *, parallel: bool, start: Start, other: str) -> str:
         row = self._row
         calls = " | ".join([self._call(tool) for tool in tools])
         first = row.open + row.begin
-        lead = ""
+        call = "call"
         if start == "answer":
             first = first.removeprefix(row.primed)
-        elif not row.anchored:
-            lead, first = self._trigger(row.trigger), first.partition(row.trigger)[2]
+        elif row.anchored and row.body == "object":
+            call = f"({' | '.join([self._call(tool, trigger_of(row)) for tool in tools])})"
+        else:
+            first = first.partition(row.trigger)[2]
+            # Where nothing opens the calls together, each begins with the trigger anew.
+            parallel = parallel and bool(row.open)
+            other = r"/([^a-zA-Z_](.|\n)*)?/" if row.anchored else ""
         more = f"({self._marker(row.between + row.begin)} call){{0,{CALLS_MAX - 1}}}" if parallel else ""
         if not (row.between + row.begin) and parallel:
             more = f"call{{0,{CALLS_MAX - 1}}}"
-        parts = (lead, self._marker(first), "call", more, self._marker(row.close))
-        rules = [f"start: {_joined(*parts)}", f"call: {calls}", *self._rules]
+        written = _joined(self._marker(first), call, more, self._marker(row.close))
+        rules = [f"start: {written} | {other}" if other else f"start: {written}", f"call: {calls}", *self._rules]
         return "%llguidance {}\n" + "\n".join(rules) + "\n"
 
     # Markers and text
@@ -81,20 +105,15 @@ class _Grammar:
     def _split(self, text: str) -> Sequence[Word]:
         return self._words(text) if text else ()
 
-    def _trigger(self, text: str) -> str:
-        """The trigger as the model wrote it: its first token may have begun with other text."""
-        if self._split(text)[0].token is not None:
-            return self._marker(text)
-        return self._rule("begun[lazy]", f"/(.|\\n)*/ {self._marker(text)}")
-
     def _text_up_to(self, marker: str) -> str:
-        """Any text and then `marker`."""
-        first, *others = self._split(marker)
-        rest = "".join(one.text for one in others)
+        """Any text and then `marker`. Text ends where its marker begins, whatever spaces the marker is written with."""
+        bare = marker.strip()
+        first, *others = self._split(bare)
+        after = marker.partition(bare)[2]
         if first.token is not None:
-            return _joined(self._rule("TEXT", r"/(.|\n)*/"), self._marker(marker))
+            return _joined(self._rule("TEXT", r"/(.|\n)*/"), self._marker(bare + after))
         name = self._rule(f"text_{len(self._rules)}[suffix={json.dumps(first.text)}]", r"/(.|\n)*/")
-        return _joined(name, self._marker(rest))
+        return _joined(name, self._marker("".join(one.text for one in others) + after))
 
     def _rule(self, head: str, body: str) -> str:
         """Adds a rule once; returns its name."""
@@ -109,14 +128,15 @@ class _Grammar:
 
     # Calls
 
-    def _call(self, tool: Tool) -> str:
+    def _call(self, tool: Tool, begun: str = "") -> str:
+        """A call, of which `begun` was written before."""
         row = self._row
         schema: dict[str, Any] = msgspec.json.decode(tool.parameters) if tool.name in self._typed else {}
         schema = {"type": "object"} | schema
         match row.body:
             case "object":
                 head = f'{{{row.prefix}"{row.name_key}": "{tool.name}", "{row.arguments_key}": '
-                body = _joined(self._marker(head), _json(schema), self._marker("}" + row.end))
+                body = _joined(self._marker(head.removeprefix(begun)), _json(schema), self._marker("}" + row.end))
             case "json":
                 body = _joined(self._marker(tool.name + row.middle), _json(schema), self._marker(row.end))
             case "tagged":
@@ -136,7 +156,8 @@ class _Grammar:
             parameter = self._new("parameter", self._parameter(json.dumps(key), schema, root))
             parameters.append(parameter if required else f"{parameter}?")
         if not parameters and root.get("additionalProperties") is not False:
-            parameter = self._new("parameter", self._parameter(self._rule("KEY", "/[a-zA-Z_][a-zA-Z0-9_]*/"), {}, root))
+            key = self._rule("KEY", "/[a-zA-Z_][a-zA-Z0-9_]{0,63}/")
+            parameter = self._new("parameter", self._parameter(key, {}, root))
             parameters.append(f"{parameter}{{0,16}}")
         return " ".join(parameters)
 
@@ -170,11 +191,13 @@ class _Grammar:
         if not properties:
             if isinstance(schema, dict) and schema.get("additionalProperties") is False:
                 return ""
-            member = f'{self._rule("KEY", "/[a-zA-Z_][a-zA-Z0-9_]*/")} "{joint}" {self._any(style)}'
+            word = self._rule("KEY", "/[a-zA-Z_][a-zA-Z0-9_]{0,63}/")
+            key = _json({"type": "string"}) if joint != style.joint else word
+            member = f'{key} "{joint}" {self._any(style)}'
             return f"({member} ({separator} {member}){{0,15}})?"
         alone = following = '""'
         for key, one, required in reversed(properties):
-            name = json.dumps(json.dumps(key)) if joint != style.joint and style.escapes else json.dumps(key)
+            name = json.dumps(json.dumps(key) if joint != style.joint else key)
             member = self._new("member", f'{name} "{joint}" {self._value(one, root, style, depth)}')
             rest = following
             alone_body, following_body = f"{member} {rest}", f"{separator} {member} {rest}"
@@ -184,7 +207,12 @@ class _Grammar:
 
     def _value(self, schema: Any, root: Mapping[str, Any], style: Style, depth: int) -> str:
         kinds = kinds_of(schema)
-        if depth >= DEPTH_MAX or not isinstance(schema, dict) or not kinds or len(kinds) > 1:
+        if depth >= DEPTH_MAX or not isinstance(schema, dict) or not kinds:
+            return self._any(style)
+        if isinstance(schema.get("type"), list):
+            several = [self._value({**schema, "type": one}, root, style, depth + 1) for one in schema["type"]]
+            return f"({' | '.join(several)})"
+        if len(kinds) > 1:
             return self._any(style)
         (kind,) = kinds
         inner = depth + 1
@@ -208,12 +236,14 @@ class _Grammar:
 
     def _any(self, style: Style) -> str:
         """Any literal."""
-        python = style.escapes
-        words = ("True", "False", "None") if python else ("true", "false", "null")
-        comma, colon = ('", "', '": "') if python else ('","', '":"')
-        bare = _joined(self._marker(style.quotes[0]), self._text_up_to(style.quotes[0]))
-        string = self._rule("string", _json({"type": "string"}) if python else bare)
-        key = string if python else self._rule("KEY", "/[a-zA-Z_][a-zA-Z0-9_]*/")
+        if style.escapes:
+            words, comma, colon = ("True", "False", "None"), '", "', '": "'
+            string = key = self._rule("string", _json({"type": "string"}))
+        else:
+            words, comma, colon = ("true", "false", "null"), '","', '":"'
+            quote = style.quotes[0]
+            string = self._rule("string", _joined(self._marker(quote), self._text_up_to(quote)))
+            key = self._rule("KEY", "/[a-zA-Z_][a-zA-Z0-9_]{0,63}/")
         number = _json({"type": "number"})
         constants = " | ".join(f'"{word}"' for word in words)
         return self._rule(
@@ -228,9 +258,9 @@ def _joined(*terms: str) -> str:
 
 
 def _json(schema: Any) -> str:
-    options = schema.get("x-guidance", {}) if isinstance(schema, dict) else {}
+    """Lenient, since a function that is strict has been compiled without leniency before."""
     given = schema if isinstance(schema, dict) else {}
-    return "%json " + json.dumps({**given, "x-guidance": {"lenient": True, **options, **_JSON_STYLE}})
+    return "%json " + json.dumps({**given, "x-guidance": _JSON_OPTIONS})
 
 
 def _within(schema: Any, root: Mapping[str, Any]) -> Any:

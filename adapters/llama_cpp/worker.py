@@ -20,7 +20,6 @@ import msgspec
 
 from adapters.llama_cpp.confine import confine
 from adapters.llama_cpp.embedder import Job
-from adapters.llama_cpp.grammar import Compiled, Guide
 from adapters.llama_cpp.kept import Int32s
 from adapters.llama_cpp.lease import StepLease
 from adapters.llama_cpp.loading import Loaded, LoadError, load
@@ -211,8 +210,7 @@ class Worker:
         except UnknownLora as error:
             raise Refusal("invalid_value", str(error), "lora") from None
         prompt = self._loaded.prompts.prepare(command)
-        constraint = command.generation.constraint
-        grammar = self._loaded.compiler.compile(constraint) if constraint is not None else None
+        plan = self._loaded.guidance.plan(command)
         sequences = [
             Sequence(
                 command.id,
@@ -227,7 +225,7 @@ class Worker:
                 recommended=self._loaded.recommended,
                 adapters=adapters,
                 thoughts=self._thoughts(command, prompt.thinking),
-                guide=self._guide(command, grammar, prompt.thinking),
+                guide=self._loaded.guidance.guide(command, plan, thinking=prompt.thinking),
                 explain=command.explain,
             )
             for choice in range(command.generation.n)
@@ -243,19 +241,6 @@ class Worker:
         ending = self._loaded.vocabulary.tokenize(reasoning.ended_by, add_special=False, parse_special=True)
         most = command.generation.reasoning_tokens_max
         return Thoughts(reasoning, ending.tolist(), thinking=thinking, tokens_max=most)
-
-    def _guide(self, command: Prepare, grammar: Compiled | None, thinking: bool) -> Guide | None:
-        """What holds one choice to the request's constraint, which is about the answer and not the thoughts before."""
-        reasoning, compiler = self._loaded.reasoning, self._loaded.compiler
-        if grammar is None:
-            return None
-        if reasoning is None or not isinstance(command.prompt, ChatPrompt):
-            return compiler.guide(grammar)
-        after = (reasoning.answer or reasoning.end).encode()
-        if thinking or reasoning.answer:
-            return compiler.guide(grammar, after=after)
-        opening = compiler.marker(reasoning.begin)
-        return compiler.guide(grammar, after=after if opening is not None else b"", opening=opening)
 
     def _texts(self, command: Embed) -> list[Int32s]:
         prompts = self._loaded.prompts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -92,6 +93,11 @@ def _value(reader: Reader, tags: Tags, kinds: Kinds) -> Reading[None]:
         if kinds == TEXT:
             reader.argue(quoted(text))
             text = ""
+        if found >= 0 and kinds != TEXT and _in_string(text):
+            # The tag is part of a string of JSON.
+            text += reader.buffer[: found - size + len(end)]
+            reader.drop(found - size + len(end))
+            continue
         if found >= 0:
             reader.drop(found - size + len(end))
             break
@@ -99,6 +105,11 @@ def _value(reader: Reader, tags: Tags, kinds: Kinds) -> Reading[None]:
             raise MalformedError
         yield from reader.more()
     reader.argue('"' if kinds == TEXT else as_json(text, kinds))
+
+
+def _in_string(text: str) -> bool:
+    """Whether JSON that is an array or an object is inside of a string at the end of `text`."""
+    return text.lstrip()[:1] in ("[", "{") and re.sub(r"\\.", "", text).count('"') % 2 == 1
 
 
 def kinds_of(schema: Any) -> Kinds:

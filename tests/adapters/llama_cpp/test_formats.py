@@ -205,6 +205,8 @@ SHAPES: list[tuple[str, str, str, list[Call]]] = [
      [("get_weather", {"unknown": [1, 2]})]),
     ("qwen3-coder", "<tool_call><function=get_weather><parameter=exact>True</parameter></function></tool_call>", "",
      [("get_weather", {"exact": True})]),
+    ("qwen3-coder", '<function=get_weather>\n<parameter=tags>\n["</parameter>"]\n</parameter>\n</function>', "",
+     [("get_weather", {"tags": ["</parameter>"]})]),
     ("glm", "<tool_call>get_weather\n<arg_key>city</arg_key>\n<arg_value>Paris</arg_value>\n</tool_call>",
      "", [SIMPLE]),
     ("glm", "<tool_call>get_weather<arg_key>days</arg_key><arg_value>3</arg_value></tool_call>", "",

@@ -211,3 +211,15 @@ def test_a_guide_can_come_back_for_every_call_in_free_text(compiler: Compiler) -
         write(compiler, guide, "7")
         assert guide.forced(5) == compiler.prepare().tokenize_str("!")
         assert state(guide) == (False, False)
+
+
+@pytest.mark.parametrize(
+    ("text", "held"),
+    [('{"name": "', True), (' \n{"name": "', True), ('So {"name": "', False), ('{"x": {"name": "', False)],
+)
+def test_an_anchored_guide_holds_only_from_the_start(model: Model, compiler: Compiler, text: str, held: bool) -> None:
+    grammar = compiler.compile(Constraint("lark", 'start: "f\\"}"'))
+    guide = compiler.guide(grammar, after=b'{"name": "', again=True, anchored=True)
+    for character in text:
+        guide.accept(0, character.encode())
+    assert guide.active == held and guide.may_end

@@ -26,32 +26,40 @@ def _call(row: ToolFormat, name: str, arguments: dict[str, Any], number: int) ->
     match row.body:
         case "object":
             prefix = row.prefix.replace(NUMBER, str(number))
-            return f'{{{prefix}"{row.name_key}": "{name}", "{row.arguments_key}": {json.dumps(arguments)}}}'
+            return f'{{{prefix}"{row.name_key}": "{name}", "{row.arguments_key}": {_json(arguments)}}}'
         case "json":
-            return name + middle + json.dumps(arguments, ensure_ascii=False)
+            return name + middle + _json(arguments)
         case "tagged":
             assert row.tags is not None
             return name + middle + "".join(_parameter(row.tags, key, value) for key, value in arguments.items())
     assert row.style is not None
     pairs = [f"{key}{row.style.joint}{literal(value, row.style)}" for key, value in arguments.items()]
-    return f"{name}{row.style.opening}{', '.join(pairs)}{row.style.closing}"
+    comma = ", " if row.style.escapes else ","
+    return f"{name}{row.style.opening}{comma.join(pairs)}{row.style.closing}"
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _parameter(tags: Tags, key: str, value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
+    text = value if isinstance(value, str) else _json(value)
     flag = "true" if isinstance(value, str) else "false"
     return tags.begin + key + tags.middle.replace(STRING_FLAG, flag) + text + tags.end
 
 
 def literal(value: Any, style: Style) -> str:
     """A value in a style's own spelling."""
-    if style.escapes:
-        return repr(value)
+    comma, colon = (", ", ": ") if style.escapes else (",", ":")
     match value:
         case str():
-            return style.quotes[0] + value + style.quotes[0]
+            quote = style.quotes[0]
+            return json.dumps(value, ensure_ascii=False) if style.escapes else quote + value + quote
         case list():
-            return "[" + ",".join(literal(one, style) for one in value) + "]"
+            return "[" + comma.join(literal(one, style) for one in value) + "]"
         case dict():
-            return "{" + ",".join(f"{key}:{literal(one, style)}" for key, one in value.items()) + "}"
+            members = [(json.dumps(key) if style.escapes else key, one) for key, one in value.items()]
+            return "{" + comma.join(key + colon + literal(one, style) for key, one in members) + "}"
+        case bool() | None if style.escapes:
+            return repr(value)
     return json.dumps(value)
