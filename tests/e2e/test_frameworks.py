@@ -1,13 +1,16 @@
-"""LangChain and LlamaIndex against the running gateway."""
+"""LangChain, LlamaIndex and instructor against the running gateway."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
-from langchain_core.messages import HumanMessage
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_openai import ChatOpenAI, OpenAIEmbeddings
+from pydantic import BaseModel, Field
 
 from tests.e2e.server import ADMIN_KEY, ROOT, Server
 
@@ -31,12 +34,49 @@ def test_langchain_embeddings(server: Server) -> None:
     assert len(embeddings.embed_documents(["one", "two"])) == 2
 
 
-def test_llama_index(server: Server) -> None:
-    """It still needs the previous major version of the SDK, so it has an environment of its own."""
+class Weather(BaseModel):
+    """The weather in a city."""
+
+    city: Literal["Paris", "Rome"]
+    days: int = Field(ge=1, le=7)
+
+
+def check(weather: Weather | dict[str, Any]) -> None:
+    Weather.model_validate(weather)
+
+
+def test_langchain_tools(server: Server) -> None:
+    llm = ChatOpenAI(
+        model="demo",
+        base_url=f"{server.url}/v1",
+        api_key=ADMIN_KEY,  # type: ignore[arg-type]
+        temperature=0,
+        max_completion_tokens=200,
+    )
+    question = [HumanMessage("What is the weather in Paris?")]
+    for choice in ("any", "Weather"):
+        bound = llm.bind_tools([Weather], tool_choice=choice, parallel_tool_calls=False)
+        answer = bound.invoke(question)
+        assert isinstance(answer, AIMessage)
+        (call,) = answer.tool_calls
+        check(call["args"])
+        pieces = list(bound.stream(question))
+        whole = sum(pieces[1:], pieces[0])
+        assert whole.tool_calls[0]["name"] == "Weather"  # type: ignore[attr-defined]
+        check(whole.tool_calls[0]["args"])  # type: ignore[attr-defined]
+        told = llm.bind_tools([Weather]).invoke([*question, answer, ToolMessage("18 degrees", tool_call_id=call["id"])])
+        assert "18" in str(told.content)
+    for strict in (None, True):
+        check(llm.with_structured_output(Weather, method="function_calling", strict=strict).invoke(question))
+
+
+def in_llama_index(name: str, server: Server) -> list[str]:
+    """The lines a script prints. LlamaIndex and instructor need the previous major version of the SDK, so they have an
+    environment of their own."""
     python = ROOT / ".venv/llama-index/bin/python"
     if not python.exists():
         pytest.fail("LlamaIndex is not installed; run: make .venv/llama-index/.ready")
-    script = Path(__file__).parent / "llama_index" / "client.py"
+    script = Path(__file__).parent / "llama_index" / name
     output = subprocess.run(
         [str(python), str(script), f"{server.url}/v1", ADMIN_KEY],
         capture_output=True,
@@ -45,5 +85,16 @@ def test_llama_index(server: Server) -> None:
         check=False,
     )
     assert output.returncode == 0, output.stderr
-    chat, stream = output.stdout.splitlines()[-2:]
+    return output.stdout.splitlines()
+
+
+def test_llama_index(server: Server) -> None:
+    chat, stream = in_llama_index("client.py", server)[-2:]
     assert "Paris" in chat and "Paris" in stream
+
+
+def test_function_calling_of_llama_index_and_instructor(server: Server) -> None:
+    found = json.loads(in_llama_index("calls.py", server)[-1])
+    assert found["call"][0] == "get_weather" and found["call"][1].split(", ")[0] in ("Paris", "Rome")
+    for name in ("predicted", "made", "partial"):
+        check(found[name])
