@@ -48,7 +48,8 @@ class _Shape(msgspec.Struct, frozen=True):
     `parts`: content as a list of parts. `empty_tools`: no tools are [] instead of None. `folds_system`: there is no
     system role, its text goes before the next user message. `argument_text`: arguments of tool calls stay JSON text.
     `short_ids`: ids of tool calls are nine letters and digits (Mistral's). `reasoning_key`: under which name a message
-    carries what the assistant thought, empty where no name has an effect.
+    carries what the assistant thought, empty where no name has an effect. `system_tools`: tools are read from the first
+    system message, as text (Phi's).
     """
 
     parts: bool = False
@@ -57,6 +58,7 @@ class _Shape(msgspec.Struct, frozen=True):
     argument_text: bool = False
     short_ids: bool = False
     reasoning_key: str = ""
+    system_tools: bool = False
 
 
 class ChatTemplate:
@@ -76,6 +78,7 @@ class ChatTemplate:
         now: Callable[[], datetime] = datetime.now,
     ) -> None:
         self._sandbox = Sandbox(limits)
+        self._now = now
         self._variables = {
             "bos_token": bos_token,
             "eos_token": eos_token,
@@ -136,9 +139,17 @@ class ChatTemplate:
     ) -> str:
         if shape.folds_system:
             messages = _fold_system(messages)
+        given = [_message(message, shape) for message in messages]
+        described = msgspec.json.encode([tool["function"] for tool in tools]).decode()
+        if shape.system_tools and tools:
+            if not given or given[0]["role"] != "system":
+                given.insert(0, _message(Message("system", ""), shape))
+            given[0]["tools"] = described
         variables = {
-            "messages": [_message(message, shape) for message in messages],
+            "messages": given,
             "tools": tools if tools or shape.empty_tools else None,
+            "functions": described,
+            "datetime": self._now().strftime("%B %d, %Y"),
             "add_generation_prompt": answer,
         }
         return self._sandbox.render(self._template, {**arguments, **self._variables, **variables})
@@ -161,6 +172,12 @@ class ChatTemplate:
             if self._shows(tried, _PROBE_CALL, _PROBE, (_PROBE_TOOL,)):
                 shape = tried
                 break
+        tried = msgspec.structs.replace(shape, system_tools=True)
+        description = _PROBE_TOOL.description
+        if not self._shows(shape, (user,), description, (_PROBE_TOOL,)) and self._shows(
+            tried, (user,), description, (_PROBE_TOOL,)
+        ):
+            shape = tried
         for key in _REASONING_KEYS:
             tried = msgspec.structs.replace(shape, reasoning_key=key)
             if any(self._shows(tried, thoughtful, _PROBE_THOUGHT) for thoughtful in _PROBE_REASONING):
@@ -179,7 +196,7 @@ class ChatTemplate:
 
 _MARK = "\ue0f1the end\ue0f1"
 _PROBE = "a probe of the template"
-_PROBE_TOOL = Tool("probe", "A probe.", b'{"type":"object","properties":{"text":{"type":"string"}}}')
+_PROBE_TOOL = Tool("probe", "A probe of tools.", b'{"type":"object","properties":{"text":{"type":"string"}}}')
 _PROBE_THOUGHT = "a thought of the probe"
 _REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")
 _PROBE_CALL = (

@@ -260,3 +260,48 @@ def test_any_conversation_renders_or_is_refused(roles: list[str], content: str) 
         template(MISTRAL).render(messages, ())
     except TemplateError as error:
         assert error.param == "messages"
+
+
+THINKING = """\
+{%- for message in messages %}
+    {{- '<|' + message.role + '|>' }}
+    {%- if message.KEY is defined and message.role == 'assistant' %}<think>{{ message.KEY }}</think>{% endif %}
+    {{- message.content + '<|end|>' }}
+{%- endfor %}
+{%- if add_generation_prompt %}<|assistant|>{% if enable_thinking is defined and not enable_thinking %}<think></think>
+{%- endif %}{% endif %}
+"""
+
+
+@pytest.mark.parametrize("key", ["reasoning_content", "thinking", "reasoning"])
+def test_thoughts_reach_templates_that_have_a_place_for_them(key: str) -> None:
+    turns = (Message("user", "2+2?"), Message("assistant", "4", reasoning="Hm."), Message("user", "Sure?"))
+    made = ChatTemplate(THINKING.replace("KEY", key), bos_token="", eos_token="")
+    written = "<|user|>2+2?<|end|><|assistant|><think>Hm.</think>4<|end|><|user|>Sure?<|end|><|assistant|>"
+    assert made.render(turns) == written
+    assert "Hm." not in ChatTemplate(CHATML, bos_token="", eos_token="").render(turns)
+
+
+def test_a_request_turns_the_switches_of_a_template_and_nothing_else() -> None:
+    made = ChatTemplate(THINKING, bos_token="", eos_token="")
+    user = (Message("user", "Hi"),)
+    assert made.render(user, (), {"enable_thinking": False}).endswith("<|assistant|><think></think>")
+    assert made.render(user, (), {"messages": "x", "add_generation_prompt": False}) == made.render(user)
+
+
+PHI = """\
+{%- for message in messages %}
+    {%- if message.role == 'system' and 'tools' in message %}
+        {{- '<|system|>' + message.content + '<|tool|>' + message.tools + '<|/tool|><|end|>' }}
+    {%- else %}{{- '<|' + message.role + '|>' + message.content + '<|end|>' }}{%- endif %}
+{%- endfor %}
+"""
+
+
+def test_tools_in_the_system_message() -> None:
+    made = ChatTemplate(PHI, bos_token="", eos_token="")
+    tool = Tool("now", "The time.")
+    written = '<|tool|>[{"name":"now","description":"The time.","parameters":{}}]<|/tool|><|end|><|user|>Hi<|end|>'
+    assert made.render((Message("user", "Hi"),), (tool,)) == "<|system|>" + written
+    assert made.render((Message("system", "S"), Message("user", "Hi")), (tool,)) == "<|system|>S" + written
+    assert made.render((Message("user", "Hi"),)) == "<|user|>Hi<|end|>"

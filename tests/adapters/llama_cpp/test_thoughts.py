@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
+import random
+
+import numpy as np
 import pytest
 
+from adapters.llama_cpp.pacing import Limits, Rates
 from adapters.llama_cpp.reasoning import ReasoningFormat, named
+from adapters.llama_cpp.scheduler import Scheduler
+from adapters.llama_cpp.sequence import Sequence
+from adapters.llama_cpp.sessions import Budget, Sessions
 from adapters.llama_cpp.thoughts import Thoughts
+from adapters.types import Generation, Sampling
+from tests.adapters.llama_cpp.fake_engine import FakeEngine, FakePieces, continuation
 
 ENDING = [7, 8]
 PIECES = {7: b"</think>", 8: b"\n\n"}
@@ -80,3 +90,63 @@ def test_a_budget_that_is_not_spent() -> None:
     thoughts = think(most=10)
     assert not follow(thoughts, b"Hm</think>", *[b"long answer "] * 20)
     assert think(thinking=False, most=0).forced() == []
+
+
+# In the scheduler
+
+ROW = ReasoningFormat("numbers", (), "00 ", "42 43 ", "42 43 ")
+SPENT = 6
+
+
+def sequences(request: int, prompt: list[int], choices: int, most: int, logprobs: int | None = None) -> list[Sequence]:
+    return [
+        Sequence(
+            request,
+            choice,
+            np.array(prompt, np.int32),
+            Generation(sampling=Sampling(temperature=0), logprobs=logprobs),
+            tenant="a",
+            session_key=None,
+            max_tokens=most,
+            pieces=FakePieces(),
+            thoughts=Thoughts(ROW, [42, 43], thinking=True, tokens_max=SPENT),
+        )
+        for choice in range(choices)
+    ]
+
+
+def expected(prompt: list[int], most: int) -> str:
+    """What the model thinks, the marker that is written for it, and its answer."""
+    thoughts = [*continuation(prompt, SPENT), 42, 43]
+    answer = continuation([*prompt, *thoughts], most)
+    return "".join(f"{token:02d} " for token in [*thoughts, *answer][:most])
+
+
+def scheduler(cells: int) -> Scheduler:
+    engine = FakeEngine(cells=cells, slots=12)
+    sessions = Sessions(engine, Budget(ram_bytes=1 << 20, ttl_s=1e9), lambda: 0)
+    limits = Limits(parallel=4, chunk_tokens=64, target_gap_us=40_000, padding={}, tile=16)
+    ticks = itertools.count(0, 1000)
+    return Scheduler(engine, sessions, limits, Rates(1000.0, 5000.0), lambda: next(ticks))
+
+
+@pytest.mark.parametrize("logprobs", [None, 0])
+@pytest.mark.parametrize("most", [3, SPENT, SPENT + 1, 40])
+@pytest.mark.parametrize("cells", [4096, 170])
+def test_budgets_in_the_scheduler(cells: int, most: int, logprobs: int | None) -> None:
+    """Also where the pool is too small for everybody, so that sequences wait in RAM in between."""
+    work = scheduler(cells)
+    prompts = {request: random.Random(request).choices(range(1, 97), k=40) for request in range(1, 4)}
+    for request, prompt in prompts.items():
+        work.submit(sequences(request, prompt, 2, most, logprobs))
+    work.submit(sequences(9, prompts[1], 1, most))
+    deltas = []
+    while not work.idle:
+        deltas += work.step()
+        work.cancel(9)
+    for request, prompt in prompts.items():
+        for choice in range(2):
+            own = [one for one in deltas if (one.id, one.choice) == (request, choice)]
+            assert "".join(one.text for one in own) == expected(prompt, most)
+            assert sum(one.reasoning_tokens for one in own) == min(most, SPENT + 2)
+            assert sum(one.tokens for one in own) == most
