@@ -17,6 +17,7 @@ State = npt.NDArray[np.uint8]
 
 # The owner of what every tenant may share. A tenant's name comes from a key or a configuration and holds no NUL.
 PUBLIC = "\0public"
+NEVER = 1 << 62
 
 
 def common_prefix(left: Int32s, right: Int32s) -> int:
@@ -186,16 +187,25 @@ def recorded(record: Record, disk_bytes: int) -> Kept:
 
 
 class Cells(Protocol):
-    """What keeping and sharing need of a context. `copies` counts the saves and restores of whole sequences, which
-    take long enough to be rationed; `cell_bytes` is the size of a cell."""
+    """What keeping and sharing need of a context.
+
+    `partial_sequences` says whether a part of a sequence can be dropped or shared, `partial_states` whether a restored
+    one can be cut anywhere: what lies behind a sliding window is not saved. `copies` counts the saves and restores of
+    whole sequences, which take long enough to be rationed; `cell_bytes` is the size of a cell.
+    """
 
     partial_sequences: bool
+    partial_states: bool
     copies: int
     cell_bytes: int
 
     def remove(self, slot: int, start: int = 0) -> bool: ...
 
     def share(self, source: int, target: int, end: int) -> None: ...
+
+    def cut_min(self, slot: int) -> int:
+        """The fewest tokens that this sequence can be cut to; NEVER where it can only be dropped."""
+        ...
 
     def save(self, slot: int) -> State: ...
 

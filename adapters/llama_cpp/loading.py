@@ -13,10 +13,12 @@ import numpy as np
 
 from adapters.llama_cpp import gguf, lora, reasoning, tools
 from adapters.llama_cpp.batch import Batch
+from adapters.llama_cpp.buffers import Buffers
 from adapters.llama_cpp.confine import cores
 from adapters.llama_cpp.embedder import Embedder
 from adapters.llama_cpp.grammar import Compiler, Masks
 from adapters.llama_cpp.guidance import Guidance
+from adapters.llama_cpp.keeping import open_sessions, open_store
 from adapters.llama_cpp.lease import StepLease
 from adapters.llama_cpp.lora import Loras
 from adapters.llama_cpp.messages import EngineSettings, Load, ModelInfo
@@ -25,12 +27,15 @@ from adapters.llama_cpp.pacing import TILE_TOKENS, Limits, Rates
 from adapters.llama_cpp.prompts import Prompts
 from adapters.llama_cpp.sampling import Recommended
 from adapters.llama_cpp.scheduler import Scheduler
-from adapters.llama_cpp.sessions import Budget, Sessions
+from adapters.llama_cpp.sessions import Sessions
+from adapters.llama_cpp.store import Store
 from adapters.llama_cpp.templates import CHATML, ChatTemplate, TemplateError
 
 CONTEXT_TOKENS_DEFAULT = 8192
 CACHE_BYTES_DEFAULT = 2 << 30
 KEPT_SLOTS = 32
+PREPARED_TOKENS = 2048
+SPARE_SHARE = 4
 EMBED_SLOTS = 64
 THREAD_BYTES_MIN = 32 << 20
 CALIBRATION_STEP_US_MAX = 150_000
@@ -59,6 +64,7 @@ class Loaded(msgspec.Struct, frozen=True):
     guidance: Guidance
     recommended: Recommended
     loras: Loras
+    store: Store | None
     scheduler: Scheduler | None
     embedder: Embedder | None
 
@@ -76,15 +82,16 @@ def load(command: Load, progress: Callable[[float], None], lease: AbstractContex
     except (gguf.GGUFError, OSError) as error:
         raise LoadError("model_invalid", f"{path.name}: {error}") from error
     _check_kv_type(header, settings)
+    ranks = gguf.reranks(header)
+    embeds = not ranks and (gguf.embeds(header) if settings.embeddings is None else settings.embeddings)
+    generates = not (embeds or ranks)
+    store = open_store(path, settings) if generates else None
     quiet()
     model = Model(path, gpu_layers=settings.gpu_layers, progress=progress)
     template = _template(model, header)
     tool_format, reasoning_format = _formats(settings, header.chat_template or "")
     for marker in (*tool_format.markers, *(reasoning_format.markers if reasoning_format else ())):
         model.vocabulary.show(marker)
-    ranks = gguf.reranks(header)
-    embeds = not ranks and (gguf.embeds(header) if settings.embeddings is None else settings.embeddings)
-    generates = not (embeds or ranks)
     loras = _loras(model, header, settings, generates)
     threads = settings.threads or _threads(model.size_bytes)
     context_tokens = settings.context_tokens or min(model.context_train, CONTEXT_TOKENS_DEFAULT)
@@ -125,7 +132,8 @@ def load(command: Load, progress: Callable[[float], None], lease: AbstractContex
         Guidance(compiler, model.vocabulary, tool_format, reasoning_format),
         _recommended(header),
         loras,
-        _scheduler(context, settings, rates, contended) if generates else None,
+        store,
+        _scheduler(context, settings, rates, contended, open_sessions(context, settings, store)) if generates else None,
         None if generates else Embedder(context, ranks=ranks, contended=contended),
     )
 
@@ -241,19 +249,20 @@ def _context(
         threads=threads,
         kv_type=settings.kv_type,
         lease=lease,
+        buffers=_buffers(model, settings),
     )
 
 
-def _scheduler(context: Context, settings: EngineSettings, rates: Rates, contended: Callable[[], bool]) -> Scheduler:
-    budget = Budget(
-        ram_bytes=settings.session_ram_bytes,
-        disk_bytes=settings.session_disk_bytes,
-        count=settings.session_count_max,
-        ttl_s=settings.session_ttl_s,
-        disk_ttl_s=settings.session_disk_ttl_s,
-    )
-    # Uses are dated by the wall clock, because the dates outlive the process.
-    sessions = Sessions(context, budget, lambda: time.time_ns() // 1000)
+def _buffers(model: Model, settings: EngineSettings) -> Buffers:
+    """Memory for the first conversation to be saved is got ready while the model loads."""
+    buffers = Buffers(settings.session_ram_bytes // SPARE_SHARE)
+    buffers.prepare(model.kv_bytes_per_token * PREPARED_TOKENS)
+    return buffers
+
+
+def _scheduler(
+    context: Context, settings: EngineSettings, rates: Rates, contended: Callable[[], bool], sessions: Sessions
+) -> Scheduler:
     padding = _padding(context, settings, rates)
     limits = Limits(
         parallel=settings.parallel,

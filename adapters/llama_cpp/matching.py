@@ -1,19 +1,21 @@
-"""Which kept conversation a prompt continues."""
+"""Which kept conversation a prompt continues, and which one makes room."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from adapters.llama_cpp.kept import PUBLIC, Int32s, Kept, Owner, common_prefix
 
 
-def longest(kept: Iterable[Kept], owner: Owner, tokens: Int32s, *, partial: bool) -> tuple[Kept | None, int]:
+def longest(
+    kept: Iterable[Kept], owner: Owner, tokens: Int32s, cut_min: Callable[[Kept], int]
+) -> tuple[Kept | None, int]:
     """The conversation with the longest usable prefix of `tokens`, and its length; at equal length the one of that
-    key. Without `partial`, the model can only go on from its end or from a checkpoint."""
+    key. Where it cannot be cut to so few, it can only be continued from its end or from a checkpoint."""
     best, best_rank = None, (0, False)
     for one in _seen_by(owner, kept):
         size = common_prefix(one.tokens, tokens)
-        if size < len(one.tokens) and not partial:
+        if 0 < size < len(one.tokens) and size < cut_min(one):
             size = max((at for at in one.positions if at <= size), default=0)
         rank = (size, owner.key is not None and one.owner.key == owner.key)
         if size and rank > best_rank:
@@ -41,6 +43,15 @@ def continues(new: Kept, old: Kept) -> bool:
         return False
     size = common_prefix(old.tokens, new.tokens)
     return size == len(old.tokens) or (old.owner.key is not None and size * 2 >= len(old.tokens))
+
+
+def first_to_go(kept: Iterable[Kept], loose: Iterable[Kept], size: Callable[[Kept], int]) -> Kept:
+    """Of those that are `loose`: one of the tenant that holds most of all that is kept, and of its own the one that was
+    not used for longest."""
+    held: dict[str, int] = {}
+    for one in kept:
+        held[one.owner.tenant] = held.get(one.owner.tenant, 0) + size(one)
+    return min(loose, key=lambda one: (-held[one.owner.tenant], one.used_us))
 
 
 def _seen_by(owner: Owner, kept: Iterable[Kept]) -> Iterator[Kept]:

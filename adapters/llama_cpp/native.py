@@ -11,12 +11,14 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+import llama_cpp
 import llama_cpp.llama_cpp as ll
 import numpy as np
 import numpy.typing as npt
 
 from adapters.llama_cpp.batch import Batch
-from adapters.llama_cpp.kept import State
+from adapters.llama_cpp.buffers import Buffers
+from adapters.llama_cpp.kept import NEVER, State
 
 KV_TYPES = {"f16": ll.GGML_TYPE_F16, "q8_0": ll.GGML_TYPE_Q8_0}
 TOKEN_NULL = -1
@@ -38,6 +40,11 @@ def _discard(level: int, text: bytes, user: object) -> None:
 def quiet() -> None:
     """Silences llama.cpp's logging for this process."""
     ll.llama_log_set(_discard, ctypes.c_void_p(0))
+
+
+def build() -> list[str | int]:
+    """What identifies this llama.cpp as far as the layout of saved states goes."""
+    return [llama_cpp.__version__, ll.llama_version().decode(), ll.LLAMA_STATE_SEQ_VERSION]
 
 
 class Vocabulary:
@@ -176,6 +183,7 @@ class Context:
         lease: AbstractContextManager[None],
         kv_type: str = "f16",
         embeddings: bool = False,
+        buffers: Buffers | None = None,
     ) -> None:
         params = ll.llama_context_default_params()
         params.n_ctx = cells
@@ -185,6 +193,8 @@ class Context:
         params.n_threads = params.n_threads_batch = threads
         params.type_k = params.type_v = KV_TYPES[kv_type]
         params.kv_unified = True
+        # A sliding window's own cache would have room for the windows of all sequences, which is about as much as all
+        # cells: 41 windows of 1,024 tokens against a pool of 32,768. So a full one costs nothing, and can be cut.
         params.swa_full = True
         params.no_perf = True
         params.embeddings = embeddings
@@ -212,8 +222,11 @@ class Context:
         self.batch_tokens = batch_tokens
         self.outputs_max = outputs_max
         self.partial_sequences = model.partial_sequences
+        self._window: int = ll.llama_model_n_swa(model.pointer)
+        self.partial_states = model.partial_sequences and not self._window
         self.cell_bytes = model.kv_bytes_per_token
         self.copies = 0
+        self._buffers = buffers or Buffers(0)
         self.pooling: int = ll.llama_pooling_type(context)
 
     def decode(self, batch: Batch) -> int:
@@ -282,6 +295,14 @@ class Context:
         """Gives `target` the cells of `source` at positions [0, end) without copying them."""
         ll.llama_memory_seq_cp(self._memory, source, target, 0, end if self.partial_sequences else -1)
 
+    def cut_min(self, slot: int) -> int:
+        """The fewest tokens that a sequence can be cut to. Cells behind a sliding window are not saved, and may be
+        overwritten where nothing shares them; what is left is without gaps."""
+        if not self.partial_sequences:
+            return NEVER
+        first: int = ll.llama_memory_seq_pos_min(self._memory, slot) if self._window else 0
+        return first + self._window if first > 0 else 0
+
     def save(self, slot: int) -> State:
         """The state of one sequence, shape (bytes,)."""
         self.copies += 1
@@ -302,7 +323,7 @@ class Context:
 
     def _save(self, slot: int, flags: int) -> State:
         size = ll.llama_state_seq_get_size_ext(self._context, slot, flags)
-        state = np.empty(size, np.uint8)
+        state = self._buffers.take(size)
         written = ll.llama_state_seq_get_data_ext(self._context, state.ctypes.data_as(UINT8_POINTER), size, slot, flags)
         if written != size:
             raise NativeError(f"a sequence state of {size} bytes came out as {written}")

@@ -9,12 +9,14 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from adapters.llama_cpp.kept import common_prefix
 from adapters.llama_cpp.messages import ChatPrompt, Prepare, Prompt, TextPrompt
 from adapters.llama_cpp.native import TOKEN_NULL, Vocabulary
 from adapters.llama_cpp.reasoning import ReasoningFormat, begun
 from adapters.llama_cpp.teaching import teach
 from adapters.llama_cpp.templates import ChatTemplate, TemplateError
 from adapters.llama_cpp.tools import GENERIC, ToolFormat
+from adapters.types import Message
 
 Int32s = npt.NDArray[np.int32]
 
@@ -101,6 +103,19 @@ class Prompts:
 
     def _chat_tokens(self, text: str) -> Int32s:
         return self._vocabulary.tokenize(text, add_special=True, parse_special=True)
+
+    def beginning(self, prompt: ChatPrompt | TextPrompt) -> Int32s:
+        """The tokens that all prompts have in common which begin with this one, and no more; shape (n,)."""
+        ends = ("1", "A user")
+        if isinstance(prompt, TextPrompt):
+            longer: list[Prompt] = [TextPrompt(prompt.text + end, special=prompt.special) for end in ends]
+        else:
+            longer = [ChatPrompt((*prompt.messages, Message("user", end)), prompt.tools) for end in ends]
+        first, second = map(self.tokens, longer)
+        common = first[: common_prefix(first, second)]
+        if len(common) >= self._context_tokens:
+            raise Refusal("context_length_exceeded", f"A public prefix of {len(common)} tokens leaves no room.")
+        return common
 
     def render(self, prompt: ChatPrompt) -> str:
         """The prompt text of a conversation, without the start token that the tokeniser adds itself."""

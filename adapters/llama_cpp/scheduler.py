@@ -131,6 +131,12 @@ class Scheduler:
             if one.owner.tenant == tenant and name in (one.owner.key, one.source and one.source.id):
                 one.keeps = False
 
+    def drain(self) -> None:
+        """Ends everything that runs, as if it had been cancelled."""
+        for sequence in list(self._running):
+            self._retire(sequence)
+        self._waiting.clear()
+
     def tidy(self) -> bool:
         """Brings one conversation nearer to the disk while nothing runs; False when there is nothing to do."""
         self.sessions.settle()
@@ -215,7 +221,7 @@ class Scheduler:
         if self._engine.partial_sequences:
             for other in self._sources(sequence):
                 size = common_prefix(limit, other.tokens[: other.computed])
-                if size > best:
+                if size > best and (size == other.computed or size >= self._engine.cut_min(other.slot)):
                     kept, live, best = None, other, size
         return kept, live, best
 
@@ -278,7 +284,7 @@ class Scheduler:
             restore_us = now_us - (sequence.awaited_us or sequence.begun_us) if tier else 0
             sequence.cache = explain(*met, sequence.prompt, sequence.cached, restore_us, sequence.text)
         sequence.begun_us = now_us
-        if not self._engine.partial_sequences:
+        if not self._engine.partial_states:
             stops = checkpoints.places(sequence.prompt, sequence.ends)
             sequence.stops = [at for at in stops if at > sequence.computed]
 

@@ -16,6 +16,7 @@ from functools import partial
 import msgspec
 
 from adapters.llama_cpp.kept import (
+    NEVER,
     PUBLIC,
     Blob,
     Cells,
@@ -27,7 +28,7 @@ from adapters.llama_cpp.kept import (
     Scan,
     recorded,
 )
-from adapters.llama_cpp.matching import continues, longest, meant
+from adapters.llama_cpp.matching import continues, first_to_go, longest, meant
 from adapters.llama_cpp.messages import SessionCounters
 from adapters.types import SessionAction, SessionInfo
 
@@ -108,7 +109,7 @@ class Sessions:
         """The conversation with the longest usable prefix of `tokens`, and its length."""
         late_us = self._now_us() - FETCH_WAIT_US
         offered = (kept for kept in self._kept if not 0 < kept.fetching_us < late_us)
-        best, size = longest(offered, owner, tokens, partial=self._cells.partial_sequences)
+        best, size = longest(offered, owner, tokens, self._cut_min)
         if best is not None:
             best.used_us = self._now_us()
         return best, size
@@ -117,14 +118,18 @@ class Sessions:
         """The tenant's own conversation that a prompt was probably meant to continue."""
         return meant(self._kept, owner, tokens)
 
+    def _cut_min(self, kept: Kept) -> int:
+        if kept.slot is not None:
+            return self._cells.cut_min(kept.slot)
+        return 0 if self._cells.partial_states else NEVER
+
     def load(self, kept: Kept, slot: int, size: int) -> int:
         """Puts the first `size` tokens of a conversation into an empty sequence; returns how many are really there."""
+        cut_min, held = self._cut_min(kept), kept.held
         if kept.slot is not None:
             self._cells.share(kept.slot, slot, size)
-            checkpoints = kept.checkpoints
         elif kept.blob is not None:
             kept.held_until_us = 0
-            checkpoints = kept.blob.checkpoints
             if not self._cells.restore(slot, kept.blob.state):
                 self._count("corrupt")
                 self._drop(kept)
@@ -133,18 +138,17 @@ class Sessions:
         else:
             # It was dropped between the match and now, to make room.
             return 0
-        if size == len(kept.tokens) or self._cut(slot, size, checkpoints):
-            return size
-        self._cells.remove(slot)
-        return 0
+        if size < len(kept.tokens):
+            back = size >= cut_min or self._go_back(slot, size, held)
+            if not back or not self._cells.remove(slot, size):
+                self._cells.remove(slot)
+                return 0
+        return size
 
-    def _cut(self, slot: int, size: int, checkpoints: Iterable[Checkpoint]) -> bool:
-        """Leaves the first `size` tokens of a sequence."""
-        if not self._cells.partial_sequences:
-            state = next((one.state for one in checkpoints if one.position == size), None)
-            if state is None or not self._cells.restore_partial(slot, state):
-                return False
-        return self._cells.remove(slot, size)
+    def _go_back(self, slot: int, size: int, checkpoints: Iterable[Checkpoint]) -> bool:
+        """Makes it possible to cut a sequence to `size` tokens."""
+        state = next((one.state for one in checkpoints if one.position == size), None)
+        return state is not None and self._cells.restore_partial(slot, state)
 
     def hit(self, tier: str | None) -> None:
         """Counts a request by where what it continued lay; None: it found nothing."""
@@ -310,6 +314,11 @@ class Sessions:
 
     # Disk
 
+    @property
+    def unwritten(self) -> bool:
+        """Whether the disk still has something to write or to be given."""
+        return bool(self._writing or self._unwritten)
+
     def settle(self) -> None:
         """Takes in what the disk has done, gives it more to do, and lets go of what was not used for long."""
         if self._disk is not None:
@@ -410,7 +419,9 @@ class Sessions:
             ]
             if not loose:
                 return
-            kept = self._victim(loose, lambda one: one.blob.size_bytes if one.blob else 0)
+            # What is in a file or in cells as well is not lost.
+            spared = [kept for kept in loose if kept.durable or kept.slot is not None]
+            kept = first_to_go(self._kept, spared or loose, lambda one: one.blob.size_bytes if one.blob else 0)
             if kept.durable or kept.slot is not None:
                 kept.blob = None
             else:
@@ -424,7 +435,7 @@ class Sessions:
             ]
             if not loose:
                 return
-            kept = self._victim(loose, lambda one: one.disk_bytes)
+            kept = first_to_go(self._kept, loose, lambda one: one.disk_bytes)
             kept.storable = False
             if kept.slot is None and kept.blob is None:
                 self._count("evicted")
@@ -438,14 +449,7 @@ class Sessions:
             if not loose:
                 return
             self._count("evicted")
-            self._drop(self._victim(loose, lambda one: 1))
-
-    def _victim(self, loose: list[Kept], size: Callable[[Kept], int]) -> Kept:
-        """Of the tenant that holds most, the conversation that was not used for longest."""
-        held: dict[str, int] = {}
-        for kept in self._kept:
-            held[kept.owner.tenant] = held.get(kept.owner.tenant, 0) + size(kept)
-        return min(loose, key=lambda kept: (-held[kept.owner.tenant], kept.used_us))
+            self._drop(first_to_go(self._kept, loose, lambda one: 1))
 
     def _ram_bytes(self) -> int:
         blobs = {id(kept.blob): kept.blob.size_bytes for kept in self._kept if kept.blob is not None}

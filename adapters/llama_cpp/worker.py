@@ -10,6 +10,7 @@ import os
 import socket
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ import msgspec
 
 from adapters.llama_cpp.confine import confine
 from adapters.llama_cpp.embedder import Job
+from adapters.llama_cpp.keeping import public
 from adapters.llama_cpp.kept import Int32s
 from adapters.llama_cpp.lease import StepLease
 from adapters.llama_cpp.loading import Loaded, LoadError, load
@@ -62,6 +64,7 @@ from adapters.llama_cpp.thoughts import Thoughts
 TOKENISER_THREADS = 2
 IDLE_WAIT_S = 5.0
 COMPILER_THREADS = 2
+CLOSE_WAIT_S = 4.0
 # The tables that constraints need are made when the worker has had nothing to do for so long, if not needed before.
 PREPARE_AFTER_S = 1.0
 
@@ -96,6 +99,7 @@ class Worker:
         self._pieces = loaded.vocabulary
         self._inbox: deque[Callable[[], object]] = deque()
         self._wake = threading.Event()
+        self._closed = threading.Event()
         self._tokenisers = ThreadPoolExecutor(TOKENISER_THREADS, thread_name_prefix="tokeniser")
         # Requests with a grammar have threads of their own: compiling one can take half a second.
         self._compilers = ThreadPoolExecutor(COMPILER_THREADS, thread_name_prefix="compiler")
@@ -103,6 +107,8 @@ class Worker:
         # Requests that a tokeniser works on, and those of them that were cancelled meanwhile.
         self._preparing: set[int] = set()
         self._forgotten: set[int] = set()
+        if loaded.store is not None:
+            loaded.store.wake = self._wake.set
 
     def read(self, commands: Iterator[Command]) -> None:
         """The reader thread; it ends, and the process with it, when the gateway is gone or cannot be understood."""
@@ -114,7 +120,9 @@ class Worker:
         except Exception as error:
             print(f"the worker cannot go on: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
         finally:
-            # The main thread may be deep in a native call, and there is nothing to tidy.
+            self._post(self._close)
+            # The main thread may be deep in a native call; what it has not saved by then is computed again.
+            self._closed.wait(CLOSE_WAIT_S)
             os._exit(code)
 
     def _sort(self, command: Command) -> None:
@@ -312,6 +320,18 @@ class Worker:
             embedder.cancel(id)
         self._link.send(Cancelled(id))
 
+    def _close(self) -> None:
+        """Brings to disk what is not there yet."""
+        scheduler, store = self._loaded.scheduler, self._loaded.store
+        if scheduler is not None and store is not None:
+            scheduler.drain()
+            deadline_s = time.monotonic() + CLOSE_WAIT_S
+            while scheduler.sessions.unwritten and time.monotonic() < deadline_s:
+                if not scheduler.tidy():
+                    self._wake.wait(0.1)
+                    self._wake.clear()
+        self._closed.set()
+
     def _list_sessions(self, command: ListSessions) -> None:
         scheduler = self._loaded.scheduler
         found = scheduler.sessions.listed(command.tenant) if scheduler is not None else []
@@ -345,6 +365,11 @@ def main(descriptor: int) -> None:
     try:
         lease = StepLease(first.settings.lease_path) if first.settings.lease_path else nullcontext()
         loaded = load(first, lambda fraction: link.send(Progress(fraction)), lease)
+        if loaded.scheduler is not None:
+            loaded.scheduler.submit(public(loaded.prompts, loaded.vocabulary, first.settings.public_prefixes))
+    except Refusal as error:
+        link.send(LoadFailed("model_invalid", f"a public prefix is not possible: {error.message}"))
+        return
     except LoadError as error:
         link.send(LoadFailed(error.code, error.message))
         return

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from adapters.llama_cpp.batch import Batch
-from adapters.llama_cpp.kept import State
+from adapters.llama_cpp.kept import NEVER, State
 
 VOCABULARY = 97
 Scales = tuple[tuple[int, float], ...]
@@ -39,7 +39,7 @@ class FakeEngine:
     cell_bytes = 2
 
     def __init__(self, *, cells: int, slots: int, outputs_max: int = 64, partial: bool = True) -> None:
-        self.partial_sequences = partial
+        self.partial_sequences = self.partial_states = partial
         self.copies = 0
         self.cells = cells
         self.slots = slots
@@ -100,6 +100,9 @@ class FakeEngine:
     def share(self, source: int, target: int, end: int) -> None:
         assert not self._held[target] and end <= len(self._held[source])
         self._held[target] = self._held[source][: end if self.partial_sequences else None]
+
+    def cut_min(self, slot: int) -> int:
+        return 0 if self.partial_sequences else NEVER
 
     def save_partial(self, slot: int) -> State:
         return np.array([len(self._held[slot])], np.int64).view(np.uint8)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.llama_cpp.kept import PUBLIC, Checkpoint, Owner, State, common_prefix
+from adapters.llama_cpp.kept import NEVER, PUBLIC, Checkpoint, Owner, State, common_prefix
 from adapters.llama_cpp.sessions import Budget, Changed, Sessions
 from adapters.types import SessionAction, SessionInfo
 
@@ -20,7 +20,7 @@ class Cells:
     cell_bytes = 4
 
     def __init__(self, partial: bool = True) -> None:
-        self.partial_sequences = partial
+        self.partial_sequences = self.partial_states = partial
         self.copies = 0
         self.sizes: dict[int, int] = {}
         self.calls: list[tuple[object, ...]] = []
@@ -37,6 +37,9 @@ class Cells:
         self.calls.append(("save", slot))
         self.copies += 1
         return np.zeros(100, np.uint8)
+
+    def cut_min(self, slot: int) -> int:
+        return 0 if self.partial_sequences else NEVER
 
     def save_partial(self, slot: int) -> State:
         return np.zeros(10, np.uint8)

@@ -1,0 +1,213 @@
+"""Kept conversations on disk: one file each, below one folder, all touched by one thread.
+
+The folder belongs to one worker at a time, which a lock on a file in it ensures; until the lock is had and it is known
+which weights the model has, everything waits here and conversations are simply computed again. A file appears under its
+name complete and durable, or not at all: it is written beside, synced and renamed, and then its folder is synced.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import sys
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from io import BufferedReader, BufferedWriter
+from pathlib import Path
+from threading import Event
+from typing import TypeVar
+
+import msgspec
+
+from adapters.llama_cpp import sealed
+from adapters.llama_cpp.kept import Blob, Record, Scan
+from adapters.llama_cpp.sealed import Damaged, Foreign, Lock
+
+ID = re.compile(r"sess_[0-9a-f]{24}")
+SUFFIX = ".kv"
+Result = TypeVar("Result")
+
+
+class Files:
+    """The system calls that a store makes; tests have others that fail."""
+
+    def create(self, path: Path) -> BufferedWriter:
+        """Only the owner may read what conversations were about."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+        return os.fdopen(os.open(path, flags, 0o600), "wb")
+
+    def open(self, path: Path) -> BufferedReader:
+        return path.open("rb")
+
+    def sync(self, file: BufferedWriter) -> None:
+        os.fsync(file.fileno())
+
+    def replace(self, old: Path, new: Path) -> None:
+        old.replace(new)
+
+    def remove(self, path: Path) -> None:
+        path.unlink(missing_ok=True)
+
+    def sync_folder(self, folder: Path) -> None:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+class Store:
+    """The `Disk` of a worker. `compatibility` may take long; `wake` is called from the thread when `settle` has
+    something to do."""
+
+    def __init__(
+        self, folder: Path, compatibility: Callable[[], bytes], key: bytes | None, files: Files | None = None
+    ) -> None:
+        self.wake: Callable[[], None] = lambda: None
+        self.opened = Event()
+        self._folder = folder
+        self._compatibility = compatibility
+        self._key = key
+        self._files = files or Files()
+        self._lock: Lock | None = None
+        self._guard = -1
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
+        self._due: deque[Callable[[], None]] = deque()
+
+    def start(self) -> None:
+        """Begins to find out whether the folder can be had and which weights the model has."""
+        self._do(self._start, None, lambda _: None)
+
+    def open(self, then: Callable[[Scan], None]) -> None:
+        self._do(self._open, Scan([]), then)
+
+    def save(self, record: Record, blob: Blob, then: Callable[[int], None]) -> None:
+        self._do(partial(self._save, record, blob), 0, then)
+
+    def load(self, id: str, then: Callable[[Blob | None], None]) -> None:
+        self._do(partial(self._load, id), None, then)
+
+    def copy(self, id: str, record: Record, then: Callable[[int], None]) -> None:
+        self._do(partial(self._copy, id, record), 0, then)
+
+    def erase(self, id: str, then: Callable[[bool], None]) -> None:
+        self._do(partial(self._erase, id), False, then)
+
+    def sync(self, then: Callable[[], None]) -> None:
+        self._do(lambda: None, None, lambda _: then())
+
+    def settle(self) -> None:
+        while self._due:
+            self._due.popleft()()
+
+    def close(self, wait_s: float) -> bool:
+        """Waits until everything asked for is done; False when that takes too long."""
+        done = Event()
+        self._thread.submit(done.set)
+        return done.wait(wait_s)
+
+    def release(self) -> None:
+        """Lets another have the folder."""
+        if self._guard >= 0:
+            os.close(self._guard)
+            self._guard = -1
+
+    def _do(self, job: Callable[[], Result], failed: Result, then: Callable[[Result], None]) -> None:
+        self._thread.submit(self._run, job, failed, then)
+
+    # On the thread
+
+    def _run(self, job: Callable[[], Result], failed: Result, then: Callable[[Result], None]) -> None:
+        result = failed
+        try:
+            result = job()
+        except Exception as error:
+            # Whoever waits must hear of it, and the thread must go on; the names of errors hold no one's text.
+            print(f"sessions on disk: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        self._due.append(partial(then, result))
+        self.wake()
+
+    def _start(self) -> None:
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._guard = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._guard, fcntl.LOCK_EX)
+        self._lock = Lock(self._compatibility(), self._key)
+
+    def _open(self) -> Scan:
+        try:
+            return self._scan(self._lock) if self._lock is not None else Scan([])
+        finally:
+            self.opened.set()
+
+    def _scan(self, lock: Lock) -> Scan:
+        """Reads the records of all files; what cannot be used is removed."""
+        found, corrupt, mismatched = [], 0, 0
+        for path in sorted(self._folder.iterdir()):
+            if path.suffix == ".part":
+                corrupt += 1
+                self._files.remove(path)
+            if path.suffix != SUFFIX:
+                continue
+            try:
+                with self._files.open(path) as file:
+                    record = sealed.read_record(file, lock)
+                if path.stem != record.id or not ID.fullmatch(record.id):
+                    raise Damaged("it is not where it belongs")
+                found.append((record, path.stat().st_size))
+            except (Damaged, OSError):
+                corrupt += 1
+                self._files.remove(path)
+            except Foreign:
+                mismatched += 1
+                self._files.remove(path)
+        return Scan(found, corrupt, mismatched)
+
+    def _save(self, record: Record, blob: Blob) -> int:
+        if self._lock is None:
+            return 0
+        partial_path = self._folder / f"{record.id}.part"
+        try:
+            with self._files.create(partial_path) as file:
+                size_bytes = sealed.write(file, record, blob, self._lock)
+                self._files.sync(file)
+            self._files.replace(partial_path, self._path(record.id))
+            self._files.sync_folder(self._folder)
+        except OSError:
+            self._files.remove(partial_path)
+            raise
+        return size_bytes
+
+    def _load(self, id: str) -> Blob | None:
+        stored = self._read(id)
+        return stored[1] if stored is not None else None
+
+    def _read(self, id: str) -> tuple[Record, Blob] | None:
+        assert self._lock is not None
+        try:
+            with self._files.open(self._path(id)) as file:
+                return sealed.read(file, self._lock)
+        except (Damaged, Foreign, OSError) as error:
+            print(f"sessions on disk: {id} cannot be read: {error}", file=sys.stderr, flush=True)
+            self._files.remove(self._path(id))
+            return None
+
+    def _copy(self, id: str, record: Record) -> int:
+        stored = self._read(id)
+        if stored is None:
+            return 0
+        source, blob = stored
+        record = msgspec.structs.replace(record, state_bytes=source.state_bytes, checkpoints=source.checkpoints)
+        return self._save(record, blob)
+
+    def _erase(self, id: str) -> bool:
+        self._files.remove(self._path(id))
+        self._files.remove(self._folder / f"{id}.part")
+        self._files.sync_folder(self._folder)
+        return True
+
+    def _path(self, id: str) -> Path:
+        assert ID.fullmatch(id)
+        return self._folder / f"{id}{SUFFIX}"

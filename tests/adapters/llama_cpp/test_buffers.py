@@ -1,0 +1,59 @@
+"""Memory that is used again."""
+
+from __future__ import annotations
+
+import gc
+
+import numpy as np
+
+from adapters.llama_cpp.buffers import UNIT_BYTES, Buffers
+
+
+def address(state: np.ndarray) -> int:
+    return int(state.ctypes.data)
+
+
+def test_memory_that_nobody_has_any_more_is_handed_out_again() -> None:
+    buffers = Buffers(8 * UNIT_BYTES)
+    first = buffers.take(UNIT_BYTES - 5)
+    buffers.settle()
+    assert first.shape == (UNIT_BYTES - 5,)
+    second = buffers.take(UNIT_BYTES - 5)
+    assert address(second) != address(first)
+    view = memoryview(first)  # type: ignore[arg-type]
+    was = address(first)
+    del first
+    gc.collect()
+    assert was not in [address(buffers.take(UNIT_BYTES)) for _ in range(3)], "the view still needs it"
+    view.release()
+    del view
+    gc.collect()
+    held = [buffers.take(UNIT_BYTES) for _ in range(8)]
+    assert was in map(address, held)
+
+
+def test_what_is_prepared_is_what_is_taken() -> None:
+    buffers = Buffers(8 * UNIT_BYTES)
+    buffers.prepare(3 * UNIT_BYTES)
+    buffers.settle()
+    assert buffers.spare_bytes == 3 * UNIT_BYTES
+    taken = buffers.take(2 * UNIT_BYTES + 1)
+    assert taken.base is not None and len(taken.base) == 3 * UNIT_BYTES
+
+
+def test_spare_memory_is_bounded() -> None:
+    buffers = Buffers(4 * UNIT_BYTES)
+    taken = [buffers.take(UNIT_BYTES) for _ in range(10)]
+    buffers.prepare(100 * UNIT_BYTES)
+    taken.clear()
+    gc.collect()
+    buffers.settle()
+    assert 0 < buffers.spare_bytes <= 4 * UNIT_BYTES
+
+
+def test_a_small_state_does_not_take_a_large_piece() -> None:
+    buffers = Buffers(64 * UNIT_BYTES)
+    buffers.prepare(32 * UNIT_BYTES)
+    buffers.settle()
+    small = buffers.take(100)
+    assert small.base is not None and len(small.base) == UNIT_BYTES
