@@ -230,8 +230,8 @@ class Divergence(msgspec.Struct, frozen=True):
     """Where a prompt first differs from the session it was matched with.
 
     `token` is the position in the prompt, `message` the index of the message it belongs to (None: it lies behind the
-    last one, or nobody knows). `expected` is the session's token at that place, `got` the prompt's, as text; empty
-    where one of them has ended.
+    last one, or nobody knows). `expected` is how the session goes on from there, `got` how the prompt does: a few
+    tokens each as text, empty where one of them has ended.
     """
 
     token: int

@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import uvloop
-from msgspec.structs import replace
 
 from adapters import open_adapter
 from adapters.llama_cpp import LlamaCpp
-from adapters.llama_cpp.messages import EngineSettings
+from adapters.llama_cpp.messages import SessionCounters
 from adapters.llama_cpp.pool import Pool
 from gateway import logs
 from gateway.api import openai
@@ -28,6 +27,7 @@ from gateway.api.http import Endpoint
 from gateway.api.protocol import Report, Wheel
 from gateway.api.rerank import Rerank
 from gateway.api.server import ListenError, Server, bind
+from gateway.api.sessions import KeptSessions
 from gateway.api.tokens import Tokens
 from gateway.api.usage import OwnUsage
 from gateway.auth import Authenticator, Open
@@ -35,6 +35,7 @@ from gateway.auth.keys import Keys, load_pepper
 from gateway.banner import Banner
 from gateway.catalog import Catalog, Target, price_table
 from gateway.config import Config
+from gateway.engines import engine_settings
 from gateway.errors import GatewayError
 from gateway.inference import Inference
 from gateway.ledger.export import usd
@@ -44,6 +45,7 @@ from gateway.limits.shared import SharedCounters
 from gateway.limits.wallets import Wallets
 from gateway.logs import AccessLog
 from gateway.metering import Metering
+from gateway.sessions import Sessions
 from gateway.state.database import Database
 from gateway.state.migrate import known, migrate
 from gateway.state.outbox import Outbox
@@ -52,6 +54,7 @@ from gateway.stores import open_database, open_shared
 from gateway.telemetry import Gauge, Telemetry
 
 MODEL_STATES = ("loading", "ready", "failed", "restarting", "stopped")
+SESSION_EVENTS = ("spilled", "restored", "written", "write_failed", "corrupt", "mismatched", "expired", "evicted")
 
 log = logging.getLogger("gateway")
 
@@ -107,7 +110,7 @@ async def opened(config: Config) -> AsyncIterator[Gateway]:
         authenticator, admin_key = await _open_authenticator(config, database, shared, stack)
         models = [
             open_adapter(model.name, model.path, engine, queue_depth_max=model.queue_depth_max)
-            for model, engine in zip(config.models, _engines(config), strict=True)
+            for model, engine in zip(config.models, engine_settings(config), strict=True)
         ]
         pool = Pool(models)
         stack.push_async_callback(pool.close)
@@ -122,19 +125,6 @@ async def opened(config: Config) -> AsyncIterator[Gateway]:
         edge = Edge(endpoints, authenticator, telemetry, access_log, loopback_only=not config.auth.enabled)
         stack.push_async_callback(_end, asyncio.create_task(_load(pool)))
         yield Gateway(edge, wheel, pool, admin_key)
-
-
-def _engines(config: Config) -> list[EngineSettings]:
-    """The engine settings of each model. Several models take turns by a lock in the data directory, unless the operator
-    names another one, because decoding side by side on the same cores is many times slower than one after the other."""
-    lease = Path(config.data_dir) / "step.lease"
-    if len(config.models) == 1:
-        return [config.models[0].engine]
-    lease.parent.mkdir(parents=True, exist_ok=True)
-    return [
-        model.engine if model.engine.lease_path else replace(model.engine, lease_path=str(lease))
-        for model in config.models
-    ]
 
 
 async def _open_database(config: Config, stack: AsyncExitStack) -> Database | None:
@@ -238,6 +228,7 @@ def routes(
         *Rerank(inference, catalog, body_bytes_max).endpoints(),
         *Tokens(inference, body_bytes_max).endpoints(),
         *own.endpoints(),
+        *KeptSessions(Sessions(catalog), body_bytes_max).endpoints(),
         *health.endpoints(),
     )
     return (front_page(version(), endpoints), *endpoints)
@@ -256,6 +247,19 @@ def gauges(models: Iterable[LlamaCpp], wheel: Wheel) -> Iterator[Gauge]:
         if status.busyness is not None:
             yield "gateway_kv_cells_used", labels, status.busyness.cells_used
             yield "gateway_kv_cells_max", labels, status.busyness.cells_max
+        yield from session_gauges(model.name, model.session_counters)
+
+
+def session_gauges(model: str, counters: SessionCounters) -> Iterator[Gauge]:
+    """What became of a model's kept conversations."""
+    yield "gateway_sessions", (model,), counters.sessions
+    for tier in ("ram", "disk"):
+        yield "gateway_session_bytes", (model, tier), getattr(counters, f"{tier}_bytes")
+    yield "gateway_session_lookups_total", (model, "none"), counters.misses
+    for tier in ("cells", "ram", "disk"):
+        yield "gateway_session_lookups_total", (model, tier), getattr(counters, f"hits_{tier}")
+    for event in SESSION_EVENTS:
+        yield "gateway_session_events_total", (model, event), getattr(counters, event)
 
 
 def _reporter(telemetry: Telemetry, access_log: AccessLog) -> Report:

@@ -10,7 +10,7 @@ import msgspec
 from msgspec.structs import replace
 
 from adapters.errors import InvalidRequest
-from adapters.types import Chat, Embedder, Generation, Lora, ModelCard, Reranker, Tokenizer, Usage
+from adapters.types import Chat, Embedder, Generation, Lora, ModelCard, Reranker, Sessions, Tokenizer, Usage
 from gateway import errors
 from gateway.auth import Principal
 from gateway.config import ModelConfig
@@ -18,7 +18,7 @@ from gateway.config import ModelConfig
 MILLION = 1_000_000
 
 
-class Adapter(Chat, Embedder, Reranker, Tokenizer, Protocol):
+class Adapter(Chat, Embedder, Reranker, Tokenizer, Sessions, Protocol):
     """What serves a target. Its `card` may grow while a model loads."""
 
     @property

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import select
 import sys
-from collections.abc import Callable, Generator, Iterator
-from typing import Any, TextIO
+from collections.abc import Callable, Generator, Iterator, Mapping
+from typing import TextIO, TypeVar
 
 import httpx
 import msgspec
@@ -24,6 +24,7 @@ _UNSAFE |= {code: ascii(chr(code))[1:-1] for code in (*range(0x2028, 0x202F), *r
 _UNSAFE |= {0x0A: "\n", 0x09: "\t"}
 
 Turn = dict[str, str]
+T = TypeVar("T")
 
 
 class ChatError(Exception):
@@ -74,6 +75,11 @@ class Server:
         with self._exchange("GET", "/models", None) as response:
             return [model.id for model in msgspec.json.decode(response.read(), type=_Models).data]
 
+    def ask(self, method: str, path: str, kind: type[T], body: Mapping[str, object] | None = None) -> T:
+        """The JSON answer at an encoded API path with its query, such as `/sessions/a%2Fb?model=m`."""
+        with self._exchange(method, path, body) as response:
+            return msgspec.json.decode(response.read(), type=kind)
+
     def answer(self, model: str, turns: list[Turn]) -> Generator[str, None, None]:
         """The next turn of a conversation in pieces. Closing the iterator closes the connection, which stops it."""
         body = {"model": model, "messages": turns, "stream": True}
@@ -91,8 +97,8 @@ class Server:
         raise ChatError("the answer was cut off")
 
     @contextlib.contextmanager
-    def _exchange(self, method: str, path: str, body: dict[str, Any] | None) -> Iterator[httpx.Response]:
-        url = self._endpoint.address(path)
+    def _exchange(self, method: str, path: str, body: Mapping[str, object] | None) -> Iterator[httpx.Response]:
+        url = self._endpoint.address("") + path
         content = None if body is None else msgspec.json.encode(body)
         try:
             with self._client.stream(method, url, content=content) as response:

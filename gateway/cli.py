@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from gateway import cli_money, upkeep
+from gateway import cli_bench, cli_money, cli_sessions, upkeep
 
 if TYPE_CHECKING:
     from gateway.auth.keys import Key, Keys
@@ -83,6 +83,7 @@ def parser() -> argparse.ArgumentParser:
     _add_money(commands)
     upkeep.add_commands(commands, _add, _add_config_options)
     _add_models(commands)
+    _add_sessions(commands)
     _add_chat(commands)
     _add_bench(commands)
     return parser
@@ -167,6 +168,12 @@ def _add_models(commands: Any) -> None:
     _add_remote_options(models, None)
 
 
+def _add_sessions(commands: Any) -> None:
+    for command in cli_sessions.add_verbs(commands):
+        command.set_defaults(run=_sessions)
+        _add_remote_options(command, DEFAULT_URL)
+
+
 def _add_chat(commands: Any) -> None:
     chat = _add(commands, "chat", _chat, "talk to a model of a running server; piped input is answered once")
     chat.add_argument("model", nargs="?", metavar="MODEL", help="default: the server's first model")
@@ -177,50 +184,7 @@ def _add_chat(commands: Any) -> None:
 def _add_bench(commands: Any) -> None:
     bench = _add(commands, "bench", _bench, "measure the speed of any OpenAI-compatible server, or compare two")
     _add_remote_options(bench, DEFAULT_URL)
-    bench.add_argument("--model", help="default: the server's first model")
-    bench.add_argument("--compare", metavar="URL", help="a second server; runs alternate and ratios are printed")
-    bench.add_argument("--compare-model", metavar="MODEL", help="default: the same model")
-    bench.add_argument("--compare-key", metavar="KEY", help="API key of the second server")
-    bench.add_argument("--api", choices=("chat", "completions"), help="which endpoint (default: chat)")
-    bench.add_argument("--requests", type=_count, help="how many at most (default: 32)")
-    bench.add_argument(
-        "--duration", type=_seconds, dest="duration_s", metavar="SECONDS", help="start none later (default: 120)"
-    )
-    bench.add_argument(
-        "--timeout", type=_seconds, dest="timeout_s", metavar="SECONDS", help="for one request (default: 300)"
-    )
-    bench.add_argument("--concurrency", type=_count, help="closed loop: how many run at once (default: 4)")
-    bench.add_argument(
-        "--rate", type=_seconds, dest="rate_per_s", metavar="PER_SECOND", help="open loop: starts per second"
-    )
-    bench.add_argument("--arrivals", choices=("poisson", "fixed"), help="open loop: spacing (default: poisson)")
-    bench.add_argument(
-        "--warmup", type=int, dest="warmup_requests", metavar="N", help="unmeasured requests first (default: 1)"
-    )
-    bench.add_argument("--prompt-words", type=_count, help="words in a prompt (default: 128)")
-    bench.add_argument(
-        "--shared-prefix", type=int, dest="shared_prefix_tokens", metavar="WORDS", help="words all prompts begin with"
-    )
-    bench.add_argument("--prompt-file", type=Path, metavar="FILE", help="one prompt per line instead of random words")
-    bench.add_argument("--max-tokens", type=_count, help="of each answer (default: 64)")
-    bench.add_argument("--temperature", type=float, help="default: 0")
-    bench.add_argument("--seed", type=int, help="of prompts and arrivals (default: 1)")
-    bench.add_argument("--repetitions", type=_count, help="runs of each server in a comparison (default: 5)")
-    bench.add_argument("--json", action="store_true", help="machine-readable output")
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return value
-
-
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 < value < 1e9:
-        raise argparse.ArgumentTypeError("must be above 0")
-    return value
+    cli_bench.add_bench_options(bench)
 
 
 def _expiry_us(text: str) -> int:
@@ -271,11 +235,14 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
+    from gateway import engines
+
     config = _load(options)
     _require_models(config)
     print(f"listen on   {config.server.host}:{config.server.port}")
     print(f"keys        {'required' if config.auth.enabled else 'not required'}")
     print(f"data        {config.data_dir}")
+    print(f"sessions    {'encrypted' if engines.encryption_key(config.sessions) else 'not encrypted'}")
     for model in config.models:
         names = " ".join((model.name, *model.aliases))
         print(f"model       {names}: {model.path}")
@@ -450,6 +417,21 @@ def _models(options: argparse.Namespace) -> int:
         rows.append((file.name, *facts, file.path + (f" ({file.problem})" if file.problem else "")))
     _print_table(rows)
     return int(any(file.problem for file in files))
+
+
+def _sessions(options: argparse.Namespace) -> int:
+    import msgspec
+
+    from gateway import chat, kept_sessions
+
+    with chat.Server(options.url, options.key) as server:
+        desk = kept_sessions.Desk(server, options.model, options.tenant)
+        found = desk.carry_out(options.verb, options.name, options.new_id)
+    if options.json:
+        print(msgspec.json.encode(found).decode())
+    else:
+        _print_table(kept_sessions.table(found if isinstance(found, list) else [found]))
+    return 0
 
 
 def _chat(options: argparse.Namespace) -> int:

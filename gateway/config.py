@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 import re
 from collections.abc import Iterator, Mapping
@@ -19,8 +18,9 @@ from adapters.llama_cpp.messages import EngineSettings, LoraFile
 from gateway import yaml_lines
 from gateway.config_limits import LimitsConfig as LimitsConfig
 from gateway.config_limits import PriceConfig, Section
+from gateway.schema import describe, leaves, only_empty, show, suggest, unwrap
 
-ADMIN_KEY_LENGTH_MIN = 16
+SECRET_LENGTH_MIN = 16
 DATABASE_SCHEMES = ("postgresql://", "postgres://")
 REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 
@@ -118,6 +118,7 @@ class ModelConfig(Section, frozen=True, kw_only=True):
     aliases: tuple[ModelName, ...] = ()
     queue_depth_max: Annotated[int, Meta(ge=1, le=100_000)] = 64
     price: PriceConfig | None = None
+    public_prefixes: Annotated[tuple[Annotated[str, Meta(min_length=1)], ...], Meta(max_length=64)] = ()
     engine: EngineConfig = EngineConfig()
 
 
@@ -143,6 +144,14 @@ class StateConfig(Section, frozen=True, kw_only=True):
     replicas: Annotated[int, Meta(ge=1, le=1000)] = 1
 
 
+class SessionsConfig(Section, frozen=True, kw_only=True):
+    """Where kept conversations lie on disk (`dir` None: in the data directory), and what they are encrypted with."""
+
+    dir: LocalPath | None = None
+    encryption_key: Secret | None = None
+    encryption_key_file: LocalPath | None = None
+
+
 class LogConfig(Section, frozen=True, kw_only=True):
     format: Literal["text", "json"] = "text"
     level: Literal["debug", "info", "warning", "error"] = "info"
@@ -157,6 +166,7 @@ class Config(Section, frozen=True, kw_only=True):
     auth: AuthConfig = AuthConfig()
     state: StateConfig = StateConfig()
     limits: LimitsConfig = LimitsConfig()
+    sessions: SessionsConfig = SessionsConfig()
     log: LogConfig = LogConfig()
 
 
@@ -218,7 +228,7 @@ def name_of_file(path: str) -> str:
 
 def environment_names() -> dict[str, str]:
     """Every environment variable that is a setting, with the path it sets."""
-    systematic = {"GATEWAY_" + path.upper().replace(".", "__"): path for path, _ in _leaves(_CONFIG, "")}
+    systematic = {"GATEWAY_" + path.upper().replace(".", "__"): path for path, _ in leaves(_CONFIG, "")}
     return systematic | dict(SHORT_NAMES)
 
 
@@ -259,6 +269,8 @@ def _conflicts(config: Config) -> Iterator[tuple[str, str]]:
             yield f"limits.rules[{i}]", f"there is already a rule for the {rule.scope} {rule.id}"
     if not config.auth.enabled and not is_loopback(config.server.host):
         yield "auth.enabled", f"authentication can be off only on a loopback address, not on {config.server.host}"
+    if config.sessions.encryption_key is not None and config.sessions.encryption_key_file is not None:
+        yield "sessions.encryption_key_file", "sessions.encryption_key is set already"
     yield from _state_conflicts(config.state)
 
 
@@ -302,7 +314,7 @@ class _Settings:
         self.values = values or {}
 
     def read_environment(self) -> None:
-        names, types = environment_names(), dict(_leaves(_CONFIG, ""))
+        names, types = environment_names(), dict(leaves(_CONFIG, ""))
         for name, text in sorted(self._environ.items()):
             if not name.startswith("GATEWAY_") or _SERVICE_LINK.search(name) or text.startswith(("tcp://", "udp://")):
                 continue
@@ -312,7 +324,7 @@ class _Settings:
             elif name in names:
                 self.put(names[name], _from_text(text, types[names[name]], name), name)
             elif name not in OTHER_NAMES:
-                raise ConfigError(f"{name}: no such setting{_suggest(name, [*names, *OTHER_NAMES])}")
+                raise ConfigError(f"{name}: no such setting{suggest(name, [*names, *OTHER_NAMES])}")
 
     def put(self, path: str, value: Any, source: str) -> None:
         """Set `path` to `value`, over anything said about it or inside it before."""
@@ -337,7 +349,7 @@ class _Settings:
 
     def clean(self, value: Any, kind: inspect.Type, path: str) -> Any:
         """`value` ready for conversion: keys checked, empty sections dropped, secrets filled in, paths absolute."""
-        kind, is_path = _unwrap(kind)
+        kind, is_path = unwrap(kind)
         if isinstance(kind, inspect.StructType) and isinstance(value, dict):
             return self._clean_section(value, kind, path)
         if isinstance(kind, inspect.VarTupleType) and isinstance(value, list | tuple):
@@ -351,13 +363,13 @@ class _Settings:
         return value
 
     def _clean_section(self, value: dict[str, Any], kind: inspect.StructType, path: str) -> dict[str, Any]:
-        fields = {field.name: field.type for field in kind.fields}
+        fields = {field.name: field.type for field in kind.fields if not only_empty(field.type)}
         cleaned = {}
         for key, inner in value.items():
             child = f"{path}.{key}" if path else key
             if key not in fields:
-                raise self.error(child, f"no such setting{_suggest(key, list(fields))}")
-            section = isinstance(_unwrap(fields[key])[0], inspect.StructType | inspect.VarTupleType)
+                raise self.error(child, f"no such setting{suggest(key, list(fields))}")
+            section = isinstance(unwrap(fields[key])[0], inspect.StructType | inspect.VarTupleType)
             if not (section and inner is None):
                 cleaned[key] = self.clean(inner, fields[key], child)
         return cleaned
@@ -380,7 +392,7 @@ class _Settings:
             return self.error(path, f"{missing[1]} is missing")
         if problem.startswith(("Expected", "Invalid enum value")):
             kind, value = _at(path, values)
-            return self.error(path, f"expected {_describe(kind)}, got {_show(value)}")
+            return self.error(path, f"expected {describe(kind)}, got {show(value)}")
         return self.error(path, problem)
 
 
@@ -391,38 +403,16 @@ def _decode_secret(kind: type, value: Any) -> Any:
         raise ValueError("a secret must not be empty")
     if kind is SecretUrl:
         return SecretUrl(value)
-    if len(value) < ADMIN_KEY_LENGTH_MIN or not re.fullmatch(r"[!-~]+", value):
-        raise ValueError(f"a secret has at least {ADMIN_KEY_LENGTH_MIN} visible ASCII characters and no spaces")
+    if len(value) < SECRET_LENGTH_MIN or not re.fullmatch(r"[!-~]+", value):
+        raise ValueError(f"a secret has at least {SECRET_LENGTH_MIN} visible ASCII characters and no spaces")
     return Secret(value)
-
-
-def _unwrap(kind: inspect.Type) -> tuple[inspect.Type, bool]:
-    """The type without `| None` and metadata, and whether it is a path of a local file."""
-    is_path = False
-    while isinstance(kind, inspect.Metadata | inspect.UnionType):
-        if isinstance(kind, inspect.Metadata):
-            is_path = is_path or bool((kind.extra or {}).get("path"))
-            kind = kind.type
-        else:
-            kind = next(inner for inner in kind.types if not isinstance(inner, inspect.NoneType))
-    return kind, is_path
-
-
-def _leaves(kind: inspect.Type, path: str) -> Iterator[tuple[str, inspect.Type]]:
-    """Every setting outside of lists, as (path, type)."""
-    inner, _ = _unwrap(kind)
-    if not isinstance(inner, inspect.StructType):
-        yield path, inner
-        return
-    for field in inner.fields:
-        yield from _leaves(field.type, f"{path}.{field.name}" if path else field.name)
 
 
 def _at(path: str, values: Any) -> tuple[inspect.Type, Any]:
     """The type and the value at `path`."""
     kind: inspect.Type = _CONFIG
     for key, index in re.findall(r"(\w+)|\[(\d+)\]", path):
-        kind, _ = _unwrap(kind)
+        kind, _ = unwrap(kind)
         if isinstance(kind, inspect.StructType):
             kind = next(field.type for field in kind.fields if field.name == key)
         elif isinstance(kind, inspect.VarTupleType):
@@ -441,48 +431,6 @@ def _from_text(text: str, kind: inspect.Type, name: str) -> Any:
         return yaml_lines.scalar(text)
     except yaml_lines.YamlError as error:
         raise ConfigError(f"{name}: {error.problem}") from None
-
-
-def _describe(kind: inspect.Type) -> str:
-    match kind:
-        case inspect.Metadata():
-            return _describe(kind.type)
-        case inspect.UnionType():
-            return " or ".join(_describe(inner) for inner in kind.types)
-        case inspect.IntType():
-            return f"int between {kind.ge} and {kind.le}"
-        case inspect.FloatType():
-            low = f"above {kind.gt:g}" if kind.ge is None else f"at least {kind.ge:g}"
-            return f"number {low} and at most {kind.le:g}"
-        case inspect.BoolType():
-            return "true or false"
-        case inspect.LiteralType():
-            return "one of " + ", ".join(str(value) for value in kind.values)
-        case inspect.StrType(pattern=str()):
-            return "a name of at most 200 letters, digits and ._:/@+- that starts with a letter or digit"
-        case inspect.StrType():
-            return "text"
-        case inspect.VarTupleType():
-            return "a list"
-        case inspect.StructType():
-            return "settings as `name: value` lines"
-        case inspect.NoneType():
-            return "null"
-    return "another type"
-
-
-def _show(value: Any) -> str:
-    if isinstance(value, list):
-        return "a list"
-    if isinstance(value, dict):
-        return "a mapping"
-    text = str(value) if isinstance(value, float) else msgspec.json.encode(value).decode()
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _suggest(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]}?" if close else f"; known: {', '.join(sorted(known))}"
 
 
 _CONFIG = inspect.type_info(Config)

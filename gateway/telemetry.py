@@ -88,6 +88,23 @@ METRICS: tuple[Metric, ...] = (
     Metric("gateway_engine_restarts", "gauge", "How often the model's worker was started again.", ("model",)),
     Metric("gateway_kv_cells_used", "gauge", "Cells of the KV cache in use.", ("model",)),
     Metric("gateway_kv_cells_max", "gauge", "Cells the KV cache has.", ("model",)),
+    Metric("gateway_sessions", "gauge", "Conversations that are kept for their next turn.", ("model",)),
+    Metric(
+        "gateway_session_bytes", "gauge", "What kept conversations occupy outside of the KV cache.", ("model", "tier")
+    ),
+    Metric(
+        "gateway_session_lookups_total",
+        "counter",
+        "Requests by where the conversation that they continue was found: cells, ram, disk or none.",
+        ("model", "tier"),
+    ),
+    Metric(
+        "gateway_session_events_total",
+        "counter",
+        "What happened to kept conversations: spilled to memory, restored from it or from disk, written to disk, "
+        "write_failed, corrupt or mismatched on disk (then computed again), expired, evicted to make room.",
+        ("model", "event"),
+    ),
     Metric("gateway_connections", "gauge", "Open client connections."),
     Metric("gateway_process_resident_memory_bytes", "gauge", "Resident memory of the gateway process."),
     Metric("gateway_process_cpu_seconds_total", "counter", "CPU time of the gateway process."),

@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 
+from msgspec.structs import replace
+
 from adapters.types import (
+    CacheDiagnosis,
     Caller,
     ChatRequest,
     ChoiceFinished,
     CompletionRequest,
+    Divergence,
     EmbeddingRequest,
     Embeddings,
     Event,
@@ -17,6 +21,8 @@ from adapters.types import (
     ModelCard,
     Ranking,
     RerankRequest,
+    SessionAction,
+    SessionInfo,
     Started,
     TextDelta,
     Usage,
@@ -49,11 +55,23 @@ HELLO: tuple[Event, ...] = (
 )
 
 
+DIAGNOSIS = CacheDiagnosis(
+    cached_tokens=8,
+    session_tokens=30,
+    recomputed_tokens=14,
+    recompute_us=600,
+    restore_us=100,
+    tier="disk",
+    divergence=Divergence(8, 1, "user", "\u2028", " is"),
+)
+
+
 class Scripted:
-    """Implements Chat, Embedder, Reranker and Tokenizer.
+    """Implements Chat, Embedder, Reranker, Tokenizer and Sessions.
 
     Each step of `script` is an event to yield, an exception to raise, or an `asyncio.Event` to wait for. What was asked
     is kept in `requests` and `callers`; `closed` counts the streams that were cut or closed before their script ended.
+    `sessions` are those it keeps, by their ids; `absence` is raised in their place.
     """
 
     def __init__(self, script: Sequence[Step] = HELLO, *, card: ModelCard | None = None) -> None:
@@ -62,6 +80,8 @@ class Scripted:
         self.requests: list[ChatRequest | CompletionRequest | EmbeddingRequest | RerankRequest] = []
         self.callers: list[Caller] = []
         self.closed = 0
+        self.sessions: dict[str, SessionInfo] = {}
+        self.absence: Exception | None = None
 
     def chat(self, request: ChatRequest, caller: Caller) -> AsyncIterator[Event]:
         return self._play(request, caller)
@@ -113,3 +133,39 @@ class Scripted:
     async def apply_template(self, request: ChatRequest) -> tuple[str, int]:
         prompt = "".join(f"<{message.role}>{message.content}" for message in request.messages)
         return prompt, len(prompt)
+
+    async def list_sessions(self, tenant: str | None) -> list[SessionInfo]:
+        if self.absence is not None:
+            raise self.absence
+        return [one for one in self.sessions.values() if tenant in (None, one.tenant)]
+
+    async def change_session(
+        self, tenant: str, key: str, action: SessionAction, new_key: str | None = None
+    ) -> SessionInfo | None:
+        found = next((one for one in await self.list_sessions(tenant) if key in (one.key, one.id)), None)
+        if found is None or action == "delete":
+            return None if found is None else self.sessions.pop(found.id)
+        match action:
+            case "pin" | "unpin":
+                found = replace(found, pinned=action == "pin")
+            case "reset":
+                found = replace(found, tokens=0)
+            case "fork":
+                found = replace(found, key=new_key, id=f"{found.id}_fork")
+        self.sessions[found.id] = found
+        return found
+
+
+def session(id: str, key: str | None = None, *, tenant: str = "local", created_us: int = 1_000_000) -> SessionInfo:
+    """A kept conversation of 300 tokens."""
+    return SessionInfo(
+        tenant=tenant,
+        key=key,
+        id=id,
+        tokens=300,
+        tier="ram",
+        size_bytes=4096,
+        created_us=created_us,
+        used_us=created_us + 5_000_000,
+        pinned=False,
+    )

@@ -25,7 +25,7 @@ def endpoints() -> list[str]:
     telemetry, catalog = Telemetry("test"), Catalog(())
     health = Health(telemetry, dict, lambda: False)
     routes = app.routes(Config(), catalog, Inference(catalog, telemetry), health, own_usage(catalog))
-    return [f"{route.method} {re.sub(':path', '', route.path)}" for route in routes]
+    return [f"{route.method} {re.sub(':path|:text', '', route.path)}" for route in routes]
 
 
 @pytest.mark.parametrize("endpoint", endpoints())

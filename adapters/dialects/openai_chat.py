@@ -205,7 +205,8 @@ class ChunkRenderer:
         choices = range(inbound.request.generation.n)
         self._opening = [chunks.before + b'{"index":%d,"delta":{' % choice for choice in choices]
         self._before_text = [opening + b'"content":' for opening in self._opening]
-        self._closing = b'},"logprobs":null,"finish_reason":null}' + chunks.after
+        self._open_end = b'},"logprobs":null,"finish_reason":null}'
+        self._closing = self._open_end + chunks.after
 
     def render(self, event: Event) -> bytes:
         """The frames of the next event."""
@@ -213,9 +214,9 @@ class ChunkRenderer:
             return self._text(event)
         match event:
             case Started():
+                closing = self._open_end + self._chunks.after_first(event.cache)
                 return b"".join(
-                    opening + b'"role":"assistant","content":"","refusal":null' + self._closing
-                    for opening in self._opening
+                    opening + b'"role":"assistant","content":"","refusal":null' + closing for opening in self._opening
                 )
             case ReasoningDelta():
                 thought = b'"reasoning_content":' + wire.quoted(event.text)
@@ -261,7 +262,8 @@ def render_answer(head: ResponseHead, request: ChatRequest, folded: wire.Folded)
     with_logprobs = request.generation.logprobs is not None
     choices = [_choice(index, choice, with_logprobs) for index, choice in enumerate(folded.choices)]
     fields = wire.head_fields(head, "chat.completion")
-    return _encode({**fields, "choices": choices, "usage": wire.usage_fields(folded.usage)})
+    usage = wire.usage_fields(folded.usage)
+    return _encode({**fields, "choices": choices, "usage": usage, **wire.gateway_fields(folded.cache)})
 
 
 def _choice(index: int, choice: wire.FoldedChoice, with_logprobs: bool) -> dict[str, object]:

@@ -10,7 +10,7 @@ from msgspec import Meta
 from adapters.dialects import openai_wire as wire
 from adapters.dialects.openai_wire import ResponseHead
 from adapters.errors import InvalidRequest
-from adapters.types import ChoiceFinished, CompletionRequest, Event, Finished, TextDelta, TokenLogprob
+from adapters.types import ChoiceFinished, CompletionRequest, Event, Finished, Started, TextDelta, TokenLogprob
 
 MAX_TOKENS_DEFAULT = 16
 """OpenAI's: whoever asks for more says so."""
@@ -78,6 +78,9 @@ class ChunkRenderer:
         if type(event) is TextDelta:
             return self._text(event)
         match event:
+            case Started(cache=cache) if cache is not None:
+                end = b'null,"finish_reason":null}' + self._chunks.after_first(cache)
+                return self._opening + b'""' + self._middle[0] + end
             case ChoiceFinished():
                 end = b'null,"finish_reason":"%b"}' % event.reason.encode()
                 return self._opening + b'""' + self._middle[event.choice] + end + self._chunks.after
@@ -140,4 +143,5 @@ def render_answer(head: ResponseHead, request: CompletionRequest, folded: wire.F
         for index, choice in enumerate(folded.choices)
     ]
     fields = wire.head_fields(head, "text_completion")
-    return _encode({**fields, "choices": choices, "usage": wire.usage_fields(folded.usage)})
+    usage = wire.usage_fields(folded.usage)
+    return _encode({**fields, "choices": choices, "usage": usage, **wire.gateway_fields(folded.cache)})

@@ -11,6 +11,7 @@ from msgspec import Meta
 from adapters.dialects import structured
 from adapters.errors import InvalidRequest
 from adapters.types import (
+    CacheDiagnosis,
     ChoiceFinished,
     Event,
     Finished,
@@ -275,10 +276,13 @@ def parse_texts(given: TextOrTokens, param: str, count_max: int) -> tuple[str | 
 
 
 def quoted(text: str) -> bytes:
-    """`text` as JSON. Unicode's line ends are escaped, as some readers of event streams split lines at them."""
+    """`text` as JSON on one line."""
     encoded = _encode(text)
-    if text.isascii():
-        return encoded
+    return encoded if text.isascii() else _one_line(encoded)
+
+
+def _one_line(encoded: bytes) -> bytes:
+    """JSON with Unicode's line ends escaped, as some readers of event streams split lines at them."""
     return (
         encoded.replace(b"\xe2\x80\xa8", b"\\u2028")
         .replace(b"\xe2\x80\xa9", b"\\u2029")
@@ -310,6 +314,11 @@ def usage_fields(usage: Usage) -> dict[str, object]:
     }
 
 
+def gateway_fields(cache: CacheDiagnosis | None) -> dict[str, object]:
+    """What is ours and not OpenAI's: the top-level field `gateway`, which is there only when it was asked for."""
+    return {} if cache is None else {"gateway": {"cache": cache}}
+
+
 def head_fields(head: ResponseHead, kind: str) -> dict[str, object]:
     """The fields that open every answer and chunk; `kind` is OpenAI's `object`."""
     return {
@@ -330,6 +339,13 @@ class Chunks:
         self.after = b'],"usage":null}\n\n' if include_usage else b"]}\n\n"
         self._fields = fields
         self._include_usage = include_usage
+
+    def after_first(self, cache: CacheDiagnosis | None) -> bytes:
+        """What stands in the first chunk in place of `after`: a client that folds the stream keeps its fields."""
+        if cache is None:
+            return self.after
+        fields = _one_line(_encode(gateway_fields(cache)))
+        return self.after.removesuffix(b"}" + FRAME_END) + b"," + fields[1:] + FRAME_END
 
     def end(self, usage: Usage) -> bytes:
         """What follows the last choice: the usage, if it was asked for, and the end of the stream."""
@@ -365,6 +381,7 @@ class Folded:
     def __init__(self, choices: int) -> None:
         self.choices = [FoldedChoice() for _ in range(choices)]
         self.usage = Usage()
+        self.cache: CacheDiagnosis | None = None
 
     def add(self, event: Event) -> None:
         """Take in the next event; the stream's order is the caller's business."""
@@ -387,4 +404,4 @@ class Folded:
             case Finished():
                 self.usage = event.usage
             case Started():
-                pass
+                self.cache = event.cache

@@ -15,6 +15,7 @@ from adapters.llama_cpp.generation import Counters, Engine, TextGeneration, size
 from adapters.llama_cpp.line import Line, Turn, take_turn
 from adapters.llama_cpp.messages import (
     Busyness,
+    ChangeSession,
     ChatPrompt,
     Command,
     Detokenize,
@@ -23,15 +24,19 @@ from adapters.llama_cpp.messages import (
     EngineSettings,
     Inspect,
     Inspected,
+    ListSessions,
     ModelInfo,
     Prompt,
     Rerank,
     Reranked,
+    SessionChanged,
+    SessionCounters,
+    SessionList,
     TextPrompt,
     TokenPrompt,
 )
 from adapters.llama_cpp.output import OutputParser
-from adapters.llama_cpp.process import State, Timing, Worker
+from adapters.llama_cpp.process import Answer, State, Timing, Worker
 from adapters.llama_cpp.question import Question
 from adapters.llama_cpp.queue import Entry, FairQueue, Rates
 from adapters.llama_cpp.reasoning import named as reasoning_named
@@ -48,6 +53,8 @@ from adapters.types import (
     ModelCard,
     Ranking,
     RerankRequest,
+    SessionAction,
+    SessionInfo,
     Usage,
 )
 
@@ -59,8 +66,8 @@ PREPARE_US_PER_TOKEN = 2.0
 PROMPTS_MAX = 256
 EMBEDDING_MAX = 4
 EMBED_TIMEOUT_S = 600.0
-INSPECTING_MAX = 64
-INSPECT_TIMEOUT_S = 30.0
+QUESTIONS_MAX = 64
+QUESTION_TIMEOUT_S = 30.0
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,7 +85,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LlamaCpp:
-    """Chat, Embedder, Reranker and Tokenizer over one local model."""
+    """Chat, Embedder, Reranker, Tokenizer and Sessions over one local model."""
 
     def __init__(
         self,
@@ -100,7 +107,7 @@ class LlamaCpp:
         )
         self._embedding = Line(FairQueue(EMBEDDING_MAX, queue_depth_max), timing.clock, self._rates)
         self._engine = Engine(self._worker, self._places, self._preparing, self.counters)
-        self._inspecting = 0
+        self._questions = 0
 
     # Life
 
@@ -134,6 +141,11 @@ class LlamaCpp:
             running=self._places.queue.running + self._embedding.queue.running,
             busyness=worker.busyness,
         )
+
+    @property
+    def session_counters(self) -> SessionCounters:
+        """What became of kept conversations since the start, over all lives of the worker."""
+        return self._worker.sessions.value
 
     @property
     def card(self) -> ModelCard:
@@ -283,17 +295,40 @@ class LlamaCpp:
         return answer.text, len(answer.tokens)
 
     async def _inspect(self, command: Callable[[int], Command]) -> Inspected:
-        self.check_ready()
-        if self._inspecting >= INSPECTING_MAX:
-            raise Overloaded("Too many tokeniser requests are waiting.", retry_after_s=1.0)
-        question = Question(self._worker, self._inspected)
-        self._inspecting += 1
-        answer = await question.ask(command(question.id), INSPECT_TIMEOUT_S)
+        answer = await self._ask(command)
         assert isinstance(answer, Inspected)
         return answer
 
-    def _inspected(self) -> None:
-        self._inspecting -= 1
+    # Sessions
+
+    async def list_sessions(self, tenant: str | None) -> list[SessionInfo]:
+        if not self.check_ready().generates:
+            return []
+        answer = await self._ask(lambda number: ListSessions(number, tenant))
+        assert isinstance(answer, SessionList)
+        return answer.sessions
+
+    async def change_session(
+        self, tenant: str, key: str, action: SessionAction, new_key: str | None = None
+    ) -> SessionInfo | None:
+        if not self.check_ready().generates:
+            return None
+        answer = await self._ask(lambda number: ChangeSession(number, tenant, key, action, new_key))
+        assert isinstance(answer, SessionChanged)
+        return answer.info
+
+    # Questions
+
+    async def _ask(self, command: Callable[[int], Command]) -> Answer:
+        self.check_ready()
+        if self._questions >= QUESTIONS_MAX:
+            raise Overloaded("Too many questions to the engine are waiting.", retry_after_s=1.0)
+        question = Question(self._worker, self._answered)
+        self._questions += 1
+        return await question.ask(command(question.id), QUESTION_TIMEOUT_S)
+
+    def _answered(self) -> None:
+        self._questions -= 1
 
 
 async def _failing(error: AdapterError) -> AsyncIterator[Event]:

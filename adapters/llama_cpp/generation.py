@@ -18,8 +18,10 @@ from adapters.errors import (
     Timeout,
     Unavailable,
 )
+from adapters.llama_cpp.diagnosis import diagnosis
 from adapters.llama_cpp.line import Line, Turn, take_turn
 from adapters.llama_cpp.messages import (
+    CacheReport,
     Cancel,
     ChatPrompt,
     Delta,
@@ -35,6 +37,7 @@ from adapters.llama_cpp.process import Answer, Worker
 from adapters.llama_cpp.queue import Entry
 from adapters.llama_cpp.splitting import Splitter
 from adapters.types import (
+    CacheDiagnosis,
     Caller,
     ChoiceFinished,
     Event,
@@ -136,6 +139,8 @@ class _Part:
         self.completion_tokens = 0
         self.reasoning_tokens = 0
         self.cached_tokens: int | None = None
+        self.cache: CacheReport | None = None
+        self.message_ends: tuple[int, ...] = ()
         self.queue_us = 0
         self.prefill_us = 0
         self.decode_us = 0
@@ -205,6 +210,8 @@ class _Part:
     def _prefilled(self, entry: Entry, delta: Delta) -> None:
         """The choices share one prompt: what the first of them did not compute was cached."""
         self.prefill_us = max(self.prefill_us, delta.prefill_us)
+        if delta.cache is not None:
+            self.cache = delta.cache
         if self.cached_tokens is None:
             self.cached_tokens = delta.cached_tokens
             self._engine.counters.prompt_tokens += self.prompt_tokens
@@ -217,6 +224,7 @@ class _Part:
                 self.prompt_tokens = answer.prompt_tokens
                 self.max_tokens = answer.max_tokens
                 self.thinking = answer.thinking
+                self.message_ends = answer.message_ends
                 self.stage = _Stage.PREPARED
                 self._request.part_prepared()
             return
@@ -347,9 +355,8 @@ class TextGeneration:
             self._parts.append(part)
             self._offsets[part.id] = part.offset
             self._preparing += 1
-            self.engine.worker.send(
-                Prepare(part.id, caller.tenant, prompt, self._generation, caller.session_key, self._echo)
-            )
+            key, explain = caller.session_key, caller.explain_cache
+            self.engine.worker.send(Prepare(part.id, caller.tenant, prompt, self._generation, key, self._echo, explain))
 
     def _join_next(self) -> None:
         """Put the next prompt in line. Only the first can be refused: the others take the place just given up."""
@@ -436,7 +443,13 @@ class TextGeneration:
             cached_tokens=sum(part.cached_tokens or 0 for part in self._parts),
             queue_us=self._parts[0].queue_us,
             prefill_us=max(part.prefill_us for part in self._parts),
+            cache=self._diagnosis(),
         )
+
+    def _diagnosis(self) -> CacheDiagnosis | None:
+        """What happened to the first prompt, of which alone it can be said when the answer begins."""
+        part = self._parts[0]
+        return diagnosis(part.cache, self._prompts[0], part.message_ends, part.prefill_us) if part.cache else None
 
     def _finished(self) -> Finished:
         parts = self._parts

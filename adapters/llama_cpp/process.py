@@ -46,6 +46,7 @@ from adapters.llama_cpp.messages import (
     Step,
     frame,
 )
+from adapters.llama_cpp.totals import SessionTotals
 
 logger = logging.getLogger(__name__)
 
@@ -191,6 +192,7 @@ class Worker:
         self.progress = 0.0
         self.info: ModelInfo | None = None
         self.busyness: Busyness | None = None
+        self.sessions = SessionTotals()
         self.pid: int | None = None
         self.restarts = 0
         self._load = Load(path, settings)
@@ -292,6 +294,8 @@ class Worker:
         self._heard_s = self._timing.clock()
         if type(report) is Step:
             self.busyness = report.load
+            if report.sessions is not None:
+                self.sessions.report(report.sessions)
             sinks = self._sinks
             for delta in report.deltas:
                 sink = sinks.get(delta.id)
@@ -339,6 +343,7 @@ class Worker:
         """Runs when the connection ends, before anything else can look: nobody may find a dead worker ready."""
         self._link = None
         self.busyness = None
+        self.sessions.worker_lost()
         if self.state != "stopped":
             self.reason = reason
             self._set_state("restarting")

@@ -8,7 +8,9 @@ from collections.abc import Iterable
 import msgspec
 import numpy as np
 import numpy.typing as npt
+from msgspec.structs import replace
 
+from adapters.llama_cpp.boundaries import in_tokens, message_ends
 from adapters.llama_cpp.kept import common_prefix
 from adapters.llama_cpp.messages import ChatPrompt, Prepare, Prompt, TextPrompt
 from adapters.llama_cpp.native import TOKEN_NULL, Vocabulary
@@ -32,13 +34,14 @@ class Refusal(Exception):
 
 
 class Prepared(msgspec.Struct, frozen=True):
-    """A prompt that fits: its tokens, the most that may be generated after it, the text to echo, and whether it has
-    begun the model's thoughts."""
+    """A prompt that fits: its tokens, the most that may be generated after it, the text to echo, whether it has begun
+    the model's thoughts, and where in the tokens the messages of an explained chat end."""
 
     tokens: Int32s
     max_tokens: int
     echo: str | None
     thinking: bool = False
+    message_ends: tuple[int, ...] = ()
 
 
 class Prompts:
@@ -85,7 +88,9 @@ class Prompts:
                 param,
             )
         max_tokens = room if wanted is None else min(wanted, room)
-        return Prepared(tokens, max_tokens, self._echo(request, tokens) if request.echo else None, thinking)
+        echo = self._echo(request, tokens) if request.echo else None
+        ends = self._message_ends(chat, text, tokens) if chat is not None and request.explain else ()
+        return Prepared(tokens, max_tokens, echo, thinking, ends)
 
     def tokens(self, prompt: Prompt, *, special: bool = True) -> Int32s:
         """The token ids of a prompt, shape (n,)."""
@@ -130,6 +135,15 @@ class Prompts:
         if self._vocabulary.adds_bos:
             text = text.removeprefix(self._vocabulary.text(self._vocabulary.bos).decode())
         return text
+
+    def _message_ends(self, chat: ChatPrompt, text: str, tokens: Int32s) -> tuple[int, ...]:
+        """How many of the tokens it takes to the end of each message."""
+        try:
+            ends = message_ends(chat.messages, text, lambda messages: self.render(replace(chat, messages=messages)))
+        except Refusal:
+            # The marks were too much for the template; the request itself is none the worse for it.
+            return ()
+        return in_tokens(ends, text, [len(self._vocabulary.text(token)) for token in tokens.tolist()])
 
     def text(self, tokens: tuple[int, ...]) -> str:
         """The text that tokens stand for, control tokens spelt out."""

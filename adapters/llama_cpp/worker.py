@@ -239,7 +239,7 @@ class Worker:
             for choice in range(command.generation.n)
         ]
         self._post(partial(self._hold, command.id, sequences))
-        return Prepared(command.id, len(prompt.tokens), prompt.max_tokens, prompt.thinking)
+        return Prepared(command.id, len(prompt.tokens), prompt.max_tokens, prompt.thinking, prompt.message_ends)
 
     def _thoughts(self, command: Prepare, thinking: bool) -> Thoughts | None:
         """What follows the thoughts of one choice of a conversation, for a model that has any."""

@@ -25,7 +25,7 @@ from gateway.logs import AccessLog
 from gateway.telemetry import Telemetry
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9_.-]{1,64}")
-PARAMETER = re.compile(r"\{(\w+)(:path)?\}")
+PARAMETER = re.compile(r"\{(\w+)(:path|:text)?\}")
 LEFT = 499  # Stands in logs and metrics for a client that went away; it is never sent.
 
 Methods = dict[str, Endpoint]
@@ -52,7 +52,11 @@ class Router:
             return methods, {}
         for pattern, methods in self._patterns.items():
             if (match := pattern.fullmatch(raw_path)) is not None:
-                return methods, {name: _decode(value) for name, value in match.groupdict().items()}
+                path = next(iter(methods.values())).path
+                return methods, {
+                    name: _decode(value, any_text=f"{{{name}:text}}" in path)
+                    for name, value in match.groupdict().items()
+                }
         raise _unknown_path()
 
 
@@ -60,17 +64,20 @@ def _compile(path: str) -> re.Pattern[bytes]:
     """A pattern over the raw path; compiling the same path twice gives the same object."""
     parts = PARAMETER.split(path)
     pattern = re.escape(parts[0])
-    for name, rest, literal in zip(parts[1::3], parts[2::3], parts[3::3], strict=True):
-        pattern += f"(?P<{name}>{'.+' if rest else '[^/]+'}){re.escape(literal)}"
+    for name, kind, literal in zip(parts[1::3], parts[2::3], parts[3::3], strict=True):
+        pattern += f"(?P<{name}>{'.+' if kind == ':path' else '[^/]+'}){re.escape(literal)}"
     return re.compile(pattern.encode())
 
 
-def _decode(raw: bytes) -> str:
-    """A path parameter; one that hides control characters or climbs out of its place is an unknown path."""
+def _decode(raw: bytes, any_text: bool) -> str:
+    """A path parameter; one that hides control characters or climbs out of its place is an unknown path, unless it is
+    said to be no more than a text."""
     try:
         value = unquote_to_bytes(raw).decode()
     except UnicodeDecodeError:
         raise _unknown_path() from None
+    if any_text:
+        return value
     if not value.isprintable() or any(segment in ("", ".", "..") for segment in value.split("/")):
         raise _unknown_path()
     return value

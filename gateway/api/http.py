@@ -43,7 +43,8 @@ class Response(Protocol):
 
 
 class Endpoint(msgspec.Struct, frozen=True):
-    """One route. Literal parts of `path` match byte for byte; `{name}` takes one segment, `{name:path}` the rest.
+    """One route. Literal parts of `path` match byte for byte; `{name}` takes one segment, `{name:path}` the rest,
+    `{name:text}` one segment of any text, where an encoded slash is a letter like any other.
 
     `access` is enforced before the handler runs: `public` needs no key, `user` any valid one, `admin` an admin's.
     """

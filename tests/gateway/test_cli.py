@@ -61,7 +61,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 
 def test_every_verb_explains_itself(run: Run) -> None:
     overview = run("--help").out
-    for verb in ("serve", "check", "doctor", "keys", "models", "chat", "bench"):
+    for verb in ("serve", "check", "doctor", "keys", "models", "sessions", "chat", "bench"):
         assert verb in overview
         assert run(verb, "--help").out.startswith(f"usage: gateway {verb}")
     for verb in ("create", "list", "revoke"):
@@ -102,6 +102,16 @@ def test_check(run: Run, tmp_path: Path) -> None:
     assert result.err == f"gateway: {bad}:2: at server.prot: no such setting; did you mean port?\n"
     bad.write_text("models: [{name: a, path: a.gguf}]")
     assert run("check", "--config", str(bad)).err == f"gateway: model a: there is no file {tmp_path}/a.gguf\n"
+
+
+def test_check_reads_the_secret_of_sessions(run: Run, tmp_path: Path) -> None:
+    assert "sessions    not encrypted" in run("check").out
+    path = tmp_path / "config.yaml"
+    path.write_text("sessions: {encryption_key_file: secret}")
+    assert run("check", "--config", str(path)).err.startswith("gateway: sessions.encryption_key_file: cannot be read")
+    (tmp_path / "secret").write_text("0123456789abcdef")
+    result = run("check", "--config", str(path))
+    assert "sessions    encrypted" in result.out and "0123456789abcdef" not in result.out
 
 
 def test_a_config_in_the_working_directory_is_found(run: Run) -> None:

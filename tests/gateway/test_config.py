@@ -82,7 +82,7 @@ REFUSED = [
     ("server:\n  port: 0\n", ":2: at server.port: expected int between 1 and 65535, got 0"),
     ("server:\n  port: true\n", ":2: at server.port: expected int between 1 and 65535, got true"),
     ("server:\n  prot: 1\n", ":2: at server.prot: no such setting; did you mean port?"),
-    ("5: 1\n", ":1: at 5: no such setting; known: auth, data_dir, limits, log, models, server, state"),
+    ("5: 1\n", ":1: at 5: no such setting; known: auth, data_dir, limits, log, models, server, sessions, state"),
     ("server: 5\n", ":1: at server: expected settings as `name: value` lines, got 5"),
     ("- 1\n", ":1: expected settings as `name: value` lines"),
     ("server:\n  port: 1\n  port: 2\n", ":3: at server.port: set a second time (first on line 2)"),
@@ -257,6 +257,7 @@ def struct_shape(kind: type[msgspec.Struct]) -> dict[str, Any]:
         "auth": config.AuthConfig,
         "limits": config.LimitsConfig,
         "state": config.StateConfig,
+        "sessions": config.SessionsConfig,
         "log": config.LogConfig,
         "engine": EngineConfig,
     }

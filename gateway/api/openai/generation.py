@@ -34,14 +34,34 @@ class Rendering(msgspec.Struct, Generic[RequestT], frozen=True):
 
 
 def caller_of(request: Request, session_key: str | None = None) -> Caller:
-    """On whose behalf the request runs; a session named in the body wins over the header."""
+    """On whose behalf the request runs.
+
+    `session_key` is how the dialect names the conversation in its own way; it wins over the header, which is for
+    clients whose library has no field for it.
+    """
     principal = request.state.principal
-    if session_key is None:
-        session_key = request.headers.get("x-session-id") or None
-    if session_key is not None and len(session_key) > SESSION_KEY_CHARS_MAX:
-        message = f"The header X-Session-Id takes at most {SESSION_KEY_CHARS_MAX} characters."
+    return Caller(
+        request.state.request_id,
+        principal.tenant,
+        session_key or _session_header(request),
+        principal.weight,
+        explain_cache=_explains(request),
+    )
+
+
+def _session_header(request: Request) -> str | None:
+    key = request.headers.get("x-session-id", "").strip()
+    if len(key) > SESSION_KEY_CHARS_MAX or not (key.isascii() and key.isprintable()):
+        message = f"The header X-Session-Id takes at most {SESSION_KEY_CHARS_MAX} printable ASCII characters."
         raise InvalidRequest(message, param="X-Session-Id")
-    return Caller(request.state.request_id, principal.tenant, session_key, principal.weight)
+    return key or None
+
+
+def _explains(request: Request) -> bool:
+    asked = request.headers.get("x-gateway-explain")
+    if asked not in (None, "cache"):
+        raise InvalidRequest("The header X-Gateway-Explain takes the value 'cache'.", param="X-Gateway-Explain")
+    return asked is not None
 
 
 async def answer(

@@ -3,6 +3,8 @@
 say N WORD...  N tokens, each " word"      forever      until cancelled      refuse   Refused at Prepare
 hang           Prepare is never answered   crash        SIGSEGV after two tokens       burst N  N tokens, one frame
 call           a Hermes tool call          held         tokens without text, then text  unstartable  Refused at Start
+
+Every finished request with a session key leaves a session of that key behind.
 """
 
 from __future__ import annotations
@@ -19,8 +21,10 @@ import msgspec
 
 from adapters.llama_cpp.messages import (
     Busyness,
+    CacheReport,
     Cancel,
     Cancelled,
+    ChangeSession,
     ChatPrompt,
     Command,
     Delta,
@@ -30,6 +34,7 @@ from adapters.llama_cpp.messages import (
     FrameReader,
     Inspect,
     Inspected,
+    ListSessions,
     Load,
     LoadFailed,
     ModelInfo,
@@ -40,11 +45,14 @@ from adapters.llama_cpp.messages import (
     Ready,
     Refused,
     Report,
+    SessionChanged,
+    SessionList,
     Start,
     Step,
     TextPrompt,
     frame,
 )
+from adapters.types import SessionInfo
 
 PARALLEL = 4
 CALL = '<tool_call>{"name": "weather", "arguments": {"city": "Rome"}}</tool_call>'
@@ -81,6 +89,20 @@ def words(prompt: Prompt) -> list[str]:
     return prompt.text.split() if isinstance(prompt, TextPrompt) else ["say", str(len(prompt.tokens)), "token"]
 
 
+def session(tenant: str, key: str | None) -> SessionInfo:
+    return SessionInfo(
+        tenant=tenant,
+        key=key,
+        id=f"sess_{key}",
+        tokens=3,
+        tier="ram",
+        size_bytes=300,
+        created_us=1_000_000,
+        used_us=2_000_000,
+        pinned=False,
+    )
+
+
 class Run:
     """One started request: the texts still to be sent for each choice."""
 
@@ -109,6 +131,7 @@ class Run:
                 cached_tokens=1 if first else -1,
                 prefill_us=500 if first else -1,
                 decode_us=0 if self.pieces else 900,
+                cache=CacheReport(1, 2, 1, "b", "c", "ram", 100, 3) if first and self.request.explain else None,
             )
             for choice in range(self.request.generation.n)
         ]
@@ -121,6 +144,7 @@ class FakeWorker:
         self.encoder = msgspec.msgpack.Encoder()
         self.prepared: dict[int, Prepare] = {}
         self.running: dict[int, Run] = {}
+        self.sessions: list[SessionInfo] = []
         self.steps = 0
 
     def send(self, report: Report) -> None:
@@ -147,6 +171,8 @@ class FakeWorker:
                 deltas += run.step()
             if not run.pieces:
                 del self.running[number]
+                if run.request.session_key is not None:
+                    self.sessions.append(session(run.request.tenant, run.request.session_key))
             if run.kind == "crash" and len(run.pieces) < 100_000 - 2:
                 os.kill(os.getpid(), signal.SIGSEGV)
         self.send(Step(deltas, Busyness(len(self.running), 0, 0, 4096, 10.0, 2000.0)))
@@ -167,6 +193,10 @@ class FakeWorker:
                 self.prepared.pop(number, None)
                 self.running.pop(number, None)
                 self.send(Cancelled(number))
+            case ListSessions(number, tenant):
+                self.send(SessionList(number, [one for one in self.sessions if tenant in (None, one.tenant)]))
+            case ChangeSession():
+                self.change(command)
             case Embed(number, _, inputs):
                 if inputs[0] != "hang":
                     self.send(Embedded(number, (struct.pack("<4f", 0.5, 0.5, 0.5, 0.5),) * len(inputs), len(inputs)))
@@ -176,6 +206,16 @@ class FakeWorker:
                 self.send(Inspected(number, tuple(range(len(words(prompt)))), " ".join(words(prompt))))
             case Detokenize(number, tokens):
                 self.send(Inspected(number, tokens, "".join(map(chr, tokens))))
+
+    def change(self, command: ChangeSession) -> None:
+        found = [one for one in self.sessions if one.tenant == command.tenant and command.key in (one.key, one.id)]
+        info = found[0] if found else None
+        if info is not None and command.action == "fork":
+            info = session(info.tenant, command.new_key)
+            self.sessions.append(info)
+        elif info is not None and command.action == "delete":
+            self.sessions.remove(info)
+        self.send(SessionChanged(command.id, info))
 
     def load(self) -> None:
         if self.scenario == "invalid":
@@ -201,7 +241,12 @@ class FakeWorker:
             self.send(Refused(command.id, "context_length_exceeded", "too long", "messages"))
         elif kind != "hang":
             self.prepared[command.id] = command
-            self.send(Prepared(command.id, len(words(command.prompt)), command.generation.max_tokens or 100))
+            ends = (2,) if command.explain else ()
+            self.send(
+                Prepared(
+                    command.id, len(words(command.prompt)), command.generation.max_tokens or 100, message_ends=ends
+                )
+            )
 
 
 if __name__ == "__main__":

@@ -21,10 +21,12 @@ from adapters.llama_cpp.generation import merged
 from adapters.llama_cpp.messages import Delta, EngineSettings
 from adapters.llama_cpp.process import Timing
 from adapters.types import (
+    CacheDiagnosis,
     Caller,
     ChatRequest,
     ChoiceFinished,
     CompletionRequest,
+    Divergence,
     EmbeddingRequest,
     Event,
     Finished,
@@ -38,7 +40,7 @@ from adapters.types import (
     ToolChoice,
     Usage,
 )
-from tests.adapters.llama_cpp.fake_worker import PARALLEL
+from tests.adapters.llama_cpp.fake_worker import PARALLEL, session
 from tests.adapters.llama_cpp.test_process import argv, run
 
 
@@ -360,7 +362,7 @@ def test_the_tokeniser() -> None:
         assert await adapter.tokenize("a b c", special=False) == [0, 1, 2]
         assert await adapter.detokenize([104, 105]) == "hi"
         assert await adapter.apply_template(chat("one two")) == ("one two", 2)
-        assert adapter._inspecting == 0
+        assert adapter._questions == 0
 
     with_adapter(test)
 
@@ -379,3 +381,45 @@ def test_a_model_that_failed_to_load_says_so() -> None:
             assert failure.value.code == "model_invalid"
 
     with_adapter(test, scenario="invalid")
+
+
+def test_sessions_are_listed_and_changed_by_tenant() -> None:
+    async def body(adapter: LlamaCpp) -> None:
+        for tenant in ("a", "b"):
+            await collect(adapter.chat(chat("say 2 x"), Caller("r", tenant, "talk")))
+        mine = session("a", "talk")
+        assert await adapter.list_sessions("a") == [mine]
+        assert await adapter.list_sessions(None) == [mine, session("b", "talk")]
+        assert await adapter.change_session("a", "talk", "pin") == mine
+        assert await adapter.change_session("a", "talk", "fork", "copy") == session("a", "copy")
+        assert await adapter.change_session("a", "sess_copy", "delete") == session("a", "copy")
+        assert await adapter.change_session("a", "copy", "delete") is None
+        assert await adapter.list_sessions("a") == [mine]
+
+    with_adapter(body)
+
+
+def test_an_embedding_model_has_no_sessions() -> None:
+    async def body(adapter: LlamaCpp) -> None:
+        assert await adapter.list_sessions(None) == []
+        assert await adapter.change_session("a", "talk", "pin") is None
+
+    with_adapter(body, "embedder")
+
+
+def test_a_diagnosis_comes_with_the_first_event_when_it_is_asked_for() -> None:
+    async def body(adapter: LlamaCpp) -> None:
+        events = await collect(adapter.chat(chat("say 2 x"), Caller("r", "a", "talk", explain_cache=True)))
+        assert isinstance(events[0], Started)
+        assert events[0].cache == CacheDiagnosis(
+            cached_tokens=1,
+            session_tokens=2,
+            recomputed_tokens=3,
+            recompute_us=400,
+            restore_us=100,
+            tier="ram",
+            divergence=Divergence(1, 0, "user", "b", "c"),
+        )
+        assert (await collect(adapter.chat(chat("say 2 x"), caller())))[0].cache is None  # type: ignore[union-attr]
+
+    with_adapter(body)

@@ -46,6 +46,8 @@ ENDPOINTS = (
     Endpoint("/admin", "GET", show, "admin"),
     Endpoint("/admin/keys/{id}", "DELETE", show, "admin"),
     Endpoint("/models/{name:path}", "GET", show, "user"),
+    Endpoint("/texts/{id:text}", "GET", show, "user"),
+    Endpoint("/texts/{id:text}/pin", "POST", show, "user"),
 )
 
 
@@ -245,3 +247,26 @@ def test_patterns_of_one_path_share_their_methods() -> None:
     assert (sorted(methods), parameters) == (["DELETE", "GET"], {"id": "1"})
     with pytest.raises(GatewayError, match="Use GET, DELETE"):
         choose(methods, "POST")
+
+
+@pytest.mark.parametrize(
+    ("target", "value"),
+    [
+        ("a", "a"),
+        ("a%2F..%2f%2Fb", "a/..//b"),
+        ("%2E%2E", ".."),
+        ("%0A%00", "\n\0"),
+        ("%F0%9F%97%BC", "🗼"),
+        ("%25", "%"),
+    ],
+)
+def test_a_parameter_that_is_a_text_may_hold_any(target: str, value: str) -> None:
+    router = Router(ENDPOINTS)
+    methods, found = router.match(f"/texts/{target}".encode())
+    assert (set(methods), found) == ({"GET"}, {"id": value})
+    assert router.match(f"/texts/{target}/pin".encode())[1] == {"id": value}
+    for path in ("/texts/", "/texts/a/b", "/texts/%FF", f"/models/{target}" if value != "a" else "/texts//pin"):
+        if value in ("🗼", "%") and path.startswith("/models"):
+            continue
+        with pytest.raises(GatewayError):
+            router.match(path.encode())

@@ -22,7 +22,7 @@ from adapters.types import (
     TopLogprob,
     Usage,
 )
-from tests.fakes import HELLO
+from tests.fakes import DIAGNOSIS, HELLO
 from tests.gateway.api.openai.door import BODY_BYTES_MAX, opened
 from tests.gateway.api.wire import run, until
 
@@ -241,9 +241,31 @@ def test_a_model_of_another_kind() -> None:
     run(scenario())
 
 
+def test_a_cache_diagnosis_on_request() -> None:
+    """It reaches clients of the official SDK as an extra field, also through its fold of a stream."""
+
+    async def scenario() -> None:
+        explain = {"X-Gateway-Explain": "cache"}
+        async with opened((Started(7, cache=DIAGNOSIS), *HELLO[1:])) as door:
+            answer = await door.sdk.chat.completions.create(**ASK, extra_headers=explain)
+            assert answer.model_extra is not None
+            assert answer.model_extra["gateway"]["cache"]["divergence"]["role"] == "user"
+            async with door.sdk.chat.completions.stream(**ASK, extra_headers=explain) as stream:
+                final = await stream.get_final_completion()
+            assert final.choices[0].message.content == "Hello world"
+            assert final.model_extra is not None and final.model_extra["gateway"]["cache"]["tier"] == "disk"
+            await door.sdk.chat.completions.create(**ASK)
+            assert [caller.explain_cache for caller in door.adapter.callers] == [True, True, False]
+            with pytest.raises(openai.BadRequestError) as caught:
+                await door.sdk.chat.completions.create(**ASK, extra_headers={"X-Gateway-Explain": "all"})
+            assert caught.value.param == "X-Gateway-Explain"
+
+    run(scenario())
+
+
 def test_the_session_header() -> None:
     async def ask(http: httpx.AsyncClient, session: str, **fields: Any) -> int:
-        return (await http.post(PATH, json={**ASK, **fields}, headers={"X-Session-Id": session})).status_code
+        return (await http.post(PATH, json={**ASK, **fields}, headers={"X-Session-Id": session.encode()})).status_code
 
     async def scenario() -> None:
         async with opened() as door:
@@ -251,10 +273,18 @@ def test_the_session_header() -> None:
                 await ask(door.http, "a"),
                 await ask(door.http, "a", prompt_cache_key="b"),
                 await ask(door.http, ""),
+                await ask(door.http, "c/ d"),
+                await ask(door.http, "x" * 512),
                 await ask(door.http, "x" * 513),
+                await ask(door.http, "a\tb"),
+                await ask(door.http, "\xe9"),
+                await ask(door.http, "a", user="u"),
             ]
-            assert statuses == [200, 200, 200, 400]
-            assert [caller.session_key for caller in door.adapter.callers] == ["a", "b", None]
+            assert statuses == [200, 200, 200, 200, 200, 400, 400, 400, 200]
+            keys = [caller.session_key for caller in door.adapter.callers]
+            assert keys == ["a", "b", None, "c/ d", "x" * 512, "a"]
+            assert (await door.http.post(PATH, json=ASK | {"user": "u"})).status_code == 200
+            assert door.adapter.callers[-1].session_key is None, "a user may have many conversations"
 
     run(scenario())
 

@@ -1,0 +1,105 @@
+"""The conversations the gateway keeps, over HTTP: listed, inspected, pinned, forked, forgotten.
+
+`{id}` is the key a client gave its session, percent-encoded, or the id that every session has.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Awaitable, Callable
+
+from starlette.requests import Request
+
+from adapters.dialects import sessions as dialect
+from adapters.errors import InvalidRequest
+from adapters.types import SessionAction
+from gateway.api.http import Endpoint, Response, json_response, read_json_body, run_until_disconnect
+from gateway.sessions import Selection, Session, Sessions
+
+LIMIT_DEFAULT = 20
+LIMIT_MAX = 100
+
+
+class KeptSessions:
+    """What a tenant's conversations have left in the engines, and what becomes of it."""
+
+    def __init__(self, sessions: Sessions, body_bytes_max: int) -> None:
+        self._sessions = sessions
+        self._body_bytes_max = body_bytes_max
+
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        one = "/v1/sessions/{id:text}"
+        return (
+            Endpoint("/v1/sessions", "GET", self.list, "user", "Your kept conversations"),
+            Endpoint(one, "GET", self.retrieve, "user", "One kept conversation"),
+            Endpoint(one, "DELETE", self.delete, "user", "Erase it everywhere"),
+            Endpoint(f"{one}/pin", "POST", self._changing("pin"), "user", "Never drop it to make room"),
+            Endpoint(f"{one}/unpin", "POST", self._changing("unpin"), "user", "Let it be dropped again"),
+            Endpoint(f"{one}/reset", "POST", self._changing("reset"), "user", "Forget its history, keep its name"),
+            Endpoint(f"{one}/fork", "POST", self.fork, "user", "Continue it twice: a copy under another key"),
+        )
+
+    async def list(self, request: Request) -> Response:
+        limit, after = _limit(request), request.query_params.get("after")
+        work = self._sessions.kept(request.state.principal, _selection(request))
+        listing = await run_until_disconnect(request, work)
+        page, has_more = _page(listing.sessions, limit, after)
+        shown = [(one.model, one.info) for one in page]
+        return json_response(dialect.render_list(shown, has_more=has_more, unavailable=listing.unavailable))
+
+    async def retrieve(self, request: Request) -> Response:
+        work = self._sessions.find(request.state.principal, request.path_params["id"], _selection(request))
+        return _one(await run_until_disconnect(request, work))
+
+    async def delete(self, request: Request) -> Response:
+        session = await self._change(request, "delete")
+        return json_response(dialect.render_deleted(session.model, session.info))
+
+    async def fork(self, request: Request) -> Response:
+        key = dialect.parse_fork(await self._optional_body(request))
+        return _one(await self._change(request, "fork", key or f"fork_{secrets.token_hex(12)}"))
+
+    def _changing(self, action: SessionAction) -> Callable[[Request], Awaitable[Response]]:
+        async def change(request: Request) -> Response:
+            return _one(await self._change(request, action))
+
+        return change
+
+    async def _change(self, request: Request, action: SessionAction, new_key: str | None = None) -> Session:
+        name, where = request.path_params["id"], _selection(request)
+        work = self._sessions.change(request.state.principal, name, where, action, new_key)
+        return await run_until_disconnect(request, work)
+
+    async def _optional_body(self, request: Request) -> bytes:
+        headers = request.headers
+        if headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers:
+            return b"{}"
+        return await read_json_body(request, self._body_bytes_max)
+
+
+def _selection(request: Request) -> Selection:
+    query = request.query_params
+    return Selection(query.get("model") or None, query.get("tenant") or None)
+
+
+def _limit(request: Request) -> int:
+    text = request.query_params.get("limit", str(LIMIT_DEFAULT))
+    if not (text.isascii() and text.isdecimal() and len(text) <= 4 and 1 <= int(text) <= LIMIT_MAX):
+        message = f"Invalid value for 'limit': expected an integer between 1 and {LIMIT_MAX}."
+        raise InvalidRequest(message, param="limit")
+    return int(text)
+
+
+def _page(sessions: list[Session], limit: int, after: str | None) -> tuple[list[Session], bool]:
+    """At most `limit` sessions that follow the one whose id is `after`, and whether there are more."""
+    start = 0
+    if after is not None:
+        ids = [one.info.id for one in sessions]
+        if after not in ids:
+            raise InvalidRequest("Invalid value for 'after': there is no session with this id.", param="after")
+        start = ids.index(after) + 1
+    return sessions[start : start + limit], len(sessions) > start + limit
+
+
+def _one(session: Session) -> Response:
+    return json_response(dialect.render_one(session.model, session.info))

@@ -1,0 +1,43 @@
+"""What the tokens of a prompt say about its messages, with the demo model's own tokeniser and template."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import adapters
+from adapters.llama_cpp.messages import ChatPrompt, Prepare, TextPrompt
+from adapters.llama_cpp.native import Model, quiet
+from adapters.llama_cpp.prompts import Prompts
+from adapters.llama_cpp.templates import CHATML, ChatTemplate
+from adapters.llama_cpp.tools import named
+from adapters.types import Message, Tool
+
+MESSAGES = (
+    Message("system", "You are a helpful assistant."),
+    Message("user", "What is the capital of France?"),
+    Message("assistant", "It is Paris. 🗼"),
+    Message("user", "And of Italy?"),
+)
+
+
+@pytest.fixture(scope="module", params=["hermes", "generic"])
+def prompts(request: pytest.FixtureRequest) -> Prompts:
+    quiet()
+    tool_format = named(request.param)
+    path = Path(adapters.__path__[0]) / "llama_cpp" / "demo" / "demo.gguf"
+    vocabulary = Model(path, gpu_layers=0, progress=lambda fraction: None).vocabulary
+    return Prompts(vocabulary, ChatTemplate(CHATML, bos_token="", eos_token=""), 2048, tool_format, None)
+
+
+def test_an_explained_chat_says_where_its_messages_end(prompts: Prompts) -> None:
+    prepared = prompts.prepare(Prepare(1, "a", ChatPrompt(MESSAGES, (Tool("weather"),)), explain=True))
+    assert len(prepared.message_ends) == len(MESSAGES)
+    for end, message in zip(prepared.message_ends, MESSAGES, strict=True):
+        assert prompts.text(tuple(prepared.tokens[:end].tolist())).rstrip().endswith(message.text)
+
+
+def test_others_do_not(prompts: Prompts) -> None:
+    assert prompts.prepare(Prepare(1, "a", ChatPrompt(MESSAGES))).message_ends == ()
+    assert prompts.prepare(Prepare(1, "a", TextPrompt("Hello"), explain=True)).message_ends == ()
