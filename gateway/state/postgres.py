@@ -45,7 +45,7 @@ async def open_postgres(
         with _translated():
             pool = asyncpg.create_pool(
                 url,
-                min_size=1,
+                min_size=0,
                 max_size=connections_max,
                 max_inactive_connection_lifetime=IDLE_S,
                 timeout=timeout_s,
@@ -55,13 +55,13 @@ async def open_postgres(
                 server_settings=_settings(timeout_s),
             )
             opened.callback(pool.terminate)
-            try:
-                await pool
-            except ValueError:
-                # Not repeated, as it may hold a password.
-                raise DatabaseUnavailable("state.database is no address of a PostgreSQL server") from None
+            await pool
         database = Postgres(pool, timeout_s)
-        version = (await database.query("SELECT current_setting('server_version_num') AS number"))[0]["number"]
+        try:
+            version = (await database.query("SELECT current_setting('server_version_num') AS number"))[0]["number"]
+        except ValueError:
+            # Not repeated, as it may hold a password.
+            raise DatabaseUnavailable("state.database is no address of a PostgreSQL server") from None
         if int(str(version)) < SERVER_VERSION_MIN:
             raise DatabaseUnavailable(f"PostgreSQL {version!r} is too old; 13 is the oldest that will do")
         if alone:
