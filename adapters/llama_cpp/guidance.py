@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+from collections import OrderedDict
 from collections.abc import Sequence
+from hashlib import sha256
 
 import msgspec
 
@@ -13,7 +16,9 @@ from adapters.llama_cpp.prompts import Refusal
 from adapters.llama_cpp.reasoning import ReasoningFormat
 from adapters.llama_cpp.tool_grammar import Start, Word, tool_grammar, trigger_of
 from adapters.llama_cpp.tools import ToolFormat
-from adapters.types import Constraint, Tool
+from adapters.types import Constraint, Tool, ToolChoice
+
+PLANS_MAX = 32
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -34,6 +39,8 @@ class Guidance:
         self._vocabulary = vocabulary
         self._format = tool_format
         self._reasoning = reasoning
+        self._lock = threading.Lock()
+        self._plans: OrderedDict[bytes, Plan | None] = OrderedDict()
 
     def plan(self, request: Prepare) -> Plan | None:
         """What a request has to be held to, None where it may write anything.
@@ -47,6 +54,20 @@ class Guidance:
             return None if constraint is None else Plan(self._compiler.compile(constraint))
         assert isinstance(request.prompt, ChatPrompt)
         choice = request.prompt.tool_choice
+        # Agents send the same tools again with every turn, and many of them take a while to write down.
+        key = sha256(msgspec.msgpack.encode((request.prompt.tools, choice, constraint))).digest()
+        with self._lock:
+            if key in self._plans:
+                self._plans.move_to_end(key)
+                return self._plans[key]
+        plan = self._plan(tools, choice, constraint)
+        with self._lock:
+            self._plans[key] = plan
+            if len(self._plans) > PLANS_MAX:
+                self._plans.popitem(last=False)
+        return plan
+
+    def _plan(self, tools: list[tuple[Tool, str]], choice: ToolChoice, constraint: Constraint | None) -> Plan | None:
         if choice.mode == "required":
             return Plan(self._calls(tools, choice.parallel, "answer"))
         if constraint is not None:

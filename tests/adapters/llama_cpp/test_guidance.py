@@ -11,7 +11,7 @@ import pytest
 
 from adapters.llama_cpp import reasoning
 from adapters.llama_cpp.grammar import Compiler
-from adapters.llama_cpp.guidance import Guidance
+from adapters.llama_cpp.guidance import PLANS_MAX, Guidance
 from adapters.llama_cpp.messages import ChatPrompt, Prepare, TextPrompt
 from adapters.llama_cpp.native import Model, quiet
 from adapters.llama_cpp.prompts import Refusal
@@ -139,3 +139,12 @@ def test_too_many_schemas_together_are_left_to_the_model(model: Model, guidance:
     forced = request(REQUIRED, *tools)
     assert takes(model, guidance, forced, '<tool_call>\n{"name": "f7", "arguments": {"a": "other"}}\n</tool_call>')
     assert not takes(model, guidance, forced, "Hello")
+
+
+def test_plans_are_kept_but_not_for_ever(guidance: Guidance) -> None:
+    first = request(REQUIRED, CLOCK)
+    plan = guidance.plan(first)
+    assert guidance.plan(first) is plan
+    for number in range(PLANS_MAX):
+        guidance.plan(request(REQUIRED, Tool(f"f{number}")))
+    assert guidance.plan(first) is not plan
