@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field
 
 from adapters.llama_cpp.tools import NAMES
 from tests.e2e.server import ADMIN_KEY, ROOT, START_S_MAX, Server
+from tests.models import random_gguf
 
 DEMO = ROOT / "adapters/llama_cpp/demo/demo.gguf"
 CITIES = ["Paris", "Rome", "Oslo"]
@@ -41,6 +42,21 @@ ASKED = [{"role": "user", "content": "What is the weather in Paris?"}]
 SHORT = {"temperature": 1.0, "max_tokens": 400}
 
 
+# Begins to think in the prompt unless it is told not to.
+THINKER = """\
+{%- for message in messages %}
+    {{- '<|im_start|>' + message.role + '\\n' }}
+    {%- if message.reasoning_content is defined %}{{- '<think>' + message.reasoning_content + '</think>' }}{% endif %}
+    {{- message.content + '<|im_end|>\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\\n' }}
+    {%- if enable_thinking is defined and not enable_thinking %}{{- '<think>\\n\\n</think>\\n\\n' }}
+    {%- else %}{{- '<think>\\n' }}{%- endif %}
+{%- endif %}
+"""
+
+
 @pytest.fixture(scope="module")
 def formats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The demo model under the name of each format: it writes none of them by itself, so the grammar must."""
@@ -59,6 +75,8 @@ def formats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         }
         for name in NAMES
     ]
+    thinker = random_gguf.llama_tiny(tmp_path_factory.mktemp("models") / "thinker.gguf", chat_template=THINKER)
+    models.append({"name": "thinker", "path": str(thinker), "engine": {"threads": 1}})
     with Server(tmp_path_factory.mktemp("formats"), config=json.dumps({"models": models})) as server:
         deadline = time.monotonic() + START_S_MAX
         with server.client() as client:
@@ -214,6 +232,28 @@ def test_forced_calls_after_thoughts(client: OpenAI) -> None:
     (call,) = answer.choices[0].message.tool_calls
     check(call)
     assert answer.choices[0].message.reasoning_content
+
+
+def test_thoughts_that_the_prompt_begins(client: OpenAI) -> None:
+    """Whatever is asked for comes after them, and their budget is kept to the token."""
+    budget = {"extra_body": {"thinking_budget_tokens": 10, "ignore_eos": True}}
+    marker = ask(client, "thinker", max_tokens=40, extra_body={"thinking_budget_tokens": 0, "ignore_eos": True})
+    marker_tokens = marker.usage.completion_tokens_details.reasoning_tokens
+    assert 0 < marker_tokens < 12 and not getattr(marker.choices[0].message, "reasoning_content", None)
+    answer = ask(client, "thinker", max_tokens=40, n=2, **budget)
+    assert answer.usage.completion_tokens_details.reasoning_tokens == 2 * (10 + marker_tokens)
+    for choice in answer.choices:
+        assert choice.message.reasoning_content and choice.message.content
+    spent = ask(client, "thinker", max_tokens=20, extra_body={"ignore_eos": True}).usage
+    assert spent.completion_tokens == spent.completion_tokens_details.reasoning_tokens == 20
+    off = ask(client, "thinker", max_tokens=20, extra_body={"chat_template_kwargs": {"enable_thinking": False}})
+    assert off.usage.completion_tokens_details.reasoning_tokens == 0
+    forced = {"tools": [WEATHER], "tool_choice": "required", "parallel_tool_calls": False}
+    called = ask(client, "thinker", **forced, extra_body={"thinking_budget_tokens": 10}).choices[0].message
+    check(called.tool_calls[0])
+    shape = {"type": "json_schema", "json_schema": {"name": "x", "strict": True, "schema": SCHEMA}}
+    shaped = ask(client, "thinker", response_format=shape, extra_body={"thinking_budget_tokens": 10}).choices[0].message
+    assert json.loads(shaped.content)["city"] in CITIES and shaped.reasoning_content and called.reasoning_content
 
 
 def refusal(client: OpenAI, **fields: Any) -> tuple[str, str | None]:
