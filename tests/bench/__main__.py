@@ -104,6 +104,7 @@ def run_group(arguments: argparse.Namespace, model: str, group: Group) -> list[R
         parallel=group.parallel,
         context_tokens=group.context_tokens,
         queue_depth=group.queue_depth,
+        engine=tuple(arguments.engine),
     )
     rows: list[Row] = []
     with STARTS[arguments.first](setup) as first, STARTS[arguments.second](setup) as second:
@@ -149,6 +150,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2, help="compute threads of each server")
     parser.add_argument("--cores", type=int, default=2, help="cores both servers share; the load has the others")
+    parser.add_argument("--engine", action="append", default=[], metavar="NAME=VALUE", help="a setting of the gateway")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
     return parser.parse_args(argv)

@@ -25,7 +25,8 @@ class BenchModel(msgspec.Struct, frozen=True):
 
 
 class Setup(msgspec.Struct, frozen=True, kw_only=True):
-    """What both servers are started with; `context_tokens` cells are shared by `parallel` sequences."""
+    """What both servers are started with; `context_tokens` cells are shared by `parallel` sequences. `engine` are more
+    settings of the gateway's engine, as `name=value`."""
 
     model: Path
     threads: int
@@ -33,6 +34,7 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     parallel: int
     context_tokens: int
     queue_depth: int = 64
+    engine: tuple[str, ...] = ()
 
 
 Start = Callable[[Setup], AbstractContextManager[Endpoint]]
@@ -88,6 +90,7 @@ def gateway_endpoint(setup: Setup) -> Iterator[Endpoint]:
 
 def gateway_config(setup: Setup) -> str:
     """The gateway's configuration for `setup`."""
+    more = "".join(f"      {name}: {value}\n" for name, _, value in (one.partition("=") for one in setup.engine))
     return f"""\
 models:
   - name: bench
@@ -98,7 +101,7 @@ models:
       parallel: {setup.parallel}
       context_tokens: {setup.context_tokens}
       cache_tokens: {setup.context_tokens}
-"""
+{more}"""
 
 
 STARTS: dict[str, Start] = {"gateway": gateway_endpoint, "llama-server": llama_endpoint}

@@ -112,11 +112,11 @@ def checked(outcome: Outcome, prompt_tokens: int, max_tokens: int) -> Outcome:
     return outcome
 
 
-def streams(count: int) -> Scenario:
-    """`count` distinct 128-token prompts at once, 64 tokens each."""
+def streams(count: int, prompt_tokens: int = 128) -> Scenario:
+    """`count` distinct prompts at once, 64 tokens each."""
 
     async def scenario(probe: Probe) -> dict[str, float]:
-        outcomes = await probe.send_all([probe.prompt(128) for _ in range(count)], max_tokens=64)
+        outcomes = await probe.send_all([probe.prompt(prompt_tokens) for _ in range(count)], max_tokens=64)
         numbers = together(outcomes) | {"gap mean ms": _mean_ms(gap for outcome in outcomes for gap in outcome.gaps_s)}
         rate = running_rate(outcomes)
         return numbers if rate is None else numbers | {"tokens/s while all decode": rate}
@@ -291,6 +291,7 @@ def groups() -> tuple[Group, ...]:
     """Every scenario, by name."""
     counts = (1, 3, 4, 6, 7, 8, 16)
     wide: dict[str, Scenario] = {f"streams-{count}": streams(count) for count in counts}
+    wide["burst-16"] = streams(16, prompt_tokens=400)
     wide |= {"shared-prefix": shared_prefix, "newcomer-1500": newcomer(1500), "newcomer-4000": newcomer(4000)}
     turns: dict[str, Scenario] = {"second-turn": second_turn, "conversations-8": many_conversations}
     cancels: dict[str, Scenario] = {

@@ -247,6 +247,51 @@ def test_a_long_prompt_takes_small_steps_while_streams_of_other_models_wait() ->
     assert max(chunks) == 40_000 // 1000, "what the target gap allows"
 
 
+def test_short_prompts_that_came_together_are_computed_in_full_chunks() -> None:
+    bench = Bench(chunk=64, parallel=6)
+    for id in range(5):
+        bench.submit(id, prompt(32, seed=id), 20)
+    bench.run()
+    sizes = [sum(count for _, count in batch) for batch in bench.engine.batches]
+    assert sizes[:3] == [64, 62 + 2, 34 + 3], "prompt tokens and one of each stream that has begun"
+
+
+def test_a_prompt_that_comes_later_gets_small_chunks_beside_a_stream() -> None:
+    bench = Bench(chunk=64)
+    bench.submit(1, prompt(32, seed=1), 60)
+    bench.step()
+    bench.now_us += 50_000
+    bench.submit(2, prompt(60, seed=2), 4)
+    bench.step()
+    assert sum(count for _, count in bench.engine.batches[-1]) == 32
+
+
+def test_long_streams_and_a_prompt_take_turns() -> None:
+    bench = Bench(chunk=64)
+    bench.submit(1, prompt(600, seed=1), 60)
+    while not bench.cached(1):
+        bench.step()
+    bench.submit(2, prompt(200, seed=2), 4)
+    begun = len(bench.engine.batches)
+    while not bench.cached(2):
+        bench.step()
+    sizes = [sum(count for _, count in batch) for batch in bench.engine.batches[begun:]]
+    assert sizes[::2] == [1] * len(sizes[::2]) and set(sizes[1:-1:2]) == {32}
+    assert bench.text(2)[:3] == expected(prompt(200, seed=2))[:3]
+
+
+def test_long_streams_of_two_adapters_and_a_prompt_all_move() -> None:
+    bench = Bench(chunk=64)
+    for id in (1, 2):
+        bench.submit(id, prompt(600, seed=id), 40, adapters=adapters(id))
+    while not (bench.cached(1) and bench.cached(2)):
+        bench.step()
+    bench.submit(3, prompt(300, seed=3), 4, adapters=adapters(1))
+    while not bench.cached(3):
+        seen = {delta.id for _ in range(4) for delta in bench.step()}
+        assert seen >= {1, 2}
+
+
 def adapters(scale: float) -> AdapterSet:
     return AdapterSet(f"x*{scale}", ((0, scale),))
 
