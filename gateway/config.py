@@ -94,7 +94,7 @@ class EngineConfig(EngineSettings, frozen=True, kw_only=True, forbid_unknown_fie
     parallel: Annotated[int, Meta(ge=1, le=256)] = 8
     threads: Annotated[int, Meta(ge=1, le=1024)] | None = None
     chunk_tokens: Annotated[int, Meta(ge=16, le=8192)] = 512
-    target_gap_ms: Annotated[int, Meta(ge=10, le=60_000)] = 300
+    target_gap_ms: Annotated[int, Meta(ge=10, le=60_000)] = 200
     session_ram_bytes: Annotated[int, Meta(ge=0, le=1 << 44)] = 1 << 30
     session_ttl_s: Annotated[int, Meta(ge=0, le=30 * 86_400)] = 3600
     session_disk_bytes: Annotated[int, Meta(ge=0, le=1 << 50)] = 4 << 30

@@ -53,7 +53,7 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
     parallel: int = 8
     threads: int | None = None
     chunk_tokens: int = 512
-    target_gap_ms: int = 300
+    target_gap_ms: int = 200
     session_ram_bytes: int = 1 << 30
     session_ttl_s: int = 3600
     session_dir: str | None = None

@@ -8,6 +8,10 @@ CHUNK_TOKENS_MIN = 16
 # llama.cpp's CPU attention works on 64 rows at a time and falls to single rows below that: measured on 2,000 cells, 64
 # rows take 127 ms, 63 take 235, 65 take 172 and 128 take 221.
 TILE_TOKENS = 64
+# A tile is computed over all cells that any of its rows needs, so that the rows of streams make a tile of prompt rows walk
+# over theirs. Measured with 100M and 0.5B parameters, from this number on that costs more than a step for themselves.
+APART_CELLS_MIN = 192
+BURST_CHUNKS_MAX = 4
 
 
 class Limits:
@@ -38,6 +42,20 @@ class Rates:
         elif prompt_tokens >= CHUNK_TOKENS_MIN:
             # Decoding rows ride along in the same matrix products, so each costs about what a prompt token does.
             self.prefill_us += 0.6 * (spent_us / (prompt_tokens + decoding) - self.prefill_us)
+
+
+def paced(limits: Limits, room: float, decoding: int) -> int:
+    """Prompt tokens beside `decoding` rows when the target gap has time for `room` of them.
+
+    Pairs of tiles, or else one tile. The first of either may take up to twice the target, because less would make
+    everything slower. Where even that is too slow, as few tokens as the target asks for.
+    """
+    total = int(room)
+    for unit in (2 * limits.tile, limits.tile):
+        if total * 2 >= unit:
+            total = max(total // unit, decoding // unit + 1) * unit
+            break
+    return min(max(total - decoding, CHUNK_TOKENS_MIN), limits.chunk_tokens - decoding)
 
 
 def shares(pending: list[int], budget: int) -> list[int]:

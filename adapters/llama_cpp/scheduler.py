@@ -18,7 +18,7 @@ from adapters.llama_cpp.explain import explain
 from adapters.llama_cpp.kept import Cells, Checkpoint, Kept, common_prefix
 from adapters.llama_cpp.lora import AdapterSet
 from adapters.llama_cpp.messages import Busyness, Delta
-from adapters.llama_cpp.pacing import CHUNK_TOKENS_MIN, Limits, Rates, shares
+from adapters.llama_cpp.pacing import APART_CELLS_MIN, BURST_CHUNKS_MAX, Limits, Rates, paced, shares
 from adapters.llama_cpp.sequence import Bools, Float32s, Guide, Sequence
 from adapters.llama_cpp.sessions import Sessions
 from adapters.types import Tier
@@ -27,9 +27,6 @@ SHARE_TOKENS_MIN = 32
 GROWTH_TOKENS = 64
 # What a disk gives at least. A conversation is only read where that is faster than computing it again.
 DISK_BYTES_PER_US = 200
-BURST_CHUNKS_MAX = 4
-# Measured with 100M and 0.5B parameters: from here on the wider tile costs more than reading the weights once more.
-APART_CELLS_MIN = 512
 
 
 class Engine(Cells, Protocol):
@@ -380,40 +377,28 @@ class Scheduler:
     def _budget(self, decoding: int) -> int:
         """Prompt tokens of the next step.
 
-        1. Nobody decodes, of this model or another one, or only streams of one burst with the last prompts: a full
-           chunk.
-        2. Pairs of tiles, as many as the target gap has time for, or else one tile. The first of either may take up to
-           twice the target, because less would make everything slower. Adapter sets that take turns share the gap.
-        3. Where even that is too slow, as few tokens as the target asks for.
+        A full chunk when nobody decodes, of this model or another one, or only streams of one burst with the last
+        prompts; otherwise what the target gap has time for. Adapter sets that take turns share the gap.
         """
-        limits = self._limits
         alone = not any(one.ready for one in self._running) or self._ends_burst()
         if alone and not self._contended():
-            return limits.chunk_tokens - decoding
-        room = int(limits.target_gap_us / len(self._turns) / self.rates.prefill_us)
-        total = room
-        for unit in (2 * limits.tile, limits.tile):
-            if room * 2 >= unit:
-                total = max(room // unit, decoding // unit + 1) * unit
-                break
-        return min(max(total - decoding, CHUNK_TOKENS_MIN), limits.chunk_tokens - decoding)
+            return self._limits.chunk_tokens - decoding
+        return paced(self._limits, self._limits.target_gap_us / len(self._turns) / self.rates.prefill_us, decoding)
 
     def _goes_apart(self, decoding: list[Sequence]) -> bool:
-        """Whether streams and prompts take turns instead of sharing a step. A tile of rows is computed over all cells
-        that any of its rows needs, so a few rows of long streams make a tile of prompt rows walk over all of theirs."""
-        foreign = sum(one.computed - one.shared for one in decoding)
-        return self._limits.tile > 1 and foreign > APART_CELLS_MIN
+        """Whether streams and prompts take turns instead of sharing a step."""
+        return self._limits.tile > 1 and sum(one.computed - one.shared for one in decoding) > APART_CELLS_MIN
 
     def _ends_burst(self) -> bool:
         """Whether everybody came within one target gap and the prompts left are few and short. Small chunks beside
         streams that have only begun would cost everybody's throughput and not spare anybody a long wait."""
         limits = self._limits
-        decoding = [one.arrived_us for one in self._running if one.ready]
         prompts = [one for one in self._running if not one.ready]
-        if not prompts or any(one.length > limits.chunk_tokens for one in prompts):
+        short = all(one.length <= limits.chunk_tokens for one in prompts)
+        if not prompts or not short or sum(one.pending for one in prompts) > BURST_CHUNKS_MAX * limits.chunk_tokens:
             return False
-        few = sum(one.pending for one in prompts) <= BURST_CHUNKS_MAX * limits.chunk_tokens
-        return few and max(one.arrived_us for one in prompts) - min(decoding) <= limits.target_gap_us
+        first_us = min(one.arrived_us for one in self._running if one.ready)
+        return max(one.arrived_us for one in prompts) - first_us <= limits.target_gap_us
 
     def _fill(self, plan: list[tuple[Sequence, int]]) -> None:
         batch = self._batch
