@@ -8,7 +8,7 @@ CHUNK_TOKENS_MIN = 16
 # llama.cpp's CPU attention works on 64 rows at a time and falls to single rows below that: measured on 2,000 cells, 64
 # rows take 127 ms, 63 take 235, 65 take 172 and 128 take 221.
 TILE_TOKENS = 64
-# A tile is computed over all cells that any of its rows needs, so that the rows of streams make a tile of prompt rows walk
+# A tile is computed over all cells that any of its rows needs, so that the rows of streams make a tile of prompts walk
 # over theirs. Measured with 100M and 0.5B parameters, from this number on that costs more than a step for themselves.
 APART_CELLS_MIN = 192
 BURST_CHUNKS_MAX = 4
