@@ -68,7 +68,7 @@ class Running:
 
     async def refuses_connections(self) -> None:
         """Wait until nothing listens any more."""
-        with contextlib.suppress(ConnectionRefusedError):
+        with contextlib.suppress(ConnectionError):
             while True:
                 _, writer = await asyncio.open_connection("127.0.0.1", self.port)
                 writer.transport.abort()
