@@ -103,8 +103,7 @@ class Sequence:
         self.awaited_us = 0
         self.slot = -1
         self.state: State | None = None
-        self.order = 0
-        self.arrived_us = 0
+        self.order = self.arrived_us = 0
         self.begun_us = 0
         self.first_us = 0
         self.finish: FinishReason | None = None
