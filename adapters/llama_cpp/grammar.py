@@ -264,6 +264,8 @@ class _Vetter:
         """What is wrong with a grammar, empty when nothing is."""
         raw = grammar.encode()
         with self._lock:
+            if self._process is not None and self._process.poll() is not None:
+                self._end(self._process)
             process = self._process or self._start()
             assert process.stdin is not None and process.stdout is not None
             timer = threading.Timer(VET_TIMEOUT_S, process.kill)

@@ -83,14 +83,15 @@ class Guidance:
             return None
         return Plan(calls, trigger.encode(), self._format.anchored)
 
-    def guide(self, request: Prepare, plan: Plan | None, *, thinking: bool) -> Guide | None:
-        """What holds one choice to its plan, which is about the answer and not the thoughts before."""
+    def guide(self, request: Prepare, plan: Plan | None, *, thinking: bool, answering: bool = False) -> Guide | None:
+        """What holds one choice to its plan, which is about the answer and not the thoughts before, if there can be
+        any: `thinking` and `answering` say that the prompt has begun or ended them."""
         reasoning, compiler = self._reasoning, self._compiler
         if plan is None:
             return None
         if plan.trigger:
             return compiler.guide(plan.grammar, after=plan.trigger, again=True, anchored=plan.anchored)
-        if reasoning is None or not isinstance(request.prompt, ChatPrompt):
+        if reasoning is None or not isinstance(request.prompt, ChatPrompt) or (answering and not reasoning.answer):
             return compiler.guide(plan.grammar)
         if reasoning.answer and request.prompt.tools and request.prompt.tool_choice.mode == "required":
             # A forced call stands where the answer would, with a marker of its own.

@@ -14,7 +14,7 @@ from adapters.llama_cpp.boundaries import in_tokens, message_ends
 from adapters.llama_cpp.kept import common_prefix
 from adapters.llama_cpp.messages import ChatPrompt, Prepare, Prompt, TextPrompt
 from adapters.llama_cpp.native import TOKEN_NULL, Vocabulary
-from adapters.llama_cpp.reasoning import ReasoningFormat, begun
+from adapters.llama_cpp.reasoning import ReasoningFormat, begun, ended
 from adapters.llama_cpp.teaching import teach
 from adapters.llama_cpp.templates import ChatTemplate, TemplateError
 from adapters.llama_cpp.tools import GENERIC, ToolFormat
@@ -35,13 +35,15 @@ class Refusal(Exception):
 
 class Prepared(msgspec.Struct, frozen=True):
     """A prompt that fits: its tokens, the most that may be generated after it, the text to echo, whether it has begun
-    the model's thoughts, and where in the tokens the messages of an explained chat end."""
+    the model's thoughts, where in the tokens the messages of an explained chat end, and whether it has ended the
+    thoughts, so that the answer comes next."""
 
     tokens: Int32s
     max_tokens: int
     echo: str | None
     thinking: bool = False
     message_ends: tuple[int, ...] = ()
+    answering: bool = False
 
 
 class Prompts:
@@ -69,7 +71,9 @@ class Prompts:
         chat = request.prompt if isinstance(request.prompt, ChatPrompt) else None
         text = self.render(chat) if chat is not None else ""
         tokens = self._chat_tokens(text) if chat is not None else self.tokens(request.prompt)
-        thinking = self._reasoning is not None and chat is not None and begun(self._reasoning, text)
+        reasoning = self._reasoning if chat is not None else None
+        thinking = reasoning is not None and begun(reasoning, text)
+        answering = reasoning is not None and ended(reasoning, text)
         param = "messages" if isinstance(request.prompt, ChatPrompt) else "prompt"
         if not len(tokens):
             # A model needs one token to continue from: its start token, or the end of the text before.
@@ -90,7 +94,7 @@ class Prompts:
         max_tokens = room if wanted is None else min(wanted, room)
         echo = self._echo(request, tokens) if request.echo else None
         ends = self._message_ends(chat, text, tokens) if chat is not None and request.explain else ()
-        return Prepared(tokens, max_tokens, echo, thinking, ends)
+        return Prepared(tokens, max_tokens, echo, thinking, ends, answering)
 
     def tokens(self, prompt: Prompt, *, special: bool = True) -> Int32s:
         """The token ids of a prompt, shape (n,)."""

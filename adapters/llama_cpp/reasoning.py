@@ -65,3 +65,8 @@ def named(name: str) -> ReasoningFormat:
 def begun(row: ReasoningFormat, prompt: str) -> bool:
     """Whether a prompt ends where the model is to think."""
     return prompt.rstrip().endswith(row.begin)
+
+
+def ended(row: ReasoningFormat, prompt: str) -> bool:
+    """Whether a prompt ends where thoughts do, as it does where a template closes them before they begin."""
+    return prompt.rstrip().endswith(row.end)

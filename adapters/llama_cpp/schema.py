@@ -19,6 +19,7 @@ DEPTH_MAX = 96
 VALUES_MAX = 50_000
 ENUM_MAX = 10_000
 TEXT_MAX = 16 << 10
+INTEGER_MAX = 1 << 53
 COUNT_MAX = 1 << 18
 SWEEPS_MAX = 32
 
@@ -99,9 +100,11 @@ def _check_keywords(schema: dict[str, Any], param: str) -> None:
     reference = schema.get("$ref")
     if isinstance(reference, str) and not reference.startswith("#"):
         raise unsupported("'$ref' may only point into the schema itself; nothing is fetched", param)
-    options = schema.get("enum")
-    if isinstance(options, list) and len(options) > ENUM_MAX:
+    options = [*_list(schema.get("enum")), schema.get("const")]
+    if len(options) > ENUM_MAX:
         raise unsupported(f"'enum' has more than {ENUM_MAX} values", param)
+    if not all(map(_is_exact, options)):
+        raise unsupported("a number in 'enum' or 'const' has more digits than can be told apart", param)
     pattern = schema.get("pattern")
     if isinstance(pattern, str):
         check_pattern(pattern, param)
@@ -109,6 +112,13 @@ def _check_keywords(schema: dict[str, Any], param: str) -> None:
     if isinstance(named, dict):
         for pattern in named:
             check_pattern(pattern, param)
+
+
+def _is_exact(value: object) -> bool:
+    """Whether all integers of a value survive as the double that the compiler makes of them."""
+    if isinstance(value, dict | list):
+        return all(map(_is_exact, value.values() if isinstance(value, dict) else value))
+    return not isinstance(value, int) or abs(value) <= INTEGER_MAX
 
 
 # Patterns

@@ -22,7 +22,8 @@ def main() -> None:
     """Answers until standard input ends."""
     from llguidance import LLMatcher, LLParserLimits
 
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES_MAX, MEMORY_BYTES_MAX))
+    if sys.platform == "linux":
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES_MAX, MEMORY_BYTES_MAX))
     limits = LLParserLimits(verbose_errors=False, max_lexer_states=LEXER_STATES_MAX)
     while len(head := sys.stdin.buffer.read(4)) == 4:
         grammar = sys.stdin.buffer.read(struct.unpack("<I", head)[0]).decode()

@@ -130,8 +130,7 @@ class Worker:
         match command:
             case Prepare() | Embed() | Rerank() | Inspect() | Detokenize():
                 self._preparing.add(command.id)
-                compiles = isinstance(command, Prepare) and command.generation.constraint is not None
-                (self._compilers if compiles else self._tokenisers).submit(self._answer, command)
+                (self._compilers if _compiles(command) else self._tokenisers).submit(self._answer, command)
             case Start():
                 self._post(partial(self._start, command.id))
             case Cancel():
@@ -233,7 +232,7 @@ class Worker:
                 recommended=self._loaded.recommended,
                 adapters=adapters,
                 thoughts=self._thoughts(command, prompt.thinking),
-                guide=self._loaded.guidance.guide(command, plan, thinking=prompt.thinking),
+                guide=self._loaded.guidance.guide(command, plan, thinking=prompt.thinking, answering=prompt.answering),
                 explain=command.explain,
             )
             for choice in range(command.generation.n)
@@ -352,6 +351,13 @@ class Worker:
             self._link.send(SessionChanged(id, changed.info))
         else:
             self._link.send(Refused(id, "internal_error", "The session's file could not be erased."))
+
+
+def _compiles(command: Command) -> bool:
+    """Whether preparing a request means compiling a grammar."""
+    if not isinstance(command, Prepare):
+        return False
+    return command.generation.constraint is not None or bool(getattr(command.prompt, "tools", ()))
 
 
 def main(descriptor: int) -> None:

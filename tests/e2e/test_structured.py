@@ -17,6 +17,7 @@ from openai import OpenAI
 from pydantic import BaseModel
 
 from tests.e2e.server import ADMIN_KEY, Server
+from tests.models import random_gguf
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
@@ -160,6 +161,42 @@ def test_many_at_once_keep_to_their_own(server: Server) -> None:
     for thread in threads:
         thread.join()
     assert all(re.fullmatch(f"{number}[a-z]{{5}}", text) for number, text in found.items()) and len(found) == 12
+
+
+# Models that think
+
+THINKING = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% if enable_thinking is false %}"
+    "{{ '<think>\\n\\n</think>\\n\\n' }}{% else %}{{ '<think>\\n' }}{% endif %}{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def thinking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A model of random weights that thinks until it is stopped."""
+    folder = tmp_path_factory.mktemp("thinking")
+    model = random_gguf.llama_tiny(folder / "thinker.gguf", chat_template=THINKING)
+    with Server(folder, str(model)) as made:
+        yield made
+
+
+NARROW = {"type": "object", "properties": {"a": {"enum": ["x", "y"]}}, "required": ["a"], "additionalProperties": False}
+
+
+@pytest.mark.parametrize("more", [{}, {"temperature": 1, "n": 3}, {"logprobs": True}])
+def test_the_answer_of_a_model_that_thinks_is_held_to_the_form(thinking: Server, more: dict[str, Any]) -> None:
+    answer = ask(thinking, model="thinker", json_schema=NARROW, thinking_budget_tokens=6, **more)
+    for choice in answer["choices"]:
+        assert choice["message"]["reasoning_content"]
+        jsonschema.validate(json.loads(choice["message"]["content"]), NARROW)
+    assert answer["usage"]["completion_tokens_details"]["reasoning_tokens"] >= 6
+
+
+def test_thoughts_that_are_switched_off_leave_the_form_alone(thinking: Server) -> None:
+    answer = ask(thinking, model="thinker", json_schema=NARROW, chat_template_kwargs={"enable_thinking": False})
+    assert answer["usage"]["completion_tokens_details"]["reasoning_tokens"] == 0
+    jsonschema.validate(json.loads(texts(answer)[0]), NARROW)
 
 
 # What is made to hurt

@@ -130,6 +130,15 @@ def test_a_schema_that_takes_for_ever_is_refused_and_the_next_one_is_not(compile
     compiler.compile(schema({"const": "still here"}))
 
 
+def test_the_process_that_compiles_first_is_started_again(compiler: Compiler) -> None:
+    compiler.compile(schema({"const": "before"}))
+    process = compiler._vetter._process
+    assert process is not None
+    process.kill()
+    process.wait()
+    compiler.compile(schema({"const": "after"}))
+
+
 def test_without_strict_what_cannot_be_enforced_is_left_out(model: Model, compiler: Compiler) -> None:
     loose = schema({"type": "array", "items": {"type": "integer"}, "uniqueItems": True}, strict=False)
     assert takes(model, compiler, loose, "[1, 1]") and not takes(model, compiler, loose, '["a"]')

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from adapters.llama_cpp import reasoning
@@ -112,6 +113,16 @@ def test_forced_calls_follow_thoughts(model: Model, compiler: Compiler) -> None:
     assert takes(model, guidance, wanted, f"Hm, {NOT_A_CALL}.</think>{CALL}", thinking=True)
     assert not takes(model, guidance, wanted, "Hm.</think>Hello", thinking=True)
     assert takes(model, guidance, wanted, CALL)
+
+
+def test_a_prompt_that_ended_the_thoughts_leaves_none(model: Model, compiler: Compiler) -> None:
+    row = msgspec.structs.replace(reasoning.named("think"), begin="<|im_start|>")
+    guidance = Guidance(compiler, model.vocabulary, named("hermes"), row)
+    wanted = request(ToolChoice("none"), constraint=Constraint("regex", "yes|no"))
+    begin = model.vocabulary.tokenize("<|im_start|>", add_special=False, parse_special=True).tolist()
+    for answering, opening in ((False, begin[0]), (True, None)):
+        guide = guidance.guide(wanted, guidance.plan(wanted), thinking=False, answering=answering)
+        assert guide is not None and guide.active and guide.opening == opening
 
 
 def test_strict_functions_and_others(model: Model, guidance: Guidance) -> None:

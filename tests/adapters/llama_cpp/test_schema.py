@@ -27,6 +27,7 @@ def nested(depth: int) -> str:
         (json.dumps({"enum": [f"value {n}" for n in range(100_000)]}), "unsupported_schema", "KiB"),
         (json.dumps({"enum": list(range(20_000))}), "unsupported_schema", "'enum'"),
         (json.dumps({"enum": ["x" * 20_000]}), "unsupported_schema", "characters"),
+        (json.dumps({"const": {"a": [2**53 + 1]}}), "unsupported_schema", "digits"),
         (json.dumps({"type": "string", "maxLength": 10**9}), "unsupported_schema", "'maxLength'"),
         (json.dumps({"type": "array", "minItems": 1e300}), "unsupported_schema", "'minItems'"),
         (json.dumps({"$ref": "http://127.0.0.1/x"}), "unsupported_schema", "'$ref'"),
