@@ -17,10 +17,12 @@ import msgspec
 
 from gateway.auth.keys import PEPPER_NAME, Keys, PepperError, load_pepper
 from gateway.config import Config
+from gateway.ledger.store import Ledger
+from gateway.limits.wallets import Wallets
 from gateway.logs import escape
 from gateway.model_files import describe, size
 from gateway.state import migrate
-from gateway.state.database import DatabaseError
+from gateway.state.database import Database, DatabaseError
 from gateway.state.postgres import Postgres
 from gateway.state.redis import server_facts
 from gateway.state.shared import SharedStateError
@@ -191,9 +193,18 @@ async def _examine_database(config: Config) -> list[Check]:
         keys = Keys(database, load_pepper(Path(config.data_dir), config.auth.pepper))
         await keys.open()
         count = len([key for key in await keys.list() if key.revoked_us is None])
-        return [*checks, Check("ok", "migrations", "all applied"), Check("ok", "keys", f"{count} not revoked")]
+        checks += [Check("ok", "migrations", "all applied"), Check("ok", "keys", f"{count} not revoked")]
+        return [*checks, await _examine_money(database)]
     finally:
         await database.close()
+
+
+async def _examine_money(database: Database) -> Check:
+    """Every balance derived anew from the entries and transfers it sums up."""
+    problems = await Ledger(database).problems() + await Wallets(database).problems()
+    if problems:
+        return Check("fail", "money", f"{problems[0]} ({len(problems)} in all)")
+    return Check("ok", "money", "every balance is the sum of its entries")
 
 
 async def _examine_file(database: Sqlite) -> list[Check]:

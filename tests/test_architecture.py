@@ -88,7 +88,7 @@ GATEWAY_EDGES = {
     "engines": {"config"},
     "banner": {"config"},
     "model_files": {"config"},
-    "doctor": {"auth", "config", "logs", "model_files", "state", "stores"},
+    "doctor": {"ledger", "limits", "auth", "config", "logs", "model_files", "state", "stores"},
     "stores": {"config", "state"},
     "state": set(),
     "config": {"config_limits", "schema", "yaml_lines"},

@@ -131,11 +131,10 @@ def _transfer(entry: Entry, wallet: str) -> Iterable[Transfer]:
 
 
 def believable(reported: Usage | None, prompt_tokens: int, counted_tokens: int) -> Usage:
-    """The usage that is charged: the larger of what was reported and what was counted here, never below zero."""
-    if reported is None:
-        reported = Usage()
-    prompt = max(reported.prompt_tokens, prompt_tokens, 0)
-    output = max(reported.completion_tokens, counted_tokens, 0)
+    """The usage that is charged: what was reported, and where that is missing or cannot be, what was counted here."""
+    reported = reported or Usage()
+    prompt = reported.prompt_tokens if reported.prompt_tokens > 0 else prompt_tokens
+    output = reported.completion_tokens if reported.completion_tokens > 0 else counted_tokens
     cached = min(max(reported.cached_tokens, 0), prompt)
     return Usage(prompt, output, cached, min(max(reported.reasoning_tokens, 0), output))
 

@@ -268,6 +268,25 @@ return {1}
 """
 )
 
+_RENEW_LUA = (
+    _COMMON
+    + """
+local minute, mark = div(now_us + take(), MINUTE), read(KEYS[#KEYS])
+if mark.done or not mark.minute then return {0} end
+if mark.minute == minute then return {1} end
+for i = 1, gates + accounts do
+  local amount, r = i <= gates and 1 or mark.nano, read(KEYS[i])
+  expire(r)
+  if mark.minute >= now_minute then hold(r, mark.minute, -amount) end
+  hold(r, minute, amount)
+  write(KEYS[i], r, i <= gates and HOLD_TTL or ACCOUNT_TTL)
+end
+mark.minute = minute
+write(KEYS[#KEYS], mark, HOLD_TTL)
+return {1}
+"""
+)
+
 
 def _window_ttl_ms(window_us: int) -> int:
     return window_us * 2 // 1000 + 60_000
@@ -444,7 +463,27 @@ def _restore(records: Records, keys: Sequence[str], arguments: Sequence[Argument
     return [1]
 
 
+def _renew(records: Records, keys: Sequence[str], arguments: Sequence[Argument]) -> Reply:
+    _, n_gates, _, ttl_us = map(int, arguments)
+    now_us, mark = records.now_us, records.read(keys[-1]) or {}
+    minute = (now_us + ttl_us) // MINUTE_US
+    if "done" in mark or "minute" not in mark:
+        return [0]
+    if mark["minute"] == minute:
+        return [1]
+    for i, key in enumerate(keys[:-1]):
+        amount, record = 1 if i < n_gates else mark["nano"], records.read(key) or {}
+        _expire(record, now_us)
+        if mark["minute"] >= now_us // MINUTE_US:
+            _hold(record, mark["minute"], -amount)
+        _hold(record, minute, amount)
+        records.write(key, record, HOLD_TTL_MS if i < n_gates else ACCOUNT_TTL_MS)
+    records.write(keys[-1], mark | {"minute": minute}, HOLD_TTL_MS)
+    return [1]
+
+
 ADMIT = Script("limits-admit", 1, _ADMIT_LUA, _admit)
 SETTLE = Script("limits-settle", 1, _SETTLE_LUA, _settle)
 LOAD = Script("limits-load", 1, _LOAD_LUA, _load)
 RESTORE = Script("limits-restore", 1, _RESTORE_LUA, _restore)
+RENEW = Script("limits-renew", 1, _RENEW_LUA, _renew)

@@ -16,12 +16,15 @@ from msgspec.structs import replace
 
 from gateway import errors
 from gateway.limits.book import Ask, Book, Charged, Grant, Missing, NotHeld, Rate, Refusal, Room
-from gateway.limits.scripts import ADMIT, GRANTED, KINDS, LOAD, MISSING, RESTORE, SETTLE
+from gateway.limits.scripts import ADMIT, GRANTED, KINDS, LOAD, MISSING, RENEW, RESTORE, SETTLE
 from gateway.state.shared import Reply, Script, SharedState, SharedStateUnavailable
 
 GRACE_S = 3.0
 RETRY_S = 0.2
 WATCH_S = 0.25
+# A replica that dies stops renewing, and what it held comes back after this.
+HOLD_US = 180_000_000
+RENEW_US = 60_000_000
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +42,7 @@ class SharedCounters:
         self._epoch: str | None = None
         self._epoch_seen_us = 0
         self._live: dict[str, tuple[Grant, Ask]] = {}
+        self._renewed_us = steady_us()
         self._alone = Book()
         self._alone_ids: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -64,6 +68,7 @@ class SharedCounters:
 
     async def admit(self, ask: Ask) -> Grant | Refusal | Missing:
         self._notice()
+        ask = replace(ask, expires_us=ask.now_us + HOLD_US)
         deciding = asyncio.ensure_future(self._shared.run(ADMIT, _keys(ask), _arguments(ask)))
         try:
             reply = await asyncio.shield(deciding)
@@ -166,7 +171,22 @@ class SharedCounters:
     async def _watch(self) -> None:
         while True:
             self._notice()
+            await self._renew()
             await asyncio.sleep(WATCH_S)
+
+    async def _renew(self) -> None:
+        """Tell now and then that the requests which hold something still run."""
+        now_us = self._steady_us()
+        if now_us - self._renewed_us < RENEW_US:
+            return
+        self._renewed_us = now_us
+        for grant, ask in list(self._live.values()):
+            if ask.now_us + RENEW_US > now_us:
+                continue
+            try:
+                await self._shared.run(RENEW, _held_keys(grant), _held_arguments(grant))
+            except SharedStateUnavailable:
+                return
 
     def _notice(self) -> None:
         """See whether everything was lost, and then hold again what still runs."""
@@ -175,13 +195,11 @@ class SharedCounters:
             return
         self._epoch = epoch
         self._epoch_seen_us = self._steady_us()
-        for grant, ask in self._live.values():
-            self._spawn(self._restore(grant, ask))
+        for grant, _ in self._live.values():
+            self._spawn(self._restore(grant))
 
-    async def _restore(self, grant: Grant, ask: Ask) -> None:
-        keys = [*(f"g:{gate.key}" for gate in ask.gates), *(f"a:{name}" for name in grant.accounts), f"h:{grant.id}"]
-        arguments = [0, len(ask.gates), len(grant.accounts), ask.expires_us - ask.now_us, grant.nano]
-        await self._insist(RESTORE, keys, arguments)
+    async def _restore(self, grant: Grant) -> None:
+        await self._insist(RESTORE, _held_keys(grant), [*_held_arguments(grant), grant.nano])
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)
@@ -196,6 +214,14 @@ def _keys(ask: Ask) -> list[str]:
         *(f"a:{budget.account}" for budget in ask.budgets),
         f"h:{ask.id}",
     ]
+
+
+def _held_keys(grant: Grant) -> list[str]:
+    return [*(f"g:{key}" for key in grant.gates), *(f"a:{name}" for name in grant.accounts), f"h:{grant.id}"]
+
+
+def _held_arguments(grant: Grant) -> list[int]:
+    return [0, len(grant.gates), len(grant.accounts), HOLD_US]
 
 
 def _unit(rate: Rate) -> int:

@@ -142,13 +142,13 @@ class Wallets:
         """Add credit; False when `key` did so before. Raises `idempotency_conflict` when it did something else."""
         await self.get(name)
         async with self._database.transaction() as inside:
-            return await self._once(inside, Transfer(key, FUNDING, WALLET + name, nano, "top-up", at_us, note))
+            return await self._once(inside, Transfer(_chosen(key), FUNDING, WALLET + name, nano, "top-up", at_us, note))
 
     async def refund(self, name: str, nano: int, key: str, at_us: int, note: str = "") -> bool:
         """Give back to a wallet what requests had cost it; once per `key`, as `top_up`."""
         await self.get(name)
         async with self._database.transaction() as inside:
-            return await self._once(inside, Transfer(key, REVENUE, WALLET + name, nano, "refund", at_us, note))
+            return await self._once(inside, Transfer(_chosen(key), REVENUE, WALLET + name, nano, "refund", at_us, note))
 
     async def transfer(self, source: str, target: str, nano: int, key: str, at_us: int, note: str = "") -> bool:
         """Move credit to another wallet; once per `key`, as `top_up`. Raises `insufficient_quota`.
@@ -157,7 +157,7 @@ class Wallets:
         """
         await self.get(source)
         await self.get(target)
-        move = Transfer(key, WALLET + source, WALLET + target, nano, "transfer", at_us, note)
+        move = Transfer(_chosen(key), WALLET + source, WALLET + target, nano, "transfer", at_us, note)
         async with self._database.transaction() as inside:
             done = await self._done(inside, move)
             if not done:
@@ -211,6 +211,11 @@ class Wallets:
             for row in rows
             if (row["debits_nano"], row["credits_nano"]) != (row["debits"], row["credits"])
         ]
+
+
+def _chosen(key: str) -> str:
+    """The id of a change under a key that somebody chose; no such key can be the id of a request's transfer."""
+    return f"key:{key}"
 
 
 def _batches(items: Sequence[str] | Sequence[Transfer]) -> Iterable[Sequence]:  # type: ignore[type-arg]

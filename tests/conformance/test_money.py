@@ -14,7 +14,7 @@ from gateway.state.migrate import known, migrate
 from gateway.state.postgres import open_postgres
 from gateway.state.redis import open_redis
 from tests.gateway.ledger.test_entries import PRICE, entry
-from tests.gateway.limits.histories import START_US, Outcome, Step, histories, play_book, play_scripts
+from tests.gateway.limits.histories import START_US, Outcome, Step, histories, play_book, play_renewal, play_scripts
 from tests.stores import Postgres, Valkey
 
 
@@ -32,6 +32,20 @@ def test_lua_decides_as_the_book_does(valkey: Valkey, history: list[Step]) -> No
             await state.close()
 
     assert asyncio.run(play()) == play_book(history)
+
+
+def test_lua_renews_holds(valkey: Valkey) -> None:
+    async def play() -> None:
+        async with Redis.from_url(valkey.url) as client:
+            await client.flushall()
+        clock = [START_US]
+        state = await open_redis(valkey.url, now_us=lambda: clock[0])
+        try:
+            await play_renewal(state, clock)
+        finally:
+            await state.close()
+
+    asyncio.run(play())
 
 
 def test_the_ledger_on_postgres(postgres: Postgres) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -53,8 +54,8 @@ def test_a_used_data_directory(tmp_path: Path) -> None:
     start_once(tmp_path)
     assert found(doctor._data_dir(config(tmp_path))) == [("ok", "data directory")]
     checks = list(doctor._database(config(tmp_path)))
-    assert found(checks) == [("ok", "database"), ("ok", "migrations"), ("ok", "keys")]
-    assert checks[-1].detail == "1 not revoked"
+    assert found(checks) == [("ok", "database"), ("ok", "migrations"), ("ok", "keys"), ("ok", "money")]
+    assert checks[-2].detail == "1 not revoked"
 
 
 def test_stores_of_several_replicas(tmp_path: Path, postgres: Postgres, valkey: Valkey) -> None:
@@ -150,3 +151,12 @@ def test_available_memory_is_the_smaller_of_machine_and_cgroup(tmp_path: Path) -
     assert doctor.memory_available_bytes(tmp_path, meminfo) == 4096 * 1024
     (tmp_path / "memory.max").write_text("1100\n")
     assert doctor.memory_available_bytes(tmp_path, meminfo) == 1000
+
+
+def test_a_balance_that_is_not_the_sum_of_its_entries_is_found(tmp_path: Path) -> None:
+    start_once(tmp_path)
+    with sqlite3.connect(tmp_path / "data" / FILE_NAME) as database:
+        database.execute("INSERT INTO balances VALUES ('key:k:total', 5, 0)")
+    database.close()
+    check = list(doctor._database(config(tmp_path)))[-1]
+    assert (check.status, check.name) == ("fail", "money") and "key:k:total" in check.detail

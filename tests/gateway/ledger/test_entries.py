@@ -85,13 +85,14 @@ def test_the_version_of_the_price_table_follows_every_price() -> None:
     ("reported", "expected"),
     [
         (None, Usage(10, 5)),
-        (Usage(8, 3), Usage(10, 5)),
+        (Usage(8, 3), Usage(8, 3)),
+        (Usage(12), Usage(12, 5)),
         (Usage(12, 7, 4, 2), Usage(12, 7, 4, 2)),
         (Usage(-5, -5, -5, -5), Usage(10, 5)),
         (Usage(10, 5, 99, 99), Usage(10, 5, 10, 5)),
     ],
 )
-def test_the_larger_of_what_was_reported_and_counted_is_charged(reported: Usage | None, expected: Usage) -> None:
+def test_what_was_not_reported_is_charged_as_it_was_counted(reported: Usage | None, expected: Usage) -> None:
     assert believable(reported, 10, 5) == expected
 
 

@@ -6,7 +6,7 @@ import msgspec
 from hypothesis import strategies as st
 
 from gateway.limits.book import Ask, Book, Budget, Charged, Gate, Grant, Missing, NotHeld, Rate, Refusal
-from gateway.limits.scripts import ADMIT, LOAD, MINUTE_US, SETTLE
+from gateway.limits.scripts import ADMIT, LOAD, MINUTE_US, RENEW, SETTLE
 from gateway.limits.shared import _arguments, _decision, _keys, _settle_arguments
 from gateway.state.shared import SharedState
 
@@ -125,3 +125,26 @@ async def play_scripts(history: list[Step], state: SharedState, set_clock: list[
             for account in decision.accounts:
                 await state.run(LOAD, [f"a:{account}"], [0, 0, 1, 10])
     return outcomes
+
+
+async def play_renewal(state: SharedState, set_clock: list[int]) -> None:
+    """A hold that is renewed outlives its first end; one that is not comes back."""
+    ask = Ask("kept", 0, HOLD_US, gates=(Gate("g", 2),), budgets=(Budget("a", 100),), input_nano=60)
+    other = msgspec.structs.replace(ask, id="lost", input_nano=40)
+    third = msgspec.structs.replace(ask, id="third", input_nano=40)
+    await state.run(LOAD, ["a:a"], [0, 0, 1, 0])
+    for one in (ask, other):
+        assert isinstance(_decision(one, await state.run(ADMIT, _keys(one), _arguments(one))), Grant)
+    for minutes in (1, 4, 7):
+        set_clock[0] = START_US + minutes * MINUTE_US
+        assert await state.run(RENEW, _keys(ask), [0, 1, 1, HOLD_US]) == [1]
+        decision = _decision(third, await state.run(ADMIT, _keys(third), _arguments(third)))
+        assert isinstance(decision, Grant if minutes == 7 else Refusal)
+    # Far too late it is held again, and what it comes to is charged once.
+    set_clock[0] = START_US + 60 * MINUTE_US
+    assert await state.run(RENEW, _keys(ask), [0, 1, 1, HOLD_US]) == [1]
+    last = msgspec.structs.replace(ask, id="last", input_nano=41)
+    assert isinstance(_decision(last, await state.run(ADMIT, _keys(last), _arguments(last))), Refusal)
+    assert await state.run(SETTLE, _keys(ask), _settle_arguments(ask, 0, 50)) == [1, 50]
+    assert await state.run(RENEW, _keys(ask), [0, 1, 1, HOLD_US]) == [0]
+    assert isinstance(_decision(last, await state.run(ADMIT, _keys(last), _arguments(last))), Grant)

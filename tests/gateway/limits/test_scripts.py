@@ -5,7 +5,7 @@ import asyncio
 from hypothesis import given, settings
 
 from gateway.state.memory import Memory
-from tests.gateway.limits.histories import Step, histories, play_book, play_scripts
+from tests.gateway.limits.histories import START_US, Step, histories, play_book, play_renewal, play_scripts
 
 
 @settings(max_examples=300, deadline=None)
@@ -14,3 +14,8 @@ def test_the_scripts_decide_as_the_book_does(history: list[Step]) -> None:
     clock = [0]
     scripted = asyncio.run(play_scripts(history, Memory(now_us=lambda: clock[0]), clock))
     assert scripted == play_book(history)
+
+
+def test_holds_live_as_long_as_they_are_renewed() -> None:
+    clock = [START_US]
+    asyncio.run(play_renewal(Memory(now_us=lambda: clock[0]), clock))

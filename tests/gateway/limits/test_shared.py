@@ -229,3 +229,26 @@ def test_a_watcher_holds_again_without_being_asked() -> None:
         assert msgspec.structs.asdict(reservation.grant)["nano"] == 60
 
     run(scenario)
+
+
+def test_what_still_runs_is_renewed() -> None:
+    async def scenario(shared: Fragile, first: Replica, second: Replica) -> None:
+        now_us = [START_US]
+        first.counters._steady_us = lambda: now_us[0]
+        await first.hold(60)
+        seen: list[str] = []
+        run_script = shared.run
+
+        async def noting(script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Reply:
+            seen.append(script.name)
+            return await run_script(script, keys, arguments)
+
+        shared.run = noting  # type: ignore[method-assign]
+        await first.counters._renew()
+        assert seen == []
+        now_us[0] += 60_000_000
+        await first.counters._renew()
+        await first.counters._renew()
+        assert seen == ["limits-renew"]
+
+    run(scenario)

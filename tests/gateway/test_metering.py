@@ -1,0 +1,251 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import pytest
+
+from adapters.errors import EngineFailed, InvalidRequest
+from adapters.types import (
+    Caller,
+    ChatRequest,
+    CompletionRequest,
+    EmbeddingRequest,
+    Event,
+    Finished,
+    Generation,
+    ImagePart,
+    Message,
+    ReasoningDelta,
+    RerankRequest,
+    Started,
+    TextDelta,
+    TextPart,
+    Tool,
+    Usage,
+)
+from gateway.auth import Principal
+from gateway.catalog import Catalog, Price, Target
+from gateway.config_limits import BudgetConfig, LimitsConfig, ScopeLimits
+from gateway.errors import GatewayError
+from gateway.inference import Inference, Stream
+from gateway.ledger import Entry
+from gateway.ledger.store import PENDING_MAX, Ledger
+from gateway.limits.limiter import Limiter, LocalCounters, Need
+from gateway.metering import Metering, need_of
+from gateway.telemetry import Telemetry
+from tests.fakes import HELLO, Scripted, Step, no_balances
+
+PRICE = Price(1_000_000, 500_000, 2_000_000)
+CALLER = Caller("req", "t")
+
+
+class Kept(Ledger):
+    """A ledger that keeps entries in a list; they are durable when the test says so."""
+
+    def __init__(self) -> None:
+        self.kept: list[Entry] = []
+        self.durable = asyncio.Event()
+        self.durable.set()
+        self.waiting = 0
+
+    @property
+    def full(self) -> bool:
+        return self.waiting >= PENDING_MAX
+
+    def add(self, entry: Entry) -> asyncio.Future[None]:
+        self.kept.append(entry)
+        return asyncio.ensure_future(self._wait())
+
+    async def _wait(self) -> None:
+        await self.durable.wait()
+
+
+class Bench:
+    """Inference over one priced, scripted model with a key that has a budget in nano-USD."""
+
+    def __init__(self, script: Sequence[Step] = HELLO, budget: str = "0.000100000") -> None:
+        self.adapter = Scripted(script)
+        self.ledger = Kept()
+        self.counters = LocalCounters()
+        limiter = Limiter(LimitsConfig(), self.counters, no_balances, now_us=lambda: 0, steady_us=lambda: 0)
+        telemetry = Telemetry("0")
+        metering = Metering(limiter, self.ledger, telemetry, now_us=lambda: 7, steady_us=lambda: 0)
+        catalog = Catalog([Target("m", self.adapter, price=PRICE)])
+        self.inference = Inference(catalog, telemetry, metering)
+        limits = ScopeLimits(budgets=(BudgetConfig(usd=budget, period="total"),), tokens_per_minute=100_000)
+        self.principal = Principal(tenant="t", key_id="k", name="n", limits=limits)
+
+    async def open(self, max_tokens: int | None = 10) -> Stream:
+        request = ChatRequest("m", (Message("user", "hi"),), generation=Generation(max_tokens=max_tokens))
+        return await self.inference.chat(self.principal, request, CALLER)
+
+    @property
+    def standing(self) -> tuple[int, int]:
+        return self.counters.book.standing("key:k:total")
+
+    @property
+    def entry(self) -> Entry:
+        (entry,) = self.ledger.kept
+        return entry
+
+
+def test_an_answer_is_charged_what_it_used_and_holds_nothing_after() -> None:
+    async def scenario() -> None:
+        bench = Bench()
+        stream = await bench.open()
+        assert stream.meter.grant is not None and bench.standing == (0, stream.meter.grant.nano)
+        assert [event async for event in stream][-1] is HELLO[-1]
+        cost = 4 + 2 + 2 * 2  # Four fresh tokens, three cached at half the price rounded up, two of output.
+        assert (bench.standing, stream.meter.cost_nano) == ((cost, 0), cost)
+        entry = bench.entry
+        assert (entry.status, entry.cost_nano, entry.charged_nano, entry.estimated) == ("posted", cost, cost, False)
+        assert (entry.request_id, entry.at_us, entry.accounts) == ("req", 7, ("key:k:total",))
+
+    asyncio.run(scenario())
+
+
+def test_the_last_event_waits_until_the_entry_is_durable() -> None:
+    async def scenario() -> None:
+        bench = Bench()
+        bench.ledger.durable.clear()
+        stream = await bench.open()
+        for _ in range(4):
+            await stream.__anext__()
+        last = asyncio.ensure_future(stream.__anext__())
+        await asyncio.sleep(0.01)
+        assert not last.done() and bench.standing[1] == 0, "it is settled, and not yet told"
+        bench.ledger.durable.set()
+        assert await last is HELLO[-1]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("script", "status", "cost"),
+    [
+        ([EngineFailed("before")], "voided", 0),
+        ([InvalidRequest("too long")], "voided", 0),
+        ([HELLO[0], EngineFailed("before the first output")], "voided", 0),
+        ([HELLO[0], TextDelta(0, "a"), ReasoningDelta(0, "b"), EngineFailed("died")], "posted", 10),
+    ],
+)
+def test_what_failed_is_charged_for_what_was_sent(script: Sequence[Step], status: str, cost: int) -> None:
+    async def scenario() -> None:
+        bench = Bench(script)
+        with pytest.raises((EngineFailed, InvalidRequest)):
+            async for _ in await bench.open():
+                pass
+        assert (bench.entry.status, bench.entry.cost_nano, bench.standing) == (status, cost, (cost, 0))
+        assert bench.entry.estimated is (status == "posted")
+
+    asyncio.run(scenario())
+
+
+def test_a_client_that_leaves_after_the_prompt_was_read_pays_for_it() -> None:
+    async def scenario() -> None:
+        bench = Bench()
+        stream = await bench.open()
+        await stream.aclose()
+        await stream.aclose()
+        assert (bench.entry.outcome, bench.entry.cost_nano, bench.standing) == ("cancelled", 6, (6, 0))
+
+    asyncio.run(scenario())
+
+
+def test_a_cancelled_request_that_never_began_is_void() -> None:
+    async def scenario() -> None:
+        bench = Bench([asyncio.Event()])
+        opening = asyncio.create_task(bench.open())
+        await asyncio.sleep(0.01)
+        assert bench.standing[1] > 0
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+        assert (bench.entry.status, bench.standing) == ("voided", (0, 0))
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("reported", "cost"),
+    [(Usage(7, 0), 7 + 4), (Usage(-7, -1), 7 + 4), (Usage(10**9, 10**9), None)],
+)
+def test_a_report_is_believed_where_there_is_one_and_up_to_what_was_held(reported: Usage, cost: int | None) -> None:
+    async def scenario() -> None:
+        script: tuple[Event, ...] = (Started(7), TextDelta(0, "a"), TextDelta(0, "b"), Finished(reported))
+        bench = Bench(script)
+        stream = await bench.open()
+        held = bench.standing[1]
+        async for _ in stream:
+            pass
+        assert bench.standing == (held if cost is None else cost, 0)
+
+    asyncio.run(scenario())
+
+
+def test_an_unbounded_answer_is_bounded_by_the_budget_and_told_to_the_model() -> None:
+    async def scenario() -> None:
+        bench = Bench(budget="0.000003000")
+        await (await bench.open(None)).aclose()
+        (request,) = bench.adapter.requests
+        assert isinstance(request, ChatRequest)
+        assert request.generation.max_tokens is not None and 16 <= request.generation.max_tokens < 1000
+
+    asyncio.run(scenario())
+
+
+def test_where_the_quick_bound_does_not_fit_the_prompt_is_counted() -> None:
+    async def scenario() -> None:
+        bench = Bench(budget="0.000000040")
+        stream = await bench.open(10)
+        assert bench.standing[1] == len("<user>hi") + 20
+        await stream.aclose()
+        with pytest.raises(GatewayError) as refused:
+            await bench.open(30)
+        assert refused.value.code == "insufficient_quota"
+        assert len(bench.ledger.kept) == 1, "what was not let in has no entry"
+
+    asyncio.run(scenario())
+
+
+def test_a_ledger_that_is_full_lets_nothing_in() -> None:
+    async def scenario() -> None:
+        bench = Bench()
+        bench.ledger.waiting = PENDING_MAX
+        with pytest.raises(GatewayError) as refused:
+            await bench.open()
+        assert (refused.value.status, refused.value.code) == (503, "overloaded")
+        assert bench.adapter.requests == []
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("request_", "context", "expected"),
+    [
+        (CompletionRequest("m", ("äb", (1, 2, 3)), generation=Generation(n=2)), None, Need(22, 8192, 4, True)),
+        (CompletionRequest("m", ("a" * 99,), generation=Generation(max_tokens=5000)), 50, Need(50, 50, 1, False)),
+        (EmbeddingRequest("m", ("abc", (1, 2))), None, Need(21)),
+        (EmbeddingRequest("m", ("a" * 99, "b" * 99)), 50, Need(100)),
+        (RerankRequest("m", "query", ("one", "two")), None, Need(2 * (5 + 256 + 3))),
+        (
+            ChatRequest("m", (Message("user", "hi"),), generation=Generation(max_tokens=1)),
+            None,
+            Need(1090, 1),
+        ),
+    ],
+)
+def test_the_worst_case_of_a_request(request_: Any, context: int | None, expected: Need) -> None:
+    assert need_of(request_, context) == expected
+
+
+def test_everything_a_conversation_holds_is_in_its_worst_case() -> None:
+    plain = ChatRequest("m", (Message("user", "hi"),))
+    more = msgspec.structs.replace(plain, tools=(Tool("f", "does", b'{"type":"object"}'),))
+    image = ChatRequest("m", (Message("user", (TextPart("hi"), ImagePart(b"x", "image/png"))),))
+    thought = ChatRequest("m", (Message("user", "hi", reasoning="why"),))
+    sizes = [need_of(one, None).input_tokens for one in (plain, more, image, thought)]
+    assert sizes == [1090, 1090 + 64 + 34 + 5, 1090 + 4096, 1093]

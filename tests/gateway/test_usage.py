@@ -1,0 +1,87 @@
+"""The commands about money, run on a data directory of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from gateway import cli
+from gateway.ledger.store import Ledger
+from gateway.state.migrate import known, migrate
+from gateway.state.sqlite import open_sqlite
+from tests.gateway.ledger.test_entries import PRICE, entry
+
+
+def run(tmp_path: Path, *arguments: str) -> int:
+    config = tmp_path / "config.yaml"
+    if not config.exists():
+        config.write_text("{}")
+    return cli.main([*arguments, "--config", str(config), "--data-dir", str(tmp_path / "state")])
+
+
+def fill(tmp_path: Path) -> None:
+    async def write() -> None:
+        database = await open_sqlite(tmp_path / "state", serve=True)
+        await migrate(database, known())
+        more = {"prompt_tokens": 10, "price": PRICE, "cost_nano": 1500, "charged_nano": 1500}
+        entries = [entry(f"{n}", at_us=n, accounts=("a",), model="=demo" if n else "demo", **more) for n in range(3)]
+        await Ledger(database).commit(entries)
+        await database.close()
+
+    asyncio.run(write())
+
+
+def test_sums_exports_and_corrections(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fill(tmp_path)
+    assert run(tmp_path, "usage", "--by", "day,model") == 0
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "1970-01-01 00:00  =demo  2         20             0              0                  0.000003",
+        "1970-01-01 00:00  demo   1         10             0              0                  0.0000015",
+    ]
+    assert run(tmp_path, "usage", "--csv") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4 and ",'=demo," in lines[2]
+    assert run(tmp_path, "usage", "--jsonl", "--model", "demo") == 0
+    assert json.loads(capsys.readouterr().out)["cost_nano"] == 1500
+    (tmp_path / "config.yaml").write_text('models: [{name: demo, path: /m.gguf, price: {input: "0.10"}}]')
+    assert run(tmp_path, "usage", "--reprice") == 0
+    assert capsys.readouterr().out == "1 corrections, together -0.0000005 US dollars\n"
+    assert run(tmp_path, "usage", "--by", "model", "--json", "--model", "demo") == 0
+    assert json.loads(capsys.readouterr().out)[0]["cost_nano"] == 1000
+    assert run(tmp_path, "usage", "--by", "colour") == 1
+    assert "cannot sum up by colour" in capsys.readouterr().err
+
+
+def test_keys_get_limits_and_refuse_what_cannot_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("--rpm", "5", "--tpm", "1000", "--concurrent", "2", "--rate", "10:requests:1h")
+    assert run(tmp_path, "keys", "create", "a", *options, "--budget", "5", "--budget", "0.5/day", "--wallet", "w") == 0
+    capsys.readouterr()
+    assert run(tmp_path, "keys", "list", "--json") == 0
+    (key,) = json.loads(capsys.readouterr().out)
+    limits = key["limits"]
+    assert (limits["requests_per_minute"], limits["tokens_per_minute"], limits["wallet"]) == (5, 1000, "w")
+    assert limits["rates"] == [{"unit": "requests", "limit": 10, "window_s": 3600}]
+    assert [(one["usd"], one["period"]) for one in limits["budgets"]] == [("5", "month"), ("0.5", "day")]
+    for wrong in (("--rpm", "-1"), ("--rate", "10/h"), ("--budget", "1e3"), ("--budget", "5/decade"), ("--wallet", "")):
+        assert run(tmp_path, "keys", "create", "b", *wrong) == 1
+        assert capsys.readouterr().err.startswith("gateway: ")
+
+
+def test_wallets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(tmp_path, "wallets", "open", "w", "2.5", "--tenant", "acme") == 0
+    for _ in range(2):
+        assert run(tmp_path, "wallets", "top-up", "w", "10", "--idempotency-key", "k") == 0
+    assert run(tmp_path, "wallets", "refund", "w", "0.000000001") == 0
+    capsys.readouterr()
+    assert run(tmp_path, "wallets", "list", "--json") == 0
+    expected = {"name": "w", "tenant": "acme", "usd": "12.500000001", "status": "active"}
+    assert json.loads(capsys.readouterr().out) == [expected]
+    assert run(tmp_path, "wallets", "statement", "w") == 0
+    assert len(capsys.readouterr().out.splitlines()) == 4
+    for wrong in (("top-up", "w"), ("top-up", "w", "-1"), ("top-up", "x", "1"), ("statement",), ("open", "a b", "1")):
+        assert run(tmp_path, "wallets", *wrong) in (1, 2)
+        capsys.readouterr()
+    assert run(tmp_path, "wallets", "top-up", "w", "11", "--idempotency-key", "k") == 1
