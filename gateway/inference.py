@@ -241,14 +241,14 @@ class Inference:
         target = self._target(principal, request.model, "chat")
         request = replace(request, generation=target.generation(request.generation))
         record = await self._admit(principal, target, caller, "chat", request)
-        return await self._open(target, target.adapter.chat(_bounded(request, record), caller), record)
+        return await self._open(target, lambda: target.adapter.chat(_bounded(request, record), caller), record)
 
     async def complete(self, principal: Principal, request: CompletionRequest, caller: Caller) -> Stream:
         """Continue raw prompts."""
         target = self._target(principal, request.model, "completion")
         request = replace(request, generation=target.generation(request.generation))
         record = await self._admit(principal, target, caller, "completion", request)
-        return await self._open(target, target.adapter.complete(_bounded(request, record), caller), record)
+        return await self._open(target, lambda: target.adapter.complete(_bounded(request, record), caller), record)
 
     async def embed(self, principal: Principal, request: EmbeddingRequest, caller: Caller) -> tuple[Embeddings, Meter]:
         """Turn texts into vectors; what it cost is in the meter."""
@@ -303,7 +303,13 @@ class Inference:
             raise
         return Record(target.name, self._telemetry, self._clock, meter)
 
-    async def _open(self, target: Target, events: AsyncIterator[Event], record: Record) -> Stream:
+    async def _open(self, target: Target, start: Callable[[], AsyncIterator[Event]], record: Record) -> Stream:
+        """Start the adapter; one that refuses at once ends the record like one that refuses later."""
+        try:
+            events = start()
+        except BaseException as exc:
+            record.fail(exc)
+            raise
         stream = Stream(target, events, record)
         await stream.open(self._first_event_timeout_s, self._total_timeout_s)
         return stream

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import msgspec
@@ -207,6 +207,21 @@ def test_where_the_quick_bound_does_not_fit_the_prompt_is_counted() -> None:
             await bench.open(30)
         assert refused.value.code == "insufficient_quota"
         assert len(bench.ledger.kept) == 1, "what was not let in has no entry"
+
+    asyncio.run(scenario())
+
+
+def test_an_adapter_that_refuses_at_once_holds_nothing() -> None:
+    async def scenario() -> None:
+        bench = Bench()
+
+        def refuse(request: ChatRequest, caller: Caller) -> AsyncIterator[Event]:
+            raise InvalidRequest("no images")
+
+        bench.adapter.chat = refuse  # type: ignore[method-assign]
+        with pytest.raises(InvalidRequest):
+            await bench.open()
+        assert (bench.entry.status, bench.standing, bench.counters.holds) == ("voided", (0, 0), 0)
 
     asyncio.run(scenario())
 
