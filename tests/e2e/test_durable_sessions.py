@@ -12,7 +12,20 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.server import Server
-from tests.e2e.sessions import DEMO, QUESTIONS, SYSTEM, Talk, cached, config, prompt_tokens, reply, shown, tenant
+from tests.e2e.sessions import (
+    DEMO,
+    QUESTIONS,
+    SYSTEM,
+    Answer,
+    Talk,
+    cached,
+    config,
+    prompt_tokens,
+    reply,
+    shown,
+    tenant,
+)
+from tests.models import random_shapes
 
 WAIT_S = 20.0
 
@@ -28,6 +41,11 @@ def files(server: Server) -> list[Path]:
     """What sessions have left on the disk."""
     found = (server.data_dir / "state" / "sessions").rglob("*")
     return [path for path in found if path.is_file() and path.name != "lock"]
+
+
+def written(server: Server) -> set[int]:
+    """Which files there are, as the system knows them: one that takes another's name is a new one."""
+    return {path.stat().st_ino for path in files(server) if path.suffix == ".kv"}
 
 
 def ready(server: Server) -> None:
@@ -71,9 +89,12 @@ def test_the_next_turn_finds_its_history(
 ) -> None:
     with Server(tmp_path, config=config(DEMO)) as server, server.client() as client:
         talk = Talk(client, "a/b talk")
-        before = [talk.say(question) for question in QUESTIONS[:2]]
+        before = [talk.say(QUESTIONS[0])]
+        until(lambda: bool(written(server)), "the first turn is on the disk")
+        first = written(server)
+        before.append(talk.say(QUESTIONS[1]))
         assert cached(before[1]) >= prompt_tokens(before[0])
-        until(lambda: any(path.suffix == ".kv" for path in files(server)), "it is on the disk")
+        until(lambda: written(server).isdisjoint(first), "the second has taken its place")
         interruption(server)
         ready(server)
         kept = shown(client, "a/b talk")
@@ -161,3 +182,24 @@ def test_a_public_prefix_is_shared_by_all(tmp_path: Path) -> None:
         personal = SYSTEM + " My name is Rumpelstiltskin."
         Talk(one, None, system=personal).say(QUESTIONS[1])
         assert cached(Talk(two, None, system=personal).say(QUESTIONS[1])) <= cached(answer)
+
+
+@pytest.mark.parametrize("shape", [random_shapes.mamba, random_shapes.jamba, random_shapes.gemma2])
+def test_models_that_cannot_go_back_are_kept_as_well(tmp_path: Path, shape: Callable[[Path], Path]) -> None:
+    """Recurrent, hybrid and sliding-window models continue a killed conversation from where they can."""
+    models = config(shape(tmp_path / "shape.gguf"))
+    said: list[list[Answer]] = []
+    for folder, killed in (("killed", True), ("undisturbed", False)):
+        with Server(tmp_path / folder, config=models) as server, server.client() as client:
+            talk = Talk(client, "talk", model="shape", system="Be brief.")
+            answers = [talk.say(QUESTIONS[0])]
+            if killed:
+                until(lambda server=server: bool(written(server)), "it is on the disk")  # type: ignore[misc]
+                kill(server)
+                ready(server)
+            said.append([*answers, talk.say(QUESTIONS[1])])
+            assert cached(said[-1][1]) > 0
+    killed_talk, undisturbed = said
+    # They may go on from different places, and sums in another order part in the end: random weights decide narrowly.
+    assert reply(killed_talk[0]) == reply(undisturbed[0])
+    assert reply(killed_talk[1])[:8] == reply(undisturbed[1])[:8]
