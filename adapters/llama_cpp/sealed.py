@@ -25,7 +25,9 @@ MAGIC = b"KVSESS\x00\x01"
 PRELUDE = struct.Struct("<8s16s8s32s")
 LENGTH = struct.Struct("<I")
 SEAL_BYTES = 16
-CHUNK_BYTES = 4 << 20
+# Small enough that a decode thread beside does not wait noticeably for the interpreter's lock, which is held while a
+# chunk is copied and its memory touched.
+CHUNK_BYTES = 256 << 10
 RECORD_BYTES_MAX = 64 << 20
 
 
