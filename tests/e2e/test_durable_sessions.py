@@ -185,9 +185,9 @@ def test_a_public_prefix_is_shared_by_all(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shape", [random_shapes.mamba, random_shapes.jamba, random_shapes.gemma2])
-def test_models_that_cannot_go_back_are_kept_as_well(tmp_path: Path, shape: Callable[[Path], Path]) -> None:
+def test_models_that_cannot_go_back_are_kept_as_well(tmp_path: Path, shape: Callable[..., Path]) -> None:
     """Recurrent, hybrid and sliding-window models continue a killed conversation from where they can."""
-    models = config(shape(tmp_path / "shape.gguf"))
+    models = config(shape(tmp_path / "shape.gguf", exact=True))
     said: list[list[Answer]] = []
     for folder, killed in (("killed", True), ("undisturbed", False)):
         with Server(tmp_path / folder, config=models) as server, server.client() as client:
@@ -200,6 +200,5 @@ def test_models_that_cannot_go_back_are_kept_as_well(tmp_path: Path, shape: Call
             said.append([*answers, talk.say(QUESTIONS[1])])
             assert cached(said[-1][1]) > 0
     killed_talk, undisturbed = said
-    # They may go on from different places, and sums in another order part in the end: random weights decide narrowly.
-    assert reply(killed_talk[0]) == reply(undisturbed[0])
-    assert reply(killed_talk[1])[:8] == reply(undisturbed[1])[:8]
+    # They may go on from different places, but these weights depend little on the order of sums.
+    assert [reply(answer) for answer in killed_talk] == [reply(answer) for answer in undisturbed]

@@ -1,8 +1,13 @@
-"""Random-weight GGUF models that remember in other ways than full attention: recurrent, hybrid, sliding window."""
+"""Random-weight GGUF models that remember in other ways than full attention: recurrent, hybrid, sliding window.
+
+Their matrices are Q8_0, or F32 where `exact`: Q8_0 matrices round what they are multiplied with to 8 bits, so that sums
+that differ in their last bits lead to logits that differ by some percent.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 from gguf import GGUFWriter, LlamaFileType
 
 from tests.models.random_gguf import F32, Q8_0, Tensor, _add_sizes, _quiet_tokens, _write
@@ -14,16 +19,16 @@ HEADS, KV_HEADS = 4, 2
 UNIT = WIDTH**-0.5
 
 
-def mamba(path: Path, *, seed: int = 1) -> Path:
+def mamba(path: Path, *, seed: int = 1, exact: bool = False) -> Path:
     """Four recurrent layers; 0.9 M parameters."""
     writer = _writer("mamba", 4)
     writer.add_head_count(0)
     _add_ssm(writer)
     tensors = [tensor for layer in range(4) for tensor in (_norm(layer, "attn_norm"), *_ssm(layer))]
-    return _finish(path, writer, tensors, seed)
+    return _finish(path, writer, tensors, seed, exact)
 
 
-def jamba(path: Path, *, seed: int = 1) -> Path:
+def jamba(path: Path, *, seed: int = 1, exact: bool = False) -> Path:
     """Recurrent and attention layers in turns, four in all; 1.3 M parameters."""
     writer = _writer("jamba", 4)
     writer.add_head_count(HEADS)
@@ -34,10 +39,10 @@ def jamba(path: Path, *, seed: int = 1) -> Path:
         tensors.append(_norm(layer, "attn_norm"))
         tensors += _attention(layer) if layer % 2 else (*_ssm(layer), *_ssm_norms(layer))
         tensors += [_norm(layer, "ffn_norm"), *_feed_forward(layer)]
-    return _finish(path, writer, tensors, seed)
+    return _finish(path, writer, tensors, seed, exact)
 
 
-def gemma2(path: Path, *, window: int = 64, seed: int = 1) -> Path:
+def gemma2(path: Path, *, window: int = 64, seed: int = 1, exact: bool = False) -> Path:
     """Attention to the last `window` tokens and to all of them in turns, four layers; 1.1 M parameters."""
     writer = _writer("gemma2", 4)
     writer.add_head_count(HEADS)
@@ -52,14 +57,13 @@ def gemma2(path: Path, *, window: int = 64, seed: int = 1) -> Path:
         names = ("attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm")
         tensors += [_norm(layer, name) for name in names]
         tensors += [*_attention(layer), *_feed_forward(layer)]
-    return _finish(path, writer, tensors, seed)
+    return _finish(path, writer, tensors, seed, exact)
 
 
 def _writer(architecture: str, layers: int) -> GGUFWriter:
     writer = GGUFWriter(None, architecture)
     _add_sizes(writer, layers, WIDTH, FEED_FORWARD, CONTEXT)
     writer.add_layer_norm_rms_eps(1e-6)
-    writer.add_file_type(LlamaFileType.MOSTLY_Q8_0)
     return writer
 
 
@@ -70,7 +74,7 @@ def _add_ssm(writer: GGUFWriter) -> None:
     writer.add_ssm_time_step_rank(RANK)
 
 
-def _finish(path: Path, writer: GGUFWriter, tensors: list[Tensor], seed: int) -> Path:
+def _finish(path: Path, writer: GGUFWriter, tensors: list[Tensor], seed: int, exact: bool) -> Path:
     vocabulary = byte_level_bpe(1024)
     writer.add_vocab_size(len(vocabulary))
     vocabulary.write(writer)
@@ -78,7 +82,11 @@ def _finish(path: Path, writer: GGUFWriter, tensors: list[Tensor], seed: int) ->
         Tensor("token_embd.weight", (len(vocabulary), WIDTH), Q8_0, sigma=0.02),
         Tensor("output_norm.weight", (WIDTH,), F32, sigma=0.0, mean=125 * UNIT),
     ]
-    return _write(path, writer, [*ends, *tensors], seed, _quiet_tokens(vocabulary, raw_bytes=False))
+    tensors = [*ends, *tensors]
+    if exact:
+        tensors = [msgspec.structs.replace(tensor, kind=F32) for tensor in tensors]
+    writer.add_file_type(LlamaFileType.ALL_F32 if exact else LlamaFileType.MOSTLY_Q8_0)
+    return _write(path, writer, tensors, seed, _quiet_tokens(vocabulary, raw_bytes=False))
 
 
 def _norm(layer: int, name: str, size: int = WIDTH) -> Tensor:

@@ -11,18 +11,22 @@ import numpy as np
 import pytest
 
 from adapters.llama_cpp import gguf
+from adapters.llama_cpp.batch import Batch
 from adapters.llama_cpp.kept import Int32s
 from adapters.llama_cpp.messages import CacheReport, Delta
 from adapters.llama_cpp.native import Context, Model, quiet
 from adapters.llama_cpp.pacing import Limits, Rates
 from adapters.llama_cpp.scheduler import Scheduler
-from adapters.llama_cpp.sequence import Sequence
+from adapters.llama_cpp.sequence import Bools, Float32s, Sequence
 from adapters.llama_cpp.sessions import Budget, Sessions
 from adapters.types import Generation, Sampling
 from tests.models import random_shapes
 
 RANDOM = np.random.default_rng(3)
 SHAPES = {"recurrent": random_shapes.mamba, "hybrid": random_shapes.jamba, "window": random_shapes.gemma2}
+# By how much of the largest logit results may differ where only the order of sums does, with exact weights: about ten
+# times what other pieces of the same prompt were seen to do, and a tenth of what another token far back does.
+SLACK = {"recurrent": 1e-5, "hybrid": 1e-3, "window": 2e-2}
 
 
 @pytest.fixture(scope="module", params=list(SHAPES))
@@ -34,37 +38,64 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return Model(path, gpu_layers=0, progress=lambda fraction: None)
 
 
+@pytest.fixture(scope="module", params=list(SHAPES))
+def exact(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, float]:
+    """A model whose results depend little on the order of sums, and how much they may."""
+    quiet()
+    path = SHAPES[request.param](tmp_path_factory.mktemp("exact") / "exact.gguf", exact=True)
+    return Model(path, gpu_layers=0, progress=lambda fraction: None), SLACK[request.param]
+
+
+class Watched(Sequence):
+    """Remembers the logits that it draws from."""
+
+    def advance(self, row: Float32s, denied: Bools | None = None) -> None:
+        self.rows = [*getattr(self, "rows", []), row.copy()]
+        super().advance(row, denied)
+
+
 class Bench:
     def __init__(self, model: Model) -> None:
         self.model = model
-        context = Context(model, cells=2048, slots=12, batch_tokens=512, outputs_max=12, threads=1, lease=nullcontext())
+        context = empty(model)
         budget = Budget(ram_bytes=1 << 30, ttl_s=1e9)
         self.sessions = Sessions(context, budget, lambda: time.time_ns() // 1000)
         limits = Limits(parallel=4, chunk_tokens=256, target_gap_us=10**6, padding={}, tile=1)
         self.scheduler = Scheduler(context, self.sessions, limits, Rates(100.0, 1000.0), time.monotonic_ns)
         self._ids = 0
 
-    def ask(self, tokens: Int32s, *, tenant: str = "a", count: int = 16) -> tuple[str, CacheReport]:
+    def sequence(self, tokens: Int32s, *, tenant: str = "a", key: str = "talk", count: int = 16) -> Watched:
         generation = Generation(sampling=Sampling(temperature=0), ignore_eos=True)
         self._ids += 1
-        sequence = Sequence(
+        return Watched(
             self._ids,
             0,
             tokens,
             generation,
             tenant=tenant,
-            session_key="talk",
+            session_key=key,
             max_tokens=count,
             pieces=self.model.vocabulary,
             explain=True,
         )
-        self.scheduler.submit([sequence])
+
+    def run(self, sequences: list[Watched]) -> list[Delta]:
+        for sequence in sequences:
+            self.scheduler.submit([sequence])
         deltas: list[Delta] = []
         while not self.scheduler.idle:
             deltas += self.scheduler.step()
+        return deltas
+
+    def ask(self, tokens: Int32s, *, tenant: str = "a", count: int = 16) -> tuple[str, CacheReport]:
+        deltas = self.run([self.sequence(tokens, tenant=tenant, count=count)])
         report = deltas[0].cache
         assert report is not None
         return "".join(delta.text for delta in deltas), report
+
+
+def empty(model: Model) -> Context:
+    return Context(model, cells=2048, slots=12, batch_tokens=512, outputs_max=12, threads=1, lease=nullcontext())
 
 
 def second(model: Model, first: Int32s, then: Int32s, *, spilled: bool = False) -> tuple[str, CacheReport]:
@@ -124,3 +155,46 @@ def test_a_fork_goes_its_own_way(model: Model) -> None:
     wanted = [second(model, prompt, one)[0] for one in longer]
     assert [bench.ask(one)[0] for one in longer] == wanted
     assert bench.ask(longer[0], tenant="b")[1].cached_tokens == 0
+
+
+@pytest.mark.parametrize("spilled", [False, True], ids=["cells", "ram"])
+def test_what_is_continued_is_what_was_computed(exact: tuple[Model, float], spilled: bool) -> None:
+    """Conversations that are continued at once, from their ends and from checkpoints, in cells that others had before,
+    draw from the logits that an empty context gives for the same tokens in one piece."""
+    model, slack = exact
+    bench = Bench(model)
+    prompts, sizes = [chat(model, 60 + 7 * talk, 50) for talk in range(3)], [0, 0, 0]
+    for turn in range(4):
+        talks = [bench.sequence(tokens, key=f"talk {talk}", count=10) for talk, tokens in enumerate(prompts)]
+        deltas = bench.run(talks)
+        tiers = [delta.cache.tier for delta in deltas if delta.cache is not None]
+        assert tiers == [None if turn == 0 else "ram" if spilled else "cells"] * 3
+        for talk, size in zip(talks, sizes, strict=True):
+            assert talk.cached >= size
+            assert farthest(talk.rows, cold(model, talk.tokens[: talk.computed])) < slack
+        while spilled and bench.sessions.spill():
+            pass
+        sizes = [61, 68, 75] if turn % 2 else [talk.computed for talk in talks]
+        prompts = [
+            np.concatenate([talk.tokens[:size], chat(model, 20)]) for talk, size in zip(talks, sizes, strict=True)
+        ]
+
+
+def test_logits_tell_what_was_computed(exact: tuple[Model, float]) -> None:
+    model, slack = exact
+    tokens = chat(model, 100)
+    other = np.append(tokens[1], tokens[1:]).astype(np.int32)
+    assert farthest(cold(model, tokens), cold(model, other)) > 10 * slack
+
+
+def cold(model: Model, tokens: Int32s) -> list[Float32s]:
+    """The logits after each of the last tokens, from an empty context."""
+    context, batch = empty(model), Batch(512, 12)
+    batch.add(tokens, 0, 0, outputs=10)
+    assert context.decode(batch) == 0
+    return list(context.logits(10).copy())
+
+
+def farthest(rows: list[Float32s], others: list[Float32s]) -> float:
+    """The largest difference, as a share of the largest logit of its row."""
+    return max(float(np.abs(row - other).max() / np.abs(other).max()) for row, other in zip(rows, others, strict=True))
