@@ -11,7 +11,6 @@ import os
 import signal
 import statistics
 import sys
-import time
 from pathlib import Path
 
 import msgspec
@@ -19,8 +18,8 @@ import msgspec
 from gateway.bench import Endpoint, compare_metrics, open_client
 from tests.bench.endpoints import STARTS, Setup, bench_models, model_file
 from tests.bench.llama_server import cache_dir
-from tests.bench.processes import START_TIMEOUT_S, machine_to_itself, split_cores
-from tests.bench.scenarios import Group, Probe, Scenario, ScenarioError, groups
+from tests.bench.processes import machine_to_itself, split_cores
+from tests.bench.scenarios import Group, Probe, Scenario, ScenarioError, greet, groups
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -69,21 +68,11 @@ class Pair(msgspec.Struct, frozen=True):
     async def warm_up(self) -> None:
         """One small request to each side."""
         for endpoint in (self.first, self.second):
-            await self._measure(_greet, endpoint, "warm-up")
+            await self._measure(greet, endpoint, "warm-up")
 
     async def _measure(self, scenario: Scenario, endpoint: Endpoint, seed: str) -> dict[str, float]:
         async with open_client() as client:
             return await scenario(Probe(client, endpoint, bench_models()[self.model].token_ids, seed))
-
-
-async def _greet(probe: Probe) -> dict[str, float]:
-    """A server may listen before it has loaded its model."""
-    deadline_s = time.monotonic() + START_TIMEOUT_S
-    while not (outcome := await probe.attempt(probe.prompt(16), max_tokens=4)).ok:
-        if time.monotonic() > deadline_s:
-            raise ScenarioError(f"warming up ended with {outcome.status}")
-        await asyncio.sleep(0.2)
-    return {}
 
 
 def _median(results: list[dict[str, float]], metric: str) -> float | None:

@@ -26,7 +26,7 @@ class BenchModel(msgspec.Struct, frozen=True):
 
 class Setup(msgspec.Struct, frozen=True, kw_only=True):
     """What both servers are started with; `context_tokens` cells are shared by `parallel` sequences. `engine` are more
-    settings of the gateway's engine, as `name=value`."""
+    settings of the gateway's engine, as `name=value`, `llama` more arguments of llama-server."""
 
     model: Path
     threads: int
@@ -35,6 +35,7 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     context_tokens: int
     queue_depth: int = 64
     engine: tuple[str, ...] = ()
+    llama: tuple[str, ...] = ()
 
 
 Start = Callable[[Setup], AbstractContextManager[Endpoint]]
@@ -69,6 +70,7 @@ def llama_endpoint(setup: Setup) -> Iterator[Endpoint]:
         parallel=setup.parallel,
         ctx=setup.context_tokens,
         cpus=setup.cpus,
+        extra=setup.llama,
     )
     with server as url:
         yield Endpoint(url=url, model=_first_model(url))
@@ -77,15 +79,21 @@ def llama_endpoint(setup: Setup) -> Iterator[Endpoint]:
 @contextlib.contextmanager
 def gateway_endpoint(setup: Setup) -> Iterator[Endpoint]:
     """The gateway of this source tree, with its workers on the same cores."""
+    with tempfile.TemporaryDirectory() as folder, gateway_at(setup, Path(folder)) as endpoint:
+        yield endpoint
+
+
+@contextlib.contextmanager
+def gateway_at(setup: Setup, folder: Path) -> Iterator[Endpoint]:
+    """The gateway with its state in `folder`."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    with tempfile.TemporaryDirectory() as folder:
-        config = Path(folder, "config.yaml")
-        config.write_text(gateway_config(setup))
-        command = [sys.executable, "-m", "gateway", "serve", "--config", str(config), "--port", str(port), "--no-auth"]
-        command += ["--data-dir", str(Path(folder, "data"))]
-        with server_process(command, url + "/v1/models", Path(folder, "gateway.log"), setup.cpus):
-            yield Endpoint(url=url, model=_first_model(url))
+    config = folder / "config.yaml"
+    config.write_text(gateway_config(setup))
+    command = [sys.executable, "-m", "gateway", "serve", "--config", str(config), "--port", str(port), "--no-auth"]
+    command += ["--data-dir", str(folder / "data")]
+    with server_process(command, url + "/v1/models", folder / "gateway.log", setup.cpus):
+        yield Endpoint(url=url, model=_first_model(url))
 
 
 def gateway_config(setup: Setup) -> str:

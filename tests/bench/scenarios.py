@@ -18,6 +18,7 @@ import msgspec
 from gateway.bench import Endpoint, Outcome, exchange, percentile
 
 TIMEOUT_S = 600.0
+LOAD_TIMEOUT_S = 120.0
 SETTLE_S = 1.5
 """After a cancellation: llama-server looks for vanished clients once a second."""
 _PAUSE_S = 0.05
@@ -110,6 +111,16 @@ def checked(outcome: Outcome, prompt_tokens: int, max_tokens: int) -> Outcome:
     if not outcome.ok or counts != (prompt_tokens, max_tokens):
         raise ScenarioError(f"{outcome.status} with {counts} tokens instead of {(prompt_tokens, max_tokens)}")
     return outcome
+
+
+async def greet(probe: Probe) -> dict[str, float]:
+    """A server may listen before it has loaded its model."""
+    deadline_s = time.monotonic() + LOAD_TIMEOUT_S
+    while not (outcome := await probe.attempt(probe.prompt(16), max_tokens=4)).ok:
+        if time.monotonic() > deadline_s:
+            raise ScenarioError(f"warming up ended with {outcome.status}")
+        await asyncio.sleep(0.2)
+    return {}
 
 
 def streams(count: int, prompt_tokens: int = 128) -> Scenario:
