@@ -175,6 +175,37 @@ async def second_turn(probe: Probe) -> dict[str, float]:
     }
 
 
+async def continued(probe: Probe) -> dict[str, float]:
+    """A running stream, beside which a short prompt comes, and then the next turn of a conversation of 2,000 tokens
+    that had to make room: what its return and its leaving again add to the gaps of the stream."""
+    history = probe.prompt(2000)
+    await probe.send(history, max_tokens=8)
+    stream = Running(probe, prompt_tokens=128, max_tokens=3000)
+    await stream.reach(32)
+    calm = gaps_ms(stream, len(stream.times_s) - 24)
+    at = len(stream.times_s)
+    await probe.send(probe.prompt(40), max_tokens=8)
+    await stream.reach(len(stream.times_s) + 16)
+    beside_new = gaps_ms(stream, at)
+    at = len(stream.times_s)
+    outcome = await probe.send(history + probe.prompt(8 + 32), max_tokens=8)
+    await stream.reach(len(stream.times_s) + 16)
+    beside_old = gaps_ms(stream, at)
+    await stream.cancel()
+    await asyncio.sleep(SETTLE_S)
+    return {
+        "gap median ms": statistics.median(calm),
+        "longest gap beside a short prompt ms": max(beside_new),
+        "longest gap beside a continued conversation ms": max(beside_old),
+        "uncached tokens": float((outcome.input_tokens or 0) - (outcome.cached_tokens or 0)),
+    }
+
+
+def gaps_ms(stream: Running, start: int) -> list[float]:
+    """The gaps between the pieces of a stream from the piece `start` on."""
+    return [(after - before) * 1000 for before, after in itertools.pairwise(stream.times_s[max(0, start - 1) :])]
+
+
 async def many_conversations(probe: Probe) -> dict[str, float]:
     """Eight conversations of 1,000 tokens take turns where four fit; then each goes on, in the same order."""
     histories = [probe.prompt(1000) for _ in range(8)]
@@ -305,6 +336,7 @@ def groups() -> tuple[Group, ...]:
     wide["burst-16"] = streams(16, prompt_tokens=400)
     wide |= {"shared-prefix": shared_prefix, "newcomer-1500": newcomer(1500), "newcomer-4000": newcomer(4000)}
     turns: dict[str, Scenario] = {"second-turn": second_turn, "conversations-8": many_conversations}
+    turns["continued"] = continued
     cancels: dict[str, Scenario] = {
         "cancel-queued": cancel_queued,
         "cancel-prefill": cancel_prefill,
