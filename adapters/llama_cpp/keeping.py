@@ -6,12 +6,12 @@ import time
 from functools import partial
 from pathlib import Path
 
-from adapters.llama_cpp.kept import PUBLIC, Cells
+from adapters.llama_cpp.kept import PUBLIC, Budget, Cells
 from adapters.llama_cpp.messages import ChatPrompt, EngineSettings, TextPrompt
 from adapters.llama_cpp.native import Vocabulary, build
 from adapters.llama_cpp.prompts import Prompts
 from adapters.llama_cpp.sequence import Sequence
-from adapters.llama_cpp.sessions import Budget, Sessions
+from adapters.llama_cpp.sessions import Sessions
 from adapters.llama_cpp.store import Store
 from adapters.llama_cpp.weights import compatibility
 from adapters.types import Generation

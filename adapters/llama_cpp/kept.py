@@ -18,6 +18,9 @@ State = npt.NDArray[np.uint8]
 # The owner of what every tenant may share. A tenant's name comes from a key or a configuration and holds no NUL.
 PUBLIC = "\0public"
 NEVER = 1 << 62
+# A file is written whole. Below this growth a busy worker leaves it as it is: computing so few tokens again after a
+# crash costs less than writing the conversation after each turn.
+RENEW_TOKENS_MIN = 256
 
 
 def common_prefix(left: Int32s, right: Int32s) -> int:
@@ -76,7 +79,8 @@ class Kept:
     """The computed tokens of one idle conversation.
 
     They lie in up to three places at once: the cells of `slot`, the `blob` in RAM and a file of `disk_bytes`. The file
-    may hold an earlier turn; `durable` says that it holds this one. `checkpoints` belong to the cells.
+    may hold an earlier turn, the first `filed_tokens`; `durable` says that it holds this one. `checkpoints` belong to
+    the cells.
     """
 
     __slots__ = (
@@ -88,6 +92,7 @@ class Kept:
         "durable",
         "fetching_us",
         "filed",
+        "filed_tokens",
         "held_until_us",
         "id",
         "owner",
@@ -112,6 +117,7 @@ class Kept:
         self.durable = False
         # The positions of the checkpoints in the file.
         self.filed: tuple[int, ...] = ()
+        self.filed_tokens = 0
         self.storable = False
         self.writing = False
         # When a read from disk began (0: none runs), and until when what it brought may not be evicted.
@@ -134,6 +140,15 @@ class Kept:
     def positions(self) -> tuple[int, ...]:
         """Where short of its end it can be continued by a model that cannot cut it."""
         return self.filed if self.tier == "disk" else tuple(one.position for one in self.held)
+
+    @property
+    def renewal_due(self) -> bool:
+        """Whether its file misses more than it is worth to wait for a quiet moment with."""
+        return not self.filed_tokens or len(self.tokens) - self.filed_tokens >= RENEW_TOKENS_MIN
+
+    def fall_back(self) -> None:
+        """Leaves the earlier turn that its file holds."""
+        self.tokens, self.blob, self.durable = self.tokens[: self.filed_tokens], None, True
 
     def owned_by(self, tenant: str, name: str) -> bool:
         """Whether `name` is its key or its id, and it is this tenant's."""
@@ -183,7 +198,18 @@ def recorded(record: Record, disk_bytes: int) -> Kept:
     kept.disk_bytes = disk_bytes
     kept.durable = kept.storable = True
     kept.filed = tuple(position for position, _ in record.checkpoints)
+    kept.filed_tokens = len(kept.tokens)
     return kept
+
+
+class Budget(msgspec.Struct, frozen=True, kw_only=True):
+    """What kept conversations may occupy; all but the cells, which the scheduler hands out."""
+
+    ram_bytes: int
+    disk_bytes: int = 0
+    count: int = 1024
+    ttl_s: float
+    disk_ttl_s: float = 0.0
 
 
 class Cells(Protocol):

@@ -142,7 +142,7 @@ class Scheduler:
 
     def tidy(self) -> bool:
         """Brings one conversation nearer to the disk while nothing runs; False when there is nothing to do."""
-        self.sessions.settle()
+        self.sessions.settle(quiet=not self._running)
         return not self._running and self.sessions.back_up()
 
     def step(self) -> list[Delta]:

@@ -19,6 +19,7 @@ from adapters.llama_cpp.kept import (
     NEVER,
     PUBLIC,
     Blob,
+    Budget,
     Cells,
     Checkpoint,
     Disk,
@@ -26,6 +27,7 @@ from adapters.llama_cpp.kept import (
     Kept,
     Owner,
     Scan,
+    common_prefix,
     recorded,
 )
 from adapters.llama_cpp.matching import continues, first_to_go, longest, meant
@@ -41,16 +43,6 @@ FETCH_WAIT_US = 5_000_000
 FETCHED_HOLD_US = 10_000_000
 EXPIRE_EVERY_US = 1_000_000
 PINNED_SHARE = 2
-
-
-class Budget(msgspec.Struct, frozen=True, kw_only=True):
-    """What kept conversations may occupy; all but the cells, which the scheduler hands out."""
-
-    ram_bytes: int
-    disk_bytes: int = 0
-    count: int = 1024
-    ttl_s: float
-    disk_ttl_s: float = 0.0
 
 
 class Changed(msgspec.Struct, frozen=True):
@@ -190,6 +182,8 @@ class Sessions:
         """A turn is the conversation it continues: same id, and so the same file, which it will replace."""
         kept.id, kept.created_us, kept.pinned = old.id, old.created_us, old.pinned
         kept.disk_bytes, old.disk_bytes = old.disk_bytes, 0
+        if common_prefix(kept.tokens, old.tokens) >= old.filed_tokens:
+            kept.filed, kept.filed_tokens = old.filed, old.filed_tokens
         if old.writing:
             # Its file is about to appear under the id that is ours now.
             old.storable = False
@@ -236,7 +230,7 @@ class Sessions:
         for kept in self._unwritten:
             if kept.slot is not None and kept.blob is None:
                 self._copy_out(kept.slot)
-                self._write()
+                self._write(quiet=True)
                 return True
         return False
 
@@ -287,6 +281,7 @@ class Sessions:
         elif kept.blob is None:
             assert self._disk is not None
             kept.disk_bytes, kept.durable, kept.filed = source.disk_bytes, True, source.filed
+            kept.filed_tokens = source.filed_tokens
             self._copy_file(source.id, kept)
         self._add(kept)
         return kept
@@ -319,11 +314,12 @@ class Sessions:
         """Whether the disk still has something to write or to be given."""
         return bool(self._writing or self._unwritten)
 
-    def settle(self) -> None:
-        """Takes in what the disk has done, gives it more to do, and lets go of what was not used for long."""
+    def settle(self, quiet: bool = False) -> None:
+        """Takes in what the disk has done, gives it more to do, and lets go of what was not used for long. While it is
+        not `quiet`, files that miss only a little are left as they are."""
         if self._disk is not None:
             self._disk.settle()
-            self._write()
+            self._write(quiet)
         now_us = self._now_us()
         if now_us - self._expired_us >= EXPIRE_EVERY_US:
             self._expired_us = now_us
@@ -342,7 +338,7 @@ class Sessions:
             return
         if blob is None:
             self._count("corrupt")
-            kept.disk_bytes, kept.durable = 0, False
+            kept.disk_bytes, kept.durable, kept.filed_tokens = 0, False, 0
             if kept.slot is None and kept.blob is None:
                 self._drop(kept)
         elif kept.slot is None and kept.blob is None:
@@ -358,11 +354,11 @@ class Sessions:
         self._bound_disk()
         self._bound_count()
 
-    def _write(self) -> None:
+    def _write(self, quiet: bool) -> None:
         """Hands unwritten conversations that are in RAM to the disk, the oldest first."""
         if self._disk is None or not self._unwritten:
             return
-        for kept in [kept for kept in self._unwritten if kept.blob is not None]:
+        for kept in [kept for kept in self._unwritten if kept.blob is not None and (quiet or kept.renewal_due)]:
             if self._writing >= WRITES_MAX:
                 break
             assert kept.blob is not None
@@ -383,7 +379,7 @@ class Sessions:
         self._writing -= 1
         self._count("written" if size_bytes else "write_failed")
         if kept.alive and size_bytes:
-            kept.durable, kept.disk_bytes = True, size_bytes
+            kept.durable, kept.disk_bytes, kept.filed_tokens = True, size_bytes, len(kept.tokens)
         elif kept.alive:
             kept.storable = False
             if kept.slot is None and kept.blob is None:
@@ -420,10 +416,13 @@ class Sessions:
             if not loose:
                 return
             # What is in a file or in cells as well is not lost.
-            spared = [kept for kept in loose if kept.durable or kept.slot is not None]
+            spared = [kept for kept in loose if kept.filed_tokens or kept.slot is not None]
             kept = first_to_go(self._kept, spared or loose, lambda one: one.blob.size_bytes if one.blob else 0)
             if kept.durable or kept.slot is not None:
                 kept.blob = None
+            elif kept.filed_tokens:
+                kept.fall_back()
+                self._unwritten.pop(kept, None)
             else:
                 self._count("evicted")
                 self._drop(kept)
@@ -474,7 +473,7 @@ class Sessions:
             self._disk.erase(kept.id, then)
         else:
             then(True)
-        kept.disk_bytes, kept.durable = 0, False
+        kept.disk_bytes, kept.durable, kept.filed_tokens = 0, False, 0
 
     def _forget_memory(self, kept: Kept) -> None:
         kept.blob = None

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from io import BufferedReader, BufferedWriter
 from pathlib import Path
-from threading import Event
+from threading import Event, get_native_id
 from typing import TypeVar
 
 import msgspec
@@ -29,6 +29,12 @@ from adapters.llama_cpp.sealed import Damaged, Foreign, Lock
 ID = re.compile(r"sess_[0-9a-f]{24}")
 SUFFIX = ".kv"
 Result = TypeVar("Result")
+
+
+def _step_back() -> None:
+    """Files can wait; a busy thread beside those that compute a step would hold all of them up."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, get_native_id(), 10)
 
 
 class Files:
@@ -74,7 +80,7 @@ class Store:
         self._files = files or Files()
         self._lock: Lock | None = None
         self._guard = -1
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="store", initializer=_step_back)
         self._due: deque[Callable[[], None]] = deque()
 
     def start(self) -> None:

@@ -40,7 +40,7 @@ def until(condition: Callable[[], bool], what: str) -> None:
 def files(server: Server) -> list[Path]:
     """What sessions have left on the disk."""
     found = (server.data_dir / "state" / "sessions").rglob("*")
-    return [path for path in found if path.is_file() and path.name != "lock"]
+    return [path for path in found if path.suffix == ".kv"]
 
 
 def written(server: Server) -> set[int]:

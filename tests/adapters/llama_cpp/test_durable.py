@@ -9,12 +9,12 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adapters.llama_cpp.kept import PUBLIC, Owner, common_prefix
+from adapters.llama_cpp.kept import PUBLIC, Budget, Owner, common_prefix
 from adapters.llama_cpp.messages import Delta
 from adapters.llama_cpp.pacing import Limits, Rates
 from adapters.llama_cpp.scheduler import Scheduler
 from adapters.llama_cpp.sequence import Sequence
-from adapters.llama_cpp.sessions import Budget, Changed, Sessions
+from adapters.llama_cpp.sessions import Changed, Sessions
 from adapters.types import Generation, Sampling, SessionAction, SessionInfo
 from tests.adapters.llama_cpp.fake_disk import FakeDisk
 from tests.adapters.llama_cpp.fake_engine import FakeEngine, FakePieces, continuation
@@ -330,3 +330,40 @@ def test_no_request_reuses_what_belongs_to_another_tenant(seed: int) -> None:
             bench.ask(-1, public, 0, tenant=PUBLIC)
         if chance.random() < 0.2:
             bench.change("k", "fork", "k2")
+
+
+def test_a_file_that_misses_little_is_renewed_in_a_quiet_moment() -> None:
+    bench = Bench()
+    first = prompt(100)
+    bench.ask(1, first, key="talk")
+    bench.submit(9, prompt(50, seed=9), 400)
+    bench.scheduler.step()
+    bench.submit(2, second_turn(first), key="talk")
+    while not bench.text(2) == expected(second_turn(first)):
+        bench.deltas += bench.scheduler.step()
+    bench.disk.settle()
+    assert bench.sessions.counters().written == 1, "another stream runs"
+    bench.run()
+    assert bench.sessions.counters().written >= 2
+    after = Bench(bench.disk)
+    third = [*second_turn(first), *continuation(second_turn(first), 4), 7]
+    assert after.ask(3, third, key="talk") == expected(third)
+    assert after.cached(3) == len(third) - 2
+
+
+def test_without_room_in_memory_a_conversation_goes_back_to_the_turn_in_its_file() -> None:
+    bench = Bench(ram=1)
+    first = prompt(100)
+    bench.ask(1, first, key="talk")
+    bench.submit(9, prompt(50, seed=9), 400)
+    bench.scheduler.step()
+    bench.submit(2, second_turn(first), key="talk")
+    while not bench.text(2) == expected(second_turn(first)):
+        bench.deltas += bench.scheduler.step()
+    for _ in range(5):
+        bench.deltas += bench.scheduler.step()
+    (info,) = [info for info in bench.sessions.listed("a") if info.key == "talk"]
+    assert (info.tier, info.tokens) == ("disk", 103)
+    third = [*second_turn(first), *continuation(second_turn(first), 4), 7]
+    assert bench.ask(3, third, key="talk") == expected(third)
+    assert bench.cached(3) == 103

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 
 from adapters.llama_cpp.batch import Batch
+from adapters.llama_cpp.kept import Budget
 from adapters.llama_cpp.messages import Delta
 from adapters.llama_cpp.native import Context, Model, NativeError, quiet
 from adapters.llama_cpp.pacing import Limits, Rates
 from adapters.llama_cpp.scheduler import Scheduler
 from adapters.llama_cpp.sequence import Sequence
-from adapters.llama_cpp.sessions import Budget, Sessions
+from adapters.llama_cpp.sessions import Sessions
 from adapters.types import Generation, Sampling
 
 PROMPT = np.random.default_rng(0).integers(300, 500, 400).astype(np.int32)

@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from adapters.llama_cpp.kept import Budget
 from adapters.llama_cpp.lora import NO_ADAPTERS, AdapterSet
 from adapters.llama_cpp.messages import CacheReport, Delta
 from adapters.llama_cpp.pacing import Limits, Rates, shares
 from adapters.llama_cpp.scheduler import Scheduler
 from adapters.llama_cpp.sequence import Sequence
-from adapters.llama_cpp.sessions import Budget, Sessions
+from adapters.llama_cpp.sessions import Sessions
 from adapters.types import Generation, Sampling
 from tests.adapters.llama_cpp.fake_engine import FakeEngine, FakePieces, continuation
 

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 
 from adapters.llama_cpp.grammar import Compiler, Guide, Masks
+from adapters.llama_cpp.kept import Budget
 from adapters.llama_cpp.messages import Delta
 from adapters.llama_cpp.native import Context, Model, quiet
 from adapters.llama_cpp.pacing import Limits, Rates
 from adapters.llama_cpp.scheduler import Scheduler
 from adapters.llama_cpp.sequence import Sequence
-from adapters.llama_cpp.sessions import Budget, Sessions
+from adapters.llama_cpp.sessions import Sessions
 from adapters.types import Constraint, Generation, Sampling
 from tests.adapters.llama_cpp.schema_corpus import Schema, corpus
 

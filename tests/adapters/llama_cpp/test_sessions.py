@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.llama_cpp.kept import NEVER, PUBLIC, Checkpoint, Owner, State, common_prefix
-from adapters.llama_cpp.sessions import Budget, Changed, Sessions
+from adapters.llama_cpp.kept import NEVER, PUBLIC, Budget, Checkpoint, Owner, State, common_prefix
+from adapters.llama_cpp.sessions import Changed, Sessions
 from adapters.types import SessionAction, SessionInfo
 
 COUNT = 256

@@ -8,11 +8,12 @@ import random
 import numpy as np
 import pytest
 
+from adapters.llama_cpp.kept import Budget
 from adapters.llama_cpp.pacing import Limits, Rates
 from adapters.llama_cpp.reasoning import ReasoningFormat, named
 from adapters.llama_cpp.scheduler import Scheduler
 from adapters.llama_cpp.sequence import Sequence
-from adapters.llama_cpp.sessions import Budget, Sessions
+from adapters.llama_cpp.sessions import Sessions
 from adapters.llama_cpp.thoughts import Thoughts
 from adapters.types import Generation, Sampling
 from tests.adapters.llama_cpp.fake_engine import FakeEngine, FakePieces, continuation
