@@ -339,7 +339,7 @@ def test_a_file_that_misses_little_is_renewed_in_a_quiet_moment() -> None:
     bench.submit(9, prompt(50, seed=9), 400)
     bench.scheduler.step()
     bench.submit(2, second_turn(first), key="talk")
-    while not bench.text(2) == expected(second_turn(first)):
+    while bench.text(2) != expected(second_turn(first)):
         bench.deltas += bench.scheduler.step()
     bench.disk.settle()
     assert bench.sessions.counters().written == 1, "another stream runs"
@@ -358,7 +358,7 @@ def test_without_room_in_memory_a_conversation_goes_back_to_the_turn_in_its_file
     bench.submit(9, prompt(50, seed=9), 400)
     bench.scheduler.step()
     bench.submit(2, second_turn(first), key="talk")
-    while not bench.text(2) == expected(second_turn(first)):
+    while bench.text(2) != expected(second_turn(first)):
         bench.deltas += bench.scheduler.step()
     for _ in range(5):
         bench.deltas += bench.scheduler.step()
