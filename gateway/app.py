@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 import logging
+import math
 import sys
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import uvloop
 
@@ -52,6 +53,9 @@ from gateway.state.outbox import Outbox
 from gateway.state.shared import SharedState
 from gateway.stores import open_database, open_shared
 from gateway.telemetry import Gauge, Telemetry
+
+if TYPE_CHECKING:
+    from gateway.auth.jwks import IssuerKeys
 
 MODEL_STATES = ("loading", "ready", "failed", "restarting", "stopped")
 SESSION_EVENTS = ("spilled", "restored", "written", "write_failed", "corrupt", "mismatched", "expired", "evicted")
@@ -107,7 +111,7 @@ async def opened(config: Config) -> AsyncIterator[Gateway]:
         shared = await open_shared(config)
         stack.push_async_callback(shared.close)
         telemetry.gauge_source(lambda: [("gateway_shared_state_degraded", (), float(shared.degraded))])
-        authenticator, admin_key = await _open_authenticator(config, database, shared, stack)
+        authenticator, admin_key = await _open_authenticator(config, database, shared, telemetry, stack)
         models = [
             open_adapter(model.name, model.path, engine, queue_depth_max=model.queue_depth_max)
             for model, engine in zip(config.models, engine_settings(config), strict=True)
@@ -181,16 +185,36 @@ def _ledger_gauges(ledger: Ledger) -> Iterator[Gauge]:
 
 
 async def _open_authenticator(
-    config: Config, database: Database | None, shared: SharedState, stack: AsyncExitStack
+    config: Config, database: Database | None, shared: SharedState, telemetry: Telemetry, stack: AsyncExitStack
 ) -> tuple[Authenticator, str | None]:
-    """Keys over the database, and the text of a first admin key if one had to be made; or the open door."""
+    """Keys over the database, before them the issuers of tokens if there are any, and the text of a first admin key if
+    one had to be made; or the open door."""
     if database is None:
         return Open(), None
     pepper = load_pepper(Path(config.data_dir), config.auth.pepper)
     keys = Keys(database, pepper, admin_key=config.auth.admin_key, shared=shared)
     await keys.open()
     stack.push_async_callback(keys.close)
-    return keys, await keys.ensure_admin()
+    admin_key = await keys.ensure_admin()
+    if not config.auth.issuers:
+        return keys, admin_key
+    # Imported by those who use it: the HTTP client and the cryptography it needs take long to load.
+    from gateway.auth.jwt import Issuers
+
+    issuers = Issuers(config.auth.issuers, keys)
+    stack.push_async_callback(issuers.close)
+    telemetry.gauge_source(lambda: issuer_gauges(issuers.key_sets))
+    return issuers, admin_key
+
+
+def issuer_gauges(key_sets: Iterable[IssuerKeys]) -> Iterator[Gauge]:
+    """How each issuer's keys are kept up to date."""
+    for keys in key_sets:
+        name = keys.config.name
+        if math.isfinite(keys.age_s):
+            yield "gateway_issuer_keys_age_seconds", (name,), keys.age_s
+        yield "gateway_issuer_fetches_total", (name, "ok"), keys.fetched
+        yield "gateway_issuer_fetches_total", (name, "failed"), keys.failed
 
 
 def build_catalog(config: Config, models: Iterable[LlamaCpp]) -> Catalog:

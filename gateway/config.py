@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,6 +15,8 @@ import adapters
 from adapters.llama_cpp import reasoning, tools
 from adapters.llama_cpp.messages import EngineSettings, LoraFile
 from gateway import yaml_lines
+from gateway.config_auth import IssuerConfig, issuer_conflicts
+from gateway.config_auth import is_loopback as is_loopback
 from gateway.config_limits import LimitsConfig as LimitsConfig
 from gateway.config_limits import PriceConfig, Section
 from gateway.schema import describe, leaves, only_empty, show, suggest, unwrap
@@ -128,6 +129,7 @@ class AuthConfig(Section, frozen=True, kw_only=True):
     enabled: bool = True
     admin_key: Secret | None = None
     pepper: Secret | None = None
+    issuers: Annotated[tuple[IssuerConfig, ...], Meta(max_length=64)] = ()
 
 
 class StateConfig(Section, frozen=True, kw_only=True):
@@ -232,14 +234,6 @@ def environment_names() -> dict[str, str]:
     return systematic | dict(SHORT_NAMES)
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach `host`."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 def _default_data_dir(environ: Mapping[str, str]) -> str:
     root = environ.get("XDG_DATA_HOME", "")
     return str(Path(root if root.startswith("/") else "~/.local/share").expanduser() / "gateway")
@@ -269,6 +263,9 @@ def _conflicts(config: Config) -> Iterator[tuple[str, str]]:
             yield f"limits.rules[{i}]", f"there is already a rule for the {rule.scope} {rule.id}"
     if not config.auth.enabled and not is_loopback(config.server.host):
         yield "auth.enabled", f"authentication can be off only on a loopback address, not on {config.server.host}"
+    if config.auth.issuers and config.auth.admin_key is not None and config.auth.admin_key.reveal().count(".") == 2:
+        yield "auth.admin_key", "with issuers, a secret with two dots would be taken for a token"
+    yield from issuer_conflicts(config.auth.issuers)
     if config.sessions.encryption_key is not None and config.sessions.encryption_key_file is not None:
         yield "sessions.encryption_key_file", "sessions.encryption_key is set already"
     yield from _state_conflicts(config.state)

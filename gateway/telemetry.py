@@ -66,6 +66,13 @@ METRICS: tuple[Metric, ...] = (
     Metric("gateway_ledger_pending", "gauge", "Entries of the ledger that are not durable yet."),
     Metric("gateway_ledger_entries_total", "gauge", "Entries of the ledger written since the start."),
     Metric("gateway_shared_state_degraded", "gauge", "1 while Redis is away and this process keeps limits alone."),
+    Metric("gateway_issuer_keys_age_seconds", "gauge", "Time since an issuer's keys were fetched.", ("issuer",)),
+    Metric(
+        "gateway_issuer_fetches_total",
+        "gauge",
+        "How often an issuer was asked for its keys since the start: ok, failed.",
+        ("issuer", "outcome"),
+    ),
     Metric("gateway_outbox_bytes", "gauge", "What waits on the local disk for the database to come back."),
     Metric("gateway_reservations", "gauge", "Running requests that hold a part of a limit."),
     Metric(

@@ -22,6 +22,7 @@ import msgspec
 from gateway import errors
 from gateway.auth import Principal
 from gateway.config import Secret
+from gateway.config_auth import TENANT
 from gateway.config_limits import ScopeLimits
 from gateway.state.database import Database, DatabaseError, Row
 from gateway.state.shared import SharedState, SharedStateUnavailable
@@ -42,7 +43,6 @@ USE_WRITTEN_EVERY_S = 60.0
 
 NAME_LENGTH_MAX = 100
 
-_TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,99}")
 _ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
 _SHAPE = re.compile(rf"(gw_live_([0-9A-Za-z]{{{ID_LENGTH}}})_[0-9A-Za-z]{{{SECRET_LENGTH}}})_([0-9A-Za-z]{{6}})")
 _HEADER_LENGTH_MAX = 512
@@ -219,7 +219,7 @@ class Keys:
         """
         if not 0 < len(name) <= NAME_LENGTH_MAX or not name.isprintable():
             raise InvalidName(f"a key's name has 1 to {NAME_LENGTH_MAX} printable characters")
-        if tenant is not None and not _TENANT.fullmatch(tenant):
+        if tenant is not None and not TENANT.fullmatch(tenant):
             raise InvalidName("a tenant has 1 to 100 letters, digits and ._:@- and starts with a letter or digit")
         identity, text = new_key()
         key = Key(

@@ -1,0 +1,253 @@
+"""JWT bearer tokens of configured issuers, beside API keys. The rules follow RFC 8725."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+import msgspec
+from jwt import PyJWS
+from jwt.exceptions import PyJWTError
+from jwt.utils import base64url_decode
+
+from gateway import errors
+from gateway.auth import Authenticator, Principal
+from gateway.auth.jwks import FETCH_TIMEOUT_S, IssuerKeys
+from gateway.config_auth import TENANT, IssuerConfig
+
+TOKEN_BYTES_MAX = 8192
+KEY_NAME_LENGTH_MAX = 200
+CACHE_MAX = 10_000
+SUBJECT_LENGTH_MAX = 63
+
+# Headers that ask for rules of the token's own, or bring the key to check it with.
+_REFUSED_HEADERS = frozenset({"crit", "b64", "jku", "jwk", "x5u", "x5c"})
+# Other types are signed by the same keys for other purposes.
+_TYPES = ("jwt", "at+jwt", "application/at+jwt")
+
+_MALFORMED = "The token is malformed."
+_UNVERIFIED = "The token cannot be verified."
+_UNTIMELY = "The token has expired, is not valid yet, or is valid for too long."
+_MISFIT = "The token is not meant for this gateway."
+
+
+class _Header(msgspec.Struct):
+    alg: str
+    kid: str
+    typ: str = "JWT"
+
+
+class _Claims(msgspec.Struct):
+    """The registered claims (RFC 7519 section 4.1) that are looked at; times are seconds since 1970."""
+
+    iss: str
+    aud: str | list[str]
+    sub: str
+    exp: float
+    nbf: float = 0
+    iat: float | None = None
+
+
+class _Verified(msgspec.Struct, frozen=True):
+    """A token whose signature was checked with its issuer's keys of that generation. No principal: it lacks a role."""
+
+    keys: IssuerKeys
+    generation: int
+    until_s: float
+    principal: Principal | None
+
+
+class Issuers:
+    """`Authenticator` of tokens; any credential without exactly two dots goes on to `others`.
+
+    A token is checked once and then known by its digest until it expires or its issuer's keys change. `clock` is
+    monotonic seconds, `now_s` the wall clock.
+    """
+
+    def __init__(
+        self,
+        issuers: Iterable[IssuerConfig],
+        others: Authenticator,
+        *,
+        transport: httpx.AsyncBaseTransport | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        now_s: Callable[[], float] = time.time,
+    ) -> None:
+        self._client = httpx.AsyncClient(transport=transport, timeout=FETCH_TIMEOUT_S)
+        self._issuers = {config.issuer: IssuerKeys(config, self._client, clock) for config in issuers}
+        self._others = others
+        self._now_s = now_s
+        self._verified: OrderedDict[bytes, _Verified] = OrderedDict()
+        self._signatures = PyJWS()
+
+    @property
+    def key_sets(self) -> tuple[IssuerKeys, ...]:
+        """What each issuer's tokens are checked with."""
+        return tuple(self._issuers.values())
+
+    async def close(self) -> None:
+        """End fetches and connections."""
+        for keys in self._issuers.values():
+            await keys.close()
+        await self._client.aclose()
+
+    async def authenticate(self, authorization: str | None) -> Principal:
+        """The principal behind `Bearer <token>`; raises GatewayError as `Authenticator` says."""
+        scheme, _, token = (authorization or "").strip().partition(" ")
+        token = token.strip()
+        if scheme.lower() != "bearer" or token.count(".") != 2:
+            return await self._others.authenticate(authorization)
+        if len(token) > TOKEN_BYTES_MAX or not token.isascii():
+            raise _refusal(_MALFORMED)
+        digest = hashlib.sha256(token.encode()).digest()
+        seen = self._verified.get(digest)
+        if seen is not None:
+            await seen.keys.ready()
+        if seen is None or seen.generation != seen.keys.generation:
+            self._verified.pop(digest, None)
+            seen = await self._verify(token)
+            self._verified[digest] = seen
+            if len(self._verified) > CACHE_MAX:
+                self._verified.popitem(last=False)
+        if self._now_s() >= seen.until_s:
+            self._verified.pop(digest, None)
+            raise _refusal(_UNTIMELY)
+        if digest in self._verified:
+            self._verified.move_to_end(digest)
+        if seen.principal is None:
+            raise errors.error(
+                "permission_denied",
+                "The token lacks a role or scope that is needed here.",
+                headers={"WWW-Authenticate": 'Bearer error="insufficient_scope"'},
+            )
+        return seen.principal
+
+    async def _verify(self, token: str) -> _Verified:
+        """The header and the issuer decide which key is right; nothing else is believed before the signature is."""
+        head, body, _ = token.split(".")
+        header = _header(_mapping(head))
+        issuer = _mapping(body).get("iss")
+        keys = self._issuers.get(issuer) if isinstance(issuer, str) else None
+        if keys is None or header.alg not in keys.config.algorithms:
+            raise _refusal(_UNVERIFIED)
+        key = await keys.find(header.kid, header.alg)
+        if key is None:
+            raise _refusal(_UNVERIFIED)
+        generation = keys.generation
+        try:
+            payload = self._signatures.decode(token, key, algorithms=[header.alg])
+            claims = msgspec.json.decode(payload)
+            known = msgspec.convert(claims, _Claims)
+        except PyJWTError:
+            raise _refusal(_UNVERIFIED) from None
+        except (msgspec.MsgspecError, RecursionError):
+            raise _refusal(_MISFIT) from None
+        until_s = _check(known, keys.config, self._now_s())
+        return _Verified(keys, generation, until_s, _principal(known.sub, claims, keys.config))
+
+
+def _mapping(part: str) -> dict[str, Any]:
+    """A part of a token, which is not verified yet."""
+    try:
+        return msgspec.json.decode(base64url_decode(part), type=dict[str, Any])
+    except (ValueError, msgspec.MsgspecError, RecursionError):
+        raise _refusal(_MALFORMED) from None
+
+
+def _header(fields: dict[str, Any]) -> _Header:
+    try:
+        header = msgspec.convert(fields, _Header)
+    except msgspec.ValidationError:
+        raise _refusal(_MALFORMED) from None
+    if _REFUSED_HEADERS & fields.keys() or header.typ.lower() not in _TYPES or len(header.kid) > KEY_NAME_LENGTH_MAX:
+        raise _refusal(_UNVERIFIED)
+    return header
+
+
+def _check(claims: _Claims, config: IssuerConfig, now_s: float) -> float:
+    """Refuse a token that is for others or for another time; the moment from which it is no longer good."""
+    audiences = [claims.aud] if isinstance(claims.aud, str) else claims.aud
+    if claims.iss != config.issuer or config.audience not in audiences or not claims.sub:
+        raise _refusal(_MISFIT)
+    begin_s = max(claims.nbf, now_s if claims.iat is None else claims.iat)
+    until_s = claims.exp + config.leeway_s
+    lifetime_s = claims.exp - (now_s if claims.iat is None else min(claims.iat, now_s))
+    if begin_s > now_s + config.leeway_s or until_s <= now_s or lifetime_s > config.max_lifetime_s:
+        raise _refusal(_UNTIMELY)
+    return until_s
+
+
+def _principal(subject: str, claims: dict[str, Any], config: IssuerConfig) -> Principal | None:
+    """Who the token is for; None without the roles that are required.
+
+    A subject is unique only at its issuer, so the issuer's name is part of the user and of everything made of it.
+    """
+    roles = _roles(_claim(claims, config.roles_claim))
+    if not roles.issuperset(config.required_roles):
+        return None
+    user = f"{config.name}:{escape(subject)}"
+    tenant = config.tenant or f"jwt:{user}"
+    if config.tenant_claim is not None:
+        prefix = f"{config.name}:" if config.tenant_prefix is None else config.tenant_prefix
+        tenant = prefix + escape(_identity(_claim(claims, config.tenant_claim)))
+        if not TENANT.fullmatch(tenant):
+            raise _refusal(_MISFIT)
+    return Principal(
+        tenant=tenant,
+        key_id=f"jwt:{user}",
+        name=user,
+        admin=not roles.isdisjoint(config.admin_roles),
+        user_id=user,
+        team_id=_scope(claims, config.team_claim, config.name),
+        org_id=_scope(claims, config.org_claim, config.name),
+    )
+
+
+def _scope(claims: dict[str, Any], name: str | None, issuer: str) -> str | None:
+    """The team or organisation that a claim names, if it is there."""
+    value = None if name is None else _claim(claims, name)
+    return None if value is None else f"{issuer}:{escape(_identity(value))}"
+
+
+def _identity(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise _refusal(_MISFIT)
+    return value
+
+
+def escape(text: str) -> str:
+    """`text` as at most SUBJECT_LENGTH_MAX letters, digits and `._@-`, other bytes as `:` and two hex digits.
+
+    Two texts never become the same: a longer one is cut and ends with `::` and 128 bits of its SHA-256.
+    """
+    escaped = quote(text, safe="@", errors="surrogatepass").replace("~", "%7E").replace("%", ":")
+    if len(escaped) <= SUBJECT_LENGTH_MAX:
+        return escaped
+    mark = "::" + hashlib.sha256(escaped.encode()).hexdigest()[:32]
+    return escaped[: SUBJECT_LENGTH_MAX - len(mark)] + mark
+
+
+def _claim(claims: dict[str, Any], name: str) -> Any:
+    """The claim of that name, which may hold dots itself, or else the one at the end of that path."""
+    if name in claims:
+        return claims[name]
+    value: Any = claims
+    for part in name.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def _roles(value: Any) -> set[str]:
+    """A list of names, or names between spaces as in `scope` (RFC 8693 section 4.2)."""
+    if isinstance(value, str):
+        return set(value.split(" ")) - {""}
+    return {name for name in value if isinstance(name, str)} if isinstance(value, list) else set()
+
+
+def _refusal(message: str) -> errors.GatewayError:
+    return errors.error("invalid_token", message, headers={"WWW-Authenticate": 'Bearer error="invalid_token"'})
