@@ -33,6 +33,12 @@ class ImagePart(msgspec.Struct, frozen=True, tag="image"):
     media_type: str
 
 
+class ImageUrl(msgspec.Struct, frozen=True, tag="image_url"):
+    """An image that somebody has yet to fetch; no local engine takes one."""
+
+    url: str
+
+
 class Message(msgspec.Struct, frozen=True):
     """One turn. `content` is text (parts already joined), parts where one is not text, None only beside tool calls.
 
@@ -40,7 +46,7 @@ class Message(msgspec.Struct, frozen=True):
     """
 
     role: Role
-    content: str | tuple[TextPart | ImagePart, ...] | None = None
+    content: str | tuple[TextPart | ImagePart | ImageUrl, ...] | None = None
     name: str | None = None
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
@@ -345,7 +351,8 @@ class SessionInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelCard(msgspec.Struct, frozen=True):
-    """What a target can do, as far as it is known; `parent` is the model that an adapter is applied to."""
+    """What a target can do, as far as it is known; `parent` is the model that an adapter is applied to, `vision`
+    says that it takes images."""
 
     context_tokens: int | None = None
     kinds: tuple[Kind, ...] = ("chat", "completion")
@@ -353,6 +360,7 @@ class ModelCard(msgspec.Struct, frozen=True):
     size_bytes: int | None = None
     description: str = ""
     parent: str | None = None
+    vision: bool = False
 
 
 class Chat(Protocol):

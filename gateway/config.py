@@ -109,6 +109,8 @@ class EngineConfig(EngineSettings, frozen=True, kw_only=True, forbid_unknown_fie
     gpu_layers: Annotated[int, Meta(ge=-1, le=10_000)] = 0
     lease_path: LocalPath | None = None
     loras: Annotated[tuple[LoraConfig, ...], Meta(max_length=64)] = ()
+    mmproj: LocalPath | None = None
+    image_cache_bytes: Annotated[int, Meta(ge=0, le=1 << 40)] = 256 << 20
 
 
 class ModelConfig(Section, frozen=True, kw_only=True):

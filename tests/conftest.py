@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.models import random_gguf
+from tests.models import random_gguf, random_vision
 from tests.stores import Postgres, Valkey
 
 
@@ -35,3 +35,9 @@ def valkey() -> Iterator[Valkey]:
     """A Valkey server that tests share and that none of them stops."""
     with Valkey() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def projector(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What makes `tiny_model` see: each image becomes 64 tokens."""
+    return random_vision.llava_projector(tmp_path_factory.mktemp("models") / "mmproj.gguf")

@@ -113,8 +113,8 @@ CONFINED = {
     "redis": ("gateway/state",),
     "sqlite3": ("gateway/state", "gateway/doctor.py"),
     "jwt": ("gateway/auth",),
-    "llama_cpp": ("adapters/llama_cpp/native.py", "adapters/llama_cpp/batch.py"),
     "llguidance": ("adapters/llama_cpp/grammar.py", "adapters/llama_cpp/vetting.py"),
+    "llama_cpp": ("adapters/llama_cpp/native.py", "adapters/llama_cpp/batch.py", "adapters/llama_cpp/vision.py"),
     "jinja2": ("adapters/llama_cpp/templates.py", "adapters/llama_cpp/sandbox.py"),
     "torch": ("adapters/llama_cpp/demo",),
 }
@@ -150,6 +150,11 @@ WORKER_SIDE = {
     "gbnf",
     "schema",
     "vetting",
+    "eyesight",
+    "images",
+    "looking",
+    "pictures",
+    "vision",
 }
 GATEWAY_SIDE = {"__init__", "process", "queue", "pool", "messages"}
 

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from adapters.dialects import openai_wire as wire
+from adapters.dialects.openai_parts import Part, check_images, parse_content
 from adapters.dialects.openai_reasoning import ReasoningFields, parse_reasoning
 from adapters.dialects.openai_tools import (
     TOOLS_MAX,
@@ -43,11 +44,6 @@ MALFORMED_CALL: dict[str, object] = {"gateway": {"malformed_tool_call": True}}
 """What a choice holds besides OpenAI's fields when the model began a call that was none: it is in the text."""
 
 _ROLES: dict[str, Role] = {**{role: role for role in get_args(Role)}, "function": "tool"}
-_NOT_TEXT = {
-    "image_url": "this model does not take images",
-    "input_audio": "this model does not take audio",
-    "file": "this model does not take files",
-}
 
 _encode = msgspec.json.Encoder().encode
 
@@ -61,12 +57,6 @@ class WireToolCall(msgspec.Struct):
     id: Annotated[str, Meta(min_length=1, max_length=256)]
     function: Function
     type: str = "function"
-
-
-class Part(msgspec.Struct):
-    type: str
-    text: str | None = None
-    refusal: str | None = None
 
 
 class WireMessage(msgspec.Struct):
@@ -132,14 +122,16 @@ def parse_request(body: bytes) -> wire.Inbound[ChatRequest]:
 
 def parse_messages(messages: list[WireMessage]) -> tuple[Message, ...]:
     """The turns in canonical form; also what the token-counting endpoints take."""
-    return tuple(_message(message, f"messages[{index}]") for index, message in enumerate(messages))
+    parsed = tuple(_message(message, f"messages[{index}]") for index, message in enumerate(messages))
+    check_images(parsed)
+    return parsed
 
 
 def _message(message: WireMessage, path: str) -> Message:
     role = _ROLES.get(message.role)
     if role is None:
         raise invalid(f"{path}.role", f"expected one of {', '.join(map(repr, _ROLES))}")
-    content = _content(message.content, f"{path}.content")
+    content = parse_content(message.content, role, f"{path}.content")
     calls = _tool_calls(message, path) if role == "assistant" else ()
     if content is None and role == "assistant":
         content = message.refusal
@@ -152,25 +144,6 @@ def _message(message: WireMessage, path: str) -> Message:
         raise InvalidRequest(f"Missing required parameter: '{path}.tool_call_id'.", param=f"{path}.tool_call_id")
     reasoning = (message.reasoning_content or message.reasoning) if role == "assistant" else None
     return Message(role, content, message.name, calls, call_id if role == "tool" else None, reasoning or None)
-
-
-def _content(content: str | list[Part] | None, path: str) -> str | None:
-    """Text as it is, parts joined by line ends: each part is a block of its own."""
-    if content is None or isinstance(content, str):
-        return content
-    if not content:
-        raise invalid(path, "expected at least one part")
-    return "\n".join(_part(part, f"{path}[{index}]") for index, part in enumerate(content))
-
-
-def _part(part: Part, path: str) -> str:
-    if part.type not in ("text", "refusal"):
-        reason = _NOT_TEXT.get(part.type, "this model only takes parts of type 'text'")
-        raise invalid(path, reason)
-    text = part.text if part.type == "text" else part.refusal
-    if text is None:
-        raise InvalidRequest(f"Missing required parameter: '{path}.{part.type}'.", param=f"{path}.{part.type}")
-    return text
 
 
 def _legacy_call_id(name: str) -> str:

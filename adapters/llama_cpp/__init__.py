@@ -49,6 +49,8 @@ from adapters.types import (
     Embeddings,
     Event,
     Finished,
+    ImagePart,
+    ImageUrl,
     Kind,
     ModelCard,
     Ranking,
@@ -159,6 +161,7 @@ class LlamaCpp:
             parameters=info.parameters,
             size_bytes=info.size_bytes,
             description=info.description,
+            vision=info.vision,
         )
 
     def _on_ready(self, info: ModelInfo) -> None:
@@ -186,6 +189,7 @@ class LlamaCpp:
     def chat(self, request: ChatRequest, caller: Caller) -> AsyncIterator[Event]:
         try:
             info = self._check_generates()
+            _check_images(request, info)
         except AdapterError as error:
             return _failing(error)
         prompt = _chat_prompt(request)
@@ -291,6 +295,7 @@ class LlamaCpp:
         return answer.text
 
     async def apply_template(self, request: ChatRequest) -> tuple[str, int]:
+        _check_images(request, self.check_ready())
         answer = await self._inspect(lambda number: Inspect(number, _chat_prompt(request)))
         return answer.text, len(answer.tokens)
 
@@ -353,6 +358,17 @@ def _parser_of(info: ModelInfo, prompt: ChatPrompt) -> Callable[[bool], OutputPa
     return lambda thinking: OutputParser(
         tool_format, reasoning, _new_call_id, tools, parallel=choice.parallel, thinking=thinking
     )
+
+
+def _check_images(request: ChatRequest, info: ModelInfo) -> None:
+    """Only a vision model takes images, and only those that are here."""
+    for i, message in enumerate(request.messages):
+        for j, part in enumerate(message.content if isinstance(message.content, tuple) else ()):
+            param = f"messages[{i}].content[{j}]"
+            if isinstance(part, ImageUrl):
+                raise InvalidRequest(f"Invalid value for '{param}': images have to be data: URLs here.", param=param)
+            if isinstance(part, ImagePart) and not info.vision:
+                raise InvalidRequest(f"Invalid value for '{param}': this model does not take images.", param=param)
 
 
 def _new_call_id() -> str:

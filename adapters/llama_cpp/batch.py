@@ -55,3 +55,30 @@ class Batch:
             self._output[end - outputs : end] = 1
         self.outputs += outputs
         self.size = self.native.n_tokens = end
+
+
+class EmbeddingBatch:
+    """A llama_batch of embeddings of one sequence; of its rows only the last can return logits."""
+
+    def __init__(
+        self, embeddings: npt.NDArray[np.float32], positions: npt.NDArray[np.int32], slot: int, *, output: bool
+    ) -> None:
+        count = len(embeddings)
+        self._embeddings = np.ascontiguousarray(embeddings, np.float32)
+        self._positions = np.ascontiguousarray(positions, np.int32)
+        self._slot_count = np.ones(count, np.int32)
+        self._slot = np.array([slot], np.int32)
+        self._slot_pointer = np.full(count, self._slot.ctypes.data, np.uint64)
+        self._output = np.zeros(count, np.int8)
+        self._output[-1] = output
+        self.native = ll.llama_batch(
+            count,
+            None,
+            self._embeddings.ctypes.data_as(ctypes.POINTER(ctypes.c_float)),
+            self._positions.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
+            self._slot_count.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
+            ctypes.cast(
+                ctypes.c_void_p(self._slot_pointer.ctypes.data), ctypes.POINTER(ctypes.POINTER(ctypes.c_int32))
+            ),
+            self._output.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
+        )

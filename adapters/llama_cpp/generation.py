@@ -43,6 +43,8 @@ from adapters.types import (
     Event,
     Finished,
     Generation,
+    ImagePart,
+    Message,
     Started,
     TextDelta,
     Timings,
@@ -52,6 +54,7 @@ from adapters.types import (
 PREPARE_TIMEOUT_S = 60.0
 LAGGING_DELTAS_MAX = 64
 BYTES_PER_TOKEN_GUESS = 4
+IMAGE_TOKENS_GUESS = 512
 
 
 class Counters(msgspec.Struct):
@@ -90,11 +93,17 @@ def refused(answer: Refused) -> AdapterError:
 def size_tokens(prompt: Prompt) -> int:
     """A guess at the length of a prompt that has not been tokenised."""
     if isinstance(prompt, ChatPrompt):
-        size = sum(len(message.text) for message in prompt.messages)
+        size = sum(len(message.text) + _image_bytes(message) for message in prompt.messages)
         return (size + sum(len(tool.parameters) for tool in prompt.tools)) // BYTES_PER_TOKEN_GUESS
     if isinstance(prompt, TextPrompt):
         return len(prompt.text) // BYTES_PER_TOKEN_GUESS
     return len(prompt.tokens)
+
+
+def _image_bytes(message: Message) -> int:
+    """As many bytes as the tokens of a message's images would have as text."""
+    parts = message.content if isinstance(message.content, tuple) else ()
+    return sum(isinstance(part, ImagePart) for part in parts) * IMAGE_TOKENS_GUESS * BYTES_PER_TOKEN_GUESS
 
 
 def merged(deltas: Sequence[Delta]) -> list[Delta]:

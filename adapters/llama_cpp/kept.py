@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from adapters.llama_cpp.images import whole
 from adapters.types import SessionInfo, Tier
 
 Int32s = npt.NDArray[np.int32]
@@ -24,11 +25,11 @@ RENEW_TOKENS_MIN = 256
 
 
 def common_prefix(left: Int32s, right: Int32s) -> int:
-    """Length of the longest common prefix."""
+    """Length of the longest common prefix that does not end inside of an image."""
     size = min(len(left), len(right))
     differs = left[:size] != right[:size]
     first = int(differs.argmax()) if size else 0
-    return first if size and differs[first] else size
+    return whole(left, first if size and differs[first] else size)
 
 
 class Checkpoint(msgspec.Struct, frozen=True):

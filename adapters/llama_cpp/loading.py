@@ -16,13 +16,14 @@ from adapters.llama_cpp.batch import Batch
 from adapters.llama_cpp.buffers import Buffers
 from adapters.llama_cpp.confine import cores
 from adapters.llama_cpp.embedder import Embedder
+from adapters.llama_cpp.eyesight import Eyesight
 from adapters.llama_cpp.grammar import Compiler, Masks
 from adapters.llama_cpp.guidance import Guidance
 from adapters.llama_cpp.keeping import open_sessions, open_store
 from adapters.llama_cpp.lease import StepLease
 from adapters.llama_cpp.lora import Loras
 from adapters.llama_cpp.messages import EngineSettings, Load, ModelInfo
-from adapters.llama_cpp.native import TOKEN_NULL, Context, Model, Vocabulary, quiet
+from adapters.llama_cpp.native import TOKEN_NULL, Context, Model, NativeError, Vocabulary, quiet
 from adapters.llama_cpp.pacing import TILE_TOKENS, Limits, Rates
 from adapters.llama_cpp.prompts import Prompts
 from adapters.llama_cpp.sampling import Recommended
@@ -73,15 +74,16 @@ def now_us() -> int:
     return time.monotonic_ns() // 1000
 
 
-def load(command: Load, progress: Callable[[float], None], lease: AbstractContextManager[None]) -> Loaded:
-    """Loads the model of `command`. Raises LoadError."""
+def load(
+    command: Load,
+    progress: Callable[[float], None],
+    lease: AbstractContextManager[None],
+    wake: Callable[[], None] = lambda: None,
+) -> Loaded:
+    """Loads the model of `command`; `wake` is told, on another thread, of images that are ready. Raises LoadError."""
     began_us = now_us()
     path, settings = Path(command.path), command.settings
-    try:
-        header = gguf.read(path)
-    except (gguf.GGUFError, OSError) as error:
-        raise LoadError("model_invalid", f"{path.name}: {error}") from error
-    _check_kv_type(header, settings)
+    header = _header(path, settings)
     ranks = gguf.reranks(header)
     embeds = not ranks and (gguf.embeds(header) if settings.embeddings is None else settings.embeddings)
     generates = not (embeds or ranks)
@@ -89,14 +91,13 @@ def load(command: Load, progress: Callable[[float], None], lease: AbstractContex
     quiet()
     model = Model(path, gpu_layers=settings.gpu_layers, progress=progress)
     template = _template(model, header)
-    tool_format, reasoning_format = _formats(settings, header.chat_template or "")
-    for marker in (*tool_format.markers, *(reasoning_format.markers if reasoning_format else ())):
-        model.vocabulary.show(marker)
+    tool_format, reasoning_format = _formats(settings, header, model.vocabulary)
     loras = _loras(model, header, settings, generates)
     threads = settings.threads or _threads(model.size_bytes)
-    context_tokens = settings.context_tokens or min(model.context_train, CONTEXT_TOKENS_DEFAULT)
-    context = _context(model, settings, generates, context_tokens, threads, lease)
     contended = lease.contended if isinstance(lease, StepLease) else lambda: False
+    eyes = _eyes(model, settings, threads, lease, wake)
+    context_tokens = settings.context_tokens or min(model.context_train, CONTEXT_TOKENS_DEFAULT)
+    context = _context(model, settings, generates, context_tokens, threads, eyes.turns if eyes else lease)
     rates = _measure(context, settings.parallel) if generates else Rates(0.0, 0.0)
     info = ModelInfo(
         description=model.description,
@@ -117,6 +118,7 @@ def load(command: Load, progress: Callable[[float], None], lease: AbstractContex
         chat_template=bool(header.chat_template),
         tool_format=tool_format.name,
         reasoning_format=reasoning_format.name if reasoning_format else None,
+        vision=eyes is not None,
         prefill_us_per_token=rates.prefill_us,
         decode_us_per_token=rates.decode_us,
         load_us=now_us() - began_us,
@@ -126,16 +128,35 @@ def load(command: Load, progress: Callable[[float], None], lease: AbstractContex
         info,
         model.vocabulary,
         context,
-        Prompts(model.vocabulary, template, context_tokens, tool_format, reasoning_format, _rerank_template(header)),
+        Prompts(
+            model.vocabulary,
+            template,
+            context_tokens,
+            tool_format,
+            reasoning_format,
+            _rerank_template(header),
+            eyes.sight(context) if eyes else None,
+        ),
         reasoning_format,
         compiler,
         Guidance(compiler, model.vocabulary, tool_format, reasoning_format),
         _recommended(header),
         loras,
         store,
-        _scheduler(context, settings, rates, contended, open_sessions(context, settings, store)) if generates else None,
+        _scheduler(context, settings, rates, contended, open_sessions(context, settings, store), eyes)
+        if generates
+        else None,
         None if generates else Embedder(context, ranks=ranks, contended=contended),
     )
+
+
+def _header(path: Path, settings: EngineSettings) -> gguf.GGUF:
+    try:
+        header = gguf.read(path)
+    except (gguf.GGUFError, OSError) as error:
+        raise LoadError("model_invalid", f"{path.name}: {error}") from error
+    _check_kv_type(header, settings)
+    return header
 
 
 def _scores(header: gguf.GGUF) -> Literal["logit", "probability"]:
@@ -164,14 +185,21 @@ def _loras(model: Model, header: gguf.GGUF, settings: EngineSettings, generates:
     return Loras(settings.loras, digests)
 
 
-def _formats(settings: EngineSettings, template: str) -> tuple[tools.ToolFormat, reasoning.ReasoningFormat | None]:
-    """How the model writes calls and thoughts: as the settings say, or else as its template shows."""
+def _formats(
+    settings: EngineSettings, header: gguf.GGUF, vocabulary: Vocabulary
+) -> tuple[tools.ToolFormat, reasoning.ReasoningFormat | None]:
+    """How the model writes calls and thoughts: as the settings say, or else as its template shows. The vocabulary then
+    shows the marks of both."""
+    template = header.chat_template or ""
     try:
         calls = tools.named(settings.tool_format or tools.sniff(template) or tools.GENERIC.name)
-        thoughts = settings.reasoning_format or reasoning.sniff(template) or reasoning.NONE
-        return calls, None if thoughts == reasoning.NONE else reasoning.named(thoughts)
+        name = settings.reasoning_format or reasoning.sniff(template) or reasoning.NONE
+        thoughts = None if name == reasoning.NONE else reasoning.named(name)
     except StopIteration:
         raise LoadError("model_invalid", "its tool_format or reasoning_format is not known") from None
+    for marker in (*calls.markers, *(thoughts.markers if thoughts else ())):
+        vocabulary.show(marker)
+    return calls, thoughts
 
 
 def _check_kv_type(header: gguf.GGUF, settings: EngineSettings) -> None:
@@ -260,8 +288,26 @@ def _buffers(model: Model, settings: EngineSettings) -> Buffers:
     return buffers
 
 
+def _eyes(
+    model: Model,
+    settings: EngineSettings,
+    threads: int,
+    lease: AbstractContextManager[None],
+    wake: Callable[[], None],
+) -> Eyesight | None:
+    try:
+        return Eyesight(model, settings, threads, lease, wake) if settings.mmproj else None
+    except (gguf.GGUFError, OSError, NativeError) as error:
+        raise LoadError("model_invalid", f"{Path(settings.mmproj or '').name}: {error}") from error
+
+
 def _scheduler(
-    context: Context, settings: EngineSettings, rates: Rates, contended: Callable[[], bool], sessions: Sessions
+    context: Context,
+    settings: EngineSettings,
+    rates: Rates,
+    contended: Callable[[], bool],
+    sessions: Sessions,
+    eyes: Eyesight | None,
 ) -> Scheduler:
     padding = _padding(context, settings, rates)
     limits = Limits(
@@ -272,7 +318,8 @@ def _scheduler(
         tile=TILE_TOKENS if settings.gpu_layers == 0 else 1,
     )
     masks = Masks(context.vocabulary_size, settings.parallel)
-    return Scheduler(context, sessions, limits, rates, now_us, contended, masks)
+    looking = eyes.looking(context) if eyes else None
+    return Scheduler(context, sessions, limits, rates, now_us, contended, masks, looking)
 
 
 def _measure(context: Context, parallel: int) -> Rates:

@@ -46,6 +46,8 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
     (None: they are not written to disk), `session_count_max` of them in all. In memory they last `session_ttl_s` after
     their last use, on disk `session_disk_ttl_s`; there they are encrypted with the 32 bytes of `session_key` if given.
     What is computed for the beginnings in `public_prefixes` is shared with every tenant.
+    `mmproj` is the projector file of a vision model, `image_cache_bytes` what the embeddings of its latest images may
+    occupy.
     """
 
     context_tokens: int | None = None
@@ -70,6 +72,8 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
     gpu_layers: int = 0
     lease_path: str | None = None
     loras: tuple[LoraFile, ...] = ()
+    mmproj: str | None = None
+    image_cache_bytes: int = 256 << 20
 
 
 class ChatPrompt(msgspec.Struct, frozen=True, tag="chat"):
@@ -201,6 +205,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     chat_template: bool
     tool_format: str
     reasoning_format: str | None
+    vision: bool = False
     prefill_us_per_token: float
     decode_us_per_token: float
     load_us: int
@@ -280,7 +285,7 @@ class Delta(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Busyness(msgspec.Struct, frozen=True, array_like=True):
-    """How busy the worker is after a step."""
+    """How busy the worker is after a step; of images, what happened since the load and what their cache holds."""
 
     running: int
     waiting: int
@@ -288,6 +293,9 @@ class Busyness(msgspec.Struct, frozen=True, array_like=True):
     cells_max: int
     prefill_us_per_token: float
     decode_us_per_token: float
+    images_encoded: int = 0
+    images_reused: int = 0
+    image_cache_bytes: int = 0
 
 
 class SessionCounters(msgspec.Struct, frozen=True, kw_only=True, array_like=True):

@@ -1,4 +1,4 @@
-"""llama.cpp as three nouns: a model, its vocabulary, a context. The only module that touches ctypes.
+"""llama.cpp as three nouns: a model, its vocabulary, a context. With `vision.py` the only module that touches ctypes.
 
 llama.cpp aborts the process on some misuse, so each call here checks what the library asserts. One thread at a time may
 use a `Context`; a `Vocabulary` is safe from any thread.
@@ -16,7 +16,7 @@ import llama_cpp.llama_cpp as ll
 import numpy as np
 import numpy.typing as npt
 
-from adapters.llama_cpp.batch import Batch
+from adapters.llama_cpp.batch import Batch, EmbeddingBatch
 from adapters.llama_cpp.buffers import Buffers
 from adapters.llama_cpp.kept import NEVER, State
 
@@ -33,13 +33,13 @@ class NativeError(RuntimeError):
 
 
 @ll.llama_log_callback  # type: ignore[untyped-decorator]
-def _discard(level: int, text: bytes, user: object) -> None:
+def discard(level: int, text: bytes, user: object) -> None:
     """Most of llama.cpp's chatter is of no use to an operator; errors come back as return values."""
 
 
 def quiet() -> None:
     """Silences llama.cpp's logging for this process."""
-    ll.llama_log_set(_discard, ctypes.c_void_p(0))
+    ll.llama_log_set(discard, ctypes.c_void_p(0))
 
 
 def build() -> list[str | int]:
@@ -214,6 +214,7 @@ class Context:
         self.vocabulary_size = model.vocabulary.size
         ranks = ll.llama_pooling_type(context) == ll.LLAMA_POOLING_TYPE_RANK
         self._embedding_size = ll.llama_model_n_cls_out(model.pointer) if ranks else model.embedding_size
+        self._input_size: int = ll.llama_model_n_embd_inp(model.pointer)
         self._view: Float32s | None = None
         self._loras = model.loras
         self._adapted: tuple[tuple[int, float], ...] = ()
@@ -252,6 +253,23 @@ class Context:
             self._context, loras, count, (ctypes.c_float * count)(*(scale for _, scale in scales))
         )
         self._adapted = scales
+
+    def see(self, embeddings: Float32s, positions: Int32s, slot: int, *, output: bool, whole: bool) -> int:
+        """Computes embeddings, shape (n, width), in place of tokens. `positions` has the shape (n,), or (4, n) where a
+        position has dimensions; `whole` lets all n see each other. `output` asks for the last one's logits. The codes
+        are those of `decode`."""
+        batch = EmbeddingBatch(embeddings, positions, slot, output=output)
+        assert 0 < len(embeddings) <= self.batch_tokens and embeddings.shape[1] == self._input_size
+        self._abort[0] = b"\0"
+        with self._lease:
+            if whole:
+                ll.llama_set_causal_attn(self._context, False)
+            code: int = ll.llama_decode(self._context, batch.native)
+            if whole:
+                ll.llama_set_causal_attn(self._context, True)
+        if code < 0:
+            raise NativeError(f"llama_decode failed with {code} on an image")
+        return code
 
     def encode(self, batch: Batch) -> None:
         """Computes embeddings of a batch, each sequence whole."""

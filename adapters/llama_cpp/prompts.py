@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 import numpy as np
@@ -11,6 +11,7 @@ import numpy.typing as npt
 from msgspec.structs import replace
 
 from adapters.llama_cpp.boundaries import in_tokens, message_ends
+from adapters.llama_cpp.images import Shown, Sight, Span, marked, shown, split
 from adapters.llama_cpp.kept import common_prefix
 from adapters.llama_cpp.messages import ChatPrompt, Prepare, Prompt, TextPrompt
 from adapters.llama_cpp.native import TOKEN_NULL, Vocabulary
@@ -35,8 +36,8 @@ class Refusal(Exception):
 
 class Prepared(msgspec.Struct, frozen=True):
     """A prompt that fits: its tokens, the most that may be generated after it, the text to echo, whether it has begun
-    the model's thoughts, where in the tokens the messages of an explained chat end, and whether it has ended the
-    thoughts, so that the answer comes next."""
+    the model's thoughts, where in the tokens the messages of an explained chat end, whether it has ended the thoughts,
+    so that the answer comes next, and where its images are."""
 
     tokens: Int32s
     max_tokens: int
@@ -44,6 +45,11 @@ class Prepared(msgspec.Struct, frozen=True):
     thinking: bool = False
     message_ends: tuple[int, ...] = ()
     answering: bool = False
+    spans: tuple[Span, ...] = ()
+
+
+def _bad_image(image: Shown, reason: str) -> Refusal:
+    return Refusal("invalid_value", f"Invalid value for '{image.param}': {reason}.", image.param)
 
 
 class Prompts:
@@ -57,8 +63,10 @@ class Prompts:
         tool_format: ToolFormat,
         reasoning: ReasoningFormat | None,
         rerank_template: str = "",
+        sight: Sight | None = None,
     ) -> None:
         self._vocabulary = vocabulary
+        self._sight = sight
         self._template = template
         self._context_tokens = context_tokens
         self._rerank_template = rerank_template
@@ -69,8 +77,13 @@ class Prompts:
         """Raises Refusal when the request cannot be generated from."""
         self._check_bias(request)
         chat = request.prompt if isinstance(request.prompt, ChatPrompt) else None
-        text = self.render(chat) if chat is not None else ""
-        tokens = self._chat_tokens(text) if chat is not None else self.tokens(request.prompt)
+        images = shown(chat.messages) if chat is not None else []
+        text = self.render(chat, images) if chat is not None else ""
+        spans: tuple[Span, ...] = ()
+        if chat is not None:
+            tokens, spans = self._chat_tokens(text, images, request.tenant)
+        else:
+            tokens = self.tokens(request.prompt)
         reasoning = self._reasoning if chat is not None else None
         thinking = reasoning is not None and begun(reasoning, text)
         answering = reasoning is not None and ended(reasoning, text)
@@ -93,14 +106,15 @@ class Prompts:
             )
         max_tokens = room if wanted is None else min(wanted, room)
         echo = self._echo(request, tokens) if request.echo else None
-        ends = self._message_ends(chat, text, tokens) if chat is not None and request.explain else ()
-        return Prepared(tokens, max_tokens, echo, thinking, ends, answering)
+        ends = self._message_ends(chat, text, tokens) if chat is not None and request.explain and not images else ()
+        return Prepared(tokens, max_tokens, echo, thinking, ends, answering, spans)
 
     def tokens(self, prompt: Prompt, *, special: bool = True) -> Int32s:
-        """The token ids of a prompt, shape (n,)."""
+        """The token ids of a prompt, shape (n,); negative numbers stand for images."""
         vocabulary = self._vocabulary
         if isinstance(prompt, ChatPrompt):
-            return self._chat_tokens(self.render(prompt))
+            images = shown(prompt.messages)
+            return self._chat_tokens(self.render(prompt, images), images, "")[0]
         if isinstance(prompt, TextPrompt):
             if prompt.suffix is not None:
                 return self._fill_in(prompt.text, prompt.suffix)
@@ -110,8 +124,26 @@ class Prompts:
             raise Refusal("invalid_value", f"Token {outside} is not in the vocabulary of {vocabulary.size}.", "prompt")
         return np.array(prompt.tokens, np.int32)
 
-    def _chat_tokens(self, text: str) -> Int32s:
-        return self._vocabulary.tokenize(text, add_special=True, parse_special=True)
+    def _chat_tokens(self, text: str, images: list[Shown], tenant: str) -> tuple[Int32s, tuple[Span, ...]]:
+        """The tokens of a rendered conversation. Texts around images are tokenised one by one, as llama.cpp does."""
+        vocabulary, spans = self._vocabulary, list[Span]()
+        if not images:
+            return vocabulary.tokenize(text, add_special=True, parse_special=True), ()
+        if self._sight is None:
+            raise _bad_image(images[0], "this model does not take images")
+        texts = split(text, images)
+        if texts is None:
+            raise _bad_image(images[0], "the model's chat template does not keep images in their place")
+        runs = [np.array([vocabulary.bos] if vocabulary.adds_bos else [], np.int32)]
+        runs.append(vocabulary.tokenize(texts[0], add_special=False, parse_special=True))
+        for image, after in zip(images, texts[1:], strict=True):
+            try:
+                tokens, found = self._sight.read(image.part.data, tenant, sum(map(len, runs)))
+            except ValueError as error:
+                raise _bad_image(image, str(error)) from error
+            spans += found
+            runs += [tokens, vocabulary.tokenize(after, add_special=False, parse_special=True)]
+        return np.concatenate(runs), tuple(spans)
 
     def beginning(self, prompt: ChatPrompt | TextPrompt) -> Int32s:
         """The tokens that all prompts have in common which begin with this one, and no more; shape (n,)."""
@@ -126,14 +158,24 @@ class Prompts:
             raise Refusal("context_length_exceeded", f"A public prefix of {len(common)} tokens leaves no room.")
         return common
 
-    def render(self, prompt: ChatPrompt) -> str:
-        """The prompt text of a conversation, without the start token that the tokeniser adds itself."""
+    def show(self, prompt: ChatPrompt) -> str:
+        """The prompt text of a conversation for people, with `<image>` in the place of each image."""
+        images = shown(prompt.messages)
+        text = self.render(prompt, images)
+        for image in images:
+            text = text.replace(image.marker, "<image>")
+        return text
+
+    def render(self, prompt: ChatPrompt, images: Sequence[Shown] = ()) -> str:
+        """The prompt text of a conversation with the markers of its `images`, without the start token that the
+        tokeniser adds itself."""
+        messages = marked(prompt.messages, images) if images else prompt.messages
         try:
             if self._tool_format is GENERIC:
-                taught = teach(prompt.messages, prompt.tools)
+                taught = teach(messages, prompt.tools)
                 text = self._template.render(taught, (), prompt.arguments)
             else:
-                text = self._template.render(prompt.messages, prompt.tools, prompt.arguments)
+                text = self._template.render(messages, prompt.tools, prompt.arguments)
         except TemplateError as error:
             raise Refusal(error.code, error.message, error.param or "messages") from error
         if self._vocabulary.adds_bos:

@@ -8,18 +8,19 @@ Orca (Yu et al., 2022) and Sarathi-Serve (Agrawal et al., 2024): iteration-level
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Protocol
 
 import numpy as np
 
 from adapters.llama_cpp import checkpoints
 from adapters.llama_cpp.batch import Batch
 from adapters.llama_cpp.explain import explain
-from adapters.llama_cpp.kept import Cells, Checkpoint, Kept, common_prefix
+from adapters.llama_cpp.images import position, whole
+from adapters.llama_cpp.kept import Checkpoint, Kept, common_prefix
+from adapters.llama_cpp.looking import Engine, Looking, Masks, blind, blocked
 from adapters.llama_cpp.lora import AdapterSet
 from adapters.llama_cpp.messages import Busyness, Delta
 from adapters.llama_cpp.pacing import APART_CELLS_MIN, BURST_CHUNKS_MAX, Limits, Rates, paced, shares
-from adapters.llama_cpp.sequence import Bools, Float32s, Guide, Sequence
+from adapters.llama_cpp.sequence import Bools, Sequence
 from adapters.llama_cpp.sessions import Sessions
 from adapters.types import Tier
 
@@ -27,28 +28,6 @@ SHARE_TOKENS_MIN = 32
 GROWTH_TOKENS = 64
 # What a disk gives at least. A conversation is only read where that is faster than computing it again.
 DISK_BYTES_PER_US = 200
-
-
-class Engine(Cells, Protocol):
-    """What a scheduler needs of a context."""
-
-    cells: int
-    slots: int
-    outputs_max: int
-
-    def adapt(self, scales: tuple[tuple[int, float], ...]) -> None: ...
-
-    def decode(self, batch: Batch) -> int: ...
-
-    def logits(self, rows: int) -> Float32s: ...
-
-
-class Masks(Protocol):
-    """Computes what the grammars of a step deny while the step is decoded."""
-
-    def begin(self, guides: list[Guide]) -> None: ...
-
-    def end(self) -> Bools: ...
 
 
 class Scheduler:
@@ -63,6 +42,7 @@ class Scheduler:
         clock_us: Callable[[], int],
         contended: Callable[[], bool] = lambda: False,
         masks: Masks | None = None,
+        looking: Looking | None = None,
     ) -> None:
         """`contended` says whether other models' streams wait for the steps of this one."""
         self._engine = engine
@@ -71,6 +51,7 @@ class Scheduler:
         self._clock_us = clock_us
         self._contended = contended
         self._masks = masks
+        self._looking = looking
         self._denied: dict[Sequence, Bools] = {}
         self.rates = rates
         self._batch = Batch(limits.chunk_tokens, engine.slots)
@@ -98,9 +79,13 @@ class Scheduler:
     def idle(self) -> bool:
         return not self._running and not self._waiting
 
+    def blind(self) -> set[int]:
+        return blind(self._running)
+
     def busyness(self) -> Busyness:
         """Adapter sets take turns, so that each gets on as many times slower as there are."""
         sets = len({one.adapters for one in self._running}) or 1
+        eyes = self._looking.eyes if self._looking else None
         return Busyness(
             running=len(self._running),
             waiting=len(self._waiting),
@@ -108,6 +93,9 @@ class Scheduler:
             cells_max=self._engine.cells,
             prefill_us_per_token=self.rates.prefill_us * sets,
             decode_us_per_token=self.rates.decode_us * sets,
+            images_encoded=eyes.encoded if eyes else 0,
+            images_reused=eyes.reused if eyes else 0,
+            image_cache_bytes=eyes.bytes if eyes else 0,
         )
 
     def submit(self, sequences: list[Sequence]) -> None:
@@ -147,19 +135,21 @@ class Scheduler:
 
     def step(self) -> list[Delta]:
         """Runs one step; returns what each sequence gained. Returns nothing when nothing could be computed; `stalled`
-        says that this will not change before the disk has answered."""
+        says that this will not change before the disk has answered or an image has its embeddings."""
         self._disturbs = bool(self._running)
         self._copies = self._engine.copies
         self.sessions.settle()
         self._admit()
         started_us = self._clock_us()
         plan = self._compute()
-        if not plan:
-            return self._harvest()
-        done_us = self._clock_us()
-        decoding = sum(one.decoding for one, _ in plan)
-        self.rates.learn(done_us - started_us, decoding, sum(count for _, count in plan) - decoding)
-        self._advance(plan)
+        if plan:
+            done_us = self._clock_us()
+            decoding = sum(one.decoding for one, _ in plan)
+            self.rates.learn(done_us - started_us, decoding, sum(count for _, count in plan) - decoding)
+            self._advance(plan)
+        if self._looking is not None:
+            self._look(self._looking)
+            self.stalled = self.stalled or blocked(self._running)
         return self._harvest()
 
     # Admission
@@ -271,7 +261,7 @@ class Scheduler:
         met = self._meeting(sequence, kept) if sequence.explain else None
         tier: Tier | None = "cells" if live is not None else None
         if live is not None:
-            self._engine.share(live.slot, slot, size)
+            self._engine.share(live.slot, slot, position(live.tokens, size))
             sequence.computed = sequence.shared = size
         elif kept is not None:
             resident, held = kept.slot is not None, kept.held
@@ -289,7 +279,7 @@ class Scheduler:
         sequence.begun_us = now_us
         if not self._engine.partial_states:
             stops = checkpoints.places(sequence.prompt, sequence.ends)
-            sequence.stops = [at for at in stops if at > sequence.computed]
+            sequence.stops = [at for at in stops if at > sequence.computed and whole(sequence.tokens, at) == at]
 
     def _meeting(self, sequence: Sequence, kept: Kept | None) -> tuple[Kept | None, Tier | None]:
         """The conversation that a request seems to continue, and where it lies."""
@@ -316,8 +306,11 @@ class Scheduler:
     def _compute(self) -> list[tuple[Sequence, int]]:
         """Plans and decodes until a batch fits; returns what was computed: sequences with their token counts."""
         while self._running and not any(one.finish for one in self._running):
-            adapters = self._turn()
-            plan = self._plan(adapters)
+            texts = [one for one in self._running if one.run]
+            if not texts:
+                break
+            adapters = self._turn(texts)
+            plan = self._plan(adapters, [one for one in texts if one.adapters == adapters])
             self._fill(plan)
             self._engine.adapt(adapters.scales)
             self.prefilling = frozenset(one.request for one, count in plan if not one.decoding)
@@ -336,10 +329,10 @@ class Scheduler:
             self._relieve()
         return []
 
-    def _turn(self) -> AdapterSet:
+    def _turn(self, texts: list[Sequence]) -> AdapterSet:
         """Whose step it is: of the adapter sets that run, the one that has waited longest. A new one comes last, so
         that no number of new ones keeps the others waiting."""
-        sets = {one.adapters.variant: one.adapters for one in self._running}
+        sets = {one.adapters.variant: one.adapters for one in texts}
         self._turns = {variant: self._turns.get(variant, self._steps) for variant in sets}
         return sets[min(sets, key=self._turns.__getitem__)]
 
@@ -355,8 +348,7 @@ class Scheduler:
         finally:
             self._denied = dict(zip(guided, self._masks.end(), strict=True))
 
-    def _plan(self, adapters: AdapterSet) -> list[tuple[Sequence, int]]:
-        mine = [one for one in self._running if one.adapters == adapters]
+    def _plan(self, adapters: AdapterSet, mine: list[Sequence]) -> list[tuple[Sequence, int]]:
         decoding = [one for one in mine if one.ready]
         prompts = sorted((one for one in mine if not one.ready), key=lambda one: one.order)
         if prompts and self._goes_apart(decoding):
@@ -364,7 +356,9 @@ class Scheduler:
         jump = max(1, self._limits.chunk_tokens // max(1, 2 * len(decoding)))
         steps = [min(one.pending, jump) for one in decoding]
         budget = self._budget(sum(steps))
-        pending = [one.stops[0] - one.computed if one.stops else one.pending for one in prompts]
+        if self._looking is not None and self._looking.ready(self._running):
+            budget = max(1, budget // 2)
+        pending = [min(one.stops[0] - one.computed, one.run) if one.stops else one.run for one in prompts]
         rows = self._engine.outputs_max - self._limits.parallel
         for index, one in enumerate(prompts):
             if one.scores_prompt and not one.decoding:
@@ -383,7 +377,9 @@ class Scheduler:
         alone = not any(one.ready for one in self._running) or self._ends_burst()
         if alone and not self._contended():
             return self._limits.chunk_tokens - decoding
-        return paced(self._limits, self._limits.target_gap_us / len(self._turns) / self.rates.prefill_us, decoding)
+        return paced(
+            self._limits, self._limits.target_gap_us / max(1, len(self._turns)) / self.rates.prefill_us, decoding
+        )
 
     def _goes_apart(self, decoding: list[Sequence]) -> bool:
         """Whether streams and prompts take turns instead of sharing a step."""
@@ -407,7 +403,7 @@ class Scheduler:
             start = sequence.computed
             complete = count == sequence.pending
             outputs = count if sequence.scores_prompt and not sequence.decoding else int(complete)
-            batch.add(sequence.tokens[start : start + count], start, sequence.slot, outputs=outputs)
+            batch.add(sequence.tokens[start : start + count], sequence.position, sequence.slot, outputs=outputs)
         self._padding_tokens = min(self._padding(batch.size, batch.size == len(plan)), batch.capacity - batch.size)
         if self._padding_tokens:
             zeros = np.zeros(self._padding_tokens, np.int32)
@@ -420,6 +416,24 @@ class Scheduler:
             return self._limits.padding.get(size, size) - size
         tile = self._limits.tile
         return tile - size if tile // 2 < size < tile else 0
+
+    def _look(self, looking: Looking) -> None:
+        """Computes a piece of the image that has waited longest; it takes as long as the prompts beside it may."""
+        ready = looking.ready(self._running)
+        if not ready or any(one.finish for one in self._running):
+            return
+        texts = [one for one in self._running if one.run]
+        budget = self._budget(sum(one.ready for one in texts))
+        piece = looking.piece(ready[0], budget if all(one.ready for one in texts) else max(1, budget // 2))
+        started_us = self._clock_us()
+        self._engine.adapt(piece.sequence.adapters.scales)
+        self.prefilling = frozenset([piece.sequence.request])
+        code = looking.compute(piece, self._masks)
+        self.prefilling = frozenset()
+        if code == 1:
+            self._relieve()
+        elif code == 0:
+            self.rates.learn(self._clock_us() - started_us, 0, len(piece.embeddings))
 
     def _relieve(self) -> None:
         """No cells left: idle conversations go first, then the youngest sequence waits in RAM for the others."""
@@ -467,6 +481,8 @@ class Scheduler:
     def _retire(self, sequence: Sequence) -> None:
         """Frees the place of a sequence; its first choice is kept as the conversation so far."""
         self._running.remove(sequence)
+        if self._looking is not None:
+            self._looking.leave(sequence)
         if sequence.choice == 0 and sequence.keeps:
             tokens = sequence.tokens[: sequence.computed]
             held = checkpoints.bounded(sequence.checkpoints)

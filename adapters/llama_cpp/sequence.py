@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from adapters.llama_cpp.images import Span, position
 from adapters.llama_cpp.kept import Checkpoint, Int32s, Kept, Owner, State
 from adapters.llama_cpp.lora import NO_ADAPTERS, AdapterSet
 from adapters.llama_cpp.messages import CacheReport, Delta
@@ -60,7 +61,7 @@ class Sequence:
 
     `tokens[:length]` are known, `tokens[:computed]` of them have cells; `length - computed` is pending, and computing
     the last pending token gives the logits of the next. A decoding sequence has one pending token, or the few more
-    that its grammar forced.
+    that its grammar forced. `spans` are the images of the prompt, in order.
     """
 
     def __init__(
@@ -80,17 +81,17 @@ class Sequence:
         thoughts: Thoughts | None = None,
         guide: Guide | None = None,
         explain: bool = False,
+        spans: tuple[Span, ...] = (),
     ) -> None:
         self.request = request
         self.choice = choice
+        self.spans = spans
         self.owner = Owner(tenant, session_key, adapters.variant)
         self.adapters = adapters
         self.tokens = np.empty(len(prompt) + max_tokens + 1, np.int32)
         self.tokens[: len(prompt)] = prompt
         self.length = self.prompt_length = len(prompt)
-        self.computed = 0
-        self.cached = 0
-        self.shared = 0
+        self.computed = self.cached = self.shared = 0
         self.source: Kept | None = None
         self.checkpoints: list[Checkpoint] = []
         self.stops: list[int] = []
@@ -104,8 +105,7 @@ class Sequence:
         self.slot = -1
         self.state: State | None = None
         self.order = self.arrived_us = 0
-        self.begun_us = 0
-        self.first_us = 0
+        self.begun_us = self.first_us = 0
         self.finish: FinishReason | None = None
         self.failure: str | None = None
         self.guide = guide
@@ -137,6 +137,22 @@ class Sequence:
     @property
     def pending(self) -> int:
         return self.length - self.computed
+
+    @property
+    def image(self) -> Span | None:
+        """The image that is computed next, or after the text before it."""
+        return next((span for span in self.spans if span.end > self.computed), None)
+
+    @property
+    def run(self) -> int:
+        """How many of the pending tokens can be computed now as text; 0 where an image is next."""
+        image = self.image
+        return self.pending if image is None else max(0, image.start - self.computed)
+
+    @property
+    def position(self) -> int:
+        """The position of the first pending token."""
+        return position(self.tokens, self.computed) if self.spans else self.computed
 
     @property
     def unreported(self) -> bool:

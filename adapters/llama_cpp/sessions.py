@@ -15,6 +15,7 @@ from functools import partial
 
 import msgspec
 
+from adapters.llama_cpp.images import position
 from adapters.llama_cpp.kept import (
     NEVER,
     PUBLIC,
@@ -119,7 +120,7 @@ class Sessions:
         """Puts the first `size` tokens of a conversation into an empty sequence; returns how many are really there."""
         cut_min, held = self._cut_min(kept), kept.held
         if kept.slot is not None:
-            self._cells.share(kept.slot, slot, size)
+            self._cells.share(kept.slot, slot, position(kept.tokens, size))
         elif kept.blob is not None:
             kept.held_until_us = 0
             if not self._cells.restore(slot, kept.blob.state):
@@ -132,7 +133,7 @@ class Sessions:
             return 0
         if size < len(kept.tokens):
             back = size >= cut_min or self._go_back(slot, size, held)
-            if not back or not self._cells.remove(slot, size):
+            if not back or not self._cells.remove(slot, position(kept.tokens, size)):
                 self._cells.remove(slot)
                 return 0
         return size

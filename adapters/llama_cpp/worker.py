@@ -1,7 +1,8 @@
 """The worker process of one model: `python -m adapters.llama_cpp.worker FD`.
 
-Three kinds of thread: the main one decodes, a reader takes commands from the socket, and a few tokenisers prepare
-prompts. Only the main thread touches the scheduler and the context; the others hand it calls through an inbox.
+The main thread decodes, a reader takes commands from the socket, a few tokenisers prepare prompts, and beside a vision
+model an encoder makes embeddings of images. Only the main thread touches the scheduler and the context; the others hand
+it calls through an inbox.
 """
 
 from __future__ import annotations
@@ -93,13 +94,13 @@ class Link:
 class Worker:
     """Serves one loaded model until the gateway closes the socket."""
 
-    def __init__(self, link: Link, loaded: Loaded) -> None:
+    def __init__(self, link: Link, loaded: Loaded, wake: threading.Event) -> None:
         self._link = link
         self._loaded = loaded
         self._pieces = loaded.vocabulary
         self._inbox: deque[Callable[[], object]] = deque()
-        self._wake = threading.Event()
         self._closed = threading.Event()
+        self._wake = wake
         self._tokenisers = ThreadPoolExecutor(TOKENISER_THREADS, thread_name_prefix="tokeniser")
         # Requests with a grammar have threads of their own: compiling one can take half a second.
         self._compilers = ThreadPoolExecutor(COMPILER_THREADS, thread_name_prefix="compiler")
@@ -179,6 +180,9 @@ class Worker:
         while scheduler.failures:
             id, reason = scheduler.failures.popitem()
             self._link.send(Refused(id, "unsupported_schema", f"The grammar became too complex: {reason}."))
+        for id in scheduler.blind():
+            scheduler.cancel(id)
+            self._link.send(Refused(id, "engine_failed", "The engine could not encode an image of this request."))
         return more
 
     def _post(self, call: Callable[[], object]) -> None:
@@ -234,6 +238,7 @@ class Worker:
                 thoughts=self._thoughts(command, prompt.thinking),
                 guide=self._loaded.guidance.guide(command, plan, thinking=prompt.thinking, answering=prompt.answering),
                 explain=command.explain,
+                spans=prompt.spans,
             )
             for choice in range(command.generation.n)
         ]
@@ -276,7 +281,7 @@ class Worker:
         prompts = self._loaded.prompts
         if isinstance(command, Detokenize):
             return Inspected(command.id, command.tokens, prompts.text(command.tokens))
-        text = prompts.render(command.prompt) if isinstance(command.prompt, ChatPrompt) else ""
+        text = prompts.show(command.prompt) if isinstance(command.prompt, ChatPrompt) else ""
         tokens = prompts.tokens(command.prompt, special=command.special)
         return Inspected(command.id, tuple(tokens.tolist()), text)
 
@@ -368,9 +373,10 @@ def main(descriptor: int) -> None:
     first = next(commands, None)
     if not isinstance(first, Load):
         raise SystemExit("the first command must be load")
+    wake = threading.Event()
     try:
         lease = StepLease(first.settings.lease_path) if first.settings.lease_path else nullcontext()
-        loaded = load(first, lambda fraction: link.send(Progress(fraction)), lease)
+        loaded = load(first, lambda fraction: link.send(Progress(fraction)), lease, wake.set)
         if loaded.scheduler is not None:
             loaded.scheduler.submit(public(loaded.prompts, loaded.vocabulary, first.settings.public_prefixes))
     except Refusal as error:
@@ -383,7 +389,7 @@ def main(descriptor: int) -> None:
         link.send(LoadFailed("model_unavailable", str(error)))
         return
     link.send(Ready(loaded.info))
-    worker = Worker(link, loaded)
+    worker = Worker(link, loaded, wake)
     threading.Thread(target=worker.read, args=(commands,), name="reader", daemon=True).start()
     worker.run()
 

@@ -175,7 +175,7 @@ def bert_embedder(
     writer.add_file_type(LlamaFileType.MOSTLY_F16)
     words.write(writer)
     tensors = [*_encoder_tensors(shape, len(words)), *(_head(shape) if pooling is PoolingType.RANK else ())]
-    return _write(path, writer, tensors, seed, np.zeros(len(words), dtype=np.bool_))
+    return write_tensors(path, writer, tensors, seed, np.zeros(len(words), dtype=np.bool_))
 
 
 def write_decoder(path: Path, shape: DecoderShape, vocab: Vocabulary, seed: int, *, raw_bytes: bool = False) -> Path:
@@ -194,7 +194,7 @@ def write_decoder(path: Path, shape: DecoderShape, vocab: Vocabulary, seed: int,
     if shape.labels:
         writer.add_classifier_output_labels(shape.labels)
     vocab.write(writer)
-    return _write(path, writer, _decoder_tensors(shape, len(vocab)), seed, _quiet_tokens(vocab, raw_bytes))
+    return write_tensors(path, writer, _decoder_tensors(shape, len(vocab)), seed, _quiet_tokens(vocab, raw_bytes))
 
 
 def truncate(path: Path, out: Path, n: int) -> Path:
@@ -313,7 +313,9 @@ def _is_text(piece: bytes, raw_bytes: bool) -> bool:
         return False
 
 
-def _write(path: Path, writer: GGUFWriter, tensors: Iterable[Tensor], seed: int, quiet: npt.NDArray[np.bool_]) -> Path:
+def write_tensors(
+    path: Path, writer: GGUFWriter, tensors: Iterable[Tensor], seed: int, quiet: npt.NDArray[np.bool_]
+) -> Path:
     """Write the file beside `path` and rename it, so that a reader in another process never sees a part of it."""
     specs = list(tensors)
     for tensor in specs:

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 from gguf import GGUFWriter, LlamaFileType
 
-from tests.models.random_gguf import F32, Q8_0, Tensor, _add_sizes, _quiet_tokens, _write
+from tests.models.random_gguf import F32, Q8_0, Tensor, _add_sizes, _quiet_tokens, write_tensors
 from tests.models.vocabularies import byte_level_bpe
 
 WIDTH, FEED_FORWARD, CONTEXT = 128, 384, 4096
@@ -86,7 +86,7 @@ def _finish(path: Path, writer: GGUFWriter, tensors: list[Tensor], seed: int, ex
     if exact:
         tensors = [msgspec.structs.replace(tensor, kind=F32) for tensor in tensors]
     writer.add_file_type(LlamaFileType.ALL_F32 if exact else LlamaFileType.MOSTLY_Q8_0)
-    return _write(path, writer, tensors, seed, _quiet_tokens(vocabulary, raw_bytes=False))
+    return write_tensors(path, writer, tensors, seed, _quiet_tokens(vocabulary, raw_bytes=False))
 
 
 def _norm(layer: int, name: str, size: int = WIDTH) -> Tensor:

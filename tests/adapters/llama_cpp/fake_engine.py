@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from adapters.llama_cpp.batch import Batch
+from adapters.llama_cpp.images import Image, Span
 from adapters.llama_cpp.kept import NEVER, State
 
 VOCABULARY = 97
@@ -37,6 +39,8 @@ class FakeEngine:
     """Cells are objects that several sequences may hold; a decode that needs more than there are changes nothing."""
 
     cell_bytes = 2
+    # Images need numbers below zero.
+    state_type: type[np.integer[Any]] = np.uint8
 
     def __init__(self, *, cells: int, slots: int, outputs_max: int = 64, partial: bool = True) -> None:
         self.partial_sequences = self.partial_states = partial
@@ -46,6 +50,7 @@ class FakeEngine:
         self.outputs_max = outputs_max
         self.computed = 0
         self.batches: list[list[tuple[int, int]]] = []
+        self.seen: list[int] = []
         self.fail_with: list[int] = []
         self.on_decode: Callable[[int], None] = lambda tokens: None
         self.adapted: Scales = ()
@@ -85,6 +90,31 @@ class FakeEngine:
         self.batches.append([(slot, slots.count(slot)) for slot in dict.fromkeys(slots)])
         return 0
 
+    def see(
+        self,
+        embeddings: npt.NDArray[np.float32],
+        positions: npt.NDArray[np.int32],
+        slot: int,
+        *,
+        output: bool,
+        whole: bool,
+    ) -> int:
+        """Embeddings are the numbers that stand for them, as bits."""
+        tokens = np.ascontiguousarray(embeddings).view(np.int32)[:, 0].tolist()
+        if self.fail_with:
+            return self.fail_with.pop(0)
+        if self.used() + len(tokens) > self.cells:
+            return 1
+        held = self._held[slot]
+        assert positions.tolist() == list(range(len(held), len(held) + len(tokens)))
+        held += [[token, self._sets.index(self.adapted)] for token in tokens]
+        assert len({cell[1] for cell in held}) == 1, "cells of two adapter sets in one sequence"
+        self._rows = [predicted([cell[0] for cell in held])] if output else []
+        self.computed += len(tokens)
+        self.seen.append(len(tokens))
+        self.on_decode(len(tokens))
+        return 0
+
     def logits(self, rows: int) -> npt.NDArray[np.float32]:
         assert rows == len(self._rows)
         out = np.zeros((rows, VOCABULARY), np.float32)
@@ -113,15 +143,45 @@ class FakeEngine:
 
     def save(self, slot: int) -> State:
         self.copies += 1
-        return np.array(self._held[slot], np.uint8).ravel()
+        return np.array(self._held[slot], self.state_type).ravel().view(np.uint8)
 
     def restore(self, slot: int, state: State) -> bool:
         self.copies += 1
-        cells = state.reshape(-1, 2).tolist()
+        cells = state.view(self.state_type).reshape(-1, 2).tolist()
         if self._held[slot] or self.used() + len(cells) > self.cells:
             return False
         self._held[slot] = cells
         return True
+
+
+class FakeEyes:
+    """Works when told to; an image has its embeddings after `patience` times."""
+
+    def __init__(self, patience: int = 0) -> None:
+        self.encoded = self.reused = self.bytes = 0
+        self._patience = patience
+        self.wanted: dict[Image, int] = {}
+
+    def want(self, image: Image) -> None:
+        if image.parts is None and not image.failed:
+            self.wanted.setdefault(image, self._patience)
+
+    def forget(self, image: Image) -> None:
+        image.parts = None
+        self.wanted.pop(image, None)
+
+    def work(self) -> None:
+        for image, left in list(self.wanted.items()):
+            self.wanted[image] = left - 1
+            if left > 0:
+                continue
+            del self.wanted[image]
+            if image.data == b"broken":
+                image.failed = True
+                continue
+            self.encoded += 1
+            (count,) = image.data
+            image.parts = (Span(0, count, 0, image, 0).tokens().view(np.float32)[:, None],)
 
 
 class FakePieces:
