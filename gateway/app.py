@@ -26,6 +26,7 @@ from gateway.api.edge import Edge
 from gateway.api.health import Health, front_page
 from gateway.api.http import Endpoint
 from gateway.api.protocol import Report, Wheel
+from gateway.api.remote_images import RemoteImages
 from gateway.api.rerank import Rerank
 from gateway.api.server import ListenError, Server, bind
 from gateway.api.sessions import KeptSessions
@@ -248,7 +249,7 @@ def routes(
     """Every route there is, each with its access."""
     body_bytes_max = config.server.body_bytes_max
     endpoints = (
-        *openai.endpoints(inference, catalog, body_bytes_max),
+        *openai.endpoints(inference, catalog, RemoteImages(config.images), body_bytes_max),
         *Rerank(inference, catalog, body_bytes_max).endpoints(),
         *Tokens(inference, body_bytes_max).endpoints(),
         *own.endpoints(),
@@ -271,6 +272,10 @@ def gauges(models: Iterable[LlamaCpp], wheel: Wheel) -> Iterator[Gauge]:
         if status.busyness is not None:
             yield "gateway_kv_cells_used", labels, status.busyness.cells_used
             yield "gateway_kv_cells_max", labels, status.busyness.cells_max
+            if status.info is not None and status.info.vision:
+                yield "gateway_images_encoded_total", labels, status.busyness.images_encoded
+                yield "gateway_images_reused_total", labels, status.busyness.images_reused
+                yield "gateway_image_cache_bytes", labels, status.busyness.image_cache_bytes
         yield from session_gauges(model.name, model.session_counters)
 
 

@@ -17,6 +17,7 @@ from adapters.llama_cpp.messages import EngineSettings, LoraFile
 from gateway import yaml_lines
 from gateway.config_auth import IssuerConfig, issuer_conflicts
 from gateway.config_auth import is_loopback as is_loopback
+from gateway.config_limits import ImagesConfig as ImagesConfig
 from gateway.config_limits import LimitsConfig as LimitsConfig
 from gateway.config_limits import PriceConfig, Section
 from gateway.schema import describe, leaves, only_empty, show, suggest, unwrap
@@ -171,6 +172,7 @@ class Config(Section, frozen=True, kw_only=True):
     state: StateConfig = StateConfig()
     limits: LimitsConfig = LimitsConfig()
     sessions: SessionsConfig = SessionsConfig()
+    images: ImagesConfig = ImagesConfig()
     log: LogConfig = LogConfig()
 
 

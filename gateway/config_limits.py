@@ -1,4 +1,4 @@
-"""The settings of prices and limits."""
+"""The settings of prices, limits and fetched images."""
 
 from __future__ import annotations
 
@@ -24,6 +24,15 @@ class PriceConfig(Section, frozen=True, kw_only=True):
     input: Usd
     output: Usd = "0"
     cached_input: Usd | None = None
+
+
+class ImagesConfig(Section, frozen=True, kw_only=True):
+    """Whether and how images are fetched that a request names by a web address."""
+
+    remote: bool = False
+    hosts: tuple[Annotated[str, Meta(pattern=r"^[a-z0-9-]+(\.[a-z0-9-]+)*\Z")], ...] = ()
+    bytes_max: Annotated[int, Meta(ge=1024, le=20 << 20)] = 10 << 20
+    timeout_s: Annotated[float, Meta(gt=0, le=60)] = 10
 
 
 class RateConfig(Section, frozen=True, kw_only=True):

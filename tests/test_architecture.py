@@ -105,6 +105,7 @@ GATEWAY_EDGES = {
 }
 # Foreign packages that only the named places may import.
 CONFINED = {
+    "httpcore": ("gateway/api/remote_images.py",),
     "starlette": ("gateway/api", "gateway/app.py"),
     "uvicorn": ("gateway/api", "gateway/app.py"),
     "httptools": ("gateway/api", "gateway/app.py"),

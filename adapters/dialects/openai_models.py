@@ -30,7 +30,7 @@ def _fields(name: str, created_s: int, card: ModelCard) -> dict[str, object]:
         "parameters": card.parameters,
         "size_bytes": card.size_bytes,
         "description": card.description or None,
-        "capabilities": card.kinds,
+        "capabilities": (*card.kinds, "vision") if card.vision else card.kinds,
         "parent": card.parent,
     }
     fields: dict[str, object] = {"id": name, "object": "model", "created": created_s, "owned_by": OWNER}

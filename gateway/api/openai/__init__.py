@@ -7,14 +7,17 @@ from gateway.api.openai.chat import ChatCompletions
 from gateway.api.openai.completions import Completions
 from gateway.api.openai.embeddings import EmbeddingVectors
 from gateway.api.openai.models import Models
+from gateway.api.remote_images import RemoteImages
 from gateway.catalog import Catalog
 from gateway.inference import Inference
 
 
-def endpoints(inference: Inference, catalog: Catalog, body_bytes_max: int) -> tuple[Endpoint, ...]:
+def endpoints(
+    inference: Inference, catalog: Catalog, images: RemoteImages, body_bytes_max: int
+) -> tuple[Endpoint, ...]:
     """All of them."""
     return (
-        *ChatCompletions(inference, body_bytes_max).endpoints(),
+        *ChatCompletions(inference, images, body_bytes_max).endpoints(),
         *Completions(inference, body_bytes_max).endpoints(),
         *EmbeddingVectors(inference, catalog, body_bytes_max).endpoints(),
         *Models(catalog).endpoints(),

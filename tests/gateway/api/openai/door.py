@@ -10,9 +10,11 @@ import openai
 
 from adapters.types import ModelCard
 from gateway.api import openai as api
+from gateway.api.remote_images import RemoteImages
 from gateway.api.rerank import Rerank
 from gateway.api.tokens import Tokens
 from gateway.catalog import Catalog, Target
+from gateway.config import ImagesConfig
 from gateway.inference import Inference
 from gateway.telemetry import Telemetry
 from tests.fakes import HELLO, Scripted, Step
@@ -55,7 +57,7 @@ async def opened(
     catalog = Catalog([Target("org/model", adapter, aliases=("m",), created_s=1700000000)])
     inference = Inference(catalog, telemetry)
     endpoints = (
-        *api.endpoints(inference, catalog, BODY_BYTES_MAX),
+        *api.endpoints(inference, catalog, RemoteImages(ImagesConfig()), BODY_BYTES_MAX),
         *Rerank(inference, catalog, BODY_BYTES_MAX).endpoints(),
         *Tokens(inference, BODY_BYTES_MAX).endpoints(),
     )

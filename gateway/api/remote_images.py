@@ -1,0 +1,177 @@
+"""Fetches images that clients name by a web address, without letting them reach anything but the public web.
+
+Each name is resolved once, every address it has is checked, and the connection goes to the checked address itself, so a
+name that changes its mind between check and connect (DNS rebinding) gains nothing. TLS still verifies the name. Each
+redirect goes the same way. What went wrong is not told in detail, since it would tell about our network.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+import ssl
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+import httpcore
+from msgspec.structs import replace
+
+from adapters.dialects.openai_parts import MEDIA_TYPES, check_images
+from adapters.errors import InvalidRequest
+from adapters.types import ChatRequest, ImagePart, ImageUrl, TextPart
+from gateway.config import ImagesConfig
+
+REDIRECTS_MAX = 3
+CONCURRENT_MAX = 8
+PORTS = {"http": 80, "https": 443}
+
+# What Python's `is_global` of some version lets pass, or what leads back to an IPv4 address.
+_REFUSED = tuple(
+    ipaddress.ip_network(network)
+    for network in (
+        *("0.0.0.0/8", "100.64.0.0/10", "192.0.0.0/24", "192.88.99.0/24", "198.18.0.0/15", "240.0.0.0/4"),
+        *("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20", "5f00::/16"),
+    )
+)
+_PUBLIC_V6 = ipaddress.ip_network("2000::/3")
+
+_FAILURES = (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError, httpcore.UnsupportedProtocol)
+_HEADERS = (
+    ("accept", ", ".join(MEDIA_TYPES)),
+    ("accept-encoding", "identity"),
+    ("user-agent", "inference-gateway"),
+)
+
+Resolve = Callable[[str, int], Awaitable[list[str]]]
+
+
+async def resolve(host: str, port: int) -> list[str]:
+    """All addresses of a name."""
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [str(address[0]) for *_, address in found]
+
+
+def is_public(address: str) -> bool:
+    """Whether an address belongs to the public internet. One that wraps an IPv4 address never does."""
+    try:
+        ip = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    if ip.version == 6 and ip not in _PUBLIC_V6:
+        return False
+    return ip.is_global and not ip.is_multicast and not any(ip in network for network in _REFUSED)
+
+
+class PublicNetwork(httpcore.AsyncNetworkBackend):
+    """Connects to public addresses only."""
+
+    def __init__(self, resolve: Resolve, network: httpcore.AsyncNetworkBackend) -> None:
+        self._resolve = resolve
+        self._network = network
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,  # noqa: ASYNC109  # httpcore's signature.
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        addresses = await self._resolve(host, port)
+        if not addresses or not all(map(is_public, addresses)):
+            raise httpcore.ConnectError("not a public address")
+        return await self._network.connect_tcp(addresses[0], port, timeout, local_address, socket_options)
+
+
+class _FetchError(Exception):
+    """Why an image could not be had, in words for the client."""
+
+
+class RemoteImages:
+    """Puts images in the place of their web addresses, where the configuration allows it."""
+
+    def __init__(
+        self,
+        config: ImagesConfig,
+        *,
+        resolve: Resolve = resolve,
+        network: httpcore.AsyncNetworkBackend | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
+        self._config = config
+        self._network = PublicNetwork(resolve, network or httpcore.AnyIOBackend())
+        self._ssl_context = ssl_context
+        self._places = asyncio.Semaphore(CONCURRENT_MAX)
+
+    def wanted(self, request: ChatRequest) -> bool:
+        """Whether the request names an image by its address."""
+        contents = [message.content for message in request.messages if isinstance(message.content, tuple)]
+        return any(isinstance(part, ImageUrl) for content in contents for part in content)
+
+    async def fetched(self, request: ChatRequest) -> ChatRequest:
+        """The request with every image in it. Raises InvalidRequest, naming the part."""
+        messages = []
+        for i, message in enumerate(request.messages):
+            if isinstance(message.content, tuple):
+                path = f"messages[{i}].content"
+                parts = [await self._part(part, f"{path}[{j}]") for j, part in enumerate(message.content)]
+                messages.append(replace(message, content=tuple(parts)))
+            else:
+                messages.append(message)
+        check_images(messages)
+        return replace(request, messages=tuple(messages))
+
+    async def _part(self, part: TextPart | ImagePart | ImageUrl, path: str) -> TextPart | ImagePart:
+        if not isinstance(part, ImageUrl):
+            return part
+        try:
+            if not self._config.remote:
+                raise _FetchError("send the image in a data: URL; this server does not fetch web addresses")
+            async with self._places, asyncio.timeout(self._config.timeout_s):
+                return await self._fetch(part.url)
+        except _FetchError as error:
+            reason = str(error)
+        except (TimeoutError, OSError, ValueError, *_FAILURES):
+            reason = "the image could not be fetched"
+        raise InvalidRequest(f"Invalid value for '{path}': {reason}.", param=path)
+
+    async def _fetch(self, url: str) -> ImagePart:
+        async with httpcore.AsyncConnectionPool(
+            ssl_context=self._ssl_context or ssl.create_default_context(), network_backend=self._network, retries=0
+        ) as pool:
+            for _ in range(REDIRECTS_MAX + 1):
+                self._check(url)
+                async with pool.stream("GET", url, headers=_HEADERS) as response:
+                    fields = {name.lower().decode(): value.decode("latin-1") for name, value in response.headers}
+                    if response.status in (301, 302, 303, 307, 308) and "location" in fields:
+                        url = urljoin(url, fields["location"])
+                        continue
+                    return await self._image(response, fields)
+        raise _FetchError("the image could not be fetched")
+
+    def _check(self, url: str) -> None:
+        """Raises for an address that is not asked at all."""
+        parts = urlsplit(url)
+        host = (parts.hostname or "").rstrip(".").lower()
+        if parts.scheme not in PORTS or not host:
+            raise _FetchError("expected a web address")
+        if parts.username is not None or parts.password is not None:
+            raise _FetchError("a web address must not hold credentials")
+        if parts.port not in (None, PORTS[parts.scheme]):
+            raise _FetchError("a web address must not name a port")
+        hosts = self._config.hosts
+        if hosts and not any(host == one or host.endswith(f".{one}") for one in hosts):
+            raise _FetchError("images are not fetched from this host")
+
+    async def _image(self, response: httpcore.Response, fields: Mapping[str, str]) -> ImagePart:
+        media_type = fields.get("content-type", "").partition(";")[0].strip().lower()
+        if response.status != 200 or media_type not in MEDIA_TYPES or "content-encoding" in fields:
+            raise _FetchError("there is no image at this address")
+        data = bytearray()
+        async for piece in response.aiter_stream():
+            data += piece
+            if len(data) > self._config.bytes_max:
+                raise _FetchError(f"the image has more than {self._config.bytes_max} bytes")
+        return ImagePart(bytes(data), media_type)
