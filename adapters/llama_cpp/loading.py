@@ -98,6 +98,7 @@ def load(
     eyes = _eyes(model, settings, threads, lease, wake)
     context_tokens = settings.context_tokens or min(model.context_train, CONTEXT_TOKENS_DEFAULT)
     context = _context(model, settings, generates, context_tokens, threads, eyes.turns if eyes else lease)
+    sight = eyes.sight(context) if eyes else None
     rates = _measure(context, settings.parallel) if generates else Rates(0.0, 0.0)
     info = ModelInfo(
         description=model.description,
@@ -129,13 +130,7 @@ def load(
         model.vocabulary,
         context,
         Prompts(
-            model.vocabulary,
-            template,
-            context_tokens,
-            tool_format,
-            reasoning_format,
-            _rerank_template(header),
-            eyes.sight(context) if eyes else None,
+            model.vocabulary, template, context_tokens, tool_format, reasoning_format, _rerank_template(header), sight
         ),
         reasoning_format,
         compiler,
