@@ -34,8 +34,9 @@ models:
 
 
 @pytest.fixture
-def client(server: Server) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{server.url}/v1", api_key=ADMIN_KEY, max_retries=0)
+def client(server: Server) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key=ADMIN_KEY, max_retries=0) as made:
+        yield made
 
 
 def image(data: bytes, kind: str = "image/png") -> dict[str, Any]:
@@ -68,7 +69,8 @@ def test_images_change_answers_and_the_next_turn_keeps_them(client: openai.OpenA
 
 
 def test_streams_and_choices_say_the_same(client: openai.OpenAI) -> None:
-    question = user(image(png(50, 50, seed=3)), "what is it?")
+    # The tiny model is surest of each word about this picture: batches of other shapes sum in another order.
+    question = user(image(png(50, 50, seed=128)), "what is it?")
     whole = ask(client, question, n=2)
     texts = {choice.message.content for choice in whole.choices}
     streamed = "".join(
