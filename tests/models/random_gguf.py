@@ -55,6 +55,7 @@ class DecoderShape(msgspec.Struct, frozen=True, kw_only=True):
     feed_forward: int
     context: int
     rope_base: float = 10_000.0
+    rope_sections: tuple[int, ...] = ()
     qkv_bias: bool = False
     matrices: GGMLQuantizationType
     embedding: GGMLQuantizationType
@@ -133,6 +134,12 @@ def llama_tiny(
     return write_decoder(path, LLAMA_TINY, byte_level_bpe(vocab_size, chat_template), seed, raw_bytes=raw_bytes)
 
 
+def qwen2vl_tiny(path: Path, *, seed: int = 1) -> Path:
+    """A decoder of 1.3 M parameters whose positions have a time, a row and a column, as Qwen2-VL's."""
+    shape = msgspec.structs.replace(LLAMA_TINY, architecture="qwen2vl", qkv_bias=True, rope_sections=(4, 6, 6, 0))
+    return write_decoder(path, shape, byte_level_bpe(1024), seed)
+
+
 def decoder_embedder(path: Path, *, seed: int = 1) -> Path:
     """A decoder of 1.3 M parameters that gives the embedding of the last token, as Qwen3-Embedding does."""
     shape = msgspec.structs.replace(LLAMA_TINY, pooling=PoolingType.LAST)
@@ -186,6 +193,8 @@ def write_decoder(path: Path, shape: DecoderShape, vocab: Vocabulary, seed: int,
     writer.add_head_count_kv(shape.kv_heads)
     writer.add_rope_freq_base(shape.rope_base)
     writer.add_rope_dimension_count(shape.width // shape.heads)
+    if shape.rope_sections:
+        writer.add_rope_dimension_sections(shape.rope_sections)
     writer.add_layer_norm_rms_eps(1e-6)
     writer.add_vocab_size(len(vocab))
     writer.add_file_type(LlamaFileType.MOSTLY_Q4_0 if shape.matrices is Q4_0 else LlamaFileType.MOSTLY_Q8_0)

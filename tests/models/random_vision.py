@@ -1,4 +1,4 @@
-"""Random-weight projector files, which turn images into embeddings of a text model, in the shape of LLaVA's."""
+"""Random-weight projector files, which turn images into embeddings of a text model: LLaVA's and Qwen2-VL's shapes."""
 
 from __future__ import annotations
 
@@ -34,6 +34,16 @@ class VisionShape(msgspec.Struct, frozen=True, kw_only=True):
 def llava_projector(path: Path, shape: VisionShape | None = None, *, seed: int = 1) -> Path:
     """A vision transformer and LLaVA's two-layer projector for `random_gguf.llama_tiny`; 300 kB."""
     shape = shape or VisionShape()
+    return _write(path, shape, _llava(shape), seed)
+
+
+def qwen2vl_projector(path: Path, *, seed: int = 1) -> Path:
+    """Qwen2-VL's for `random_gguf.qwen2vl_tiny`: images of any size, and one embedding for each two by two patches."""
+    shape = VisionShape(projector="qwen2vl_merger")
+    return _write(path, shape, _qwen2vl(shape), seed)
+
+
+def _write(path: Path, shape: VisionShape, tensors: Iterator[Tensor], seed: int) -> Path:
     writer = GGUFWriter(None, "clip")
     writer.add_name("random")
     writer.add_file_type(LlamaFileType.MOSTLY_F16)
@@ -54,17 +64,37 @@ def llava_projector(path: Path, shape: VisionShape | None = None, *, seed: int =
     writer.add_float32("clip.vision.attention.layer_norm_epsilon", 1e-5)
     writer.add_array("clip.vision.image_mean", [0.5, 0.5, 0.5])
     writer.add_array("clip.vision.image_std", [0.5, 0.5, 0.5])
-    return write_tensors(path, writer, _tensors(shape), seed, np.zeros(0, dtype=np.bool_))
+    return write_tensors(path, writer, tensors, seed, np.zeros(0, dtype=np.bool_))
 
 
-def _tensors(shape: VisionShape) -> Iterator[Tensor]:
-    width, wide, text = shape.width, shape.feed_forward, shape.text_width
-    unit = width**-0.5
-    pixels = 3 * shape.patch**2
-    yield Tensor("v.patch_embd.weight", (width, 3, shape.patch, shape.patch), F16, sigma=4 * pixels**-0.5)
+def _llava(shape: VisionShape) -> Iterator[Tensor]:
+    width, text = shape.width, shape.text_width
+    yield _patches("v.patch_embd.weight", shape)
     yield Tensor("v.position_embd.weight", (shape.tokens, width), F16, sigma=0.5)
-    for norm in ("v.pre_ln", "v.post_ln"):
-        yield from _norm(norm, width)
+    yield from _norm("v.pre_ln", width)
+    yield from _transformer(shape)
+    yield from _linear("mm.0", text, width, width**-0.5)
+    # As large as the embeddings of words.
+    yield from _linear("mm.2", text, text, 0.04 * text**-0.5)
+
+
+def _qwen2vl(shape: VisionShape) -> Iterator[Tensor]:
+    merged = 4 * shape.width
+    for name in ("v.patch_embd.weight", "v.patch_embd.weight.1"):
+        yield _patches(name, shape)
+    yield from _transformer(shape)
+    yield from _linear("mm.0", merged, merged, merged**-0.5)
+    yield from _linear("mm.2", shape.text_width, merged, 0.04 * merged**-0.5)
+
+
+def _patches(name: str, shape: VisionShape) -> Tensor:
+    return Tensor(name, (shape.width, 3, shape.patch, shape.patch), F16, sigma=4 * (3 * shape.patch**2) ** -0.5)
+
+
+def _transformer(shape: VisionShape) -> Iterator[Tensor]:
+    width, wide = shape.width, shape.feed_forward
+    unit = width**-0.5
+    yield from _norm("v.post_ln", width)
     for layer in range(shape.layers):
         block = f"v.blk.{layer}."
         yield from _norm(block + "ln1", width)
@@ -73,9 +103,6 @@ def _tensors(shape: VisionShape) -> Iterator[Tensor]:
             yield from _linear(block + name, width, width, unit)
         yield from _linear(block + "ffn_up", wide, width, unit)
         yield from _linear(block + "ffn_down", width, wide, 2 * wide**-0.5)
-    yield from _linear("mm.0", text, width, unit)
-    # As large as the embeddings of words.
-    yield from _linear("mm.2", text, text, 0.04 * text**-0.5)
 
 
 def _norm(name: str, width: int) -> Iterator[Tensor]:

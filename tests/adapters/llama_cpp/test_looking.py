@@ -10,12 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapters.llama_cpp.images import Image, Span
+from adapters.llama_cpp.kept import Budget
 from adapters.llama_cpp.looking import Looking
 from adapters.llama_cpp.messages import Delta
 from adapters.llama_cpp.pacing import Limits, Rates
 from adapters.llama_cpp.scheduler import Scheduler
 from adapters.llama_cpp.sequence import Sequence
-from adapters.llama_cpp.sessions import Budget, Sessions
+from adapters.llama_cpp.sessions import Sessions
 from adapters.types import Generation, Sampling
 from tests.adapters.llama_cpp.fake_engine import FakeEngine, FakeEyes, FakePieces, continuation
 

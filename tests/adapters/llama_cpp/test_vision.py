@@ -8,9 +8,11 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from llama_cpp import mtmd_cpp
 
 from adapters.errors import InvalidRequest
 from adapters.llama_cpp import LlamaCpp, vision
+from adapters.llama_cpp.images import Sight, position
 from adapters.llama_cpp.messages import Busyness, EngineSettings
 from adapters.llama_cpp.native import Model, NativeError, quiet
 from adapters.llama_cpp.process import Timing
@@ -249,6 +251,49 @@ def test_a_projector_gives_way_while_it_encodes(tiny_model: Path, projector: Pat
         eyes.pieces(b"\x89PNG\r\n\x1a\n")
     with pytest.raises(NativeError, match="Failed to load CLIP"):
         Projector(tiny_model, model, threads=1, gpu=False, pause=lambda: None)
+
+
+@pytest.fixture(scope="module")
+def qwen2vl(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A model whose positions have two dimensions, and its projector."""
+    folder = tmp_path_factory.mktemp("qwen2vl")
+    model = random_gguf.qwen2vl_tiny(folder / "model.gguf")
+    return model, random_vision.qwen2vl_projector(folder / "mmproj.gguf")
+
+
+@pytest.mark.parametrize(("width", "height"), [(200, 150), (150, 400), (600, 100), (56, 56)])
+def test_positions_of_two_dimensions_are_those_of_mtmd(qwen2vl: tuple[Path, Path], width: int, height: int) -> None:
+    quiet()
+    path, projector = qwen2vl
+    model = Model(path, gpu_layers=0, progress=lambda fraction: None)
+    eyes = Projector(projector, model, threads=1, gpu=False, pause=lambda: None)
+    assert eyes.two_dimensional
+    data = png(width, height)
+    tokens, (span,) = Sight(eyes, b"", None).read(data, "a", 0)
+    first = position(tokens, span.start)
+    with eyes._chunks(data, placeholder=True) as chunks:
+        (chunk,) = filter(vision._is_image, chunks)
+        inner = mtmd_cpp.mtmd_input_chunk_get_tokens_image(chunk)
+        expected = [mtmd_cpp.mtmd_image_tokens_get_decoder_pos(inner, first, at) for at in range(span.count)]
+        taken = mtmd_cpp.mtmd_image_tokens_get_n_pos(inner)
+    # llama.cpp takes them as time, row, column and one more.
+    rows = [[one.t for one in expected], [one.y for one in expected], [one.x for one in expected], [0] * span.count]
+    assert span.positions(first, 0, span.count).tolist() == rows
+    assert span.positions(first, 3, 5).tolist() == [row[3:8] for row in rows]
+    assert position(tokens, span.end) - first == taken
+
+
+def test_a_model_with_positions_of_two_dimensions_goes_on_behind_its_images(qwen2vl: tuple[Path, Path]) -> None:
+    async def work(asker: Asker) -> None:
+        question = user("look", picture(1), picture(2), "what is it")
+        (answer,) = await asker.ask(question)
+        prompt = asker.usage.prompt_tokens
+        assert await asker.ask(question, tenant="b") == [answer]
+        assert len({answer, *await asker.ask(user("look", picture(2), picture(1), "what is it"))}) == 2
+        await asker.ask(question, Message("assistant", answer), user("and this", picture(3)))
+        assert asker.usage.cached_tokens >= prompt - 1
+
+    with_model(*qwen2vl, work)
 
 
 def test_fingerprints_tell_projectors_apart(projector: Path, tmp_path: Path) -> None:
