@@ -19,7 +19,7 @@ from adapters.llama_cpp.kept import Checkpoint, Kept, common_prefix
 from adapters.llama_cpp.looking import Engine, Looking, Masks, blind, blocked
 from adapters.llama_cpp.lora import AdapterSet
 from adapters.llama_cpp.messages import Busyness, Delta
-from adapters.llama_cpp.pacing import APART_CELLS_MIN, BURST_CHUNKS_MAX, Limits, Rates, paced, shares
+from adapters.llama_cpp.pacing import APART_CELLS_MIN, BURST_CHUNKS_MAX, Limits, Rates, paced, padding, shares
 from adapters.llama_cpp.sequence import Bools, Sequence
 from adapters.llama_cpp.sessions import Sessions
 from adapters.types import Tier
@@ -377,9 +377,8 @@ class Scheduler:
         alone = not any(one.ready for one in self._running) or self._ends_burst()
         if alone and not self._contended():
             return self._limits.chunk_tokens - decoding
-        return paced(
-            self._limits, self._limits.target_gap_us / max(1, len(self._turns)) / self.rates.prefill_us, decoding
-        )
+        gap_us = self._limits.target_gap_us / max(1, len(self._turns))
+        return paced(self._limits, gap_us / self.rates.prefill_us, decoding)
 
     def _goes_apart(self, decoding: list[Sequence]) -> bool:
         """Whether streams and prompts take turns instead of sharing a step."""
@@ -404,18 +403,11 @@ class Scheduler:
             complete = count == sequence.pending
             outputs = count if sequence.scores_prompt and not sequence.decoding else int(complete)
             batch.add(sequence.tokens[start : start + count], sequence.position, sequence.slot, outputs=outputs)
-        self._padding_tokens = min(self._padding(batch.size, batch.size == len(plan)), batch.capacity - batch.size)
+        wanted = padding(self._limits, batch.size, decode=batch.size == len(plan))
+        self._padding_tokens = min(wanted, batch.capacity - batch.size)
         if self._padding_tokens:
             zeros = np.zeros(self._padding_tokens, np.int32)
             batch.add(zeros, 0, self._scratch, outputs=self._padding_tokens if batch.size == len(plan) else 0)
-
-    def _padding(self, size: int, decode: bool) -> int:
-        """Dummy tokens that make a step faster: a pure decode gets as many as were measured to pay, and a step with
-        prompt tokens that fill more than half a tile is filled up to it."""
-        if decode:
-            return self._limits.padding.get(size, size) - size
-        tile = self._limits.tile
-        return tile - size if tile // 2 < size < tile else 0
 
     def _look(self, looking: Looking) -> None:
         """Computes a piece of the image that has waited longest; it takes as long as the prompts beside it may."""
