@@ -6,6 +6,8 @@ import asyncio
 import importlib.metadata
 import logging
 import math
+import os
+import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import uvloop
+from msgspec.structs import replace
 
 from adapters import open_adapter
 from adapters.llama_cpp import LlamaCpp
@@ -22,6 +25,7 @@ from adapters.llama_cpp.messages import SessionCounters
 from adapters.llama_cpp.pool import Pool
 from gateway import logs
 from gateway.api import openai
+from gateway.api.audit import AuditLog
 from gateway.api.edge import Edge
 from gateway.api.health import Health, front_page
 from gateway.api.http import Endpoint
@@ -32,11 +36,12 @@ from gateway.api.server import ListenError, Server, bind
 from gateway.api.sessions import KeptSessions
 from gateway.api.tokens import Tokens
 from gateway.api.usage import OwnUsage
+from gateway.audit import GATEWAY, Audit, Event
 from gateway.auth import Authenticator, Open
-from gateway.auth.keys import Keys, load_pepper
+from gateway.auth.keys import Keys, key_id, load_pepper
 from gateway.banner import Banner
 from gateway.catalog import Catalog, Target, price_table
-from gateway.config import Config
+from gateway.config import Config, digest
 from gateway.engines import engine_settings
 from gateway.errors import GatewayError
 from gateway.inference import Inference
@@ -109,10 +114,18 @@ async def opened(config: Config) -> AsyncIterator[Gateway]:
         access_log = AccessLog(config.log, sys.stderr)
         stack.callback(access_log.flush)
         database = await _open_database(config, stack)
+        audit = Audit(database)
+        audit.start()
+        stack.push_async_callback(audit.close)
+        telemetry.gauge_source(partial(_audit_gauges, audit))
         shared = await open_shared(config)
         stack.push_async_callback(shared.close)
         telemetry.gauge_source(lambda: [("gateway_shared_state_degraded", (), float(shared.degraded))])
         authenticator, admin_key = await _open_authenticator(config, database, shared, telemetry, stack)
+        if admin_key is not None:
+            audit.add(
+                Event(action="key.create", actor=GATEWAY, subject=key_id(admin_key) or "", details={"admin": True})
+            )
         models = [
             open_adapter(model.name, model.path, engine, queue_depth_max=model.queue_depth_max)
             for model, engine in zip(config.models, engine_settings(config), strict=True)
@@ -125,10 +138,14 @@ async def opened(config: Config) -> AsyncIterator[Gateway]:
         limiter, ledger = await _open_money(config, database, shared, telemetry, stack)
         inference = Inference(catalog, telemetry, Metering(limiter, ledger, telemetry))
         health = Health(telemetry, pool.statuses, lambda: wheel.draining)
-        own = OwnUsage(catalog, ledger, limiter, config.server.body_bytes_max)
-        endpoints = routes(config, catalog, inference, health, own)
-        edge = Edge(endpoints, authenticator, telemetry, access_log, loopback_only=not config.auth.enabled)
+        own = OwnUsage(catalog, ledger, limiter, audit, config.server.body_bytes_max)
+        endpoints = routes(config, catalog, inference, health, own, audit)
+        loopback_only = not config.auth.enabled
+        edge = Edge(endpoints, authenticator, telemetry, access_log, audit=audit, loopback_only=loopback_only)
         stack.push_async_callback(_end, asyncio.create_task(_load(pool)))
+        started = Event(action="gateway.start", actor=GATEWAY, subject=socket.gethostname(), details=_facts(config))
+        audit.add(started)
+        stack.callback(audit.add, replace(started, action="gateway.stop"))
         yield Gateway(edge, wheel, pool, admin_key)
 
 
@@ -177,6 +194,17 @@ async def _open_money(
     telemetry.gauge_source(lambda: [("gateway_reservations", (), counters.holds)])
     balances = nothing if database is None else Wallets(database).balances
     return Limiter(config.limits, counters, balances, now_us=wall_us, steady_us=steady_us, alert=alert), ledger
+
+
+def _facts(config: Config) -> dict[str, str | int | bool]:
+    """What the audit log says about a process that serves."""
+    return {"version": version(), "config_sha256": digest(config), "pid": os.getpid()}
+
+
+def _audit_gauges(audit: Audit) -> Iterator[Gauge]:
+    yield "gateway_audit_pending", (), audit.pending
+    yield "gateway_audit_entries_total", (), audit.written
+    yield "gateway_audit_lost_total", (), audit.lost
 
 
 def _ledger_gauges(ledger: Ledger) -> Iterator[Gauge]:
@@ -244,7 +272,7 @@ def build_catalog(config: Config, models: Iterable[LlamaCpp]) -> Catalog:
 
 
 def routes(
-    config: Config, catalog: Catalog, inference: Inference, health: Health, own: OwnUsage
+    config: Config, catalog: Catalog, inference: Inference, health: Health, own: OwnUsage, audit: Audit
 ) -> tuple[Endpoint, ...]:
     """Every route there is, each with its access."""
     body_bytes_max = config.server.body_bytes_max
@@ -253,7 +281,8 @@ def routes(
         *Rerank(inference, catalog, body_bytes_max).endpoints(),
         *Tokens(inference, body_bytes_max).endpoints(),
         *own.endpoints(),
-        *KeptSessions(Sessions(catalog), body_bytes_max).endpoints(),
+        *KeptSessions(Sessions(catalog), audit, body_bytes_max).endpoints(),
+        *AuditLog(audit).endpoints(),
         *health.endpoints(),
     )
     return (front_page(version(), endpoints), *endpoints)

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from gateway import cli_bench, cli_money, cli_sessions, upkeep
+from gateway import cli_audit, cli_bench, cli_money, cli_sessions, upkeep
 
 if TYPE_CHECKING:
     from gateway.auth.keys import Key, Keys
@@ -82,6 +82,7 @@ def parser() -> argparse.ArgumentParser:
     _add_keys(commands)
     _add_money(commands)
     upkeep.add_commands(commands, _add, _add_config_options)
+    cli_audit.add_commands(commands, _add, _add_config_options)
     _add_models(commands)
     _add_sessions(commands)
     _add_chat(commands)
@@ -267,7 +268,7 @@ def _doctor(options: argparse.Namespace) -> int:
     return int(failed)
 
 
-def _with_keys(options: argparse.Namespace, work: Callable[[Keys], Awaitable[T]]) -> T:
+def _with_keys(options: argparse.Namespace, work: Callable[[Keys, Database], Awaitable[T]]) -> T:
     """Do `work` on the table of keys, beside a running server if there is one."""
     from gateway.auth.keys import Keys, load_pepper
     from gateway.stores import open_shared
@@ -279,7 +280,7 @@ def _with_keys(options: argparse.Namespace, work: Callable[[Keys], Awaitable[T]]
         try:
             keys = Keys(database, load_pepper(Path(config.data_dir), config.auth.pepper), shared=shared)
             await keys.open()
-            return await work(keys)
+            return await work(keys, database)
         finally:
             await shared.close()
 
@@ -329,17 +330,19 @@ def _wallets(options: argparse.Namespace) -> int:
 def _keys_create(options: argparse.Namespace) -> int:
     import msgspec
 
-    from gateway import usage
+    from gateway import audit, usage
     from gateway.auth.keys import InvalidName
+
+    async def create(keys: Keys, database: Database) -> tuple[Key, str]:
+        key, text = await keys.create(
+            options.name, options.tenant, admin=options.admin, expires_us=options.expires, limits=limits
+        )
+        await audit.note(database, "key.create", key.id, name=key.name, tenant=key.tenant, admin=key.admin)
+        return key, text
 
     try:
         limits = usage.limits_of(options)
-        key, text = _with_keys(
-            options,
-            lambda keys: keys.create(
-                options.name, options.tenant, admin=options.admin, expires_us=options.expires, limits=limits
-            ),
-        )
+        key, text = _with_keys(options, create)
     except InvalidName as error:
         raise CommandError(str(error)) from None
     if options.json:
@@ -353,7 +356,7 @@ def _keys_create(options: argparse.Namespace) -> int:
 def _keys_list(options: argparse.Namespace) -> int:
     import msgspec
 
-    keys: list[Key] = _with_keys(options, lambda keys: keys.list())
+    keys: list[Key] = _with_keys(options, lambda keys, _: keys.list())
     if options.json:
         print(msgspec.json.encode(keys).decode())
         return 0
@@ -367,10 +370,18 @@ def _keys_list(options: argparse.Namespace) -> int:
 
 
 def _keys_revoke(options: argparse.Namespace) -> int:
+    from gateway import audit
     from gateway.auth.keys import key_id
 
     identity = key_id(options.id) or options.id
-    if not _with_keys(options, lambda keys: keys.revoke(identity, options.reason)):
+
+    async def revoke(keys: Keys, database: Database) -> bool:
+        revoked = await keys.revoke(identity, options.reason)
+        if revoked:
+            await audit.note(database, "key.revoke", identity, reason=options.reason)
+        return revoked
+
+    if not _with_keys(options, revoke):
         raise CommandError(f"there is no active key {identity}")
     print(f'{{"id":"{identity}","revoked":true}}' if options.json else f"Key {identity} is revoked.")
     return 0

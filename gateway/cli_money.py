@@ -29,8 +29,8 @@ def add_limit_options(command: argparse.ArgumentParser) -> None:
 
 def add_usage_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--by", default="model", metavar="NAMES", help=f"sum up by any of {GROUPS}")
-    command.add_argument("--since", type=_moment_us, default=0, metavar="DATE")
-    command.add_argument("--until", type=_moment_us, default=2**62, metavar="DATE")
+    command.add_argument("--since", type=moment_us, default=0, metavar="DATE")
+    command.add_argument("--until", type=moment_us, default=2**62, metavar="DATE")
     command.add_argument("--key-id", metavar="ID", help="only this key")
     command.add_argument("--tenant", metavar="NAME", help="only this tenant")
     command.add_argument("--model", metavar="NAME", help="only this model")
@@ -51,7 +51,7 @@ def add_wallet_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", help="machine-readable output")
 
 
-def _moment_us(text: str) -> int:
+def moment_us(text: str) -> int:
     try:
         moment = datetime.datetime.fromisoformat(text)
     except ValueError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -220,6 +221,15 @@ def load(path: Path | None, environ: Mapping[str, str], overrides: Mapping[str, 
     for where, problem in _conflicts(config):
         raise settings.error(where, problem)
     return config
+
+
+def digest(config: Config) -> str:
+    """SHA-256 of all settings, in hexadecimal; secrets are left out, as a digest of a weak one could be guessed."""
+
+    def plain(value: object) -> str:
+        return "" if isinstance(value, Secret) else str(value)
+
+    return hashlib.sha256(msgspec.json.encode(config, enc_hook=plain, order="deterministic")).hexdigest()
 
 
 def demo_model_path() -> str:

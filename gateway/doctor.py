@@ -15,6 +15,7 @@ from typing import Literal
 
 import msgspec
 
+from gateway import audit
 from gateway.auth.keys import PEPPER_NAME, Keys, PepperError, load_pepper
 from gateway.config import Config
 from gateway.ledger.store import Ledger
@@ -194,7 +195,7 @@ async def _examine_database(config: Config) -> list[Check]:
         await keys.open()
         count = len([key for key in await keys.list() if key.revoked_us is None])
         checks += [Check("ok", "migrations", "all applied"), Check("ok", "keys", f"{count} not revoked")]
-        return [*checks, await _examine_money(database)]
+        return [*checks, await _examine_money(database), await _examine_audit(database)]
     finally:
         await database.close()
 
@@ -205,6 +206,13 @@ async def _examine_money(database: Database) -> Check:
     if problems:
         return Check("fail", "money", f"{problems[0]} ({len(problems)} in all)")
     return Check("ok", "money", "every balance is the sum of its entries")
+
+
+async def _examine_audit(database: Database) -> Check:
+    chain = await audit.verify(database)
+    if chain.problem is not None:
+        return Check("fail", "audit log", chain.problem)
+    return Check("ok", "audit log", f"{chain.count} entries, nothing changed or missing")
 
 
 async def _examine_file(database: Sqlite) -> list[Check]:

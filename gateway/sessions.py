@@ -84,6 +84,12 @@ class Sessions:
             raise _unknown()
         return Session(found.model, info)
 
+    async def owner(self, principal: Principal, name: str, where: Selection) -> str | None:
+        """Whose session has the id `name` when it is another tenant's; for the audit log, never for the principal."""
+        sessions, _ = await self._list(principal, where.model, None)
+        owners = [one.info.tenant for one in sessions if one.info.id == name]
+        return next((owner for owner in owners if owner != principal.tenant), None)
+
     async def _check_free(self, principal: Principal, key: str, where: Selection) -> None:
         sessions, _ = await self._look(principal, where)
         if any(one.info.key == key for one in sessions):
@@ -91,10 +97,14 @@ class Sessions:
 
     async def _look(self, principal: Principal, where: Selection) -> tuple[list[Session], dict[str, AdapterError]]:
         """All sessions of the selection, and why some models could not be asked."""
-        tenant = _tenant(principal, where.tenant)
+        return await self._list(principal, where.model, _tenant(principal, where.tenant))
+
+    async def _list(
+        self, principal: Principal, model: str | None, tenant: str | None
+    ) -> tuple[list[Session], dict[str, AdapterError]]:
         sessions: list[Session] = []
         failures: dict[str, AdapterError] = {}
-        for target in self._targets(principal, where.model):
+        for target in self._targets(principal, model):
             try:
                 kept = await target.adapter.list_sessions(tenant)
             except Unavailable as error:

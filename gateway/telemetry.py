@@ -65,6 +65,9 @@ METRICS: tuple[Metric, ...] = (
     Metric("gateway_alerts_total", "counter", "Budgets that reached a threshold, by percentage.", ("percent",)),
     Metric("gateway_ledger_pending", "gauge", "Entries of the ledger that are not durable yet."),
     Metric("gateway_ledger_entries_total", "gauge", "Entries of the ledger written since the start."),
+    Metric("gateway_audit_pending", "gauge", "Entries of the audit log that are not durable yet."),
+    Metric("gateway_audit_entries_total", "gauge", "Entries of the audit log written since the start."),
+    Metric("gateway_audit_lost_total", "gauge", "Entries of the audit log lost while the database was away."),
     Metric("gateway_shared_state_degraded", "gauge", "1 while Redis is away and this process keeps limits alone."),
     Metric("gateway_issuer_keys_age_seconds", "gauge", "Time since an issuer's keys were fetched.", ("issuer",)),
     Metric(

@@ -57,9 +57,16 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _apply(options: argparse.Namespace) -> int:
+    from gateway.audit import note
     from gateway.state.migrate import known, migrate
 
-    applied = _with_stores(options.load(options), lambda database: migrate(database, known()))
+    async def work(database: Sqlite | Postgres) -> list[str]:
+        applied = await migrate(database, known())
+        if applied:
+            await note(database, "database.migrate", applied[-1], count=len(applied))
+        return applied
+
+    applied = _with_stores(options.load(options), work)
     print("\n".join(f"applied  {name}" for name in applied) or "Nothing was missing.")
     return 0
 
@@ -84,11 +91,14 @@ def _backup(options: argparse.Namespace) -> int:
 
 
 def _restore(options: argparse.Namespace) -> int:
+    from gateway.audit import note
     from gateway.state.backup import restore
     from gateway.state.migrate import known
 
-    def work(database: Sqlite | Postgres) -> Awaitable[Summary]:
-        return restore(database, options.file, known(), force=options.force)
+    async def work(database: Sqlite | Postgres) -> Summary:
+        summary = await restore(database, options.file, known(), force=options.force)
+        await note(database, "database.restore", options.file.name, copy_of_us=summary.created_us)
+        return summary
 
     config = options.load(options)
     _show(_with_stores(config, work, serve=True))

@@ -13,6 +13,7 @@ from typing import cast, get_args
 
 import msgspec
 
+from gateway.audit import note
 from gateway.auth.keys import InvalidName
 from gateway.catalog import nano_usd, price_table
 from gateway.config import ModelConfig
@@ -85,6 +86,7 @@ async def usage(database: Database, options: argparse.Namespace, models: Sequenc
     if options.reprice:
         prices = price_table(models)
         count, difference_nano = await ledger.reprice(prices.get, wanted, time.time_ns() // 1000)
+        await note(database, "ledger.reprice", options.model or "", corrections=count, usd=usd(difference_nano))
         print(f"{count} corrections, together {usd(difference_nano)} US dollars")
         return []
     by = [name for name in options.by.split(",") if name]
@@ -116,12 +118,13 @@ async def _export(entries: AsyncIterator[Entry], *, as_csv: bool) -> None:
 async def wallets(database: Database, options: argparse.Namespace) -> list[Sequence[str]]:
     """Do what `gateway wallets` was told; the rows of a table."""
     try:
-        return await _wallets(Wallets(database), options)
+        return await _wallets(database, options)
     except (GatewayError, ValueError) as error:
         raise UsageError(str(error)) from None
 
 
-async def _wallets(table: Wallets, options: argparse.Namespace) -> list[Sequence[str]]:
+async def _wallets(database: Database, options: argparse.Namespace) -> list[Sequence[str]]:
+    table = Wallets(database)
     now_us = time.time_ns() // 1000
     name, verb = options.name, options.verb
     if verb != "list" and name is None:
@@ -131,9 +134,13 @@ async def _wallets(table: Wallets, options: argparse.Namespace) -> list[Sequence
             raise UsageError(f"gateway wallets {verb} needs an amount in US dollars")
         key = options.idempotency_key or secrets.token_hex(12)
         change = table.top_up if verb == "top-up" else table.refund
-        await change(name, nano_usd(options.usd), key, now_us, options.note)
+        nano = nano_usd(options.usd)
+        new = await change(name, nano, key, now_us, options.note)
+        await note(database, f"wallet.{verb}", name, usd=usd(nano), note=options.note, new=new)
     elif verb == "open":
-        await table.open(name, options.tenant, now_us, bonus_nano=nano_usd(options.usd or "0"))
+        nano = nano_usd(options.usd or "0")
+        await table.open(name, options.tenant, now_us, bonus_nano=nano)
+        await note(database, "wallet.open", name, tenant=options.tenant, usd=usd(nano))
     elif verb == "statement":
         lines = await table.statement(name, limit=1000)
         return [

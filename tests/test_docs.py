@@ -11,6 +11,7 @@ import pytest
 from adapters.llama_cpp import tools
 from gateway import app, cli
 from gateway.api.health import Health
+from gateway.audit import Audit
 from gateway.catalog import Catalog
 from gateway.config import Config
 from gateway.inference import Inference
@@ -24,7 +25,7 @@ README = (ROOT / "README.md").read_text()
 def endpoints() -> list[str]:
     telemetry, catalog = Telemetry("test"), Catalog(())
     health = Health(telemetry, dict, lambda: False)
-    routes = app.routes(Config(), catalog, Inference(catalog, telemetry), health, own_usage(catalog))
+    routes = app.routes(Config(), catalog, Inference(catalog, telemetry), health, own_usage(catalog), Audit(None))
     return [f"{route.method} {re.sub(':path|:text', '', route.path)}" for route in routes]
 
 

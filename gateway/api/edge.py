@@ -18,14 +18,26 @@ from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from gateway import errors
-from gateway.api.http import Answer, ClientDisconnected, Endpoint, Response, error_response
+from gateway.api.http import Answer, ClientDisconnected, Endpoint, Response, error_response, event_of
+from gateway.audit import Audit
 from gateway.auth import Authenticator
+from gateway.auth.keys import key_id
 from gateway.config import is_loopback
 from gateway.logs import AccessLog
 from gateway.telemetry import Telemetry
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9_.-]{1,64}")
 PARAMETER = re.compile(r"\{(\w+)(:path|:text)?\}")
+# What the audit log keeps of requests that are refused, by the code of the error.
+AUDITED: Mapping[str, str] = {
+    "invalid_api_key": "authenticate",
+    "invalid_token": "authenticate",
+    "key_revoked": "authenticate",
+    "key_expired": "authenticate",
+    "ip_denied": "authenticate",
+    "permission_denied": "access",
+    "insufficient_quota": "spend",
+}
 LEFT = 499  # Stands in logs and metrics for a client that went away; it is never sent.
 
 Methods = dict[str, Endpoint]
@@ -114,9 +126,11 @@ class Edge:
         telemetry: Telemetry,
         access_log: AccessLog,
         *,
+        audit: Audit | None = None,
         loopback_only: bool = False,
     ) -> None:
         self.draining = False
+        self._audit = audit or Audit(None)
         self._loopback_only = loopback_only
         self._router = Router(endpoints)
         self._authenticator = authenticator
@@ -137,6 +151,8 @@ class Edge:
         line = {"method": method, "path": path, "status": status, "ms": round(duration_s * 1000, 1)}
         if failure is not None:
             line["error"] = failure
+            if (action := AUDITED.get(failure)) is not None:
+                self._audit.add_repeatable(event_of(scope, action, f"{method} {route}", failure, **_claimed(scope)))
         self._access_log.add(line | fields | {"request_id": request_id})
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> tuple[int, str | None]:
@@ -178,10 +194,17 @@ class Edge:
         if len(given) > 1:
             raise errors.error("bad_request", "Send one Authorization header.")
         principal = await self._authenticator.authenticate(given[0].decode("latin-1") if given else None)
-        if endpoint.access == "admin" and not principal.admin:
-            raise errors.error("permission_denied", "This needs an administrator's key.")
         state: dict[str, Any] = scope["state"]
         state["principal"] = principal
+        if endpoint.access == "admin" and not principal.admin:
+            raise errors.error("permission_denied", "This needs an administrator's key.")
+
+
+def _claimed(scope: Scope) -> dict[str, str]:
+    """The id of the key that a request came with, if it looks like one. Whoever sent it need not own it."""
+    given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
+    identity = key_id(given.decode("latin-1").rpartition(" ")[2])
+    return {} if identity is None else {"key": identity}
 
 
 def _shutting_down() -> errors.GatewayError:

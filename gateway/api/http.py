@@ -19,6 +19,8 @@ from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from gateway import errors
+from gateway.audit import Event
+from gateway.auth import Principal
 from gateway.errors import GatewayError
 
 T = TypeVar("T")
@@ -31,6 +33,21 @@ CONTROL_CHARACTERS = dict.fromkeys([*range(0x20), 0x7F], "")
 
 class ClientDisconnected(Exception):
     """The client went away before its answer was complete. There is nobody to tell; only the log notes it."""
+
+
+def event_of(scope: Scope, action: str, subject: str, outcome: str = "ok", **details: str | int | bool) -> Event:
+    """Something that a request did or was refused, for the audit log."""
+    principal: Principal | None = scope["state"].get("principal")
+    return Event(
+        action=action,
+        actor="" if principal is None else principal.key_id,
+        tenant="" if principal is None else principal.tenant,
+        address=(scope.get("client") or ("",))[0],
+        subject=subject,
+        outcome=outcome,
+        request_id=scope["state"]["request_id"],
+        details=details,
+    )
 
 
 class Response(Protocol):

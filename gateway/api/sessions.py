@@ -6,14 +6,17 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 from starlette.requests import Request
 
 from adapters.dialects import sessions as dialect
 from adapters.errors import InvalidRequest
 from adapters.types import SessionAction
-from gateway.api.http import Endpoint, Response, json_response, read_json_body, run_until_disconnect
+from gateway.api.http import Endpoint, Response, event_of, json_response, read_json_body, run_until_disconnect
+from gateway.audit import Audit
+from gateway.errors import GatewayError
 from gateway.sessions import Selection, Session, Sessions
 
 LIMIT_DEFAULT = 20
@@ -23,8 +26,9 @@ LIMIT_MAX = 100
 class KeptSessions:
     """What a tenant's conversations have left in the engines, and what becomes of it."""
 
-    def __init__(self, sessions: Sessions, body_bytes_max: int) -> None:
+    def __init__(self, sessions: Sessions, audit: Audit, body_bytes_max: int) -> None:
         self._sessions = sessions
+        self._audit = audit
         self._body_bytes_max = body_bytes_max
 
     def endpoints(self) -> tuple[Endpoint, ...]:
@@ -40,16 +44,19 @@ class KeptSessions:
         )
 
     async def list(self, request: Request) -> Response:
-        limit, after = _limit(request), request.query_params.get("after")
+        limit, after = page_limit(request), request.query_params.get("after")
         work = self._sessions.kept(request.state.principal, _selection(request))
         listing = await run_until_disconnect(request, work)
+        tenant = _selection(request).tenant
+        if tenant not in (None, request.state.principal.tenant):
+            self._audit.add_repeatable(event_of(request.scope, "session.list", "", owner=tenant))
         page, has_more = _page(listing.sessions, limit, after)
         shown = [(one.model, one.info) for one in page]
         return json_response(dialect.render_list(shown, has_more=has_more, unavailable=listing.unavailable))
 
     async def retrieve(self, request: Request) -> Response:
         work = self._sessions.find(request.state.principal, request.path_params["id"], _selection(request))
-        return _one(await run_until_disconnect(request, work))
+        return _one(await self._audited(request, "read", work))
 
     async def delete(self, request: Request) -> Response:
         session = await self._change(request, "delete")
@@ -68,7 +75,25 @@ class KeptSessions:
     async def _change(self, request: Request, action: SessionAction, new_key: str | None = None) -> Session:
         name, where = request.path_params["id"], _selection(request)
         work = self._sessions.change(request.state.principal, name, where, action, new_key)
-        return await run_until_disconnect(request, work)
+        return await self._audited(request, action, work)
+
+    async def _audited(self, request: Request, action: str, work: Coroutine[Any, Any, Session]) -> Session:
+        """Do the work, and record it where it erases a session or concerns another tenant's."""
+        principal, name, where = request.state.principal, request.path_params["id"], _selection(request)
+        action = f"session.{action}"
+        try:
+            session = await run_until_disconnect(request, work)
+        except GatewayError as error:
+            if error.code == "not_found" and (owner := await self._sessions.owner(principal, name, where)) is not None:
+                self._audit.add_repeatable(event_of(request.scope, action, name, error.code, owner=owner))
+            raise
+        done = event_of(request.scope, action, session.info.id, owner=session.info.tenant, model=session.model)
+        foreign = session.info.tenant != principal.tenant
+        if action == "session.read" and foreign:
+            self._audit.add_repeatable(done)
+        elif action == "session.delete" or foreign:
+            self._audit.add(done)
+        return session
 
     async def _optional_body(self, request: Request) -> bytes:
         headers = request.headers
@@ -82,7 +107,7 @@ def _selection(request: Request) -> Selection:
     return Selection(query.get("model") or None, query.get("tenant") or None)
 
 
-def _limit(request: Request) -> int:
+def page_limit(request: Request) -> int:
     text = request.query_params.get("limit", str(LIMIT_DEFAULT))
     if not (text.isascii() and text.isdecimal() and len(text) <= 4 and 1 <= int(text) <= LIMIT_MAX):
         message = f"Invalid value for 'limit': expected an integer between 1 and {LIMIT_MAX}."

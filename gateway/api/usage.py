@@ -11,7 +11,8 @@ from starlette.requests import Request
 
 from adapters.types import Usage
 from gateway import errors
-from gateway.api.http import Endpoint, Response, json_response, read_json_body
+from gateway.api.http import Endpoint, Response, event_of, json_response, read_json_body
+from gateway.audit import Audit
 from gateway.auth import Principal
 from gateway.catalog import MILLION, Catalog, Price
 from gateway.ledger import Entry
@@ -35,10 +36,13 @@ class CostRequest(msgspec.Struct):
 class OwnUsage:
     """The ledger as its users see it: a key sees its tenant's requests and its own sums."""
 
-    def __init__(self, catalog: Catalog, ledger: Ledger | None, limiter: Limiter, body_bytes_max: int) -> None:
+    def __init__(
+        self, catalog: Catalog, ledger: Ledger | None, limiter: Limiter, audit: Audit, body_bytes_max: int
+    ) -> None:
         self._catalog = catalog
         self._ledger = ledger
         self._limiter = limiter
+        self._audit = audit
         self._body_bytes_max = body_bytes_max
 
     def endpoints(self) -> tuple[Endpoint, ...]:
@@ -55,6 +59,9 @@ class OwnUsage:
         if self._ledger is not None:
             found = await self._ledger.find(identity, tenant=None if principal.admin else principal.tenant)
         if not found:
+            if self._ledger is not None and (others := await self._ledger.find(identity)):
+                event = event_of(request.scope, "request.read", identity, "not_found", owner=others[0].tenant)
+                self._audit.add_repeatable(event)
             raise errors.error("not_found", "There is no such request.")
         return _json({"object": "list", "data": [shown(entry) for entry in found]})
 
@@ -67,8 +74,8 @@ class OwnUsage:
         if len({"hour", "day", "month"} & set(by)) > 1:
             raise _invalid("by", "choose one of hour, day and month")
         wanted = Filter(
-            since_us=_moment_us(query.get("since"), "since", 0),
-            until_us=_moment_us(query.get("until"), "until", 2**62),
+            since_us=moment_us(query.get("since"), "since", 0),
+            until_us=moment_us(query.get("until"), "until", 2**62),
             key_id=principal.key_id,
             tenant=principal.tenant,
         )
@@ -79,7 +86,7 @@ class OwnUsage:
                 "spent_usd": usd(one.spent_nano),
                 "limit_usd": usd(one.limit_nano),
                 "remaining_usd": usd(max(one.limit_nano - one.spent_nano, 0)),
-                "resets_at": None if one.ends_us is None else _iso(one.ends_us),
+                "resets_at": None if one.ends_us is None else iso(one.ends_us),
             }
             for one in await self._limiter.standings(principal)
         ]
@@ -137,7 +144,7 @@ def shown(entry: Entry) -> dict[str, Any]:
         "object": "request",
         "entry": entry.id,
         "corrects": entry.corrects,
-        "created_at": _iso(entry.at_us),
+        "created_at": iso(entry.at_us),
         "status": entry.status,
         "outcome": entry.outcome,
         "key": entry.key_id,
@@ -167,15 +174,15 @@ def _sums(row: dict[str, Any]) -> dict[str, Any]:
     """Sums with their amounts in dollars and their time as a date."""
     shown_row = {name: value for name, value in row.items() if name not in ("hour_us", "cost_nano")}
     if "hour_us" in row:
-        shown_row = {"start": _iso(row["hour_us"])} | shown_row
+        shown_row = {"start": iso(row["hour_us"])} | shown_row
     return shown_row | {"cost_usd": usd(int(row["cost_nano"] or 0))}
 
 
-def _iso(time_us: int) -> str:
+def iso(time_us: int) -> str:
     return datetime.datetime.fromtimestamp(time_us / 1e6, datetime.UTC).isoformat(timespec="milliseconds")
 
 
-def _moment_us(text: str | None, name: str, default: int) -> int:
+def moment_us(text: str | None, name: str, default: int) -> int:
     if text is None:
         return default
     try:

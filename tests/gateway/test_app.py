@@ -20,6 +20,7 @@ import pytest
 from gateway import app
 from gateway.api.edge import Edge
 from gateway.api.health import Health
+from gateway.audit import Audit
 from gateway.auth import Open
 from gateway.catalog import Catalog
 from gateway.config import Config, LogConfig
@@ -166,7 +167,9 @@ def ask(health: Health, path: str) -> httpx.Response:
 def test_every_route_is_listed_with_its_access() -> None:
     telemetry = Telemetry("1")
     catalog = Catalog(())
-    routes = app.routes(Config(), catalog, Inference(catalog, telemetry), health_of({}), own_usage(catalog))
+    routes = app.routes(
+        Config(), catalog, Inference(catalog, telemetry), health_of({}), own_usage(catalog), Audit(None)
+    )
     public = {f"{route.method} {route.path}" for route in routes if route.access == "public"}
     assert public == {"GET /", "GET /health", "GET /health/live", "GET /health/ready", "GET /metrics"}
     users = {route.path for route in routes if route.access == "user"}

@@ -54,8 +54,14 @@ def test_a_used_data_directory(tmp_path: Path) -> None:
     start_once(tmp_path)
     assert found(doctor._data_dir(config(tmp_path))) == [("ok", "data directory")]
     checks = list(doctor._database(config(tmp_path)))
-    assert found(checks) == [("ok", "database"), ("ok", "migrations"), ("ok", "keys"), ("ok", "money")]
-    assert checks[-2].detail == "1 not revoked"
+    assert found(checks) == [
+        ("ok", "database"),
+        ("ok", "migrations"),
+        ("ok", "keys"),
+        ("ok", "money"),
+        ("ok", "audit log"),
+    ]
+    assert checks[-3].detail == "1 not revoked"
 
 
 def test_stores_of_several_replicas(tmp_path: Path, postgres: Postgres, valkey: Valkey) -> None:
@@ -157,6 +163,8 @@ def test_a_balance_that_is_not_the_sum_of_its_entries_is_found(tmp_path: Path) -
     start_once(tmp_path)
     with sqlite3.connect(tmp_path / "data" / FILE_NAME) as database:
         database.execute("INSERT INTO balances VALUES ('key:k:total', 5, 0)")
+        database.execute("INSERT INTO audit_head VALUES ('newest', 1, 'ab')")
     database.close()
-    check = list(doctor._database(config(tmp_path)))[-1]
+    check, chain = list(doctor._database(config(tmp_path)))[-2:]
+    assert (chain.status, chain.name) == ("fail", "audit log") and "newest entry" in chain.detail
     assert (check.status, check.name) == ("fail", "money") and "key:k:total" in check.detail

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import httpx
 
 from gateway.api.sessions import KeptSessions
+from gateway.audit import Audit
 from gateway.auth import Principal
 from gateway.catalog import Catalog, Target
 from gateway.sessions import Sessions
@@ -45,7 +46,7 @@ async def opened() -> AsyncIterator[tuple[Scripted, httpx.AsyncClient, httpx.Asy
     adapter = Scripted()
     kept = [session("s1", "talk", tenant="alice"), session("s2", "talk", tenant="bob")]
     adapter.sessions = {one.id: one for one in kept}
-    endpoints = KeptSessions(Sessions(Catalog([Target("m", adapter)])), 1000).endpoints()
+    endpoints = KeptSessions(Sessions(Catalog([Target("m", adapter)])), Audit(None), 1000).endpoints()
     async with serve(endpoints, authenticator=ByKey()) as served:
         url = f"http://127.0.0.1:{served.port}/v1"
         async with (
