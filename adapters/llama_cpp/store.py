@@ -34,7 +34,7 @@ Result = TypeVar("Result")
 def _step_back() -> None:
     """Files can wait; a busy thread beside those that compute a step would hold all of them up."""
     if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, get_native_id(), 10)
+        os.setpriority(os.PRIO_PROCESS, get_native_id(), 19)
 
 
 class Files:

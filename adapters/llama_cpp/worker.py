@@ -58,12 +58,14 @@ from adapters.llama_cpp.messages import (
 )
 from adapters.llama_cpp.native import NativeError
 from adapters.llama_cpp.prompts import Refusal
+from adapters.llama_cpp.scheduler import Scheduler
 from adapters.llama_cpp.sequence import Sequence
 from adapters.llama_cpp.sessions import Changed
 from adapters.llama_cpp.thoughts import Thoughts
 
 TOKENISER_THREADS = 2
 IDLE_WAIT_S = 5.0
+QUIET_S = 0.1
 COMPILER_THREADS = 2
 CLOSE_WAIT_S = 4.0
 # The tables that constraints need are made when the worker has had nothing to do for so long, if not needed before.
@@ -108,6 +110,7 @@ class Worker:
         # Requests that a tokeniser works on, and those of them that were cancelled meanwhile.
         self._preparing: set[int] = set()
         self._forgotten: set[int] = set()
+        self._worked_s = 0.0
         if loaded.store is not None:
             loaded.store.wake = self._wake.set
 
@@ -170,9 +173,10 @@ class Worker:
         if scheduler is None:
             return False
         if scheduler.idle:
-            more, deltas = scheduler.tidy(), []
+            more, deltas = self._interrupted(scheduler) or scheduler.tidy(), []
         else:
             deltas = scheduler.step()
+            self._worked_s = time.monotonic()
             more = not scheduler.stalled
         news = scheduler.sessions.news()
         if deltas or news is not None:
@@ -184,6 +188,15 @@ class Worker:
             scheduler.cancel(id)
             self._link.send(Refused(id, "engine_failed", "The engine could not encode an image of this request."))
         return more
+
+    def _interrupted(self, scheduler: Scheduler) -> bool:
+        """Whether something came up in the moment that is waited before conversations go to disk: the next turn often
+        follows at once, and would have to wait for that."""
+        left_s = self._worked_s + QUIET_S - time.monotonic()
+        if left_s <= 0 or not scheduler.sessions.unwritten or not self._wake.wait(left_s):
+            return False
+        self._wake.clear()
+        return True
 
     def _post(self, call: Callable[[], object]) -> None:
         self._inbox.append(call)
