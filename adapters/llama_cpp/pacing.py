@@ -47,12 +47,13 @@ class Rates:
 def paced(limits: Limits, room: float, decoding: int) -> int:
     """Prompt tokens beside `decoding` rows when the target gap has time for `room` of them.
 
-    Pairs of tiles, or else one tile. The first of either may take up to twice the target, because less would make
-    everything slower. Where even that is too slow, as few tokens as the target asks for.
+    Pairs of tiles, or else one tile. The first pair may take up to twice the target and the first tile four times,
+    because less would make everything slower: part of a tile costs about as much as all of it, and going by that cost
+    would lead to ever smaller parts. Where even that is too slow, as few tokens as the target asks for.
     """
     total = int(room)
-    for unit in (2 * limits.tile, limits.tile):
-        if total * 2 >= unit:
+    for unit, excess in ((2 * limits.tile, 2), (limits.tile, 4)):
+        if total * excess >= unit:
             total = max(total // unit, decoding // unit + 1) * unit
             break
     return min(max(total - decoding, CHUNK_TOKENS_MIN), limits.chunk_tokens - decoding)
