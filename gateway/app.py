@@ -9,6 +9,7 @@ import math
 import os
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -29,6 +30,7 @@ from gateway.api.audit import AuditLog
 from gateway.api.edge import Edge
 from gateway.api.health import Health, front_page
 from gateway.api.http import Endpoint
+from gateway.api.idempotent import Idempotent
 from gateway.api.protocol import Report, Wheel
 from gateway.api.remote_images import RemoteImages
 from gateway.api.rerank import Rerank
@@ -44,6 +46,7 @@ from gateway.catalog import Catalog, Target, price_table
 from gateway.config import Config, digest
 from gateway.engines import engine_settings
 from gateway.errors import GatewayError
+from gateway.idempotency import Idempotency
 from gateway.inference import Inference
 from gateway.ledger.export import usd
 from gateway.ledger.store import Ledger
@@ -57,6 +60,7 @@ from gateway.state.database import Database
 from gateway.state.migrate import known, migrate
 from gateway.state.outbox import Outbox
 from gateway.state.shared import SharedState
+from gateway.state.sqlite import open_sqlite
 from gateway.stores import open_database, open_shared
 from gateway.telemetry import Gauge, Telemetry
 
@@ -136,10 +140,11 @@ async def opened(config: Config) -> AsyncIterator[Gateway]:
         telemetry.gauge_source(lambda: gauges(models, wheel))
         catalog = build_catalog(config, models)
         limiter, ledger = await _open_money(config, database, shared, telemetry, stack)
+        idempotent = await _open_idempotent(config, database, ledger, stack)
         inference = Inference(catalog, telemetry, Metering(limiter, ledger, telemetry))
         health = Health(telemetry, pool.statuses, lambda: wheel.draining)
         own = OwnUsage(catalog, ledger, limiter, audit, config.server.body_bytes_max)
-        endpoints = routes(config, catalog, inference, health, own, audit)
+        endpoints = idempotent.wrap(routes(config, catalog, inference, health, own, audit))
         loopback_only = not config.auth.enabled
         edge = Edge(endpoints, authenticator, telemetry, access_log, audit=audit, loopback_only=loopback_only)
         stack.push_async_callback(_end, asyncio.create_task(_load(pool)))
@@ -205,6 +210,23 @@ def _audit_gauges(audit: Audit) -> Iterator[Gauge]:
     yield "gateway_audit_pending", (), audit.pending
     yield "gateway_audit_entries_total", (), audit.written
     yield "gateway_audit_lost_total", (), audit.lost
+
+
+async def _open_idempotent(
+    config: Config, database: Database | None, ledger: Ledger | None, stack: AsyncExitStack
+) -> Idempotent:
+    """Results of named requests; without a database they last as long as this process."""
+    if database is None:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="gateway-"))
+        database = await open_sqlite(Path(folder), serve=True)
+        stack.push_async_callback(database.close)
+        await migrate(database, known())
+    idempotency = Idempotency(database, ledger, config.state.idempotency, alone=config.state.redis is None)
+    await idempotency.open()
+    stack.push_async_callback(idempotency.close)
+    idempotent = Idempotent(idempotency, config.server.body_bytes_max)
+    stack.push_async_callback(idempotent.close)
+    return idempotent
 
 
 def _ledger_gauges(ledger: Ledger) -> Iterator[Gauge]:

@@ -136,6 +136,16 @@ class AuthConfig(Section, frozen=True, kw_only=True):
     issuers: Annotated[tuple[IssuerConfig, ...], Meta(max_length=64)] = ()
 
 
+class IdempotencyConfig(Section, frozen=True, kw_only=True):
+    """Results of requests with an `Idempotency-Key`. `ttl_s` is longer than any request runs."""
+
+    ttl_s: Annotated[int, Meta(ge=7200, le=30 * 86_400)] = 86_400
+    wait_timeout_s: Annotated[float, Meta(ge=0, le=600)] = 30
+    result_bytes_max: Annotated[int, Meta(ge=0, le=64 << 20)] = 1 << 20
+    tenant_bytes_max: Annotated[int, Meta(ge=0, le=1 << 50)] = 64 << 20
+    bytes_max: Annotated[int, Meta(ge=0, le=1 << 50)] = 1 << 30
+
+
 class StateConfig(Section, frozen=True, kw_only=True):
     """Where state is kept. Without URLs: SQLite in the data directory and this process's memory, for one process.
 
@@ -148,6 +158,7 @@ class StateConfig(Section, frozen=True, kw_only=True):
     redis: SecretUrl | None = None
     redis_timeout_s: Seconds = 1
     replicas: Annotated[int, Meta(ge=1, le=1000)] = 1
+    idempotency: IdempotencyConfig = IdempotencyConfig()
 
 
 class SessionsConfig(Section, frozen=True, kw_only=True):

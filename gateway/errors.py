@@ -52,6 +52,8 @@ TABLE: Mapping[str, Row] = {
     "method_not_allowed": Row(405),
     "request_timeout": Row(408),
     "idempotency_conflict": Row(409, retry=False),
+    "idempotency_in_progress": Row(409, retry_after_s=1, retry=True),
+    "idempotency_result_lost": Row(409, retry=False),
     "request_too_large": Row(413),
     "url_too_long": Row(414),
     "unsupported_media_type": Row(415),

@@ -261,6 +261,7 @@ def struct_shape(kind: type[msgspec.Struct]) -> dict[str, Any]:
         "limits": config.LimitsConfig,
         "images": config.ImagesConfig,
         "state": config.StateConfig,
+        "idempotency": config.IdempotencyConfig,
         "sessions": config.SessionsConfig,
         "log": config.LogConfig,
         "engine": EngineConfig,
