@@ -156,7 +156,7 @@ def test_sessions_are_encrypted_where_there_is_a_key(tmp_path: Path, uninterrupt
 def test_deletion_leaves_nothing_behind(tmp_path: Path) -> None:
     with Server(tmp_path, config=config(DEMO)) as server, server.client() as client:
         Talk(client, "kept").say(QUESTIONS[0])
-        until(lambda: bool(files(server)), "the first is on the disk")
+        until(lambda: bool(written(server)), "the first is on the disk")
         before = set(files(server))
         Talk(client, "secret", system="Another beginning. " + SYSTEM).say(QUESTIONS[0])
         until(lambda: set(files(server)) > before, "the second is on the disk")
