@@ -133,6 +133,24 @@ class Kept:
         return "ram" if self.blob is not None else "disk"
 
     @property
+    def fetched(self) -> bool:
+        """Whether what is in RAM was read from disk and not used since."""
+        return self.blob is not None and self.held_until_us > 0
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether it is in a file or in cells, so that nothing is lost without its blob."""
+        return self.durable or self.slot is not None
+
+    def stays(self, now_us: int) -> bool:
+        """Whether its blob has to stay where it is for now, or would be missed."""
+        return self.writing or self.held_until_us >= now_us or not self.elsewhere
+
+    def loose(self, now_us: int) -> bool:
+        """Whether its blob may go when memory is short."""
+        return not self.writing and self.held_until_us < now_us and (self.elsewhere or not self.pinned)
+
+    @property
     def held(self) -> tuple[Checkpoint, ...]:
         """The checkpoints that are in memory."""
         return self.checkpoints if self.slot is not None or self.blob is None else self.blob.checkpoints

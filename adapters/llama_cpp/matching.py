@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 from adapters.llama_cpp.kept import PUBLIC, Int32s, Kept, Owner, common_prefix
+
+# Reads for requests that still wait: how many at a time, since those that have their turn read after them, and which
+# part of the memory they leave to what is copied out of the context meanwhile.
+READS_AHEAD_MAX = 2
+READS_AHEAD_SHARE = 2
 
 
 def longest(
@@ -52,6 +57,13 @@ def first_to_go(kept: Iterable[Kept], loose: Iterable[Kept], size: Callable[[Kep
     for one in kept:
         held[one.owner.tenant] = held.get(one.owner.tenant, 0) + size(one)
     return min(loose, key=lambda one: (-held[one.owner.tenant], one.used_us))
+
+
+def room_ahead(kept: Collection[Kept], ram_bytes: int, now_us: int) -> int:
+    """How many bytes may be read for a request that still waits; -1 while the disk reads enough as it is."""
+    reading = [one.disk_bytes for one in kept if one.fetching_us]
+    staying = [one.blob.size_bytes for one in kept if one.blob is not None and one.stays(now_us)]
+    return -1 if len(reading) >= READS_AHEAD_MAX else ram_bytes // READS_AHEAD_SHARE - sum(reading) - sum(staying)
 
 
 def _seen_by(owner: Owner, kept: Iterable[Kept]) -> Iterator[Kept]:

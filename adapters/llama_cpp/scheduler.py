@@ -106,6 +106,12 @@ class Scheduler:
             self._arrivals += 1
             self._waiting.append(sequence)
 
+    def expect(self, sequence: Sequence) -> None:
+        """Has what a request continues that will be submitted later read from disk meanwhile."""
+        kept, _, size = self._prefix(sequence)
+        if kept is not None and kept.tier == "disk" and self._worth_reading(kept, size):
+            self.sessions.fetch_ahead(kept)
+
     def cancel(self, request: int) -> bool:
         """Ends all sequences of a request between two steps; what they computed is kept for their tenant."""
         gone = [one for one in self._running if one.request == request]
@@ -265,7 +271,7 @@ class Scheduler:
             sequence.computed = sequence.shared = size
         elif kept is not None:
             resident, held = kept.slot is not None, kept.held
-            tier = "disk" if sequence.awaited_us else kept.tier
+            tier = "disk" if sequence.awaited_us or kept.fetched else kept.tier
             sequence.computed = self.sessions.load(kept, slot, size)
             sequence.source = kept
             sequence.shared = sequence.computed if resident else 0
@@ -286,7 +292,7 @@ class Scheduler:
         candidate = self.sessions.candidate(sequence.owner, sequence.prompt)
         if candidate is None:
             return None, None
-        return candidate, "disk" if candidate is kept and sequence.awaited_us else candidate.tier
+        return candidate, "disk" if candidate.fetched or (candidate is kept and sequence.awaited_us) else candidate.tier
 
     def _calm(self) -> None:
         """Moves idle conversations out of the context while others run: attention walks over every used cell, so they

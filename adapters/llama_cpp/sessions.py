@@ -31,7 +31,7 @@ from adapters.llama_cpp.kept import (
     common_prefix,
     recorded,
 )
-from adapters.llama_cpp.matching import continues, first_to_go, longest, meant
+from adapters.llama_cpp.matching import continues, first_to_go, longest, meant, room_ahead
 from adapters.llama_cpp.messages import SessionCounters
 from adapters.types import SessionAction, SessionInfo
 
@@ -333,6 +333,11 @@ class Sessions:
             kept.fetching_us = self._now_us()
             self._disk.load(kept.id, partial(self._fetched, kept))
 
+    def fetch_ahead(self, kept: Kept) -> None:
+        """Begins to read what will be wanted later, where that makes nobody wait long and nothing is lost for it."""
+        if room_ahead(self._kept, self._budget.ram_bytes, self._now_us()) >= kept.disk_bytes:
+            self.fetch(kept)
+
     def _fetched(self, kept: Kept, blob: Blob | None) -> None:
         kept.fetching_us = 0
         if not kept.alive:
@@ -406,20 +411,12 @@ class Sessions:
     def _bound_ram(self) -> None:
         now_us = self._now_us()
         while self._ram_bytes() > self._budget.ram_bytes:
-            loose = [
-                kept
-                for kept in self._kept
-                if kept.blob is not None
-                and not kept.writing
-                and kept.held_until_us < now_us
-                and (kept.durable or kept.slot is not None or not kept.pinned)
-            ]
+            loose = [kept for kept in self._kept if kept.blob is not None and kept.loose(now_us)]
             if not loose:
                 return
-            # What is in a file or in cells as well is not lost.
             spared = [kept for kept in loose if kept.filed_tokens or kept.slot is not None]
             kept = first_to_go(self._kept, spared or loose, lambda one: one.blob.size_bytes if one.blob else 0)
-            if kept.durable or kept.slot is not None:
+            if kept.elsewhere:
                 kept.blob = None
             elif kept.filed_tokens:
                 kept.fall_back()

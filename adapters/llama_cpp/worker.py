@@ -310,6 +310,8 @@ class Worker:
     def _hold(self, id: int, sequences: list[Sequence]) -> None:
         if self._settle(id):
             self._prepared[id] = sequences
+            if self._loaded.scheduler is not None:
+                self._loaded.scheduler.expect(sequences[0])
 
     def _submit_job(self, job: Job) -> None:
         if not self._settle(job.request):

@@ -46,12 +46,16 @@ class Bench:
         self.now_us += 10
         return self.now_us
 
-    def submit(self, id: int, prompt: list[int], count: int = 4, *, tenant: str = "a", key: str | None = None) -> None:
+    def sequence(
+        self, id: int, prompt: list[int], count: int = 4, *, tenant: str = "a", key: str | None = None
+    ) -> Sequence:
         tokens = np.array(prompt, np.int32)
-        sequence = Sequence(
+        return Sequence(
             id, 0, tokens, GREEDY, tenant=tenant, session_key=key, max_tokens=count, pieces=FakePieces(), explain=True
         )
-        self.scheduler.submit([sequence])
+
+    def submit(self, id: int, prompt: list[int], count: int = 4, *, tenant: str = "a", key: str | None = None) -> None:
+        self.scheduler.submit([self.sequence(id, prompt, count, tenant=tenant, key=key)])
 
     def run(self, steps_max: int = 3000) -> None:
         """Until there is nothing to do any more, not even for the disk."""
@@ -157,6 +161,51 @@ def test_reading_holds_up_nobody_else() -> None:
     bench.disk.slow = False
     bench.run()
     assert bench.text(2) == expected(second_turn(prompt(300))) and bench.cached(2) == 303
+
+
+def test_what_a_waiting_request_continues_is_read_meanwhile() -> None:
+    before = Bench()
+    before.ask(1, prompt(300), key="talk")
+    bench = Bench(before.disk)
+    bench.scheduler.tidy()
+    bench.scheduler.expect(bench.sequence(2, second_turn(prompt(300)), key="talk"))
+    bench.scheduler.tidy()
+    assert [info.tier for info in bench.sessions.listed("a")] == ["ram"]
+    bench.disk.slow = True
+    bench.submit(2, second_turn(prompt(300)), key="talk")
+    bench.run()
+    assert bench.text(2) == expected(second_turn(prompt(300))) and bench.cached(2) == 303
+    assert bench.sessions.counters().hits_disk == 1 and bench.disk.reads == 1
+
+
+def test_what_was_read_for_requests_that_never_came_gives_way() -> None:
+    before = Bench()
+    for id in range(6):
+        before.ask(id, prompt(300, seed=id), key=f"talk {id}")
+    bench = Bench(before.disk, ram=2500)
+    bench.scheduler.tidy()
+    for turn in range(3):
+        for id in range(6):
+            bench.scheduler.expect(bench.sequence(id, second_turn(prompt(300, seed=id)), key=f"talk {id}"))
+            bench.scheduler.tidy()
+        assert bench.disk.reads == 2 * (turn + 1), "half of the memory is left until they have had their time"
+        assert bench.sessions.counters().ram_bytes <= 2500
+        bench.now_us += 11_000_000
+    assert len(bench.sessions) == len(bench.disk.files) == 6
+
+
+def test_a_disk_with_much_to_read_reads_nothing_ahead() -> None:
+    before = Bench()
+    for id in range(4):
+        before.ask(id, prompt(300, seed=id), key=f"talk {id}")
+    bench = Bench(before.disk)
+    bench.scheduler.tidy()
+    bench.disk.slow = True
+    for id in range(4):
+        bench.scheduler.expect(bench.sequence(id, second_turn(prompt(300, seed=id)), key=f"talk {id}"))
+    bench.disk.slow = False
+    bench.scheduler.tidy()
+    assert bench.disk.reads == 2
 
 
 def test_a_disk_that_does_not_answer_is_not_waited_for_without_end() -> None:
