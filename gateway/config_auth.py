@@ -76,7 +76,7 @@ def issuer_conflicts(issuers: tuple[IssuerConfig, ...]) -> Iterator[tuple[str, s
         if not _NAME.fullmatch(one.name):
             yield (
                 f"{where}.name",
-                "a name has 1 to 32 letters, digits and ._- starts with a letter or digit, and is not jwt",
+                "a name has 1 to 32 letters, digits and ._-, starts with a letter or digit, and is not jwt",
             )
         if one.name in [other.name for other in earlier]:
             yield f"{where}.name", f'"{one.name}" is already taken'
