@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/python
 CLIENT_VENV := $(VENV)/llama-index
 ARGS ?=
+UNIT := tests/adapters tests/gateway tests/test_architecture.py tests/test_docs.py
 
 .PHONY: setup serve test check unit bench simulate lock train-demo clean
 
@@ -14,13 +15,13 @@ serve: $(VENV)/.ready  ## start the gateway with the demo model, or: make serve 
 setup: $(VENV)/.ready  ## install everything into .venv (builds llama.cpp once: a few minutes)
 
 test: check $(CLIENT_VENV)/.ready  ## everything: format, lint, types, unit, faults, end to end
-	$(RUN) -m pytest tests
+	$(RUN) -m pytest tests $(UNIT:%=--ignore=%)
 
 check: $(VENV)/.ready  ## the inner loop: format, lint, types, unit tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(RUN) -m pytest -q tests/adapters tests/gateway tests/test_architecture.py tests/test_docs.py
+	$(RUN) -m pytest -q $(UNIT)
 
 bench: $(VENV)/.ready  ## measure against llama-server built from the same llama.cpp; prints ratios
 	$(RUN) -m tests.bench $(ARGS)
