@@ -290,19 +290,13 @@ def _with_keys(options: argparse.Namespace, work: Callable[[Keys, Database], Awa
 def _with_database(options: argparse.Namespace, work: Callable[[Database], Awaitable[T]]) -> T:
     """Do `work` on the database, beside a running server if there is one."""
     from gateway.state.migrate import known, migrate
-    from gateway.stores import open_database
+    from gateway.stores import with_database
 
-    config = _load(options)
+    async def run(database: Database) -> T:
+        await migrate(database, known())
+        return await work(database)
 
-    async def run() -> T:
-        database = await open_database(config, serve=False)
-        try:
-            await migrate(database, known())
-            return await work(database)
-        finally:
-            await database.close()
-
-    return asyncio.run(run())
+    return with_database(_load(options), run)
 
 
 def _usage(options: argparse.Namespace) -> int:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from gateway.cli_money import moment_us
 
@@ -14,7 +13,6 @@ if TYPE_CHECKING:
 
 LIMIT_MAX = 10_000
 
-T = TypeVar("T")
 Add = Callable[..., argparse.ArgumentParser]
 
 
@@ -35,23 +33,11 @@ def add_commands(commands: Any, add: Add, configured: Callable[[argparse.Argumen
         configured(command)
 
 
-def _with_database(options: argparse.Namespace, work: Callable[[Database], Awaitable[T]]) -> T:
-    from gateway.stores import open_database
-
-    async def run() -> T:
-        database = await open_database(options.load(options), serve=False)
-        try:
-            return await work(database)
-        finally:
-            await database.close()
-
-    return asyncio.run(run())
-
-
 def _list(options: argparse.Namespace) -> int:
     import msgspec
 
     from gateway.audit import Audit, Entry, Filter
+    from gateway.stores import with_database
 
     names = ("actor", "tenant", "action", "outcome")
     given = {name: getattr(options, name) for name in names}
@@ -60,7 +46,7 @@ def _list(options: argparse.Namespace) -> int:
     async def read(database: Database) -> tuple[list[Entry], bool]:
         return await Audit(database).page(wanted, min(max(options.limit, 1), LIMIT_MAX))
 
-    entries, _ = _with_database(options, read)
+    entries, _ = with_database(options.load(options), read)
     for entry in entries:
         print(msgspec.json.encode(entry).decode())
     return 0
@@ -68,8 +54,9 @@ def _list(options: argparse.Namespace) -> int:
 
 def _verify(options: argparse.Namespace) -> int:
     from gateway.audit import verify
+    from gateway.stores import with_database
 
-    chain = _with_database(options, lambda database: verify(database, options.hash))
+    chain = with_database(options.load(options), lambda database: verify(database, options.hash))
     print(f"{chain.count} entries are as they were written; the hash of the last one is {chain.hash}")
     if chain.problem is not None:
         print(f"From there on the audit log is not as it was written: {chain.problem}.")

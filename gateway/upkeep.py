@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import datetime
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gateway.config import Config
     from gateway.state.backup import Summary
     from gateway.state.postgres import Postgres
     from gateway.state.sqlite import Sqlite
 
-T = TypeVar("T")
 Add = Callable[..., argparse.ArgumentParser]
 
 
@@ -34,23 +31,11 @@ def add_commands(commands: Any, add: Add, configured: Callable[[argparse.Argumen
         configured(command)
 
 
-def _with_stores(config: Config, work: Callable[[Sqlite | Postgres], Awaitable[T]], *, serve: bool = False) -> T:
-    from gateway.stores import open_database
-
-    async def run() -> T:
-        database = await open_database(config, serve=serve)
-        try:
-            return await work(database)
-        finally:
-            await database.close()
-
-    return asyncio.run(run())
-
-
 def _status(options: argparse.Namespace) -> int:
     from gateway.state.migrate import known, pending
+    from gateway.stores import with_database
 
-    missing = _with_stores(options.load(options), lambda database: pending(database, known()))
+    missing = with_database(options.load(options), lambda database: pending(database, known()))
     for migration in known():
         print(f"{'missing' if migration.name in missing else 'applied'}  {migration.name}")
     return 0
@@ -59,6 +44,7 @@ def _status(options: argparse.Namespace) -> int:
 def _apply(options: argparse.Namespace) -> int:
     from gateway.audit import note
     from gateway.state.migrate import known, migrate
+    from gateway.stores import with_database
 
     async def work(database: Sqlite | Postgres) -> list[str]:
         applied = await migrate(database, known())
@@ -66,7 +52,7 @@ def _apply(options: argparse.Namespace) -> int:
             await note(database, "database.migrate", applied[-1], count=len(applied))
         return applied
 
-    applied = _with_stores(options.load(options), work)
+    applied = with_database(options.load(options), work)
     print("\n".join(f"applied  {name}" for name in applied) or "Nothing was missing.")
     return 0
 
@@ -75,6 +61,7 @@ def _backup(options: argparse.Namespace) -> int:
     from gateway.auth.keys import PEPPER_NAME
     from gateway.state.backup import back_up
     from gateway.state.migrate import known, pending
+    from gateway.stores import with_database
 
     config = options.load(options)
 
@@ -82,7 +69,7 @@ def _backup(options: argparse.Namespace) -> int:
         missing = await pending(database, known())
         return await back_up(database, options.file, [each for each in known() if each.name not in missing])
 
-    _show(_with_stores(config, work))
+    _show(with_database(config, work))
     if config.auth.pepper is None:
         print(
             f"Keep {Path(config.data_dir) / PEPPER_NAME} with it: without that file no API key of this copy is valid."
@@ -94,6 +81,7 @@ def _restore(options: argparse.Namespace) -> int:
     from gateway.audit import note
     from gateway.state.backup import restore
     from gateway.state.migrate import known
+    from gateway.stores import with_database
 
     async def work(database: Sqlite | Postgres) -> Summary:
         summary = await restore(database, options.file, known(), force=options.force)
@@ -101,7 +89,7 @@ def _restore(options: argparse.Namespace) -> int:
         return summary
 
     config = options.load(options)
-    _show(_with_stores(config, work, serve=True))
+    _show(with_database(config, work, serve=True))
     if config.state.redis is not None:
         print("Empty Redis before the gateways start (FLUSHDB): its counters belong to what was there before.")
     return 0

@@ -327,8 +327,8 @@ class Scheduler:
             if code == 0:
                 self._steps += 1
                 self._turns[adapters.variant] = self._steps
-                decoded = {adapters.variant} if all(one.decoding for one, _ in plan) else set()
-                self._decoded = (self._decoded - {adapters.variant} | decoded) & self._turns.keys()
+                note = self._decoded.add if all(one.decoding for one, _ in plan) else self._decoded.discard
+                note(adapters.variant)
                 return plan
             if code == 2:
                 return []
@@ -340,6 +340,7 @@ class Scheduler:
         that no number of new ones keeps the others waiting."""
         sets = {one.adapters.variant: one.adapters for one in texts}
         self._turns = {variant: self._turns.get(variant, self._steps) for variant in sets}
+        self._decoded &= sets.keys()
         return sets[min(sets, key=self._turns.__getitem__)]
 
     def _decode(self, plan: list[tuple[Sequence, int]]) -> int:

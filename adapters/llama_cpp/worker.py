@@ -111,6 +111,11 @@ class Worker:
         self._preparing: set[int] = set()
         self._forgotten: set[int] = set()
         self._worked_s = 0.0
+        self._thoughts_end: list[int] = []
+        if loaded.reasoning is not None:
+            ended_by = loaded.reasoning.ended_by
+            ending = loaded.vocabulary.tokenize(ended_by, add_special=False, parse_special=True)
+            self._thoughts_end = ending.tolist()
         if loaded.store is not None:
             loaded.store.wake = self._wake.set
 
@@ -263,9 +268,8 @@ class Worker:
         reasoning = self._loaded.reasoning
         if reasoning is None or not isinstance(command.prompt, ChatPrompt):
             return None
-        ending = self._loaded.vocabulary.tokenize(reasoning.ended_by, add_special=False, parse_special=True)
         most = command.generation.reasoning_tokens_max
-        return Thoughts(reasoning, ending.tolist(), thinking=thinking, tokens_max=most)
+        return Thoughts(reasoning, self._thoughts_end, thinking=thinking, tokens_max=most)
 
     def _texts(self, command: Embed) -> list[Int32s]:
         prompts = self._loaded.prompts

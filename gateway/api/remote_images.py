@@ -138,8 +138,10 @@ class RemoteImages:
         raise InvalidRequest(f"Invalid value for '{path}': {reason}.", param=path)
 
     async def _fetch(self, url: str) -> ImagePart:
+        # Reading the certificates of the system takes tens of milliseconds.
+        self._ssl_context = self._ssl_context or ssl.create_default_context()
         async with httpcore.AsyncConnectionPool(
-            ssl_context=self._ssl_context or ssl.create_default_context(), network_backend=self._network, retries=0
+            ssl_context=self._ssl_context, network_backend=self._network, retries=0
         ) as pool:
             for _ in range(REDIRECTS_MAX + 1):
                 self._check(url)
