@@ -21,7 +21,7 @@ check: $(VENV)/.ready  ## the inner loop: format, lint, types, unit tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(RUN) -m pytest -q $(UNIT)
+	$(RUN) -m pytest -q -n auto --dist worksteal $(UNIT)
 
 bench: $(VENV)/.ready  ## measure against llama-server built from the same llama.cpp; prints ratios
 	$(RUN) -m tests.bench $(ARGS)

@@ -12,6 +12,16 @@ Kind = Literal["chat", "completion", "embedding", "rerank"]
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 Tier = Literal["cells", "ram", "disk"]
 SessionAction = Literal["pin", "unpin", "reset", "delete", "fork"]
+DialectName = Literal[
+    "openai_chat",
+    "openai_completions",
+    "openai_responses",
+    "openai_embeddings",
+    "anthropic_messages",
+    "gemini",
+    "bedrock_converse",
+    "rerank",
+]
 
 
 class ToolCall(msgspec.Struct, frozen=True):
@@ -200,6 +210,27 @@ class Caller(msgspec.Struct, frozen=True):
     explain_cache: bool = False
 
 
+class Head(msgspec.Struct, frozen=True):
+    """The few fields of a request that decide where it goes and what it may cost; the rest of its body stays unread.
+
+    `max_tokens` bounds one of the `n` answers. `session_key` is the one the body names.
+    """
+
+    model: str
+    stream: bool = False
+    max_tokens: int | None = None
+    n: int = 1
+    session_key: str | None = None
+
+
+class Inbound(msgspec.Struct, frozen=True):
+    """A request as it came: a body in a dialect, checked to be JSON, and its head."""
+
+    dialect: DialectName
+    body: bytes
+    head: Head
+
+
 class TopLogprob(msgspec.Struct, frozen=True, array_like=True):
     token_id: int
     logprob: float
@@ -373,6 +404,35 @@ class Chat(Protocol):
     def chat(self, request: ChatRequest, caller: Caller) -> AsyncIterator[Event]: ...
 
     def complete(self, request: CompletionRequest, caller: Caller) -> AsyncIterator[Event]: ...
+
+
+class Sink(Protocol):
+    """Takes an answer that is passed on as it comes; nothing was shown to the client before `begin`.
+
+    `write` never waits: True asks for a pause, after which `drained` is awaited before more is read.
+    """
+
+    def begin(self, status: int, content_type: str) -> None: ...
+
+    def write(self, data: bytes) -> bool:
+        """Whole events of a stream, framed as the client gets them, or a part of a unary body."""
+        ...
+
+    async def drained(self) -> None: ...
+
+
+class Relay(Protocol):
+    """A target that speaks some dialects itself and takes requests in them unharmed, unknown fields included."""
+
+    @property
+    def dialects(self) -> frozenset[DialectName]: ...
+
+    async def relay(self, inbound: Inbound, caller: Caller, sink: Sink) -> Finished:
+        """Pass a request on with only its routed fields replaced, and the answer into `sink` as it comes.
+
+        Raises an `AdapterError`; one that comes before `sink.begin` was called may be tried elsewhere.
+        """
+        ...
 
 
 class Embedder(Protocol):
