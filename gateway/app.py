@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 import logging
-import math
 import os
 import socket
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -22,9 +21,8 @@ from msgspec.structs import replace
 
 from adapters import open_adapter
 from adapters.llama_cpp import LlamaCpp
-from adapters.llama_cpp.messages import SessionCounters
 from adapters.llama_cpp.pool import Pool
-from gateway import logs
+from gateway import gauges, logs
 from gateway.api import openai
 from gateway.api.audit import AuditLog
 from gateway.api.edge import Edge
@@ -62,13 +60,11 @@ from gateway.state.outbox import Outbox
 from gateway.state.shared import SharedState
 from gateway.state.sqlite import open_sqlite
 from gateway.stores import open_database, open_shared
-from gateway.telemetry import Gauge, Telemetry
+from gateway.telemetry import Telemetry
 
 if TYPE_CHECKING:
-    from gateway.auth.jwks import IssuerKeys
+    pass
 
-MODEL_STATES = ("loading", "ready", "failed", "restarting", "stopped")
-SESSION_EVENTS = ("spilled", "restored", "written", "write_failed", "corrupt", "mismatched", "expired", "evicted")
 
 log = logging.getLogger("gateway")
 
@@ -121,7 +117,7 @@ async def opened(config: Config) -> AsyncIterator[Gateway]:
         audit = Audit(database)
         audit.start()
         stack.push_async_callback(audit.close)
-        telemetry.gauge_source(partial(_audit_gauges, audit))
+        telemetry.gauge_source(partial(gauges.of_audit, audit))
         shared = await open_shared(config)
         stack.push_async_callback(shared.close)
         telemetry.gauge_source(lambda: [("gateway_shared_state_degraded", (), float(shared.degraded))])
@@ -137,7 +133,8 @@ async def opened(config: Config) -> AsyncIterator[Gateway]:
         pool = Pool(models)
         stack.push_async_callback(pool.close)
         wheel = Wheel(config.server, _reporter(telemetry, access_log))
-        telemetry.gauge_source(lambda: gauges(models, wheel))
+        telemetry.gauge_source(lambda: gauges.of_models(models))
+        telemetry.gauge_source(lambda: [("gateway_connections", (), len(wheel.connections))])
         catalog = build_catalog(config, models)
         limiter, ledger = await _open_money(config, database, shared, telemetry, stack)
         idempotent = await _open_idempotent(config, database, ledger, stack)
@@ -188,7 +185,7 @@ async def _open_money(
         ledger = Ledger(database, Outbox(Path(config.data_dir) / "outbox"))
         await ledger.start()
         stack.push_async_callback(ledger.close)
-        telemetry.gauge_source(partial(_ledger_gauges, ledger))
+        telemetry.gauge_source(partial(gauges.of_ledger, ledger))
     counters: SharedCounters | LocalCounters
     if config.state.redis is None:
         counters = LocalCounters(lambda: ledger is None or ledger.complete)
@@ -206,12 +203,6 @@ def _facts(config: Config) -> dict[str, str | int | bool]:
     return {"version": version(), "config_sha256": digest(config), "pid": os.getpid()}
 
 
-def _audit_gauges(audit: Audit) -> Iterator[Gauge]:
-    yield "gateway_audit_pending", (), audit.pending
-    yield "gateway_audit_entries_total", (), audit.written
-    yield "gateway_audit_lost_total", (), audit.lost
-
-
 async def _open_idempotent(
     config: Config, database: Database | None, ledger: Ledger | None, stack: AsyncExitStack
 ) -> Idempotent:
@@ -227,12 +218,6 @@ async def _open_idempotent(
     idempotent = Idempotent(idempotency, config.server.body_bytes_max)
     stack.push_async_callback(idempotent.close)
     return idempotent
-
-
-def _ledger_gauges(ledger: Ledger) -> Iterator[Gauge]:
-    yield "gateway_ledger_pending", (), ledger.pending
-    yield "gateway_ledger_entries_total", (), ledger.written
-    yield "gateway_outbox_bytes", (), ledger.waiting_bytes
 
 
 async def _open_authenticator(
@@ -254,18 +239,8 @@ async def _open_authenticator(
 
     issuers = Issuers(config.auth.issuers, keys)
     stack.push_async_callback(issuers.close)
-    telemetry.gauge_source(lambda: issuer_gauges(issuers.key_sets))
+    telemetry.gauge_source(lambda: gauges.of_issuers(issuers.key_sets))
     return issuers, admin_key
-
-
-def issuer_gauges(key_sets: Iterable[IssuerKeys]) -> Iterator[Gauge]:
-    """How each issuer's keys are kept up to date."""
-    for keys in key_sets:
-        name = keys.config.name
-        if math.isfinite(keys.age_s):
-            yield "gateway_issuer_keys_age_seconds", (name,), keys.age_s
-        yield "gateway_issuer_fetches_total", (name, "ok"), keys.fetched
-        yield "gateway_issuer_fetches_total", (name, "failed"), keys.failed
 
 
 def build_catalog(config: Config, models: Iterable[LlamaCpp]) -> Catalog:
@@ -308,38 +283,6 @@ def routes(
         *health.endpoints(),
     )
     return (front_page(version(), endpoints), *endpoints)
-
-
-def gauges(models: Iterable[LlamaCpp], wheel: Wheel) -> Iterator[Gauge]:
-    """What a scrape reads off the running parts."""
-    yield "gateway_connections", (), len(wheel.connections)
-    for model in models:
-        status, labels = model.status(), (model.name,)
-        yield "gateway_queue_depth", labels, status.queue_depth
-        yield "gateway_running_requests", labels, status.running
-        yield "gateway_engine_restarts", labels, model.counters.restarts
-        for state in MODEL_STATES:
-            yield "gateway_model_state", (model.name, state), float(status.state == state)
-        if status.busyness is not None:
-            yield "gateway_kv_cells_used", labels, status.busyness.cells_used
-            yield "gateway_kv_cells_max", labels, status.busyness.cells_max
-            if status.info is not None and status.info.vision:
-                yield "gateway_images_encoded_total", labels, status.busyness.images_encoded
-                yield "gateway_images_reused_total", labels, status.busyness.images_reused
-                yield "gateway_image_cache_bytes", labels, status.busyness.image_cache_bytes
-        yield from session_gauges(model.name, model.session_counters)
-
-
-def session_gauges(model: str, counters: SessionCounters) -> Iterator[Gauge]:
-    """What became of a model's kept conversations."""
-    yield "gateway_sessions", (model,), counters.sessions
-    for tier in ("ram", "disk"):
-        yield "gateway_session_bytes", (model, tier), getattr(counters, f"{tier}_bytes")
-    yield "gateway_session_lookups_total", (model, "none"), counters.misses
-    for tier in ("cells", "ram", "disk"):
-        yield "gateway_session_lookups_total", (model, tier), getattr(counters, f"hits_{tier}")
-    for event in SESSION_EVENTS:
-        yield "gateway_session_events_total", (model, event), getattr(counters, event)
 
 
 def _reporter(telemetry: Telemetry, access_log: AccessLog) -> Report:

@@ -13,15 +13,19 @@ import msgspec
 from msgspec import Meta, inspect
 
 import adapters
-from adapters.llama_cpp import reasoning, tools
-from adapters.llama_cpp.messages import EngineSettings, LoraFile
 from gateway import yaml_lines
 from gateway.config_auth import IssuerConfig, issuer_conflicts
 from gateway.config_auth import is_loopback as is_loopback
 from gateway.config_limits import ImagesConfig as ImagesConfig
 from gateway.config_limits import LimitsConfig as LimitsConfig
-from gateway.config_limits import PriceConfig, Section
+from gateway.config_limits import Section
+from gateway.config_models import EngineConfig as EngineConfig
+from gateway.config_models import LocalPath
+from gateway.config_models import LoraConfig as LoraConfig
+from gateway.config_models import ModelConfig as ModelConfig
 from gateway.schema import describe, leaves, only_empty, show, suggest, unwrap
+from gateway.secret import Secret as Secret
+from gateway.secret import SecretUrl as SecretUrl
 
 SECRET_LENGTH_MIN = 16
 DATABASE_SCHEMES = ("postgresql://", "postgres://")
@@ -29,35 +33,6 @@ REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
-ModelName = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]*\Z")]
-LocalPath = Annotated[str, Meta(min_length=1, extra={"path": True})]
-
-
-class Secret:
-    """Text that never shows in a repr, a log line or a serialisation; `reveal()` is the only way to it."""
-
-    __slots__ = ("_text",)
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-
-    def reveal(self) -> str:
-        return self._text
-
-    def __repr__(self) -> str:
-        return "Secret(***)"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Secret) and other._text == self._text
-
-    def __hash__(self) -> int:
-        return hash(self._text)
-
-
-class SecretUrl(Secret):
-    """The address of a store, which may hold a password."""
-
-    __slots__ = ()
 
 
 class ServerConfig(Section, frozen=True, kw_only=True):
@@ -75,56 +50,6 @@ class ServerConfig(Section, frozen=True, kw_only=True):
     keep_alive_timeout_s: Seconds = 75
     drain_timeout_s: Annotated[float, Meta(ge=0, le=86_400)] = 30
     connections_max: Annotated[int, Meta(ge=1, le=100_000)] = 1000
-
-
-class LoraConfig(LoraFile, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A LoRA adapter of a model, under the name that its model's public name is continued with."""
-
-    name: Annotated[str, Meta(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/@+-]*\Z")]
-    path: LocalPath
-    scale: Annotated[float, Meta(ge=-100, le=100)] = 1.0
-
-
-def _one_of(names: tuple[str, ...]) -> str:
-    return rf"^({'|'.join(map(re.escape, names))})\Z"
-
-
-class EngineConfig(EngineSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`EngineSettings` with the ranges an operator may choose from. What can only be empty is set elsewhere."""
-
-    context_tokens: Annotated[int, Meta(ge=64, le=1 << 24)] | None = None
-    cache_tokens: Annotated[int, Meta(ge=64, le=1 << 26)] | None = None
-    parallel: Annotated[int, Meta(ge=1, le=256)] = 8
-    threads: Annotated[int, Meta(ge=1, le=1024)] | None = None
-    chunk_tokens: Annotated[int, Meta(ge=16, le=8192)] = 512
-    target_gap_ms: Annotated[int, Meta(ge=10, le=60_000)] = 200
-    session_ram_bytes: Annotated[int, Meta(ge=0, le=1 << 44)] = 1 << 30
-    session_ttl_s: Annotated[int, Meta(ge=0, le=30 * 86_400)] = 3600
-    session_disk_bytes: Annotated[int, Meta(ge=0, le=1 << 50)] = 4 << 30
-    session_disk_ttl_s: Annotated[int, Meta(ge=0, le=3650 * 86_400)] = 7 * 86_400
-    session_count_max: Annotated[int, Meta(ge=1, le=10_000)] = 1024
-    session_dir: None = None
-    session_key: None = None
-    public_prefixes: tuple[()] = ()
-    tool_format: Annotated[str, Meta(pattern=_one_of(tools.NAMES))] | None = None
-    reasoning_format: Annotated[str, Meta(pattern=_one_of(reasoning.NAMES))] | None = None
-    gpu_layers: Annotated[int, Meta(ge=-1, le=10_000)] = 0
-    lease_path: LocalPath | None = None
-    loras: Annotated[tuple[LoraConfig, ...], Meta(max_length=64)] = ()
-    mmproj: LocalPath | None = None
-    image_cache_bytes: Annotated[int, Meta(ge=0, le=1 << 40)] = 256 << 20
-
-
-class ModelConfig(Section, frozen=True, kw_only=True):
-    """A local GGUF file under its public name, and how its engine runs."""
-
-    name: ModelName
-    path: LocalPath
-    aliases: tuple[ModelName, ...] = ()
-    queue_depth_max: Annotated[int, Meta(ge=1, le=100_000)] = 64
-    price: PriceConfig | None = None
-    public_prefixes: Annotated[tuple[Annotated[str, Meta(min_length=1)], ...], Meta(max_length=64)] = ()
-    engine: EngineConfig = EngineConfig()
 
 
 class AuthConfig(Section, frozen=True, kw_only=True):

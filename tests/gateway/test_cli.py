@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from gateway import cli, config
+from gateway import cli, command, config
 from gateway.auth.keys import Keys, key_id, load_pepper
 from gateway.state.sqlite import open_sqlite
 
@@ -219,11 +219,11 @@ def test_keys_work_while_a_server_runs(run: Run, tmp_path: Path) -> None:
 
 
 def test_expiry_dates() -> None:
-    assert cli._expiry_us("2100-01-01") == 4_102_444_800_000_000
-    assert cli._expiry_us("2100-01-01T01:00:00+01:00") == 4_102_444_800_000_000
+    assert command.expiry_us("2100-01-01") == 4_102_444_800_000_000
+    assert command.expiry_us("2100-01-01T01:00:00+01:00") == 4_102_444_800_000_000
     for text in ("", "d", "30", "-1d", "30 d", "9999999d"):
         with pytest.raises(argparse.ArgumentTypeError):
-            cli._expiry_us(text)
+            command.expiry_us(text)
 
 
 def test_models(run: Run) -> None:

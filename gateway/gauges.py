@@ -1,0 +1,72 @@
+"""What a scrape reads off the running parts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from adapters.llama_cpp import LlamaCpp
+from adapters.llama_cpp.messages import SessionCounters
+from gateway.audit import Audit
+from gateway.ledger.store import Ledger
+from gateway.telemetry import Gauge
+
+if TYPE_CHECKING:
+    from gateway.auth.jwks import IssuerKeys
+
+MODEL_STATES = ("loading", "ready", "failed", "restarting", "stopped")
+SESSION_EVENTS = ("spilled", "restored", "written", "write_failed", "corrupt", "mismatched", "expired", "evicted")
+
+
+def of_models(models: Iterable[LlamaCpp]) -> Iterator[Gauge]:
+    """How busy each model is, and what it keeps."""
+    for model in models:
+        status, labels = model.status(), (model.name,)
+        yield "gateway_queue_depth", labels, status.queue_depth
+        yield "gateway_running_requests", labels, status.running
+        yield "gateway_engine_restarts", labels, model.counters.restarts
+        for state in MODEL_STATES:
+            yield "gateway_model_state", (model.name, state), float(status.state == state)
+        if status.busyness is not None:
+            yield "gateway_kv_cells_used", labels, status.busyness.cells_used
+            yield "gateway_kv_cells_max", labels, status.busyness.cells_max
+            if status.info is not None and status.info.vision:
+                yield "gateway_images_encoded_total", labels, status.busyness.images_encoded
+                yield "gateway_images_reused_total", labels, status.busyness.images_reused
+                yield "gateway_image_cache_bytes", labels, status.busyness.image_cache_bytes
+        yield from of_sessions(model.name, model.session_counters)
+
+
+def of_sessions(model: str, counters: SessionCounters) -> Iterator[Gauge]:
+    """What became of a model's kept conversations."""
+    yield "gateway_sessions", (model,), counters.sessions
+    for tier in ("ram", "disk"):
+        yield "gateway_session_bytes", (model, tier), getattr(counters, f"{tier}_bytes")
+    yield "gateway_session_lookups_total", (model, "none"), counters.misses
+    for tier in ("cells", "ram", "disk"):
+        yield "gateway_session_lookups_total", (model, tier), getattr(counters, f"hits_{tier}")
+    for event in SESSION_EVENTS:
+        yield "gateway_session_events_total", (model, event), getattr(counters, event)
+
+
+def of_issuers(key_sets: Iterable[IssuerKeys]) -> Iterator[Gauge]:
+    """How each issuer's keys are kept up to date."""
+    for keys in key_sets:
+        name = keys.config.name
+        if math.isfinite(keys.age_s):
+            yield "gateway_issuer_keys_age_seconds", (name,), keys.age_s
+        yield "gateway_issuer_fetches_total", (name, "ok"), keys.fetched
+        yield "gateway_issuer_fetches_total", (name, "failed"), keys.failed
+
+
+def of_audit(audit: Audit) -> Iterator[Gauge]:
+    yield "gateway_audit_pending", (), audit.pending
+    yield "gateway_audit_entries_total", (), audit.written
+    yield "gateway_audit_lost_total", (), audit.lost
+
+
+def of_ledger(ledger: Ledger) -> Iterator[Gauge]:
+    yield "gateway_ledger_pending", (), ledger.pending
+    yield "gateway_ledger_entries_total", (), ledger.written
+    yield "gateway_outbox_bytes", (), ledger.waiting_bytes

@@ -1,0 +1,30 @@
+"""Text that has to stay secret."""
+
+from __future__ import annotations
+
+
+class Secret:
+    """Text that never shows in a repr, a log line or a serialisation; `reveal()` is the only way to it."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        return self._text
+
+    def __repr__(self) -> str:
+        return "Secret(***)"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._text == self._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+
+class SecretUrl(Secret):
+    """The address of a store, which may hold a password."""
+
+    __slots__ = ()
