@@ -148,6 +148,13 @@ class Catalog:
 
 
 def _allowed(principal: Principal, target: Target) -> bool:
-    """A principal without a list of models may use all; whoever may use a model may use its adapters."""
-    models: tuple[str, ...] | None = getattr(principal, "models", None)
-    return models is None or target.name in models or target.parent in models
+    """Whether every list of the principal's has the target: a name or alias of it, the beginning of one and a `*`, or
+    the model that it is an adapter of."""
+    if not principal.models:
+        return True
+    names = (target.name, *target.aliases, *([] if target.parent is None else [target.parent]))
+    return all(any(_matches(name, entry) for entry in listed for name in names) for listed in principal.models)
+
+
+def _matches(name: str, entry: str) -> bool:
+    return name.startswith(entry[:-1]) if entry.endswith("*") else name == entry

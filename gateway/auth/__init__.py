@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Literal, Protocol
 
 import msgspec
 
 from gateway.config_limits import ScopeLimits
 
+# In an organisation or a team, from the least rights to the most.
+Role = Literal["viewer", "member", "admin", "owner"]
+# Whom a credential stands for: a person, a program that belongs to an organisation or team, or an administrator.
+Kind = Literal["user", "service", "admin"]
+
 
 class Principal(msgspec.Struct, frozen=True):
     """A known caller. `tenant` is the wall between callers: nothing is shared across two tenants.
 
-    `weight` is the tenant's share of a queue, `admin` opens the administration routes. `limits` are the key's own; the
-    other fields name the further scopes its requests are counted in.
+    `weight` is the tenant's share of a queue, `priority` orders requests in it. `admin` is an administrator of the
+    whole gateway; `role` is the one in the organisation, `teams` are the ids of the teams it acts in and its role in
+    each. A model has to be in every list of `models`; `scopes` None: all permissions that its roles have. `limits` are
+    the key's own, `scopes_limits` those of the other scopes that have some in the database, such as
+    `("team:team_x", ...)`; the remaining fields name what its requests are counted in.
     """
 
     tenant: str
@@ -26,6 +34,13 @@ class Principal(msgspec.Struct, frozen=True):
     team_id: str | None = None
     org_id: str | None = None
     tags: tuple[str, ...] = ()
+    models: tuple[tuple[str, ...], ...] = ()
+    scopes: frozenset[str] | None = None
+    role: Role | None = None
+    teams: tuple[tuple[str, Role], ...] = ()
+    kind: Kind = "service"
+    priority: int = 0
+    scopes_limits: tuple[tuple[str, ScopeLimits], ...] = ()
 
 
 class Authenticator(Protocol):
@@ -40,7 +55,7 @@ class Authenticator(Protocol):
 class Open:
     """Lets everybody in as the one local principal; `Config` allows it on a loopback address only."""
 
-    _local = Principal(tenant="local", key_id="local", name="local", admin=True)
+    _local = Principal(tenant="local", key_id="local", name="local", admin=True, kind="admin")
 
     async def authenticate(self, authorization: str | None) -> Principal:
         return self._local

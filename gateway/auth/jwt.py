@@ -202,6 +202,7 @@ def _principal(subject: str, claims: dict[str, Any], config: IssuerConfig) -> Pr
         key_id=f"jwt:{user}",
         name=user,
         admin=not roles.isdisjoint(config.admin_roles),
+        kind="user",
         user_id=user,
         team_id=_scope(claims, config.team_claim, config.name),
         org_id=_scope(claims, config.org_claim, config.name),

@@ -16,11 +16,12 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from gateway import errors
-from gateway.auth import Principal
+from gateway.auth import Kind, Principal
 from gateway.config import Secret
 from gateway.config_auth import TENANT
 from gateway.config_limits import ScopeLimits
@@ -46,7 +47,12 @@ NAME_LENGTH_MAX = 100
 _ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
 _SHAPE = re.compile(rf"(gw_live_([0-9A-Za-z]{{{ID_LENGTH}}})_[0-9A-Za-z]{{{SECRET_LENGTH}}})_([0-9A-Za-z]{{6}})")
 _HEADER_LENGTH_MAX = 512
-_COLUMNS = "id, name, tenant, admin, created_us, expires_us, revoked_us, revoked_reason, last_used_us, limits"
+_COLUMNS = (
+    "id, name, tenant, admin, created_us, expires_us, revoked_us, revoked_reason, last_used_us, limits, org_id, "
+    "team_id, user_id, CASE WHEN admin THEN 'admin' WHEN user_id IS NULL THEN 'service' ELSE 'user' END AS kind, "
+    "scopes, models, addresses, tags, metadata, weight, priority, successor, version"
+)
+_JSON = ("limits", "scopes", "models", "addresses", "tags", "metadata")
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +66,11 @@ class InvalidName(ValueError):
 
 
 class Key(msgspec.Struct, frozen=True, kw_only=True):
-    """A key as it may be shown: everything but the secret. Times are microseconds since 1970."""
+    """A key as it may be shown: everything but the secret. Times are microseconds since 1970.
+
+    `scopes` and `models` None: as much as what stands behind the key. `addresses` are the networks it may be used from
+    (none: all), `tags` are scopes of limits, `successor` is the id of the key that takes this one's place.
+    """
 
     id: str
     name: str
@@ -72,6 +82,19 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     revoked_reason: str | None = None
     last_used_us: int | None = None
     limits: ScopeLimits | None = None
+    org_id: str | None = None
+    team_id: str | None = None
+    user_id: str | None = None
+    kind: Kind = "service"
+    scopes: tuple[str, ...] | None = None
+    models: tuple[str, ...] | None = None
+    addresses: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    metadata: dict[str, str] = {}
+    weight: float = 1.0
+    priority: int = 0
+    successor: str | None = None
+    version: int = 1
 
     def status(self, now_us: int) -> str:
         """`active`, `revoked` or `expired`."""
@@ -80,7 +103,22 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
         return "expired" if self.expires_us is not None and self.expires_us <= now_us else "active"
 
     def principal(self) -> Principal:
-        return Principal(tenant=self.tenant, key_id=self.id, name=self.name, admin=self.admin, limits=self.limits)
+        return Principal(
+            tenant=self.tenant,
+            key_id=self.id,
+            name=self.name,
+            admin=self.admin,
+            weight=self.weight,
+            limits=self.limits,
+            user_id=self.user_id,
+            team_id=self.team_id,
+            org_id=self.org_id,
+            tags=self.tags,
+            models=() if self.models is None else (self.models,),
+            scopes=None if self.scopes is None else frozenset(self.scopes),
+            kind=self.kind,
+            priority=self.priority,
+        )
 
 
 class _Checked(msgspec.Struct, frozen=True):
@@ -230,6 +268,7 @@ class Keys:
             created_us=self._now_us(),
             expires_us=expires_us,
             limits=limits,
+            kind="admin" if admin else "service",
         )
         await self._database.execute(
             "INSERT INTO keys (id, name, tenant, admin, digest, created_us, expires_us, limits) "
@@ -291,7 +330,7 @@ class Keys:
         text = _bearer(authorization)
         digest = self._digest(text)
         if self._admin_digest is not None and hmac.compare_digest(digest, self._admin_digest):
-            return Principal(tenant="admin", key_id="admin", name="admin", admin=True)
+            return Principal(tenant="admin", key_id="admin", name="admin", admin=True, kind="admin")
         identity = key_id(text)
         if identity is None:
             raise _refusal("invalid_api_key", "The API key is malformed. Check that it was copied completely.")
@@ -400,8 +439,11 @@ class Keys:
 
 
 def _key(row: Row) -> Key:
-    limits = row["limits"]
-    return msgspec.convert({**row, "limits": limits and msgspec.json.decode(str(limits))}, Key, strict=False)
+    values: dict[str, Any] = {name: value for name, value in row.items() if value is not None}
+    for name in _JSON:
+        if name in values:
+            values[name] = msgspec.json.decode(values[name])
+    return msgspec.convert(values, Key, strict=False)
 
 
 def _bearer(authorization: str | None) -> str:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import msgspec
 import pytest
 
 from adapters.errors import InvalidRequest
@@ -13,15 +12,9 @@ from tests.fakes import Scripted
 ANYBODY = Principal(tenant="t", key_id="k", name="n")
 
 
-class Restricted(msgspec.Struct, frozen=True):
-    """A principal with a list of models."""
-
-    tenant: str
-    key_id: str
-    name: str
-    models: tuple[str, ...]
-    admin: bool = False
-    weight: float = 1.0
+def restricted(*models: tuple[str, ...]) -> Principal:
+    """A principal with lists of models."""
+    return Principal(tenant="t", key_id="k", name="n", models=models)
 
 
 def catalog() -> Catalog:
@@ -35,19 +28,28 @@ def test_names_and_aliases_lead_to_the_target() -> None:
 
 
 def test_hidden_and_absent_models_look_the_same() -> None:
-    principal = Restricted("t", "k", "n", ("other",))
+    principal = restricted(("other",))
     errors = []
     for who, name in ((principal, "org/model"), (principal, "m"), (ANYBODY, "nothing"), (ANYBODY, "ORG/MODEL")):
         with pytest.raises(GatewayError) as caught:
-            catalog().resolve(who, name)  # type: ignore[arg-type]
+            catalog().resolve(who, name)
         errors.append((caught.value.status, caught.value.code, caught.value.message.replace(f"'{name}'", "x")))
     message = "The model x does not exist or you do not have access to it."
     assert set(errors) == {(404, "model_not_found", message)}
-    assert [target.name for target in catalog().list(principal)] == ["other"]  # type: ignore[arg-type]
+    assert [target.name for target in catalog().list(principal)] == ["other"]
+
+
+def test_every_list_has_to_allow_a_model() -> None:
+    def names(*models: tuple[str, ...]) -> list[str]:
+        return [target.name for target in catalog().list(restricted(*models))]
+
+    assert names(("gpt-4o",)) == names(("org/*",)) == names(("*",), ("m",)) == ["org/model"]
+    assert names(("org/*", "other"), ("oth*",)) == ["other"]
+    assert names(("org/*",), ("other",)) == names(()) == []
 
 
 def test_only_where_there_is_one() -> None:
-    assert catalog().only(Restricted("t", "k", "n", ("other",))).name == "other"  # type: ignore[arg-type]
+    assert catalog().only(restricted(("other",))).name == "other"
     with pytest.raises(InvalidRequest) as caught:
         catalog().only(ANYBODY)
     assert caught.value.param == "model"
@@ -73,6 +75,6 @@ def test_an_adapter_is_a_model_of_its_own_that_belongs_to_another() -> None:
         legal.generation(Generation(loras=(Lora("other"),)))
     assert caught.value.param == "lora"
     assert both.only(ANYBODY) is base
-    of_base, of_adapter = (Restricted("t", "k", "n", (name,)) for name in ("m", "m:legal"))
-    assert both.list(of_base) == (base, legal)  # type: ignore[arg-type]
-    assert both.list(of_adapter) == (legal,)  # type: ignore[arg-type]
+    of_base, of_adapter = (restricted((name,)) for name in ("m", "m:legal"))
+    assert both.list(of_base) == (base, legal)
+    assert both.list(of_adapter) == (legal,)

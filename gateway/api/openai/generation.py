@@ -45,6 +45,7 @@ def caller_of(request: Request, session_key: str | None = None) -> Caller:
         principal.tenant,
         session_key or _session_header(request),
         principal.weight,
+        principal.priority,
         explain_cache=_explains(request),
     )
 

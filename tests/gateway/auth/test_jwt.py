@@ -112,7 +112,8 @@ def principal(config: IssuerConfig = CONFIG, **changes: Any) -> Principal:
 )
 def test_a_good_token_is_let_in(text: str) -> None:
     async def work(world: World, issuers: Issuers) -> None:
-        expected = Principal(tenant="jwt:corp:alice", key_id="jwt:corp:alice", name="corp:alice", user_id="corp:alice")
+        me = "jwt:corp:alice"
+        expected = Principal(tenant=me, key_id=me, name="corp:alice", user_id="corp:alice", kind="user")
         assert await enter(issuers, text) == expected
 
     run(work)
