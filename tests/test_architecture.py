@@ -99,6 +99,7 @@ GATEWAY_EDGES = {
     "auth": {"config", "config_auth", "config_limits", "errors", "state"},
     "sessions": {"auth", "catalog", "errors"},
     "idempotency": {"config", "errors", "ledger", "limits", "state"},
+    "routing": {"catalog"},
     "engines": {"config"},
     "banner": {"config"},
     "model_files": {"config"},

@@ -1,0 +1,1 @@
+"""Where a request goes: which target of a route serves it, and what happens when that one fails."""
