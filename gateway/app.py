@@ -22,6 +22,7 @@ from msgspec.structs import replace
 from adapters import open_adapter
 from adapters.llama_cpp import LlamaCpp
 from adapters.llama_cpp.pool import Pool
+from adapters.scripted import Scripted
 from gateway import gauges, logs
 from gateway.api import openai
 from gateway.api.audit import AuditLog
@@ -40,9 +41,10 @@ from gateway.audit import GATEWAY, Audit, Event
 from gateway.auth import Authenticator, Open
 from gateway.auth.keys import Keys, key_id, load_pepper
 from gateway.banner import Banner
-from gateway.catalog import Catalog, Target, price_table
+from gateway.catalog import Adapter, Catalog, Target, price_table
 from gateway.config import Config, digest
 from gateway.engines import engine_settings
+from gateway.engines import scripts as engine_scripts
 from gateway.errors import GatewayError
 from gateway.idempotency import Idempotency
 from gateway.inference import Inference
@@ -126,20 +128,18 @@ async def opened(config: Config) -> AsyncIterator[Gateway]:
             audit.add(
                 Event(action="key.create", actor=GATEWAY, subject=key_id(admin_key) or "", details={"admin": True})
             )
-        models = [
-            open_adapter(model.name, model.path, engine, queue_depth_max=model.queue_depth_max)
-            for model, engine in zip(config.models, engine_settings(config), strict=True)
-        ]
+        adapters = open_adapters(config)
+        models = [adapter for adapter in adapters if isinstance(adapter, LlamaCpp)]
         pool = Pool(models)
         stack.push_async_callback(pool.close)
         wheel = Wheel(config.server, _reporter(telemetry, access_log))
         telemetry.gauge_source(lambda: gauges.of_models(models))
         telemetry.gauge_source(lambda: [("gateway_connections", (), len(wheel.connections))])
-        catalog = build_catalog(config, models)
+        catalog = build_catalog(config, adapters)
         limiter, ledger = await _open_money(config, database, shared, telemetry, stack)
         idempotent = await _open_idempotent(config, database, ledger, stack)
         inference = Inference(catalog, telemetry, Metering(limiter, ledger, telemetry))
-        health = Health(telemetry, pool.statuses, lambda: wheel.draining)
+        health = Health(telemetry, lambda: {one.name: one.status() for one in adapters}, lambda: wheel.draining)
         own = OwnUsage(catalog, ledger, limiter, audit, config.server.body_bytes_max)
         endpoints = idempotent.wrap(routes(config, catalog, inference, health, own, audit))
         loopback_only = not config.auth.enabled
@@ -243,7 +243,18 @@ async def _open_authenticator(
     return issuers, admin_key
 
 
-def build_catalog(config: Config, models: Iterable[LlamaCpp]) -> Catalog:
+def open_adapters(config: Config) -> list[LlamaCpp | Scripted]:
+    """What serves each configured model, in order; engines are not started yet."""
+    engines, scripts = iter(engine_settings(config)), engine_scripts(config)
+    return [
+        open_adapter(model.name, model.path, next(engines), queue_depth_max=model.queue_depth_max)
+        if model.path is not None
+        else Scripted(model.name, scripts[model.name])
+        for model in config.models
+    ]
+
+
+def build_catalog(config: Config, models: Iterable[Adapter]) -> Catalog:
     """The names the models are offered under; an adapter's is that of its model, a colon and its own."""
     created_s = int(time.time())
     prices = price_table(config.models)

@@ -144,10 +144,11 @@ def _check(options: argparse.Namespace) -> int:
     print(f"listen on   {config.server.host}:{config.server.port}")
     print(f"keys        {'required' if config.auth.enabled else 'not required'}")
     print(f"data        {config.data_dir}")
+    engines.scripts(config)
     print(f"sessions    {'encrypted' if engines.encryption_key(config.sessions) else 'not encrypted'}")
     for model in config.models:
         names = " ".join((model.name, *model.aliases))
-        print(f"model       {names}: {model.path}")
+        print(f"model       {names}: {model.file}")
     print("The configuration is valid.")
     return 0
 

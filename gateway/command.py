@@ -88,8 +88,8 @@ def load(options: argparse.Namespace, models: Sequence[str] = ()) -> Config:
 
 def require_models(config: Config) -> None:
     for model in config.models:
-        if not Path(model.path).is_file():
-            raise CommandError(f"model {model.name}: there is no file {model.path}")
+        if not Path(model.file).is_file():
+            raise CommandError(f"model {model.name}: there is no file {model.file}")
 
 
 def with_keys(options: argparse.Namespace, work: Callable[[Keys, Database], Awaitable[T]]) -> T:

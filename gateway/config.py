@@ -193,6 +193,10 @@ def _conflicts(config: Config) -> Iterator[tuple[str, str]]:
     """What no single type can say, as (path, problem)."""
     taken: dict[str, str] = {}
     for i, model in enumerate(config.models):
+        if model.file == "":
+            yield f"models[{i}]", "path is missing (or a script)"
+        if model.path and model.script:
+            yield f"models[{i}].script", "the model has a path already"
         names = [(f"models[{i}].name", model.name)]
         names += [(f"models[{i}].aliases[{j}]", alias) for j, alias in enumerate(model.aliases)]
         names += [

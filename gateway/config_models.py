@@ -54,12 +54,18 @@ class EngineConfig(EngineSettings, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class ModelConfig(Section, frozen=True, kw_only=True):
-    """A local GGUF file under its public name, and how its engine runs."""
+    """A local GGUF file under its public name, and how its engine runs; or a `script` that is played in its place."""
 
     name: ModelName
-    path: LocalPath
+    path: LocalPath | None = None
+    script: LocalPath | None = None
     aliases: tuple[ModelName, ...] = ()
     queue_depth_max: Annotated[int, Meta(ge=1, le=100_000)] = 64
     price: PriceConfig | None = None
     public_prefixes: Annotated[tuple[Annotated[str, Meta(min_length=1)], ...], Meta(max_length=64)] = ()
     engine: EngineConfig = EngineConfig()
+
+    @property
+    def file(self) -> str:
+        """What has to be there for the model to be served."""
+        return self.path or self.script or ""

@@ -136,7 +136,7 @@ def _memory(config: Config) -> Iterator[Check]:
     if available is None:
         yield Check("warn", "memory", "neither /proc/meminfo nor the cgroup tells what is available")
         return
-    sizes = [Path(model.path).stat().st_size for model in config.models if Path(model.path).is_file()]
+    sizes = [Path(model.file).stat().st_size for model in config.models if Path(model.file).is_file()]
     detail = f"{size(available)} available, the models' files have {size(sum(sizes))}"
     if sum(sizes) > available:
         yield Check("warn", "memory", detail + "; they will be read from disk again and again")
@@ -252,10 +252,10 @@ def _models(config: Config) -> Iterator[Check]:
     for model in config.models:
         file = describe(model)
         if file.problem:
-            yield Check("fail", f"model {model.name}", f"{model.path}: {file.problem}")
+            yield Check("fail", f"model {model.name}", f"{model.file}: {file.problem}")
         else:
             kind = " ".join(filter(None, (file.architecture, file.quantisation)))
-            yield Check("ok", f"model {model.name}", f"{model.path}, {escape(kind)}, {size(file.size_bytes or 0)}")
+            yield Check("ok", f"model {model.name}", f"{model.file}, {escape(kind)}, {size(file.size_bytes or 0)}")
 
 
 def _existing(path: Path) -> Path:

@@ -9,12 +9,13 @@ from urllib.parse import quote
 from msgspec.structs import asdict
 
 from adapters.llama_cpp.messages import ChatPrompt, EngineSettings
+from adapters.scripted import Script, ScriptError, read_script
 from adapters.types import Message
 from gateway.config import SECRET_LENGTH_MIN, Config, ConfigError, ModelConfig, SessionsConfig
 
 
 def engine_settings(config: Config) -> list[EngineSettings]:
-    """The settings of each model's engine, in order. Raises ConfigError when the encryption key cannot be read.
+    """The settings of each local model's engine, in order. Raises ConfigError when the encryption key cannot be read.
 
     Several models take turns by a lock in the data directory, unless the operator names another one, because decoding
     side by side on the same cores is many times slower than one after the other.
@@ -22,10 +23,11 @@ def engine_settings(config: Config) -> list[EngineSettings]:
     data_dir = Path(config.data_dir)
     sessions = Path(config.sessions.dir) if config.sessions.dir else data_dir / "sessions"
     key = encryption_key(config.sessions)
-    lease = str(data_dir / "step.lease") if len(config.models) > 1 else None
+    local = [model for model in config.models if model.path is not None]
+    lease = str(data_dir / "step.lease") if len(local) > 1 else None
     if lease is not None:
         data_dir.mkdir(parents=True, exist_ok=True)
-    return [_settings(model, sessions, key, lease) for model in config.models]
+    return [_settings(model, sessions, key, lease) for model in local]
 
 
 def _settings(model: ModelConfig, sessions: Path, key: bytes | None, lease: str | None) -> EngineSettings:
@@ -38,6 +40,14 @@ def _settings(model: ModelConfig, sessions: Path, key: bytes | None, lease: str 
         "public_prefixes": tuple(ChatPrompt((Message("system", text),)) for text in model.public_prefixes),
     }
     return EngineSettings(**(asdict(engine) | own))
+
+
+def scripts(config: Config) -> dict[str, Script]:
+    """The scripts of the models that play one, by their names. Raises ConfigError when one cannot be read."""
+    try:
+        return {model.name: read_script(Path(model.script)) for model in config.models if model.script is not None}
+    except ScriptError as error:
+        raise ConfigError(str(error)) from None
 
 
 def encryption_key(sessions: SessionsConfig) -> bytes | None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import replace
 
 from adapters.llama_cpp import gguf, lora
+from adapters.scripted import ScriptError, read_script
 from gateway.config import ModelConfig
 
 # llama.cpp's file types: the number in `general.file_type` is the place in this list.
@@ -33,16 +35,18 @@ class ModelFile(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def describe(model: ModelConfig) -> ModelFile:
-    """The facts in the header of the model's file."""
+    """The facts in the header of the model's file, or about the script it plays."""
+    if model.script is not None:
+        return _script(model)
     try:
-        header = gguf.read(Path(model.path))
+        header = gguf.read(Path(model.file))
     except gguf.GGUFError as error:
-        return ModelFile(name=model.name, path=model.path, aliases=model.aliases, problem=f"not usable: {error}")
+        return ModelFile(name=model.name, path=model.file, aliases=model.aliases, problem=f"not usable: {error}")
     except OSError as error:
-        return ModelFile(name=model.name, path=model.path, aliases=model.aliases, problem=error.strerror or str(error))
+        return ModelFile(name=model.name, path=model.file, aliases=model.aliases, problem=error.strerror or str(error))
     return ModelFile(
         name=model.name,
-        path=model.path,
+        path=model.file,
         aliases=model.aliases,
         architecture=header.architecture,
         parameters=header.parameters,
@@ -52,6 +56,14 @@ def describe(model: ModelConfig) -> ModelFile:
         embeds=gguf.embeds(header),
         problem=_adapter_problem(model, header),
     )
+
+
+def _script(model: ModelConfig) -> ModelFile:
+    known = ModelFile(name=model.name, path=model.file, aliases=model.aliases, architecture="script")
+    try:
+        return replace(known, context_tokens=read_script(Path(model.file)).context_tokens)
+    except ScriptError as error:
+        return replace(known, problem=str(error))
 
 
 def _adapter_problem(model: ModelConfig, header: gguf.GGUF) -> str | None:

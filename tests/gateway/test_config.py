@@ -25,7 +25,7 @@ def write(tmp_path: Path, text: str) -> Path:
 def test_without_anything_the_demo_model_is_served() -> None:
     loaded = load(None, {}, {})
     assert [model.name for model in loaded.models] == ["demo"]
-    assert loaded.models[0].path.endswith("adapters/llama_cpp/demo/demo.gguf")
+    assert loaded.models[0].file.endswith("adapters/llama_cpp/demo/demo.gguf")
     assert loaded.server == config.ServerConfig()
     assert loaded.auth.enabled
 
@@ -93,7 +93,8 @@ REFUSED = [
     ("server: {body_timeout_s: 0}", "at server.body_timeout_s: expected number above 0 and at most 86400, got 0"),
     ("models:\n  - path: a.gguf\n", ":2: at models[0]: name is missing"),
     ("models:\n  - name: a\n", ":2: at models[0]: path is missing"),
-    ("models:\n  - name: a\n    path: ''\n", ':3: at models[0].path: expected text, got ""'),
+    ("models:\n  - name: a\n    path: ''\n", ':3: at models[0].path: expected text or null, got ""'),
+    ("models:\n  - {name: a, path: b, script: c}\n", ":2: at models[0].script: the model has a path already"),
     ("models:\n  - {name: 'a b', path: a}\n", ":2: at models[0].name: expected a name"),
     ('models:\n  - {name: "a\\n", path: a}\n', ":2: at models[0].name: expected a name"),
     (
@@ -286,7 +287,7 @@ def test_the_example_holds_every_setting_with_its_default() -> None:
     assert value_shape(yaml.safe_load(EXAMPLE.read_text())) == struct_shape(Config)
     loaded = load(EXAMPLE, {}, {})
     assert loaded == load(None, {"XDG_DATA_HOME": ""}, {})
-    assert Path(loaded.models[0].path) == Path(config.demo_model_path())
+    assert Path(loaded.models[0].file) == Path(config.demo_model_path())
 
 
 def test_every_setting_of_the_example_is_explained() -> None:
