@@ -7,90 +7,46 @@ from typing import Literal, Protocol
 
 import msgspec
 
-Role = Literal["system", "developer", "user", "assistant", "tool"]
+from adapters.conversation import (
+    CacheLifetime,
+    DialectName,
+    DocumentPart,
+    ImagePart,
+    ImageUrl,
+    Message,
+    NativePart,
+    Part,
+    Role,
+    TextPart,
+    Thought,
+    Tool,
+    ToolCall,
+    ToolChoice,
+)
+
+# What conversations are made of belongs to the canonical types too, and is imported from here.
+__all__ = [
+    "CacheLifetime",
+    "DialectName",
+    "DocumentPart",
+    "ImagePart",
+    "ImageUrl",
+    "Message",
+    "NativePart",
+    "Part",
+    "Role",
+    "TextPart",
+    "Thought",
+    "Tool",
+    "ToolCall",
+    "ToolChoice",
+]
+
 Kind = Literal["chat", "completion", "embedding", "rerank"]
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 Tier = Literal["cells", "ram", "disk"]
 SessionAction = Literal["pin", "unpin", "reset", "delete", "fork"]
-DialectName = Literal[
-    "openai_chat",
-    "openai_completions",
-    "openai_responses",
-    "openai_embeddings",
-    "anthropic_messages",
-    "gemini",
-    "bedrock_converse",
-    "rerank",
-]
-
-
-class ToolCall(msgspec.Struct, frozen=True):
-    """One call an assistant made; `arguments` is JSON text exactly as the model wrote it."""
-
-    id: str
-    name: str
-    arguments: str
-
-
-class TextPart(msgspec.Struct, frozen=True, tag="text"):
-    text: str
-
-
-class ImagePart(msgspec.Struct, frozen=True, tag="image"):
-    """An encoded image (PNG, JPEG, ...) as it came, already fetched; `media_type` is what its sender called it."""
-
-    data: bytes
-    media_type: str
-
-
-class ImageUrl(msgspec.Struct, frozen=True, tag="image_url"):
-    """An image that somebody has yet to fetch; no local engine takes one."""
-
-    url: str
-
-
-class Message(msgspec.Struct, frozen=True):
-    """One turn. `content` is text (parts already joined), parts where one is not text, None only beside tool calls.
-
-    `reasoning` is what the assistant thought before this answer, where the client kept it.
-    """
-
-    role: Role
-    content: str | tuple[TextPart | ImagePart | ImageUrl, ...] | None = None
-    name: str | None = None
-    tool_calls: tuple[ToolCall, ...] = ()
-    tool_call_id: str | None = None
-    reasoning: str | None = None
-
-    @property
-    def text(self) -> str:
-        """The text of the content, its parts joined by line ends; empty where there is none."""
-        if isinstance(self.content, tuple):
-            return "\n".join(part.text for part in self.content if isinstance(part, TextPart))
-        return self.content or ""
-
-
-class Tool(msgspec.Struct, frozen=True):
-    """A function the model may call; `parameters` is its JSON Schema as JSON text.
-
-    Bytes and not `msgspec.Raw`: raw JSON inside a msgpack frame would not be a frame any more.
-    """
-
-    name: str
-    description: str = ""
-    parameters: bytes = b"{}"
-    strict: bool = False
-
-
-class ToolChoice(msgspec.Struct, frozen=True):
-    """Whether tools may or must be called, and which: `names` empty means all. A named function is `required` with it.
-
-    The prompt shows the model all tools of a request, so that a narrowed choice keeps the cached prefix.
-    """
-
-    mode: Literal["none", "auto", "required"] = "auto"
-    names: tuple[str, ...] = ()
-    parallel: bool = True
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
 class Constraint(msgspec.Struct, frozen=True):
@@ -135,6 +91,18 @@ class Lora(msgspec.Struct, frozen=True):
     scale: float | None = None
 
 
+class Thinking(msgspec.Struct, frozen=True):
+    """How a model is to think, as far as the request says it; `enabled` None leaves that to the model.
+
+    `tokens_max` is the budget, `shown` False asks that the thoughts are not told.
+    """
+
+    enabled: bool | None = None
+    effort: Effort | None = None
+    tokens_max: int | None = None
+    shown: bool | None = None
+
+
 class Generation(msgspec.Struct, frozen=True):
     """What both kinds of text request share.
 
@@ -157,7 +125,9 @@ class Generation(msgspec.Struct, frozen=True):
 class ChatRequest(msgspec.Struct, frozen=True):
     """A conversation to continue. A final assistant message is continued, not answered (assistant prefill).
 
-    `template_arguments` are values of the chat template's own switches, such as `enable_thinking`, from an allow-list.
+    `template_arguments` are values of the chat template's own switches, such as `enable_thinking`, from an allow-list;
+    a local engine goes by them and by `generation.reasoning_tokens_max`, a provider by `thinking`. `native_tools` are
+    those that only a provider has. `end_user` is the client's own name for the person it asks for.
     """
 
     model: str
@@ -166,6 +136,9 @@ class ChatRequest(msgspec.Struct, frozen=True):
     tool_choice: ToolChoice = ToolChoice()
     template_arguments: dict[str, str | bool | int] = {}
     generation: Generation = Generation()
+    thinking: Thinking = Thinking()
+    native_tools: tuple[NativePart, ...] = ()
+    end_user: str | None = None
 
 
 class CompletionRequest(msgspec.Struct, frozen=True):
@@ -247,12 +220,20 @@ class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """Tokens. `cached_tokens` of the prompt were not computed again, `reasoning_tokens` were spent on thinking."""
+    """Tokens. `cached_tokens` of the prompt were not computed again, `reasoning_tokens` were spent on thinking.
+
+    `cache_write_tokens` of the prompt were kept for later prompts, `cache_write_1h_tokens` of these for an hour. The
+    prompt's tokens hold all of them, the completion's those of its audio and of thinking.
+    """
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
     reasoning_tokens: int = 0
+    cache_write_tokens: int = 0
+    cache_write_1h_tokens: int = 0
+    prompt_audio_tokens: int = 0
+    completion_audio_tokens: int = 0
 
 
 class Timings(msgspec.Struct, frozen=True):
@@ -311,29 +292,43 @@ class TextDelta(msgspec.Struct, frozen=True):
 
 
 class ReasoningDelta(msgspec.Struct, frozen=True):
-    """A piece of what a choice thinks before it answers."""
+    """A piece of what a choice thinks before it answers. `signature` and `redacted` are those of `Thought`: a signature
+    ends its thought, a redacted one comes whole."""
+
+    choice: int
+    text: str
+    signature: str | None = None
+    redacted: str | None = None
+
+
+class RefusalDelta(msgspec.Struct, frozen=True):
+    """A piece of the words with which a choice declines to answer."""
 
     choice: int
     text: str
 
 
 class ToolCallDelta(msgspec.Struct, frozen=True):
-    """A piece of the `index`-th tool call of a choice; `id` and `name` come with its first piece only."""
+    """A piece of the `index`-th tool call of a choice; `id`, `name` and `signature` come with its first piece only."""
 
     choice: int
     index: int
     arguments: str = ""
     id: str | None = None
     name: str | None = None
+    signature: str | None = None
 
 
 class ChoiceFinished(msgspec.Struct, frozen=True):
     """The end of a choice. `malformed_call`: the model began a call that was none, which is in the text, or broke off
-    in one."""
+    in one. `stop_sequence` is the one of the request's that ended it, where that is known; `detail` the provider's own
+    word, where `reason` says less."""
 
     choice: int
     reason: FinishReason
     malformed_call: bool = False
+    stop_sequence: str | None = None
+    detail: str | None = None
 
 
 class Finished(msgspec.Struct, frozen=True):
@@ -343,7 +338,7 @@ class Finished(msgspec.Struct, frozen=True):
     timings: Timings = Timings()
 
 
-Event = Started | TextDelta | ReasoningDelta | ToolCallDelta | ChoiceFinished | Finished
+Event = Started | TextDelta | ReasoningDelta | RefusalDelta | ToolCallDelta | ChoiceFinished | Finished
 
 
 class Embeddings(msgspec.Struct, frozen=True):

@@ -12,11 +12,16 @@ from adapters.errors import AdapterError
 from adapters.types import (
     ChatRequest,
     CompletionRequest,
+    DocumentPart,
     EmbeddingRequest,
     ImagePart,
+    ImageUrl,
     Kind,
     Message,
+    NativePart,
+    Part,
     RerankRequest,
+    TextPart,
     Tokenizer,
     Usage,
 )
@@ -36,6 +41,11 @@ TEMPLATE_TOKENS = 1024
 MESSAGE_TOKENS = 64
 PAIR_TOKENS = 256
 IMAGE_TOKENS = 4096
+# A page of a PDF is read as its text and as an image, and hardly one has fewer bytes. One that is fetched later may
+# have as many as fit into any context.
+PAGE_TOKENS = 2 * IMAGE_TOKENS
+PAGE_BYTES = 1024
+DOCUMENT_TOKENS = 1 << 20
 # The longest answer of a model whose context is not known and a request that names no bound.
 OUTPUT_TOKENS = 8192
 
@@ -222,12 +232,30 @@ def chat_bytes(request: ChatRequest) -> int:
 def _message_bytes(message: Message) -> int:
     size = MESSAGE_TOKENS + len(message.text.encode())
     if isinstance(message.content, tuple):
-        size += IMAGE_TOKENS * sum(isinstance(part, ImagePart) for part in message.content)
+        size += sum(_part_tokens(part) for part in message.content)
     if message.reasoning:
         size += len(message.reasoning.encode())
+    size += sum(len(thought.redacted or "") for thought in message.thoughts)
     for call in message.tool_calls:
         size += MESSAGE_TOKENS + len((call.id + call.name + call.arguments).encode())
     return size
+
+
+def _part_tokens(part: Part) -> int:
+    """What a part has at most in tokens beside its text."""
+    match part:
+        case TextPart():
+            return 0
+        case DocumentPart(url=str()):
+            return DOCUMENT_TOKENS
+        case DocumentPart(media_type="application/pdf", data=data):
+            return min(DOCUMENT_TOKENS, PAGE_TOKENS * (1 + len(data) // PAGE_BYTES))
+        case DocumentPart(data=data):
+            return MESSAGE_TOKENS + len(data)
+        case NativePart(source=source):
+            return len(source)
+        case ImagePart() | ImageUrl():
+            return IMAGE_TOKENS
 
 
 def _texts(inputs: tuple[str | tuple[int, ...], ...]) -> int:
@@ -240,7 +268,7 @@ async def _count(adapter: Tokenizer, request: Request) -> int | None:
     try:
         match request:
             case ChatRequest():
-                if any(isinstance(message.content, tuple) for message in request.messages):
+                if any(not isinstance(part, TextPart) for message in request.messages for part in message.parts):
                     return None
                 return (await adapter.apply_template(request))[1]
             case CompletionRequest():

@@ -45,6 +45,7 @@ from adapters.types import (
     Caller,
     ChatRequest,
     CompletionRequest,
+    DocumentPart,
     EmbeddingRequest,
     Embeddings,
     Event,
@@ -53,10 +54,13 @@ from adapters.types import (
     ImageUrl,
     Kind,
     ModelCard,
+    NativePart,
+    Part,
     Ranking,
     RerankRequest,
     SessionAction,
     SessionInfo,
+    TextPart,
     Usage,
 )
 
@@ -189,7 +193,7 @@ class LlamaCpp:
     def chat(self, request: ChatRequest, caller: Caller) -> AsyncIterator[Event]:
         try:
             info = self._check_generates()
-            _check_images(request, info)
+            _check_parts(request, info)
         except AdapterError as error:
             return _failing(error)
         prompt = _chat_prompt(request)
@@ -295,7 +299,7 @@ class LlamaCpp:
         return answer.text
 
     async def apply_template(self, request: ChatRequest) -> tuple[str, int]:
-        _check_images(request, self.check_ready())
+        _check_parts(request, self.check_ready())
         answer = await self._inspect(lambda number: Inspect(number, _chat_prompt(request)))
         return answer.text, len(answer.tokens)
 
@@ -360,15 +364,29 @@ def _parser_of(info: ModelInfo, prompt: ChatPrompt) -> Callable[[bool], OutputPa
     )
 
 
-def _check_images(request: ChatRequest, info: ModelInfo) -> None:
-    """Only a vision model takes images, and only those that are here."""
+def _check_parts(request: ChatRequest, info: ModelInfo) -> None:
+    """Only a vision model takes images, and only those that are here; no model here takes what is neither."""
+    if request.native_tools:
+        raise InvalidRequest("Invalid value for 'tools': this model only takes functions.", param="tools")
     for i, message in enumerate(request.messages):
         for j, part in enumerate(message.content if isinstance(message.content, tuple) else ()):
-            param = f"messages[{i}].content[{j}]"
-            if isinstance(part, ImageUrl):
-                raise InvalidRequest(f"Invalid value for '{param}': images have to be data: URLs here.", param=param)
-            if isinstance(part, ImagePart) and not info.vision:
-                raise InvalidRequest(f"Invalid value for '{param}': this model does not take images.", param=param)
+            if (reason := _part_problem(part, info)) is not None:
+                param = f"messages[{i}].content[{j}]"
+                raise InvalidRequest(f"Invalid value for '{param}': {reason}.", param=param)
+
+
+def _part_problem(part: Part, info: ModelInfo) -> str | None:
+    match part:
+        case TextPart():
+            return None
+        case ImagePart():
+            return None if info.vision else "this model does not take images"
+        case ImageUrl():
+            return "images have to be data: URLs here"
+        case DocumentPart():
+            return "this model does not take documents"
+        case NativePart():
+            return "this model does not take parts of this type"
 
 
 def _new_call_id() -> str:

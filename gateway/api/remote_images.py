@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from adapters.dialects.openai_parts import MEDIA_TYPES, check_images
 from adapters.errors import InvalidRequest
-from adapters.types import ChatRequest, ImagePart, ImageUrl, TextPart
+from adapters.types import ChatRequest, ImagePart, ImageUrl, Part
 from gateway.config import ImagesConfig
 
 REDIRECTS_MAX = 3
@@ -123,14 +123,14 @@ class RemoteImages:
         check_images(messages)
         return replace(request, messages=tuple(messages))
 
-    async def _part(self, part: TextPart | ImagePart | ImageUrl, path: str) -> TextPart | ImagePart:
+    async def _part(self, part: Part, path: str) -> Part:
         if not isinstance(part, ImageUrl):
             return part
         try:
             if not self._config.remote:
                 raise _FetchError("send the image in a data: URL; this server does not fetch web addresses")
             async with self._places, asyncio.timeout(self._config.timeout_s):
-                return await self._fetch(part.url)
+                return replace(await self._fetch(part.url), cache=part.cache)
         except _FetchError as error:
             reason = str(error)
         except (TimeoutError, OSError, ValueError, *_FAILURES):

@@ -12,12 +12,16 @@ from adapters.types import (
     Caller,
     ChatRequest,
     CompletionRequest,
+    DocumentPart,
     EmbeddingRequest,
     Event,
     Finished,
     Generation,
     ImagePart,
+    ImageUrl,
     Message,
+    NativePart,
+    Part,
     ReasoningDelta,
     RerankRequest,
     Started,
@@ -264,3 +268,19 @@ def test_everything_a_conversation_holds_is_in_its_worst_case() -> None:
     thought = ChatRequest("m", (Message("user", "hi", reasoning="why"),))
     sizes = [need_of(one, None).input_tokens for one in (plain, more, image, thought)]
     assert sizes == [1090, 1090 + 64 + 34 + 5, 1090 + 4096, 1093]
+
+
+@pytest.mark.parametrize(
+    ("part", "tokens"),
+    [
+        (TextPart("hi", cache="1h"), 2),
+        (ImageUrl("https://example.com/a.png"), 4096),
+        (DocumentPart(b"x" * 2048, "application/pdf"), 3 * 8192),
+        (DocumentPart(b"x" * 2048, "text/plain"), 64 + 2048),
+        (DocumentPart(b"", "application/pdf", url="https://example.com/a.pdf"), 1 << 20),
+        (NativePart("anthropic_messages", b'{"type":"x"}'), 12),
+    ],
+)
+def test_each_part_is_in_the_worst_case(part: Part, tokens: int) -> None:
+    empty = need_of(ChatRequest("m", (Message("user"),)), None).input_tokens
+    assert need_of(ChatRequest("m", (Message("user", (part,)),)), None).input_tokens - empty == tokens

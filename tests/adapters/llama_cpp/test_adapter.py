@@ -27,13 +27,16 @@ from adapters.types import (
     ChoiceFinished,
     CompletionRequest,
     Divergence,
+    DocumentPart,
     EmbeddingRequest,
     Event,
     Finished,
     Generation,
     Message,
+    NativePart,
     Started,
     TextDelta,
+    TextPart,
     TokenLogprob,
     Tool,
     ToolCallDelta,
@@ -423,3 +426,29 @@ def test_a_diagnosis_comes_with_the_first_event_when_it_is_asked_for() -> None:
         assert (await collect(adapter.chat(chat("say 2 x"), caller())))[0].cache is None  # type: ignore[union-attr]
 
     with_adapter(body)
+
+
+def test_what_only_a_provider_can_read_is_refused_by_its_part() -> None:
+    document = Message("user", (TextPart("a"), DocumentPart(b"%PDF", "application/pdf")))
+    native = Message("user", (NativePart("anthropic_messages", b'{"type":"container_upload"}'),))
+    search = NativePart("anthropic_messages", b'{"type":"web_search_20250305"}')
+
+    async def test(adapter: LlamaCpp) -> None:
+        for message, words in ((document, "documents"), (native, "parts of this type")):
+            for work in (_drained(adapter, ChatRequest("m", (message,))), _rendered(adapter, message)):
+                with pytest.raises(InvalidRequest, match=words) as caught:
+                    await work
+                assert (caught.value.param or "").startswith("messages[0].content[")
+        with pytest.raises(InvalidRequest, match="only takes functions"):
+            await _drained(adapter, chat("plain", native_tools=(search,)))
+
+    with_adapter(test)
+
+
+async def _drained(adapter: LlamaCpp, request: ChatRequest) -> None:
+    async for _ in adapter.chat(request, caller()):
+        pass
+
+
+async def _rendered(adapter: LlamaCpp, message: Message) -> None:
+    await adapter.apply_template(ChatRequest("m", (message,)))
