@@ -25,7 +25,8 @@ from adapters.llama_cpp.pool import Pool
 from adapters.scripted import Scripted
 from gateway import gauges, logs
 from gateway.api import openai
-from gateway.api.audit import AuditLog
+from gateway.api.admin.audit import AuditRoutes
+from gateway.api.admin.routes import Admin
 from gateway.api.edge import Edge
 from gateway.api.health import Health, front_page
 from gateway.api.http import Endpoint
@@ -282,7 +283,7 @@ def build_catalog(config: Config, models: Iterable[Adapter]) -> Catalog:
 def routes(
     config: Config, catalog: Catalog, inference: Inference, health: Health, own: OwnUsage, audit: Audit
 ) -> tuple[Endpoint, ...]:
-    """Every route there is, each with its access."""
+    """Every route there is, each with its permission."""
     body_bytes_max = config.server.body_bytes_max
     endpoints = (
         *openai.endpoints(inference, catalog, RemoteImages(config.images), body_bytes_max),
@@ -290,7 +291,7 @@ def routes(
         *Tokens(inference, body_bytes_max).endpoints(),
         *own.endpoints(),
         *KeptSessions(Sessions(catalog), audit, body_bytes_max).endpoints(),
-        *AuditLog(audit).endpoints(),
+        *Admin(audit, body_bytes_max).endpoints(AuditRoutes(audit).routes()),
         *health.endpoints(),
     )
     return (front_page(version(), endpoints), *endpoints)

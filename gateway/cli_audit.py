@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from gateway.cli_money import moment_us
+from gateway.cli_money import date_us
 
 if TYPE_CHECKING:
     from gateway.state.database import Database
@@ -24,8 +24,8 @@ def add_commands(commands: Any, add: Add, configured: Callable[[argparse.Argumen
     for name in ("actor", "tenant", "outcome"):
         listing.add_argument(f"--{name}", help=f"only this {name}")
     listing.add_argument("--action", help="only actions that begin like this, such as key. or session.delete")
-    listing.add_argument("--since", type=moment_us, default=0, metavar="DATE")
-    listing.add_argument("--until", type=moment_us, default=2**62, metavar="DATE")
+    listing.add_argument("--since", type=date_us, default=0, metavar="DATE")
+    listing.add_argument("--until", type=date_us, default=2**62, metavar="DATE")
     listing.add_argument("--limit", type=int, default=100, metavar="N", help="at most so many (default: 100)")
     verify = add(verbs, "verify", _verify, "check that no entry was changed, removed or moved")
     verify.add_argument("hash", nargs="?", help="a hash that an earlier check has printed")

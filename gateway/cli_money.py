@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import datetime
+
+from gateway.moments import moment_us
 
 GROUPS = "hour,day,month,tenant,key_id,user_id,team_id,model,provider"
 
@@ -29,8 +30,8 @@ def add_limit_options(command: argparse.ArgumentParser) -> None:
 
 def add_usage_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--by", default="model", metavar="NAMES", help=f"sum up by any of {GROUPS}")
-    command.add_argument("--since", type=moment_us, default=0, metavar="DATE")
-    command.add_argument("--until", type=moment_us, default=2**62, metavar="DATE")
+    command.add_argument("--since", type=date_us, default=0, metavar="DATE")
+    command.add_argument("--until", type=date_us, default=2**62, metavar="DATE")
     command.add_argument("--key-id", metavar="ID", help="only this key")
     command.add_argument("--tenant", metavar="NAME", help="only this tenant")
     command.add_argument("--model", metavar="NAME", help="only this model")
@@ -51,9 +52,9 @@ def add_wallet_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", help="machine-readable output")
 
 
-def moment_us(text: str) -> int:
+def date_us(text: str) -> int:
+    """A date of an option, in microseconds."""
     try:
-        moment = datetime.datetime.fromisoformat(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError("expected a date such as 2030-12-31") from None
-    return int(moment.replace(tzinfo=moment.tzinfo or datetime.UTC).timestamp()) * 1_000_000
+        return moment_us(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import datetime
 import os
 import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from gateway.moments import iso, moment_us
 
 if TYPE_CHECKING:
     from gateway.auth.keys import Keys
@@ -58,15 +59,14 @@ def expiry_us(text: str) -> int:
     if match := re.fullmatch(r"(\d{1,6})([smhdw])", text):
         return time.time_ns() // 1000 + int(match[1]) * _UNITS_S[match[2]] * 1_000_000
     try:
-        moment = datetime.datetime.fromisoformat(text)
+        expires_us = moment_us(text)
     except ValueError:
         raise argparse.ArgumentTypeError(
             "expected a span such as 12h, 30d or 4w, or a date such as 2030-12-31"
         ) from None
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)
-    if moment.timestamp() <= time.time():
+    if expires_us <= time.time_ns() // 1000:
         raise argparse.ArgumentTypeError("that moment has passed")
-    return int(moment.timestamp() * 1_000_000)
+    return expires_us
 
 
 def load(options: argparse.Namespace, models: Sequence[str] = ()) -> Config:
@@ -126,7 +126,7 @@ def with_database(options: argparse.Namespace, work: Callable[[Database], Awaita
 def moment(time_us: int | None) -> str:
     if time_us is None:
         return ""
-    return datetime.datetime.fromtimestamp(time_us / 1e6, datetime.UTC).strftime("%Y-%m-%d %H:%M")
+    return iso(time_us)[:16].replace("T", " ")
 
 
 def print_table(rows: Sequence[Sequence[str]]) -> None:

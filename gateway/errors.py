@@ -55,7 +55,7 @@ TABLE: Mapping[str, Row] = {
     "idempotency_conflict": Row(409, retry=False),
     "idempotency_in_progress": Row(409, retry_after_s=1, retry=True),
     "idempotency_result_lost": Row(409, retry=False),
-    "version_mismatch": Row(412),
+    "precondition_failed": Row(412),
     "request_too_large": Row(413),
     "url_too_long": Row(414),
     "unsupported_media_type": Row(415),

@@ -141,7 +141,7 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
         str(body, "utf-8")  # The decoder skips unknown fields without looking at their bytes.
         return decoder.decode(body)
     except msgspec.ValidationError as exc:
-        raise _explained(str(exc)) from None
+        raise explained(str(exc)) from None
     except UnicodeDecodeError:
         raise InvalidRequest("The body of your request is not valid UTF-8.", code="invalid_json") from None
     except RecursionError:
@@ -170,7 +170,7 @@ def _noun(types: str) -> str:
     return " or ".join(_NOUNS.get(name, name) for name in names)
 
 
-def _explained(complaint: str) -> InvalidRequest:
+def explained(complaint: str) -> InvalidRequest:
     """msgspec's "Expected `int`, got `str` - at `$.messages[0].n`" in OpenAI's manner, with the field's path."""
     detail, _, place = complaint.partition(" - at ")
     param = place.rpartition("`$")[2].rstrip("`").lstrip(".").replace("[...]", "") or None
@@ -178,6 +178,10 @@ def _explained(complaint: str) -> InvalidRequest:
     if missing:
         name = f"{param}.{missing[1]}" if param else missing[1]
         return InvalidRequest(f"Missing required parameter: '{name}'.", param=name)
+    unknown = re.fullmatch(r"Object contains unknown field `(.+)`", detail, re.DOTALL)
+    if unknown:
+        name = f"{param}.{unknown[1]}" if param else unknown[1]
+        return InvalidRequest(f"Unknown parameter: '{name[:100]}'.", code="unknown_parameter", param=name[:100])
     shown = f"'{param}'" if param else "the request body"
     if place.startswith("`key`"):
         shown = f"a key of {shown}"

@@ -22,6 +22,7 @@ from gateway.api.http import Answer, ClientDisconnected, Endpoint, Response, err
 from gateway.audit import Audit
 from gateway.auth import Authenticator
 from gateway.auth.keys import key_id
+from gateway.auth.roles import PUBLIC, may
 from gateway.config import is_loopback
 from gateway.logs import AccessLog
 from gateway.telemetry import Telemetry
@@ -181,7 +182,7 @@ class Edge:
         if scope["method"] == "OPTIONS":
             return Answer(200, [(b"allow", allowed(methods).encode())], b"")
         endpoint = choose(methods, scope["method"])
-        if endpoint.access != "public":
+        if endpoint.permission != PUBLIC:
             if self.draining:
                 raise _shutting_down()
             if self._loopback_only and not is_loopback(request.url.hostname or ""):
@@ -196,8 +197,8 @@ class Edge:
         principal = await self._authenticator.authenticate(given[0].decode("latin-1") if given else None)
         state: dict[str, Any] = scope["state"]
         state["principal"] = principal
-        if endpoint.access == "admin" and not principal.admin:
-            raise errors.error("permission_denied", "This needs an administrator's key.")
+        if may(principal, endpoint.permission) != "allowed":
+            raise errors.error("permission_denied", f"This needs the permission {endpoint.permission}.")
 
 
 def _claimed(scope: Scope) -> dict[str, str]:

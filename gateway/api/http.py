@@ -2,7 +2,7 @@
 
 A handler is `async def handler(request) -> Response`; it may raise `GatewayError`, `AdapterError` or
 `ClientDisconnected`, which `gateway/api/edge.py` turns into answers. `request.state.principal` is set for every route
-whose access is not public, `request.state.request_id` always. `request.state.log` is a dict whose items (numbers and
+that is not public, `request.state.request_id` always. `request.state.log` is a dict whose items (numbers and
 short text, never a key or a prompt) are added to the request's line in the access log.
 """
 
@@ -12,7 +12,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from types import TracebackType
-from typing import Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import msgspec
 from starlette.requests import Request
@@ -21,11 +21,11 @@ from starlette.types import Receive, Scope, Send
 from gateway import errors
 from gateway.audit import Event
 from gateway.auth import Principal
+from gateway.auth.roles import PUBLIC, TABLE
 from gateway.errors import GatewayError
 
 T = TypeVar("T")
 HeaderList = list[tuple[bytes, bytes]]
-Access = Literal["public", "user", "admin"]
 
 log = logging.getLogger("gateway.http")
 CONTROL_CHARACTERS = dict.fromkeys([*range(0x20), 0x7F], "")
@@ -59,18 +59,40 @@ class Response(Protocol):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
 
 
+class Doc(msgspec.Struct, frozen=True):
+    """What the OpenAPI document says of a route besides its path and summary.
+
+    `query`, `body` and `answer` are types; `body` and `answer` can also be JSON Schemas, written by hand where no type
+    is decoded or encoded. An `answer` `list[T]` is a page of them. `media` are the types the answer can have.
+    """
+
+    tag: str = ""
+    query: type | None = None
+    body: Any = None
+    answer: Any = None
+    status: int = 200
+    media: tuple[str, ...] = ("application/json",)
+    description: str = ""
+
+
 class Endpoint(msgspec.Struct, frozen=True):
     """One route. Literal parts of `path` match byte for byte; `{name}` takes one segment, `{name:path}` the rest,
     `{name:text}` one segment of any text, where an encoded slash is a letter like any other.
 
-    `access` is enforced before the handler runs: `public` needs no key, `user` any valid one, `admin` an admin's.
+    `permission` is one of `gateway/auth/roles.py`, or `PUBLIC` for what needs no key. It is enforced before the handler
+    runs: whoever has it for nothing at all never gets there.
     """
 
     path: str
     method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
     handler: Callable[[Request], Awaitable[Response]]
-    access: Access
+    permission: str
     summary: str = ""
+    doc: Doc = Doc()
+
+    def __post_init__(self) -> None:
+        if self.permission != PUBLIC and self.permission not in TABLE:
+            raise ValueError(f"{self.method} {self.path}: there is no permission {self.permission!r}")
 
 
 class Answer:

@@ -23,7 +23,7 @@ class Rerank:
 
     def endpoints(self) -> tuple[Endpoint, ...]:
         summary = "Order documents by how well they answer a query"
-        return tuple(Endpoint(path, "POST", self.create, "user", summary) for path in PATHS)
+        return tuple(Endpoint(path, "POST", self.create, "inference", summary) for path in PATHS)
 
     async def create(self, request: Request) -> Response:
         inbound = dialect.parse_request(await read_json_body(request, self._body_bytes_max))

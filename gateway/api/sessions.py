@@ -34,13 +34,13 @@ class KeptSessions:
     def endpoints(self) -> tuple[Endpoint, ...]:
         one = "/v1/sessions/{id:text}"
         return (
-            Endpoint("/v1/sessions", "GET", self.list, "user", "Your kept conversations"),
-            Endpoint(one, "GET", self.retrieve, "user", "One kept conversation"),
-            Endpoint(one, "DELETE", self.delete, "user", "Erase it everywhere"),
-            Endpoint(f"{one}/pin", "POST", self._changing("pin"), "user", "Never drop it to make room"),
-            Endpoint(f"{one}/unpin", "POST", self._changing("unpin"), "user", "Let it be dropped again"),
-            Endpoint(f"{one}/reset", "POST", self._changing("reset"), "user", "Forget its history, keep its name"),
-            Endpoint(f"{one}/fork", "POST", self.fork, "user", "Continue it twice: a copy under another key"),
+            Endpoint("/v1/sessions", "GET", self.list, "sessions", "Your kept conversations"),
+            Endpoint(one, "GET", self.retrieve, "sessions", "One kept conversation"),
+            Endpoint(one, "DELETE", self.delete, "sessions", "Erase it everywhere"),
+            Endpoint(f"{one}/pin", "POST", self._changing("pin"), "sessions", "Never drop it to make room"),
+            Endpoint(f"{one}/unpin", "POST", self._changing("unpin"), "sessions", "Let it be dropped again"),
+            Endpoint(f"{one}/reset", "POST", self._changing("reset"), "sessions", "Forget its history, keep its name"),
+            Endpoint(f"{one}/fork", "POST", self.fork, "sessions", "Continue it twice: a copy under another key"),
         )
 
     async def list(self, request: Request) -> Response:

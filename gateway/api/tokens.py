@@ -25,9 +25,9 @@ class Tokens:
             ("/apply-template", self.apply_template, "The prompt a conversation becomes"),
         )
         return (
-            Endpoint("/v1/count_tokens", "POST", self.count, "user", "How many tokens a conversation or text has"),
+            Endpoint("/v1/count_tokens", "POST", self.count, "inference", "How many tokens a conversation or text has"),
             *(
-                Endpoint(prefix + path, "POST", handler, "user", summary)
+                Endpoint(prefix + path, "POST", handler, "inference", summary)
                 for path, handler, summary in rows
                 for prefix in ("/v1", "")
             ),

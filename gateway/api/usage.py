@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 from typing import Annotated, Any, cast, get_args
 
 import msgspec
@@ -19,6 +18,7 @@ from gateway.ledger import Entry
 from gateway.ledger.export import usd
 from gateway.ledger.store import Filter, GroupBy, Ledger
 from gateway.limits.limiter import Limiter
+from gateway.moments import iso, moment_us
 
 Tokens = Annotated[int, Meta(ge=0, le=1 << 40)]
 GROUPS = cast(tuple[GroupBy, ...], get_args(GroupBy))
@@ -47,9 +47,11 @@ class OwnUsage:
 
     def endpoints(self) -> tuple[Endpoint, ...]:
         return (
-            Endpoint("/v1/requests/{id}", "GET", self.request, "user", "What one request used and cost"),
-            Endpoint("/v1/usage/me", "GET", self.me, "user", "What your key used, and what its budgets still have"),
-            Endpoint("/v1/cost", "POST", self.cost, "user", "What a number of tokens costs"),
+            Endpoint("/v1/requests/{id}", "GET", self.request, "usage.read", "What one request used and cost"),
+            Endpoint(
+                "/v1/usage/me", "GET", self.me, "usage.read", "What your key used, and what its budgets still have"
+            ),
+            Endpoint("/v1/cost", "POST", self.cost, "models.read", "What a number of tokens costs"),
         )
 
     async def request(self, request: Request) -> Response:
@@ -74,8 +76,8 @@ class OwnUsage:
         if len({"hour", "day", "month"} & set(by)) > 1:
             raise _invalid("by", "choose one of hour, day and month")
         wanted = Filter(
-            since_us=moment_us(query.get("since"), "since", 0),
-            until_us=moment_us(query.get("until"), "until", 2**62),
+            since_us=moment(query.get("since"), "since", 0),
+            until_us=moment(query.get("until"), "until", 2**62),
             key_id=principal.key_id,
             tenant=principal.tenant,
         )
@@ -178,18 +180,14 @@ def _sums(row: dict[str, Any]) -> dict[str, Any]:
     return shown_row | {"cost_usd": usd(int(row["cost_nano"] or 0))}
 
 
-def iso(time_us: int) -> str:
-    return datetime.datetime.fromtimestamp(time_us / 1e6, datetime.UTC).isoformat(timespec="milliseconds")
-
-
-def moment_us(text: str | None, name: str, default: int) -> int:
+def moment(text: str | None, name: str, default: int) -> int:
+    """The point in time that a parameter of a query names, in microseconds."""
     if text is None:
         return default
     try:
-        moment = datetime.datetime.fromisoformat(text)
-        return int(moment.replace(tzinfo=moment.tzinfo or datetime.UTC).timestamp()) * 1_000_000
-    except (ValueError, OverflowError):
-        raise _invalid(name, "expected a date such as 2030-12-31 or 2030-12-31T08:00:00Z") from None
+        return moment_us(text)
+    except ValueError as error:
+        raise _invalid(name, str(error)) from None
 
 
 def _invalid(param: str | None, problem: str) -> errors.GatewayError:

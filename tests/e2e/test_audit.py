@@ -68,7 +68,7 @@ def test_keys_strangers_and_the_chain(tmp_path: Path) -> None:
             assert denied["data"][0]["details"] == {"key": second["id"]}
             assert denied["data"][0]["address"] == "127.0.0.1" and denied["has_more"] is False
             page = admin.get("/admin/v1/audit?limit=1").json()
-            after = admin.get(f"/admin/v1/audit?limit=1&after={page['last_id']}").json()["data"][0]
+            after = admin.get(f"/admin/v1/audit?limit=1&after={page['next_cursor']}").json()["data"][0]
             assert (page["has_more"], after["number"]) == (True, page["data"][0]["number"] - 1)
             assert admin.get("/admin/v1/audit?after=x").status_code == 400
     assert '"gateway.stop"' in gateway(server, "audit", "list", "--action", "gateway.")

@@ -24,7 +24,7 @@ class ChatCompletions:
         self._body_bytes_max = body_bytes_max
 
     def endpoints(self) -> tuple[Endpoint, ...]:
-        return (Endpoint("/v1/chat/completions", "POST", self.create, "user", "Continue a conversation"),)
+        return (Endpoint("/v1/chat/completions", "POST", self.create, "inference", "Continue a conversation"),)
 
     async def create(self, request: Request) -> Response:
         inbound = dialect.parse_request(await read_json_body(request, self._body_bytes_max))

@@ -21,7 +21,7 @@ class Completions:
         self._body_bytes_max = body_bytes_max
 
     def endpoints(self) -> tuple[Endpoint, ...]:
-        return (Endpoint("/v1/completions", "POST", self.create, "user", "Continue raw prompts"),)
+        return (Endpoint("/v1/completions", "POST", self.create, "inference", "Continue raw prompts"),)
 
     async def create(self, request: Request) -> Response:
         inbound = dialect.parse_request(await read_json_body(request, self._body_bytes_max))

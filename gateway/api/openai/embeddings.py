@@ -23,7 +23,7 @@ class EmbeddingVectors:
         self._body_bytes_max = body_bytes_max
 
     def endpoints(self) -> tuple[Endpoint, ...]:
-        return (Endpoint("/v1/embeddings", "POST", self.create, "user", "Turn texts into vectors"),)
+        return (Endpoint("/v1/embeddings", "POST", self.create, "inference", "Turn texts into vectors"),)
 
     async def create(self, request: Request) -> Response:
         inbound = dialect.parse_request(await read_json_body(request, self._body_bytes_max))

@@ -17,8 +17,8 @@ class Models:
 
     def endpoints(self) -> tuple[Endpoint, ...]:
         return (
-            Endpoint("/v1/models", "GET", self.list, "user", "The models you may use"),
-            Endpoint("/v1/models/{id:path}", "GET", self.retrieve, "user", "One model"),
+            Endpoint("/v1/models", "GET", self.list, "models.read", "The models you may use"),
+            Endpoint("/v1/models/{id:path}", "GET", self.retrieve, "models.read", "One model"),
         )
 
     async def list(self, request: Request) -> Response:

@@ -41,13 +41,13 @@ async def show(request: Request) -> Response:
 
 ENDPOINTS = (
     Endpoint("/", "GET", show, "public"),
-    Endpoint("/user", "GET", show, "user"),
-    Endpoint("/user", "POST", show, "user"),
-    Endpoint("/admin", "GET", show, "admin"),
-    Endpoint("/admin/keys/{id}", "DELETE", show, "admin"),
-    Endpoint("/models/{name:path}", "GET", show, "user"),
-    Endpoint("/texts/{id:text}", "GET", show, "user"),
-    Endpoint("/texts/{id:text}/pin", "POST", show, "user"),
+    Endpoint("/user", "GET", show, "models.read"),
+    Endpoint("/user", "POST", show, "inference"),
+    Endpoint("/admin", "GET", show, "settings.read"),
+    Endpoint("/admin/keys/{id}", "DELETE", show, "settings.read"),
+    Endpoint("/models/{name:path}", "GET", show, "models.read"),
+    Endpoint("/texts/{id:text}", "GET", show, "sessions"),
+    Endpoint("/texts/{id:text}/pin", "POST", show, "sessions"),
 )
 
 
@@ -241,7 +241,11 @@ def test_two_endpoints_for_one_place_are_refused() -> None:
 
 def test_patterns_of_one_path_share_their_methods() -> None:
     router = Router(
-        [Endpoint("/a/{id}", "GET", show, "admin"), Endpoint("/a/{id}", "DELETE", show, "admin"), *ENDPOINTS]
+        [
+            Endpoint("/a/{id}", "GET", show, "settings.read"),
+            Endpoint("/a/{id}", "DELETE", show, "settings.read"),
+            *ENDPOINTS,
+        ]
     )
     methods, parameters = router.match(b"/a/1")
     assert (sorted(methods), parameters) == (["DELETE", "GET"], {"id": "1"})

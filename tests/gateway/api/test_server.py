@@ -36,7 +36,10 @@ class Running:
 
     def __init__(self, limits: ServerConfig) -> None:
         self.events: asyncio.Queue[bytes | None] = asyncio.Queue()
-        endpoints = [Endpoint("/hello", "GET", hello, "user"), Endpoint("/stream", "GET", self.stream, "user")]
+        endpoints = [
+            Endpoint("/hello", "GET", hello, "models.read"),
+            Endpoint("/stream", "GET", self.stream, "inference"),
+        ]
         edge = Edge(endpoints, Open(), Telemetry("test"), AccessLog(LogConfig(), io.StringIO()))
         self.sockets = bind("127.0.0.1", 0)
         self.port = self.sockets[0].getsockname()[1]

@@ -1,0 +1,1 @@
+"""The administration API: routes as data, and what turns them into endpoints."""

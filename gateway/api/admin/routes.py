@@ -1,0 +1,297 @@
+"""Administration routes as data, and what all of them have in common.
+
+A handler is given a decoded `Call` and returns a Struct, a `Page`, None, or a ready answer. Around it, in this order:
+the query and the body are decoded strictly, what the route is about is looked up and compared with the caller's rights,
+the handler runs, its change is put into the audit log, its answer encoded. `gateway/README.md` says how to add one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta
+from msgspec.structs import replace
+from starlette.requests import Request
+
+from adapters.dialects import openai_wire as wire
+from adapters.errors import InvalidRequest
+from gateway import errors
+from gateway.api.http import Answer, Doc, Endpoint, Response, event_of, json_response, read_json_body
+from gateway.audit import Audit
+from gateway.auth import Principal
+from gateway.auth.roles import Reach, Resource, may, reach
+from gateway.moments import iso, moment_us
+
+Q = TypeVar("Q")
+B = TypeVar("B")
+T = TypeVar("T")
+
+ETAG = re.compile(r'"(\d{1,18})"')
+IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,150}")
+Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
+
+
+class Moment:
+    """A point in time: ISO 8601 outside, microseconds since 1970 inside."""
+
+    __slots__ = ("us",)
+
+    def __init__(self, us: int) -> None:
+        self.us = us
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Moment) and other.us == self.us
+
+    def __hash__(self) -> int:
+        return hash(self.us)
+
+
+def moment(us: int | None) -> Moment | None:
+    """A time that may be missing."""
+    return None if us is None else Moment(us)
+
+
+def since_us(given: Moment | None) -> int:
+    """The beginning of a span of time."""
+    return 0 if given is None else given.us
+
+
+def until_us(given: Moment | None) -> int:
+    """The end of a span of time, which no longer belongs to it."""
+    return 2**62 if given is None else given.us
+
+
+class Body(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """What a request holds in its body: fields that are not known here are refused."""
+
+
+class Query(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """What a request holds behind its question mark."""
+
+
+class Paging(Query, kw_only=True, frozen=True):
+    """The part of a list that is wanted: at most `limit` items behind the one that the cursor `after` names."""
+
+    limit: Annotated[int, Meta(ge=1, le=100)] = 20
+    after: Annotated[str, Meta(min_length=1, max_length=300)] | None = None
+
+
+class Page(msgspec.Struct, Generic[T], frozen=True):
+    """A part of a list. `next_cursor` is the `after` of the next part, None at the end."""
+
+    data: list[T]
+    next_cursor: str | None = None
+
+
+class Call(Generic[Q, B]):
+    """A request as a handler sees it.
+
+    `version` is what `If-Match` names (None: any); the owner of the thing compares it in the statement that changes it
+    and raises `precondition_failed`. `idempotency_key` makes a change happen once where the route says so. `resource`
+    is what the route's `about` found.
+    """
+
+    def __init__(self, request: Request, permission: str, query: Q, body: B) -> None:
+        self.request = request
+        self.principal: Principal = request.state.principal
+        self.path: dict[str, str] = request.path_params
+        self.query = query
+        self.body = body
+        self.version = _version(request.headers.get("if-match"))
+        self.idempotency_key = _idempotency_key(request.headers.get("idempotency-key"))
+        self.resource: Resource | None = None
+        self.subject: str | None = None
+        self.details: dict[str, str | int | bool] = {}
+        self._permission = permission
+
+    @property
+    def reach(self) -> Reach:
+        """What of a list the caller may see."""
+        return reach(self.principal, self._permission)
+
+    def note(self, subject: str, **details: str | int | bool) -> None:
+        """What the audit log says about the change: what was changed (else the path's `id`), and how."""
+        self.subject = subject
+        self.details |= details
+
+    def require(self, permission: str, resource: Resource | None, param: str | None = None) -> None:
+        """Raise unless the caller has another permission too: `permission_denied`, or `not_found` of what is hidden."""
+        match may(self.principal, permission, resource):
+            case "denied":
+                raise _denied(permission, param)
+            case "hidden":
+                raise _not_found(param)
+
+
+class Route(msgspec.Struct, frozen=True):
+    """One administration route.
+
+    `about` finds whose the thing in the path is, None when it is not there; without it the route is about nothing in
+    particular, and a list has to keep to `call.reach`. `answer` is the type of what the handler returns, `list[T]` for
+    a `Page[T]`; None: 204. Everything but GET has the `action` that it is in the audit log.
+    """
+
+    method: Method
+    path: str
+    permission: str
+    handler: Callable[[Call[Any, Any]], Awaitable[Any]]
+    summary: str
+    tag: str
+    query: type[Query] | None = None
+    body: type[Body] | None = None
+    answer: Any = None
+    status: int = 200
+    about: Callable[[Call[Any, Any]], Awaitable[Resource | None]] | None = None
+    action: str = ""
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.path.startswith("/admin/v1/"):
+            raise ValueError(f"{self.path} is no administration route")
+        if self.method != "GET" and not self.action:
+            raise ValueError(f"{self.method} {self.path}: what is this action called in the audit log?")
+
+
+class Admin:
+    """Turns routes into endpoints."""
+
+    def __init__(self, audit: Audit, body_bytes_max: int) -> None:
+        self._audit = audit
+        self._body_bytes_max = body_bytes_max
+
+    def endpoints(self, routes: Iterable[Route]) -> tuple[Endpoint, ...]:
+        return tuple(self._endpoint(route) for route in routes)
+
+    def _endpoint(self, route: Route) -> Endpoint:
+        decode = None if route.body is None else decoder(route.body)
+
+        async def handler(request: Request) -> Response:
+            query = None if route.query is None else _query(request, route.query)
+            body = None
+            if decode is not None:
+                body = decode(await read_json_body(request, self._body_bytes_max))
+            call = Call(request, route.permission, query, body)
+            if route.about is not None:
+                await self._authorise(route, call)
+            answer = await route.handler(call)
+            if route.action:
+                subject = call.path.get("id", "") if call.subject is None else call.subject
+                done = event_of(request.scope, route.action, subject)
+                self._audit.add(replace(done, details=call.details))
+            return _response(route, request, answer)
+
+        doc = Doc(
+            tag=route.tag,
+            query=route.query,
+            body=route.body,
+            answer=route.answer,
+            status=204 if route.answer is None else route.status,
+            description=route.description,
+        )
+        return Endpoint(route.path, route.method, handler, route.permission, route.summary, doc)
+
+    async def _authorise(self, route: Route, call: Call[Any, Any]) -> None:
+        """Compare what the route is about with the caller's rights; what is hidden looks as if it were not there."""
+        assert route.about is not None
+        call.resource = await route.about(call)
+        if call.resource is None:
+            raise _not_found()
+        match may(call.principal, route.permission, call.resource):
+            case "denied":
+                raise _denied(route.permission)
+            case "hidden":
+                owner = call.resource.tenant or call.resource.org_id or ""
+                subject = next(iter(call.path.values()), "")
+                action = route.action or route.permission
+                self._audit.add_repeatable(event_of(call.request.scope, action, subject, "not_found", owner=owner))
+                raise _not_found()
+
+
+def kept(part: T | None) -> T:
+    """A part that needs a database; raises `not_found` where there is none."""
+    if part is None:
+        raise errors.error("not_found", "Without keys (auth.enabled: false) the gateway keeps nothing of this.")
+    return part
+
+
+def encode(value: object) -> bytes:
+    return msgspec.json.encode(value, enc_hook=_encode)
+
+
+def decoder(kind: type[T]) -> Callable[[bytes], T]:
+    """Strict decoding of a body; whatever is wrong with it is an `InvalidRequest` with the path of the field."""
+    decoding = msgspec.json.Decoder(kind, dec_hook=_decode)
+
+    def decode(body: bytes) -> T:
+        return wire.decode(decoding, body)
+
+    return decode
+
+
+def _query(request: Request, kind: type[Q]) -> Q:
+    given: dict[str, str] = {}
+    for name, value in request.query_params.multi_items():
+        if name in given:
+            raise errors.error("invalid_value", f"Send the parameter {name[:40]!r} once.", param=name[:40])
+        given[name] = value
+    try:
+        return msgspec.convert(given, kind, strict=False, dec_hook=_decode)
+    except msgspec.ValidationError as error:
+        raise wire.explained(str(error)) from None
+
+
+def _decode(kind: type, value: object) -> object:
+    if kind is Moment and isinstance(value, str):
+        return Moment(moment_us(value))
+    raise ValueError(f"expected {'a date as text' if kind is Moment else kind.__name__}")
+
+
+def _encode(value: object) -> object:
+    if isinstance(value, Moment):
+        return iso(value.us)
+    raise NotImplementedError(f"{type(value).__name__} has no JSON form")
+
+
+def _response(route: Route, request: Request, answer: Any) -> Response:
+    if answer is None:
+        return Answer(204, [], b"")
+    if isinstance(answer, Page):
+        more = answer.next_cursor is not None
+        body = {"object": "list", "data": answer.data, "has_more": more, "next_cursor": answer.next_cursor}
+        return json_response(encode(body))
+    if not isinstance(answer, msgspec.Struct):
+        ready: Response = answer
+        return ready
+    headers = {}
+    if isinstance(version := getattr(answer, "version", None), int):
+        headers["etag"] = f'"{version}"'
+    if route.status == 201 and isinstance(identity := getattr(answer, "id", None), str):
+        headers["location"] = f"{request.scope['raw_path'].decode('ascii')}/{identity}"
+    return json_response(encode(answer), route.status, headers)
+
+
+def _version(given: str | None) -> int | None:
+    if given is None or given.strip() == "*":
+        return None
+    match = ETAG.fullmatch(given.strip())
+    if match is None:
+        raise errors.error("precondition_failed", "If-Match takes the ETag of an earlier answer.", param="If-Match")
+    return int(match[1])
+
+
+def _idempotency_key(given: str | None) -> str | None:
+    if given is not None and not IDEMPOTENCY_KEY.fullmatch(given):
+        message = "An Idempotency-Key has 1 to 150 printable ASCII characters without spaces."
+        raise InvalidRequest(message, param="Idempotency-Key")
+    return given
+
+
+def _denied(permission: str, param: str | None = None) -> errors.GatewayError:
+    return errors.error("permission_denied", f"This needs the permission {permission}.", param=param)
+
+
+def _not_found(param: str | None = None) -> errors.GatewayError:
+    return errors.error("not_found", "There is nothing of this name.", param=param)
