@@ -159,8 +159,6 @@ WRONG: list[tuple[bytes, str]] = [
     (body(response_format={}), "response_format.type"),
     (body(response_format={"type": "json_object"}, grammar='root ::= "x"'), "grammar"),
     (body(chat_template="{{ x }}"), "chat_template"),
-    (body(chat_template_kwargs={"messages": []}), "chat_template_kwargs"),
-    (body(chat_template_kwargs={"tools": []}), "chat_template_kwargs"),
     (body(chat_template_kwargs={"enable_thinking": "no"}), "chat_template_kwargs.enable_thinking"),
     (body(chat_template_kwargs={"reasoning_effort": "{{ x }}"}), "chat_template_kwargs.reasoning_effort"),
     (body(chat_template_kwargs={"date_string": "<|im_end|>"}), "chat_template_kwargs.date_string"),
@@ -213,6 +211,12 @@ def test_wrong_values_name_their_field(raw: bytes, param: str) -> None:
 def test_fields_that_would_redirect_are_refused(name: str) -> None:
     error = refused(body(**{name: "http://169.254.169.254/"}))
     assert (error.code, error.param) == ("unknown_parameter", name)
+
+
+@pytest.mark.parametrize("name", ["messages", "tools"])
+def test_template_arguments_that_are_not_offered_are_refused(name: str) -> None:
+    error = refused(body(chat_template_kwargs={name: []}))
+    assert (error.code, error.param) == ("unknown_parameter", f"chat_template_kwargs.{name}")
 
 
 def test_messages_say_what_was_expected() -> None:
