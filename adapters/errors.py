@@ -4,11 +4,17 @@ AdapterError
 ├── InvalidRequest       the caller's fault; `code` and `param` say what, nothing was generated
 ├── Busy                 turned away at once, with the time after which a place is expected
 │   ├── QueueFull        the tenant has used up its share of the queue
-│   └── Overloaded       the whole queue is taken by tenants within their shares
+│   ├── Overloaded       the whole queue is taken by tenants within their shares
+│   └── RateLimited      a provider turns its caller away, which is this gateway
 ├── Unavailable          the target cannot serve now
 │   ├── ModelLoading     it will, after `retry_after_s`
 │   └── ModelUnavailable it failed to load, keeps dying, or was stopped
 ├── EngineFailed         the engine died or broke while it worked on the request
+├── UpstreamFailed       a remote target failed
+│   ├── Unreachable      there was no connection, so nothing was sent
+│   ├── BrokeOff         the connection ended before the answer did
+│   ├── UpstreamInvalid  what came is not what was agreed on
+│   └── UpstreamRefused  it answered with an error; `status` says which
 └── Timeout              a deadline passed
 
 Adapters raise only these; `gateway/errors.py` gives each its HTTP status.
@@ -55,6 +61,10 @@ class Overloaded(Busy):
     code = "overloaded"
 
 
+class RateLimited(Busy):
+    code = "rate_limit_exceeded"
+
+
 class Unavailable(AdapterError):
     code = "model_unavailable"
 
@@ -69,6 +79,32 @@ class ModelUnavailable(Unavailable):
 
 class EngineFailed(AdapterError):
     code = "engine_failed"
+
+
+class UpstreamFailed(AdapterError):
+    code = "upstream_error"
+
+
+class Unreachable(UpstreamFailed):
+    code = "upstream_error"
+
+
+class BrokeOff(UpstreamFailed):
+    code = "upstream_error"
+
+
+class UpstreamInvalid(UpstreamFailed):
+    code = "upstream_invalid"
+
+
+class UpstreamRefused(UpstreamFailed):
+    """`status` is the upstream's own, for whoever decides about another try. Its words are never in the message."""
+
+    code = "upstream_error"
+
+    def __init__(self, message: str, status: int, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.status = status
 
 
 class Timeout(AdapterError):
