@@ -23,6 +23,7 @@ FRESH_S = 600.0
 KEEP_S = 6 * 3600.0
 FETCH_TIMEOUT_S = 5.0
 BODY_BYTES_MAX = 256 << 10
+HEADERS = {"accept": "application/json", "accept-encoding": "identity"}
 KEYS_MAX = 100
 
 # The type and curve of key that goes with an algorithm: RFC 7518 sections 3.1 and 6.2, RFC 8037 section 3.1.
@@ -205,22 +206,31 @@ class IssuerKeys:
             raise FetchFailed("the answer is not an OpenID configuration") from None
         if found.issuer != issuer:
             raise FetchFailed("the OpenID configuration is that of another issuer")
-        # An issuer elsewhere must not send the gateway to this machine.
-        if url_problem(found.jwks_uri) or (issuer.startswith("https:") and not found.jwks_uri.startswith("https:")):
+        if leads_astray(found.jwks_uri, issuer):
             raise FetchFailed("the jwks_uri of the OpenID configuration is not safe")
         return found.jwks_uri
 
     async def _get(self, url: str) -> bytes:
-        """The body at `url`; neither redirects nor compression nor more than BODY_BYTES_MAX are accepted."""
-        headers = {"accept": "application/json", "accept-encoding": "identity"}
-        async with self._client.stream("GET", url, headers=headers, follow_redirects=False) as response:
+        async with self._client.stream("GET", url, headers=HEADERS, follow_redirects=False) as response:
             if response.status_code != 200:
                 raise FetchFailed(f"the issuer answered with status {response.status_code}")
-            if response.headers.get("content-encoding", "identity") != "identity":
-                raise FetchFailed("the answer is compressed")
-            body = bytearray()
-            async for piece in response.aiter_bytes():
-                body += piece
-                if len(body) > BODY_BYTES_MAX:
-                    raise FetchFailed(f"the answer has more than {BODY_BYTES_MAX} bytes")
-            return bytes(body)
+            return await read_body(response)
+
+
+async def read_body(response: httpx.Response) -> bytes:
+    """The body of an issuer's answer, asked for with HEADERS; neither compression nor more than BODY_BYTES_MAX are
+    accepted. Raises FetchFailed."""
+    if response.headers.get("content-encoding", "identity") != "identity":
+        raise FetchFailed("the answer is compressed")
+    body = bytearray()
+    async for piece in response.aiter_bytes():
+        body += piece
+        if len(body) > BODY_BYTES_MAX:
+            raise FetchFailed(f"the answer has more than {BODY_BYTES_MAX} bytes")
+    return bytes(body)
+
+
+def leads_astray(url: str, issuer: str) -> bool:
+    """Whether an address that an issuer named must not be used: one elsewhere must not send the gateway to this
+    machine."""
+    return url_problem(url) is not None or (issuer.startswith("https:") and not url.startswith("https:"))

@@ -83,7 +83,6 @@ class Issuers:
         self._others = others
         self._now_s = now_s
         self._verified: OrderedDict[bytes, _Verified] = OrderedDict()
-        self._signatures = PyJWS()
 
     @property
     def key_sets(self) -> tuple[IssuerKeys, ...]:
@@ -133,22 +132,36 @@ class Issuers:
         header = _header(_mapping(head))
         issuer = _mapping(body).get("iss")
         keys = self._issuers.get(issuer) if isinstance(issuer, str) else None
-        if keys is None or header.alg not in keys.config.algorithms:
+        if keys is None:
             raise _refusal(_UNVERIFIED)
-        key = await keys.find(header.kid, header.alg)
-        if key is None:
-            raise _refusal(_UNVERIFIED)
-        generation = keys.generation
-        try:
-            payload = self._signatures.decode(token, key, algorithms=[header.alg])
-            claims = msgspec.json.decode(payload)
-            known = msgspec.convert(claims, _Claims)
-        except PyJWTError:
-            raise _refusal(_UNVERIFIED) from None
-        except (msgspec.MsgspecError, RecursionError):
-            raise _refusal(_MISFIT) from None
+        generation, known, claims = await _signed(token, header, keys)
         until_s = _check(known, keys.config, self._now_s())
         return _Verified(keys, generation, until_s, _principal(known.sub, claims, keys.config))
+
+
+async def verify(token: str, keys: IssuerKeys, now_s: float) -> dict[str, Any]:
+    """The claims of a token that has to be of this issuer and for its audience; raises `invalid_token`, or a 503."""
+    if token.count(".") != 2 or not token.isascii():
+        raise _refusal(_MALFORMED)
+    _, known, claims = await _signed(token, _header(_mapping(token.partition(".")[0])), keys)
+    _check(known, keys.config, now_s)
+    return claims
+
+
+async def _signed(token: str, header: _Header, keys: IssuerKeys) -> tuple[int, _Claims, dict[str, Any]]:
+    """What a token says whose signature is good, and the generation of the keys that it was checked with."""
+    key = await keys.find(header.kid, header.alg) if header.alg in keys.config.algorithms else None
+    if key is None:
+        raise _refusal(_UNVERIFIED)
+    generation = keys.generation
+    try:
+        payload = PyJWS().decode(token, key, algorithms=[header.alg])
+        claims = msgspec.json.decode(payload)
+        return generation, msgspec.convert(claims, _Claims), claims
+    except PyJWTError:
+        raise _refusal(_UNVERIFIED) from None
+    except (msgspec.MsgspecError, RecursionError):
+        raise _refusal(_MISFIT) from None
 
 
 def _mapping(part: str) -> dict[str, Any]:
@@ -187,14 +200,14 @@ def _principal(subject: str, claims: dict[str, Any], config: IssuerConfig) -> Pr
 
     A subject is unique only at its issuer, so the issuer's name is part of the user and of everything made of it.
     """
-    roles = _roles(_claim(claims, config.roles_claim))
+    roles = _roles(claim(claims, config.roles_claim))
     if not roles.issuperset(config.required_roles):
         return None
     user = f"{config.name}:{escape(subject)}"
     tenant = config.tenant or f"jwt:{user}"
     if config.tenant_claim is not None:
         prefix = f"{config.name}:" if config.tenant_prefix is None else config.tenant_prefix
-        tenant = prefix + escape(_identity(_claim(claims, config.tenant_claim)))
+        tenant = prefix + escape(_identity(claim(claims, config.tenant_claim)))
         if not TENANT.fullmatch(tenant):
             raise _refusal(_MISFIT)
     return Principal(
@@ -211,7 +224,7 @@ def _principal(subject: str, claims: dict[str, Any], config: IssuerConfig) -> Pr
 
 def _scope(claims: dict[str, Any], name: str | None, issuer: str) -> str | None:
     """The team or organisation that a claim names, if it is there."""
-    value = None if name is None else _claim(claims, name)
+    value = None if name is None else claim(claims, name)
     return None if value is None else f"{issuer}:{escape(_identity(value))}"
 
 
@@ -233,7 +246,7 @@ def escape(text: str) -> str:
     return escaped[: SUBJECT_LENGTH_MAX - len(mark)] + mark
 
 
-def _claim(claims: dict[str, Any], name: str) -> Any:
+def claim(claims: dict[str, Any], name: str) -> Any:
     """The claim of that name, which may hold dots itself, or else the one at the end of that path."""
     if name in claims:
         return claims[name]
