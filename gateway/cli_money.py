@@ -16,15 +16,20 @@ def add_limit_options(command: argparse.ArgumentParser) -> None:
     limits.add_argument("--tpm", type=int, metavar="N", help="tokens per minute, input and output together")
     limits.add_argument("--concurrent", type=int, metavar="N", help="requests at the same time")
     limits.add_argument(
-        "--rate", action="append", default=[], metavar="N:UNIT:WINDOW", help="such as 1000:requests:1h (repeatable)"
+        "--rate",
+        action="append",
+        default=[],
+        metavar="N:UNIT:WINDOW",
+        help="such as 1000:requests:1h, or 1000:requests:day for calendar days (repeatable)",
     )
     limits.add_argument(
         "--budget",
         action="append",
         default=[],
         metavar="USD[/PERIOD]",
-        help="such as 5/day; repeatable",
+        help="such as 5/day, or 5/24h for any 24 hours; repeatable",
     )
+    limits.add_argument("--time-zone", metavar="ZONE", help="where its days begin, such as Europe/Berlin")
     limits.add_argument("--wallet", metavar="NAME", help="prepaid credit that pays for the key")
 
 

@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
 from msgspec import Meta, inspect
@@ -18,7 +17,7 @@ from gateway.config_auth import IssuerConfig, issuer_conflicts
 from gateway.config_auth import is_loopback as is_loopback
 from gateway.config_limits import ImagesConfig as ImagesConfig
 from gateway.config_limits import LimitsConfig as LimitsConfig
-from gateway.config_limits import Section
+from gateway.config_limits import Section, zone_of
 from gateway.config_models import EngineConfig as EngineConfig
 from gateway.config_models import LocalPath
 from gateway.config_models import LoraConfig as LoraConfig
@@ -209,9 +208,9 @@ def _conflicts(config: Config) -> Iterator[tuple[str, str]]:
                 yield where, f'"{name}" is already taken by {taken[name]}'
             taken[name] = where
     try:
-        ZoneInfo(config.limits.time_zone)
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        yield "limits.time_zone", f"no time zone is called {config.limits.time_zone!r}; try UTC or Europe/Berlin"
+        zone_of(config.limits.time_zone)
+    except ValueError as error:
+        yield "limits.time_zone", str(error)
     for i, rule in enumerate(config.limits.rules):
         if (rule.scope, rule.id) in {(earlier.scope, earlier.id) for earlier in config.limits.rules[:i]}:
             yield f"limits.rules[{i}]", f"there is already a rule for the {rule.scope} {rule.id}"

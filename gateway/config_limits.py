@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Annotated, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
 from msgspec import Meta
@@ -10,8 +11,17 @@ from msgspec import Meta
 # US dollars as exact decimal text: a float could not say 0.1.
 Usd = Annotated[str, Meta(pattern=r"^\d{1,6}(\.\d{1,9})?\Z")]
 Identity = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9*][A-Za-z0-9._:/@+-]*\Z")]
+TimeZone = Annotated[str, Meta(min_length=1, max_length=64)]
 Count = Annotated[int, Meta(ge=0, le=1 << 40)]
 Scope = Literal["key", "user", "team", "org", "tenant", "model", "tag"]
+
+
+def zone_of(name: str) -> ZoneInfo:
+    """A time zone by its name; ValueError when there is none."""
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError(f"no time zone is called {name!r}; try UTC or Europe/Berlin") from None
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -36,23 +46,36 @@ class ImagesConfig(Section, frozen=True, kw_only=True):
 
 
 class RateConfig(Section, frozen=True, kw_only=True):
-    """At most `limit` requests or tokens (input and output) in any `window_s`."""
+    """At most `limit` requests or tokens (input and output) in any `window_s`, or in each calendar period."""
 
     unit: Literal["requests", "tokens"]
     limit: Count
-    window_s: Annotated[int, Meta(ge=1, le=366 * 86_400)]
+    window_s: Annotated[int, Meta(ge=1, le=366 * 86_400)] | None = None
+    period: Literal["hour", "day", "week", "month", "year"] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.window_s is None) == (self.period is None):
+            raise ValueError("a rate has either window_s or period")
 
 
 class BudgetConfig(Section, frozen=True, kw_only=True):
-    """At most `usd` in each calendar period; crossing a percentage of it is reported."""
+    """At most `usd` in each calendar period (null: month), or in any `window_s`; crossing a percentage is reported."""
 
     usd: Usd
-    period: Literal["hour", "day", "week", "month", "year", "total"] = "month"
+    period: Literal["hour", "day", "week", "month", "year", "total"] | None = None
+    window_s: Annotated[int, Meta(ge=60, le=366 * 86_400)] | None = None
     alert_percents: tuple[Annotated[int, Meta(ge=1, le=100)], ...] = (80, 100)
+
+    def __post_init__(self) -> None:
+        if self.window_s is not None and self.period is not None:
+            raise ValueError("a budget has either window_s or period")
 
 
 class ScopeLimits(Section, frozen=True, kw_only=True):
-    """What one key, team or model may use; null and empty: no limit. A wallet is prepaid credit that has to last."""
+    """What one key, team or model may use; null and empty: no limit. A wallet is prepaid credit that has to last.
+
+    Calendar periods begin in `time_zone`; null: the one of all limits.
+    """
 
     requests_per_minute: Count | None = None
     tokens_per_minute: Count | None = None
@@ -60,6 +83,11 @@ class ScopeLimits(Section, frozen=True, kw_only=True):
     rates: tuple[RateConfig, ...] = ()
     budgets: tuple[BudgetConfig, ...] = ()
     wallet: Identity | None = None
+    time_zone: TimeZone | None = None
+
+    def __post_init__(self) -> None:
+        if self.time_zone is not None:
+            zone_of(self.time_zone)
 
 
 class RuleConfig(ScopeLimits, frozen=True, kw_only=True):
@@ -72,5 +100,5 @@ class RuleConfig(ScopeLimits, frozen=True, kw_only=True):
 class LimitsConfig(Section, frozen=True, kw_only=True):
     """Limits by scope; a request has to fit into all that apply to it."""
 
-    time_zone: Annotated[str, Meta(min_length=1, max_length=64)] = "UTC"
+    time_zone: TimeZone = "UTC"
     rules: tuple[RuleConfig, ...] = ()

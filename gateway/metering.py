@@ -30,8 +30,9 @@ from gateway.auth import Principal
 from gateway.catalog import Price, Target
 from gateway.ledger import Entry
 from gateway.ledger.store import Ledger
-from gateway.limits.book import Grant, Refusal, Room
+from gateway.limits.book import Grant, Refusal
 from gateway.limits.limiter import Limiter, Need, Reservation, refusal_error, steady_us, wall_us
+from gateway.limits.windows import Room
 from gateway.telemetry import Telemetry
 
 Request = ChatRequest | CompletionRequest | EmbeddingRequest | RerankRequest
@@ -83,7 +84,7 @@ class Meter:
         charged_nano, accounts = 0, tuple[str, ...]()
         if self._reservation is not None:
             grant = self._reservation.grant
-            charged_nano, accounts = min(cost_nano or 0, grant.nano), grant.accounts
+            charged_nano, accounts = min(cost_nano or 0, grant.nano), grant.durable_accounts
         self.cost_nano = cost_nano
         entry = msgspec.structs.replace(
             self._draft,

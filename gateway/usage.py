@@ -44,6 +44,7 @@ def limits_of(options: argparse.Namespace) -> ScopeLimits | None:
                 "rates": [_rate(text) for text in options.rate],
                 "budgets": [_budget(text) for text in options.budget],
                 "wallet": options.wallet,
+                "time_zone": options.time_zone,
             },
             ScopeLimits,
         )
@@ -53,21 +54,31 @@ def limits_of(options: argparse.Namespace) -> ScopeLimits | None:
 
 
 def _rate(text: str) -> RateConfig:
-    """`1000 requests/h`, written `1000:requests:1h`."""
-    match = re.fullmatch(r"(\d{1,12}):(requests|tokens):(\d{1,6})([smhd])", text)
-    if match is None:
-        raise InvalidName(f"a rate is LIMIT:requests|tokens:WINDOW such as 1000:requests:1h, not {text!r}")
-    window_s = int(match[3]) * WINDOW_UNITS_S[match[4]]
-    return msgspec.convert({"unit": match[2], "limit": int(match[1]), "window_s": window_s}, RateConfig)
+    """`1000:requests:1h` in any hour, or `1000:requests:day` in each calendar day."""
+    match = re.fullmatch(r"(\d{1,12}):(requests|tokens):(\w{1,7})", text)
+    try:
+        if match is None:
+            raise ValueError
+        return msgspec.convert({"unit": match[2], "limit": int(match[1]), **_window(match[3])}, RateConfig)
+    except ValueError:
+        example = "1000:requests:1h or 1000:requests:day"
+        raise InvalidName(f"a rate is LIMIT:requests|tokens:WINDOW such as {example}, not {text!r}") from None
+
+
+def _window(text: str) -> dict[str, int | str]:
+    """A length of time such as `24h`, or the name of a calendar period."""
+    match = re.fullmatch(r"(\d{1,6})([smhd])", text)
+    return {"period": text} if match is None else {"window_s": int(match[1]) * WINDOW_UNITS_S[match[2]]}
 
 
 def _budget(text: str) -> BudgetConfig:
-    """`5` or `5/day`."""
-    amount, _, period = text.partition("/")
+    """`5` for a month, `5/day`, or `5/24h` in any 24 hours."""
+    amount, _, window = text.partition("/")
     try:
-        return msgspec.convert({"usd": amount, "period": period or "month"}, BudgetConfig)
+        return msgspec.convert({"usd": amount, **_window(window or "month")}, BudgetConfig)
     except msgspec.ValidationError:
-        raise InvalidName(f"a budget is USD or USD/hour|day|week|month|year|total, not {text!r}") from None
+        form = "USD, USD/hour|day|week|month|year|total or USD/24h"
+        raise InvalidName(f"a budget is {form}, not {text!r}") from None
 
 
 async def usage(database: Database, options: argparse.Namespace, models: Sequence[ModelConfig]) -> list[Sequence[str]]:

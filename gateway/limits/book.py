@@ -4,34 +4,41 @@
 Exactly one of `settle` and `expire` ends a hold. A charge is never above what was held, so an account is never
 overspent, whatever a model reports. Money is nano-USD, time microseconds.
 
-A rate window is 60 slots. What was counted leaves the window with its slot, at most one slot late, so no interval of
-the window's length ever sees more than the limit. Budgets are accounts whose names include their period: a new period
-is a new account, and a late settle lands in the account that held it.
+A sliding window is 60 slots. What was counted leaves the window with its slot, at most one slot late, so no interval of
+the window's length ever sees more than the limit. Calendar periods are part of the names: a new period is a new counter
+or account, and a late settle lands in the one that held it. Each slot of a budget's window is a durable account too.
 """
 
 from __future__ import annotations
 
 import heapq
+from collections.abc import Mapping
 from typing import Literal
 
 import msgspec
 from msgspec.structs import replace
 
-SLOTS = 60
-BUSY_RETRY_US = 1_000_000
+from gateway.limits.windows import BUSY_RETRY_US, Account, Room, Window
+
 # Redis counts in doubles, which are exact up to here: nine million dollars in one account.
 NANO_MAX = 2**53 - 1
+# Periods that are over are remembered for a day, in case the clock is set back.
+KEPT_US = 86_400_000_000
 
 Unit = Literal["requests", "tokens"]
 
 
 class Rate(msgspec.Struct, frozen=True):
-    """At most `limit` requests or tokens in any `window_us`. `key` names what is counted, window included."""
+    """At most `limit` requests or tokens in any `window_us`, or in the calendar period that ends at `ends_us`.
+
+    `key` names what is counted, window or period included.
+    """
 
     key: str
     unit: Unit
     limit: int
     window_us: int
+    ends_us: int | None = None
 
 
 class Gate(msgspec.Struct, frozen=True):
@@ -42,22 +49,25 @@ class Gate(msgspec.Struct, frozen=True):
 
 
 class Budget(msgspec.Struct, frozen=True):
-    """At most `limit_nano` out of an account."""
+    """At most `limit_nano` out of an account, or with `window_us` out of it in any time of that length."""
 
     account: str
     limit_nano: int
+    window_us: int | None = None
 
 
 class Ask(msgspec.Struct, frozen=True):
     """A request's worst case: its input, and `output_tokens` for each of `choices` answers.
 
     `unit_nano` is what one more token in every choice costs at most. `output_tokens_min`, when given, allows the output
-    to be cut to what the limits still have, but not below it. The hold ends by itself at `expires_us`.
+    to be cut to what the limits still have, but not below it. The hold ends by itself at `expires_us`. Rates and holds
+    follow a clock that is never set, `now_us`; calendar periods and budgets follow the time of day, `wall_us`.
     """
 
     id: str
     now_us: int
     expires_us: int
+    wall_us: int = 0
     rates: tuple[Rate, ...] = ()
     gates: tuple[Gate, ...] = ()
     budgets: tuple[Budget, ...] = ()
@@ -69,16 +79,11 @@ class Ask(msgspec.Struct, frozen=True):
     output_tokens_min: int | None = None
 
 
-class Room(msgspec.Struct, frozen=True):
-    """How a rate stands after a decision; it is whole again after `reset_us`."""
-
-    limit: int
-    remaining: int
-    reset_us: int
-
-
 class Grant(msgspec.Struct, frozen=True):
-    """What a request holds. `output_tokens` per choice may be less than it asked for."""
+    """What a request holds. `output_tokens` per choice may be less than it asked for.
+
+    `places` has for each of `accounts` its slot, where that has a window.
+    """
 
     id: str
     expires_us: int
@@ -88,14 +93,22 @@ class Grant(msgspec.Struct, frozen=True):
     slots: tuple[tuple[str, int], ...]
     gates: tuple[str, ...]
     accounts: tuple[str, ...]
+    places: tuple[int | None, ...] = ()
     requests_room: Room | None = None
     tokens_room: Room | None = None
+
+    @property
+    def durable_accounts(self) -> tuple[str, ...]:
+        """The accounts as the ledger knows them."""
+        places = self.places or (None,) * len(self.accounts)
+        return tuple(durable_account(account, slot) for account, slot in zip(self.accounts, places, strict=True))
 
 
 class Refusal(msgspec.Struct, frozen=True):
     """Why a request may not run now. `retry_us` is when it could, None when waiting does not help.
 
-    `key` is the binding limit. For a budget `remaining` is what was neither spent nor held.
+    `key` is the binding limit. For a budget `remaining` is what was neither spent nor held, and `resets_us` is when its
+    next period begins.
     """
 
     kind: Literal["requests", "tokens", "concurrency", "budget"]
@@ -103,6 +116,7 @@ class Refusal(msgspec.Struct, frozen=True):
     limit: int
     remaining: int
     retry_us: int | None
+    resets_us: int | None = None
     requests_room: Room | None = None
     tokens_room: Room | None = None
 
@@ -125,80 +139,9 @@ class NotHeld(Exception):
     """The hold was settled or has expired, or never was."""
 
 
-class Window:
-    """Amounts of the last 60 slots and the running one; `held` of them may still be given back."""
-
-    __slots__ = ("amounts", "held", "last", "slot_us", "total")
-
-    def __init__(self, window_us: int) -> None:
-        self.slot_us = -(-window_us // SLOTS)
-        self.amounts: dict[int, int] = {}
-        self.total = 0
-        self.held = 0
-        self.last = 0
-
-    def advance(self, now_us: int) -> None:
-        """Drop what has left the window."""
-        slot = now_us // self.slot_us
-        if slot <= self.last:
-            return
-        self.last = slot
-        amounts = self.amounts
-        while amounts:
-            oldest = next(iter(amounts))
-            if oldest >= slot - SLOTS:
-                return
-            self.total -= amounts.pop(oldest)
-
-    def add(self, amount: int) -> int:
-        """Count now; the slot it went into."""
-        self.amounts[self.last] = self.amounts.get(self.last, 0) + amount
-        self.total += amount
-        return self.last
-
-    def give_back(self, slot: int, amount: int) -> None:
-        """Uncount what was counted too much; nothing when it has left the window."""
-        if slot in self.amounts:
-            self.amounts[slot] -= amount
-            self.total -= amount
-
-    def wait_us(self, excess: int, now_us: int) -> int:
-        """How long until `excess` of what is counted has left; shorter when running requests may give it back."""
-        if excess <= self.held:
-            return BUSY_RETRY_US
-        leaves = self.last
-        for slot, amount in self.amounts.items():
-            leaves = slot
-            excess -= amount
-            if excess <= 0:
-                break
-        return max((leaves + SLOTS + 1) * self.slot_us - now_us, 1)
-
-    def room(self, limit: int, now_us: int) -> Room:
-        reset_us = max((self.last + SLOTS + 1) * self.slot_us - now_us, 0) if self.total else 0
-        return Room(limit, max(limit - self.total, 0), reset_us)
-
-
-class Account:
-    """Nano-USD spent for good, and held by running requests."""
-
-    __slots__ = ("held", "holders", "spent", "used_us")
-
-    def __init__(self, spent: int, used_us: int) -> None:
-        self.spent = spent
-        self.held = 0
-        self.holders = 0
-        self.used_us = used_us
-
-    def hold(self, nano: int) -> None:
-        self.held += nano
-        self.holders += 1
-
-    def charge(self, held_nano: int, nano: int) -> None:
-        """Turn what was held into a charge."""
-        self.held -= held_nano
-        self.holders -= 1
-        self.spent += nano
+def durable_account(account: str, slot: int | None) -> str:
+    """What the ledger calls an account, or one slot of an account that has a window."""
+    return account if slot is None else f"{account}:{slot}"
 
 
 class Book:
@@ -206,26 +149,37 @@ class Book:
 
     def __init__(self) -> None:
         self._now_us = 0
+        self._wall_us = 0
         self._windows: dict[str, Window] = {}
         self._running: dict[str, int] = {}
         self._accounts: dict[str, Account] = {}
         self._holds: dict[str, Grant] = {}
         self._expiries: list[tuple[int, str]] = []
 
-    def load(self, account: str, spent_nano: int) -> None:
-        """Make an account known. One that is known already keeps its counters, which are newer."""
+    def load(
+        self, account: str, spent_nano: int, window_us: int | None = None, slots: Mapping[int, int] | None = None
+    ) -> None:
+        """Make an account known, one with a window by what was spent in its slots. One that is known already keeps its
+        counters, which are newer."""
         if account not in self._accounts:
-            self._accounts[account] = Account(spent_nano, self._now_us)
+            window = None
+            if window_us is not None:
+                window = Window(window_us)
+                window.fill(slots or {})
+            self._accounts[account] = Account(spent_nano, self._now_us, window)
 
     def admit(self, ask: Ask) -> Grant | Refusal | Missing:
         """Hold the worst case of a request in all its scopes, or say what is in the way and change nothing."""
         if ask.id in self._holds:
             raise ValueError("a request is admitted once")
+        self._now_us = max(self._now_us, ask.now_us)
+        self._wall_us = ask.wall_us
         missing = tuple(budget.account for budget in ask.budgets if budget.account not in self._accounts)
         if missing:
             return Missing(missing)
-        self._now_us = max(self._now_us, ask.now_us)
         windows = [self._window(rate) for rate in ask.rates]
+        for budget in ask.budgets:
+            self._accounts[budget.account].advance(self._wall_us)
         output_tokens = ask.output_tokens
         if ask.output_tokens_min is not None:
             output_tokens = min(output_tokens, max(self._affordable(ask), ask.output_tokens_min))
@@ -237,7 +191,7 @@ class Book:
     def _window(self, rate: Rate) -> Window:
         window = self._windows.get(rate.key)
         if window is None:
-            window = self._windows[rate.key] = Window(rate.window_us)
+            window = self._windows[rate.key] = Window(rate.window_us, rate.ends_us)
         window.advance(self._now_us)
         return window
 
@@ -264,8 +218,7 @@ class Book:
             free = budget.limit_nano - account.spent - account.held
             # Nothing may be left even for a request that costs nothing: an empty account is closed.
             if free < nano or budget.limit_nano <= account.spent:
-                only_held = account.spent + max(nano, 1) <= budget.limit_nano
-                retry_us = BUSY_RETRY_US if only_held else None
+                retry_us = account.wait_us(nano, budget.limit_nano, self._wall_us)
                 worst = _longer(worst, Refusal("budget", budget.account, budget.limit_nano, max(free, 0), retry_us))
         for gate in ask.gates:
             if self._running.get(gate.key, 0) >= gate.limit:
@@ -275,7 +228,7 @@ class Book:
             amount = 1 if rate.unit == "requests" else tokens
             excess = window.total + amount - rate.limit
             if excess > 0:
-                retry = None if amount > rate.limit else window.wait_us(excess, self._now_us)
+                retry = None if amount > rate.limit else window.wait_us(excess, self._time_us(rate))
                 left = max(rate.limit - window.total, 0)
                 worst = _longer(worst, Refusal(rate.unit, rate.key, rate.limit, left, retry))
         if worst is None:
@@ -283,11 +236,15 @@ class Book:
         requests_room, tokens_room = self._rooms(ask, windows)
         return replace(worst, requests_room=requests_room, tokens_room=tokens_room)
 
+    def _time_us(self, rate: Rate) -> int:
+        """Now, on the clock that the rate follows."""
+        return self._now_us if rate.ends_us is None else self._wall_us
+
     def _rooms(self, ask: Ask, windows: list[Window]) -> tuple[Room | None, Room | None]:
         """The tightest request rate and the tightest token rate."""
         tightest: dict[str, Room] = {}
         for rate, window in zip(ask.rates, windows, strict=True):
-            room = window.room(rate.limit, self._now_us)
+            room = window.room(rate.limit, self._time_us(rate))
             known = tightest.get(rate.unit)
             if known is None or room.remaining < known.remaining:
                 tightest[rate.unit] = room
@@ -303,9 +260,10 @@ class Book:
                 window.held += tokens
         for gate in ask.gates:
             self._running[gate.key] = self._running.get(gate.key, 0) + 1
+        places = []
         for budget in ask.budgets:
             account = self._accounts[budget.account]
-            account.hold(nano)
+            places.append(account.hold(nano))
             account.used_us = self._now_us
         requests_room, tokens_room = self._rooms(ask, windows)
         grant = Grant(
@@ -317,6 +275,7 @@ class Book:
             slots=tuple(slots),
             gates=tuple(gate.key for gate in ask.gates),
             accounts=tuple(budget.account for budget in ask.budgets),
+            places=tuple(places),
             requests_room=requests_room,
             tokens_room=tokens_room,
         )
@@ -333,14 +292,14 @@ class Book:
         surplus = grant.tokens - min(tokens, grant.tokens)
         for key, slot in grant.slots:
             if (window := self._windows.get(key)) is not None:
-                window.give_back(slot, surplus)
+                window.change(slot, -surplus)
                 window.held -= grant.tokens
         for key in grant.gates:
             self._leave(key)
         charged = []
-        for name in grant.accounts:
+        for name, place in zip(grant.accounts, grant.places, strict=True):
             account = self._accounts[name]
-            account.charge(grant.nano, nano)
+            account.charge(grant.nano, nano, place)
             charged.append(Charged(name, nano, account.spent))
         if len(self._expiries) > 2 * len(self._holds) + 64:
             self._expiries = [(hold.expires_us, hold.id) for hold in self._holds.values()]
@@ -372,8 +331,11 @@ class Book:
             return
         for key in grant.gates:
             self._running[key] = self._running.get(key, 0) + 1
-        for name in grant.accounts:
-            self._accounts[name].hold(grant.nano)
+        for name, place in zip(grant.accounts, grant.places, strict=True):
+            account = self._accounts[name]
+            account.hold(grant.nano)
+            if account.window is not None and place is not None:
+                account.window.fill({place: 0})
         grant = replace(grant, slots=())
         self._holds[grant.id] = grant
         heapq.heappush(self._expiries, (grant.expires_us, grant.id))
@@ -386,7 +348,8 @@ class Book:
         self._now_us = max(self._now_us, now_us)
         for key, window in list(self._windows.items()):
             window.advance(self._now_us)
-            if not window.amounts and not window.held:
+            over = window.ends_us is not None and window.ends_us + KEPT_US <= self._wall_us
+            if (over or not window.amounts) and not window.held:
                 del self._windows[key]
         if idle_us is not None:
             idle = [name for name, one in self._accounts.items() if one.used_us + idle_us <= self._now_us]

@@ -5,21 +5,26 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
+from msgspec.structs import replace
 
 from gateway import errors
 from gateway.auth import Principal
 from gateway.catalog import Price
 from gateway.config_limits import LimitsConfig
 from gateway.errors import GatewayError
-from gateway.limits.book import Ask, Book, Budget, Charged, Grant, Missing, NotHeld, Refusal, Room
+from gateway.limits.book import Ask, Book, Budget, Charged, Grant, Missing, NotHeld, Refusal, durable_account
+from gateway.limits.periods import PERIOD_LETTERS
 from gateway.limits.plans import WALLET, Allowance, Plan, Plans
+from gateway.limits.windows import BUSY_RETRY_US, SLOTS, Room, slot_length_us
 
 HOLD_US = 2 * 3600 * 1_000_000
 OUTPUT_TOKENS_MIN = 16
+# How far the clocks of replicas and stores may be apart, for what is read of a window.
+CLOCKS_APART_US = 30_000_000
 SWEEP_US = 60_000_000
 IDLE_US = 3600 * 1_000_000
 
@@ -80,7 +85,9 @@ class Counters(Protocol):
         """Wait until an account may be read from durable state, to be loaded."""
         ...
 
-    async def load(self, account: str, spent_nano: int) -> None: ...
+    async def load(self, account: str, spent_nano: int, window_us: int | None, slots: Mapping[int, int]) -> None:
+        """Make an account known; one with a window by what was spent in its slots, which `spent_nano` sums up."""
+        ...
 
     def settle(
         self,
@@ -129,8 +136,8 @@ class LocalCounters:
     async def ready(self) -> None:
         return
 
-    async def load(self, account: str, spent_nano: int) -> None:
-        self.book.load(account, spent_nano)
+    async def load(self, account: str, spent_nano: int, window_us: int | None, slots: Mapping[int, int]) -> None:
+        self.book.load(account, spent_nano, window_us, slots)
 
     def settle(
         self,
@@ -185,15 +192,24 @@ class Limiter:
         ask = self._ask(identity, plan, need, price)
         decision = await self._counters.admit(ask)
         while isinstance(decision, Missing):
-            await self._load(decision.accounts)
+            await self._load([budget for budget in ask.budgets if budget.account in decision.accounts])
             ask = self._ask(identity, plan, need, price)
             decision = await self._counters.admit(ask)
         if isinstance(decision, Refusal) and decision.key in plan.wallets and await self._credited(decision.key):
             decision = await self._counters.admit(self._ask(identity, plan, need, price))
         if isinstance(decision, Refusal):
-            return decision
+            return self._until_reset(plan, ask, decision)
         assert isinstance(decision, Grant), "an account was just loaded"
         return Reservation(decision, plan, price)
+
+    def _until_reset(self, plan: Plan, ask: Ask, refusal: Refusal) -> Refusal:
+        """The refusal with the end of the budget's period, if the request could fit into a new one."""
+        for budget, ends_us in zip(plan.budgets, plan.budget_ends_us, strict=True):
+            if budget.account == refusal.key and refusal.kind == "budget" and ends_us is not None:
+                output = ask.output_tokens if ask.output_tokens_min is None else ask.output_tokens_min
+                if ask.input_nano + min(output, ask.output_tokens) * ask.unit_nano <= budget.limit_nano:
+                    return replace(refusal, resets_us=max(ends_us - ask.wall_us, 1))
+        return refusal
 
     def _ask(self, identity: str, plan: Plan, need: Need, price: Price | None) -> Ask:
         now_us = self._steady_us()
@@ -204,6 +220,7 @@ class Limiter:
             id=identity,
             now_us=now_us,
             expires_us=now_us + HOLD_US,
+            wall_us=self._now_us(),
             rates=plan.rates,
             gates=plan.gates,
             budgets=budgets,
@@ -215,14 +232,33 @@ class Limiter:
             output_tokens_min=OUTPUT_TOKENS_MIN if need.cuttable else None,
         )
 
-    async def _load(self, accounts: Sequence[str]) -> None:
+    async def _load(self, budgets: Sequence[Budget]) -> None:
         await self._counters.ready()
-        found = await self._balances(accounts)
-        for account in accounts:
-            balance = found.get(account, Balance())
+        spent = await self._spent(budgets)
+        for budget in budgets:
+            slots = spent[budget.account]
+            by_slot = {slot: nano for slot, nano in slots.items() if slot is not None}
+            await self._counters.load(budget.account, sum(slots.values()), budget.window_us, by_slot)
+
+    async def _spent(self, budgets: Sequence[Budget]) -> dict[str, dict[int | None, int]]:
+        """What the ledger has of each account; of one with a window by slot."""
+        names = {budget.account: self._durable_names(budget) for budget in budgets}
+        found = await self._balances([name for slots in names.values() for name in slots.values()])
+        for account in names:
             if account.startswith(WALLET):
-                self._credit(account, balance.credits_nano)
-            await self._counters.load(account, balance.debits_nano)
+                self._credit(account, found.get(account, Balance()).credits_nano)
+        return {
+            account: {slot: found[name].debits_nano for slot, name in slots.items() if name in found}
+            for account, slots in names.items()
+        }
+
+    def _durable_names(self, budget: Budget) -> dict[int | None, str]:
+        """By slot what the ledger calls an account, as far as it can count now."""
+        if budget.window_us is None:
+            return {None: budget.account}
+        slot_us = slot_length_us(budget.window_us)
+        now, apart = self._now_us() // slot_us, CLOCKS_APART_US // slot_us + 1
+        return {slot: durable_account(budget.account, slot) for slot in range(now - SLOTS - apart, now + apart + 1)}
 
     async def _credited(self, wallet: str) -> bool:
         """Whether a wallet got more since it was looked at, here or by another process."""
@@ -237,17 +273,22 @@ class Limiter:
     async def standings(self, principal: Principal) -> list[Standing]:
         """The budgets and wallets of a principal as far as they are durable; those of models left out."""
         plan = self.plan(principal, "")
-        accounts = [budget.account for budget in plan.budgets] + list(plan.wallets)
-        found = await self._balances(accounts) if accounts else {}
+        spent = await self._spent(plan.budgets) if plan.budgets else {}
         standings = [
-            Standing(budget.account, found.get(budget.account, Balance()).debits_nano, budget.limit_nano, ends_us)
+            Standing(budget.account, self._running(budget, spent[budget.account]), budget.limit_nano, ends_us)
             for budget, ends_us in zip(plan.budgets, plan.budget_ends_us, strict=True)
             if not budget.account.startswith("model:")
         ]
+        found = await self._balances(plan.wallets) if plan.wallets else {}
         for wallet in plan.wallets:
             balance = found.get(wallet, Balance())
             standings.append(Standing(wallet, balance.debits_nano, balance.credits_nano))
         return standings
+
+    def _running(self, budget: Budget, slots: Mapping[int | None, int]) -> int:
+        """What of an account's slots has not left its window."""
+        first = 0 if budget.window_us is None else self._now_us() // slot_length_us(budget.window_us) - SLOTS
+        return sum(nano for slot, nano in slots.items() if slot is None or slot >= first)
 
     def settle(
         self, reservation: Reservation, tokens: int, nano: int, durable: asyncio.Future[None] | None = None
@@ -282,7 +323,9 @@ def refusal_error(refusal: Refusal) -> GatewayError:
     headers = rate_headers(refusal.requests_room, refusal.tokens_room)
     if refusal.kind == "budget" and retry_s is None:
         what = "wallet has no credit left" if scope == "wallet" else f"budget of your {scope} is used up"
-        return errors.error("insufficient_quota", f"The {what} or too small for this request.", headers=headers)
+        reset_s = None if refusal.resets_us is None else refusal.resets_us / 1e6
+        message = f"The {what} or too small for this request."
+        return errors.error("insufficient_quota", message, retry_after_s=reset_s, headers=headers)
     message = _explain(refusal, scope)
     if retry_s is not None:
         return errors.error("rate_limit_exceeded", message, retry_after_s=retry_s, headers=headers)
@@ -294,15 +337,23 @@ def refusal_error(refusal: Refusal) -> GatewayError:
 
 def _explain(refusal: Refusal, scope: str) -> str:
     match refusal.kind:
+        case "budget" if refusal.retry_us != BUSY_RETRY_US:
+            return f"The budget of your {scope} is used up for now."
         case "budget":
             return f"What is left of the budget of your {scope} is held by requests that still run."
         case "concurrency":
             return f"Too many requests at the same time: the limit of your {scope} is {refusal.limit}."
         case unit:
-            seconds = int(refusal.key.rsplit(":", 1)[1])
-            window = "one minute" if seconds == 60 else f"{seconds} seconds"
-            limit = f"the limit of your {scope} is {refusal.limit} in {window}, with {refusal.remaining} left"
+            window = _window(refusal.key.rsplit(":", 1)[1])
+            limit = f"the limit of your {scope} is {refusal.limit} {window}, with {refusal.remaining} left"
             return f"Too many {unit}: {limit}."
+
+
+def _window(name: str) -> str:
+    """The window or period at the end of a rate's key, in words."""
+    if not name.isdecimal():
+        return f"per {PERIOD_LETTERS[name[0]]}"
+    return "in one minute" if name == "60" else f"in {name} seconds"
 
 
 def rate_headers(requests: Room | None, tokens: Room | None) -> dict[str, str]:

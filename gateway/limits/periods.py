@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Mapping
 from typing import Literal, get_args
 from zoneinfo import ZoneInfo
 
 import msgspec
 
 PeriodName = Literal["hour", "day", "week", "month", "year", "total"]
+PERIOD_LETTERS: Mapping[str, str] = {name[0]: name for name in get_args(PeriodName)}
 PERIOD_NAMES: tuple[str, ...] = get_args(PeriodName)
 
 

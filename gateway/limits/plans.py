@@ -75,15 +75,19 @@ class Plans:
 
     def _make(self, principal: Principal, model: str, now_us: int) -> Plan:
         rates: list[Rate] = []
+        rate_periods: list[Period] = []
         gates: list[Gate] = []
         allowances: dict[str, tuple[Allowance, Period]] = {}
         wallets: dict[str, None] = {}
         for subject, limits in self._scopes(principal, model):
-            rates.extend(_rates(subject, limits))
+            zone = self._zone if limits.time_zone is None else ZoneInfo(limits.time_zone)
+            for rate, period in _rates(subject, limits, now_us, zone):
+                rates.append(rate)
+                rate_periods += [] if period is None else [period]
             if limits.concurrent_requests is not None:
                 gates.append(Gate(subject, limits.concurrent_requests))
             for budget in limits.budgets:
-                period = period_at(budget.period, now_us, self._zone)
+                period = _always(budget.window_s) or period_at(budget.period or "month", now_us, zone)
                 account = f"{subject}:{period.name}"
                 allowance = Allowance(subject, budget, min(nano_usd(budget.usd), NANO_MAX))
                 if account not in allowances or allowances[account][0].limit_nano > allowance.limit_nano:
@@ -91,15 +95,15 @@ class Plans:
             if limits.wallet is not None:
                 wallets[WALLET + limits.wallet] = None
         periods = [period for _, period in allowances.values()]
-        ends = [period.ends_us for period in periods if period.ends_us is not None]
+        ends = [period.ends_us for period in (*periods, *rate_periods) if period.ends_us is not None]
         return Plan(
             rates=tuple({rate.key: rate for rate in sorted(rates, key=lambda rate: -rate.limit)}.values()),
             gates=tuple(gates),
-            budgets=tuple(Budget(account, allowance.limit_nano) for account, (allowance, _) in allowances.items()),
+            budgets=tuple(_budget(account, allowance) for account, (allowance, _) in allowances.items()),
             budget_ends_us=tuple(period.ends_us for period in periods),
             allowances=tuple(allowance for allowance, _ in allowances.values()),
             wallets=tuple(wallets),
-            starts_us=max((period.starts_us for period in periods), default=0),
+            starts_us=max((period.starts_us for period in (*periods, *rate_periods)), default=0),
             ends_us=min(ends, default=None),
         )
 
@@ -123,10 +127,28 @@ class Plans:
                 yield f"{scope}:{identity}", limits
 
 
-def _rates(subject: str, limits: ScopeLimits) -> Iterator[Rate]:
+def _always(window_s: int | None) -> Period | None:
+    """What stands for the period of a budget with a sliding window."""
+    return None if window_s is None else Period(f"{window_s}s", 0, None)
+
+
+def _budget(account: str, allowance: Allowance) -> Budget:
+    window_s = allowance.config.window_s
+    return Budget(account, allowance.limit_nano, None if window_s is None else window_s * 1_000_000)
+
+
+def _rates(subject: str, limits: ScopeLimits, now_us: int, zone: ZoneInfo) -> Iterator[tuple[Rate, Period | None]]:
+    """The rates of a scope, those of calendar periods with the running one."""
     if limits.requests_per_minute is not None:
-        yield Rate(f"{subject}:requests:60", "requests", limits.requests_per_minute, MINUTE_US)
+        yield Rate(f"{subject}:requests:60", "requests", limits.requests_per_minute, MINUTE_US), None
     if limits.tokens_per_minute is not None:
-        yield Rate(f"{subject}:tokens:60", "tokens", limits.tokens_per_minute, MINUTE_US)
+        yield Rate(f"{subject}:tokens:60", "tokens", limits.tokens_per_minute, MINUTE_US), None
     for rate in limits.rates:
-        yield Rate(f"{subject}:{rate.unit}:{rate.window_s}", rate.unit, rate.limit, rate.window_s * 1_000_000)
+        key = f"{subject}:{rate.unit}"
+        if rate.window_s is not None:
+            yield Rate(f"{key}:{rate.window_s}", rate.unit, rate.limit, rate.window_s * 1_000_000), None
+        elif rate.period is not None:
+            period = period_at(rate.period, now_us, zone)
+            assert period.ends_us is not None, "the periods of rates end"
+            length_us = period.ends_us - period.starts_us
+            yield Rate(f"{key}:{period.name}", rate.unit, rate.limit, length_us, period.ends_us), period

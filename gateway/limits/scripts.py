@@ -2,8 +2,8 @@
 
 Records: a window has its slots `s<slot>`, their `total`, what of it is `held`, and the `last` slot; a gate and an
 account have what is `held` and its parts `x<minute>` by the minute in which holds expire; an account has what was
-`spent`, unless it was not loaded yet; a hold has its `minute`, what it holds and the slots `w<window>` its tokens went
-into, or `done` once it has ended.
+`spent`, unless it was not loaded yet, and where it has a window by slot; a hold has its `minute`, what it holds and the
+slots `w<window>` its tokens went into, or `done` once it has ended.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from gateway.limits.book import BUSY_RETRY_US, SLOTS
+from gateway.limits import lua
+from gateway.limits.windows import BUSY_RETRY_US, SLOTS, slot_length_us
 from gateway.state.shared import Argument, Record, Records, Reply, Script
 
 MINUTE_US = 60_000_000
@@ -23,268 +24,6 @@ KINDS: tuple[Literal["requests", "tokens", "concurrency", "budget"], ...] = (
     "tokens",
     "concurrency",
     "budget",
-)
-
-_COMMON = """
-local SLOTS, BUSY, MINUTE, ACCOUNT_TTL, HOLD_TTL = 60, 1000000, 60000000, 604800000, 14400000
-local at = 0
-local function take() at = at + 1; return tonumber(ARGV[at]) end
-local function div(a, b) return math.floor(a / b) end
-local function read(key)
-  local flat, record = redis.call('HGETALL', key), {}
-  for i = 1, #flat, 2 do record[flat[i]] = tonumber(flat[i + 1]) end
-  return record
-end
-local function write(key, record, ttl_ms)
-  local flat = {}
-  for name, value in pairs(record) do
-    flat[#flat + 1] = name
-    flat[#flat + 1] = string.format('%.0f', value)
-  end
-  redis.call('DEL', key)
-  redis.call('HSET', key, unpack(flat))
-  redis.call('PEXPIRE', key, string.format('%.0f', ttl_ms))
-end
-local function part(name, letter)
-  if string.sub(name, 1, 1) == letter then return tonumber(string.sub(name, 2)) end
-end
-local function field(letter, number) return letter .. string.format('%.0f', number) end
-local function window_ttl(window_us) return div(window_us * 2, 1000) + 60000 end
-local now_minute = div(now_us, MINUTE)
-local function expire(record)
-  record.held = record.held or 0
-  for name, value in pairs(record) do
-    local minute = part(name, 'x')
-    if minute and minute < now_minute then
-      record.held = record.held - value
-      record[name] = nil
-    end
-  end
-end
-local function hold(record, minute, amount)
-  local name = field('x', minute)
-  record.held = record.held + amount
-  record[name] = (record[name] or 0) + amount
-end
-local windows, gates, accounts = take(), take(), take()
-"""
-
-_ADMIT_LUA = (
-    _COMMON
-    + """
-local minute = div(now_us + take(), MINUTE)
-local input_tokens, input_nano, output, choices, unit_nano, output_min = take(), take(), take(), take(), take(), take()
-local fits = output
-local seen = {}
-for i = 1, windows do
-  local w = {unit = take(), limit = take(), us = take()}
-  w.slot_us = -div(-w.us, SLOTS)
-  w.r = read(KEYS[i])
-  w.r.total, w.r.held, w.r.last = w.r.total or 0, w.r.held or 0, w.r.last or 0
-  w.r.last = math.max(w.r.last, div(now_us, w.slot_us))
-  for name, value in pairs(w.r) do
-    local slot = part(name, 's')
-    if slot and slot < w.r.last - SLOTS then
-      w.r.total = w.r.total - value
-      w.r[name] = nil
-    end
-  end
-  w.r.held = math.min(w.r.held, w.r.total)
-  if w.unit == 1 then fits = math.min(fits, div(w.limit - input_tokens, choices)) end
-  seen[i] = w
-end
-for i = 1, gates do seen[windows + i] = {limit = take(), r = read(KEYS[windows + i])} end
-local missing = {2}
-for i = 1, accounts do
-  local a = {limit = take(), r = read(KEYS[windows + gates + i])}
-  if not a.r.spent then missing[#missing + 1] = i - 1 end
-  if unit_nano > 0 and a.r.spent then fits = math.min(fits, div(a.limit - a.r.spent - input_nano, unit_nano)) end
-  seen[windows + gates + i] = a
-end
-if #missing > 1 then return missing end
-if output_min >= 0 then output = math.min(output, math.max(fits, output_min)) end
-local tokens, nano = input_tokens + output * choices, input_nano + output * unit_nano
-
-local worst
-local function refuse(kind, index, limit, remaining, retry)
-  if not worst or (worst[6] >= 0 and (retry < 0 or retry > worst[6])) then
-    worst = {1, kind, index, limit, remaining, retry}
-  end
-end
-for i = 1, accounts do
-  local a = seen[windows + gates + i]
-  expire(a.r)
-  local free = a.limit - a.r.spent - a.r.held
-  if free < nano or a.limit <= a.r.spent then
-    local busy = a.r.spent + math.max(nano, 1) <= a.limit
-    refuse(3, i - 1, a.limit, math.max(free, 0), busy and BUSY or -1)
-  end
-end
-for i = 1, gates do
-  local g = seen[windows + i]
-  expire(g.r)
-  if g.r.held >= g.limit then refuse(2, i - 1, g.limit, 0, g.limit > 0 and BUSY or -1) end
-end
-local rooms = {-1, -1, -1, -1, -1, -1}
-for i = 1, windows do
-  local w = seen[i]
-  local amount = w.unit == 0 and 1 or tokens
-  local excess = w.r.total + amount - w.limit
-  if excess > 0 then
-    local retry = -1
-    if amount <= w.limit then
-      retry = BUSY
-      if excess > w.r.held then
-        local slots, leaves = {}, w.r.last
-        for name in pairs(w.r) do slots[#slots + 1] = part(name, 's') end
-        table.sort(slots)
-        for _, slot in ipairs(slots) do
-          leaves = slot
-          excess = excess - w.r[field('s', slot)]
-          if excess <= 0 then break end
-        end
-        retry = math.max((leaves + SLOTS + 1) * w.slot_us - now_us, 1)
-      end
-    end
-    refuse(w.unit, i - 1, w.limit, math.max(w.limit - w.r.total, 0), retry)
-  end
-end
-local function room()
-  for i = 1, windows do
-    local w = seen[i]
-    local remaining, base = math.max(w.limit - w.r.total, 0), w.unit * 3
-    if rooms[base + 1] < 0 or remaining < rooms[base + 2] then
-      local reset = w.r.total ~= 0 and math.max((w.r.last + SLOTS + 1) * w.slot_us - now_us, 0) or 0
-      rooms[base + 1], rooms[base + 2], rooms[base + 3] = w.limit, remaining, reset
-    end
-  end
-end
-local function reply(head)
-  room()
-  for _, value in ipairs(rooms) do head[#head + 1] = value end
-  return head
-end
-if worst then return reply(worst) end
-
-local slots = {}
-local mark = {minute = minute, tokens = tokens, nano = nano}
-for i = 1, windows do
-  local w = seen[i]
-  if w.unit == 1 then mark[field('w', i - 1)] = w.r.last end
-  local amount = w.unit == 0 and 1 or tokens
-  local name = field('s', w.r.last)
-  w.r[name] = (w.r[name] or 0) + amount
-  w.r.total = w.r.total + amount
-  if w.unit == 1 then w.r.held = w.r.held + tokens end
-  slots[#slots + 1] = w.r.last
-  write(KEYS[i], w.r, window_ttl(w.us))
-end
-for i = 1, gates do
-  local g = seen[windows + i]
-  hold(g.r, minute, 1)
-  write(KEYS[windows + i], g.r, HOLD_TTL)
-end
-for i = 1, accounts do
-  local a = seen[windows + gates + i]
-  hold(a.r, minute, nano)
-  write(KEYS[windows + gates + i], a.r, ACCOUNT_TTL)
-end
-write(KEYS[#KEYS], mark, HOLD_TTL)
-local head = reply({0, output, tokens, nano})
-for _, slot in ipairs(slots) do head[#head + 1] = slot end
-return head
-"""
-)
-
-_SETTLE_LUA = (
-    _COMMON
-    + """
-local tokens, nano = take(), take()
-local mark = read(KEYS[#KEYS])
-if mark.done then return {0} end
-local tokens_held, nano_held = mark.tokens or 0, mark.nano or 0
-local live = mark.minute and mark.minute >= now_minute
-local surplus = tokens_held - math.min(tokens, tokens_held)
-for i = 1, windows do
-  local window_us, slot, r = take(), mark[field('w', i - 1)], read(KEYS[i])
-  if r.total and slot then
-    r.held = math.max(r.held - tokens_held, 0)
-    local name = field('s', slot)
-    if r[name] then
-      r[name] = r[name] - surplus
-      r.total = r.total - surplus
-    end
-    write(KEYS[i], r, window_ttl(window_us))
-  end
-end
-for i = 1, gates do
-  local key = KEYS[windows + i]
-  local r = read(key)
-  if live and r.held then
-    hold(r, mark.minute, -1)
-    write(key, r, HOLD_TTL)
-  end
-end
-local reply = {1}
-for i = 1, accounts do
-  local key = KEYS[windows + gates + i]
-  local r = read(key)
-  if live and r.held then hold(r, mark.minute, -nano_held) end
-  if r.spent then r.spent = r.spent + nano end
-  if r.held or r.spent then write(key, r, ACCOUNT_TTL) end
-  reply[#reply + 1] = r.spent or -1
-end
-write(KEYS[#KEYS], {done = 1}, HOLD_TTL)
-return reply
-"""
-)
-
-_LOAD_LUA = (
-    _COMMON
-    + """
-local spent, r = take(), read(KEYS[1])
-if r.spent then return {0} end
-r.spent = spent
-r.held = r.held or 0
-write(KEYS[1], r, ACCOUNT_TTL)
-return {1}
-"""
-)
-
-_RESTORE_LUA = (
-    _COMMON
-    + """
-local minute, nano = div(now_us + take(), MINUTE), take()
-local mark = read(KEYS[#KEYS])
-if mark.done or mark.minute then return {0} end
-for i = 1, gates + accounts do
-  local r = read(KEYS[i])
-  expire(r)
-  hold(r, minute, i <= gates and 1 or nano)
-  write(KEYS[i], r, i <= gates and HOLD_TTL or ACCOUNT_TTL)
-end
-write(KEYS[#KEYS], {minute = minute, tokens = 0, nano = nano}, HOLD_TTL)
-return {1}
-"""
-)
-
-_RENEW_LUA = (
-    _COMMON
-    + """
-local minute, mark = div(now_us + take(), MINUTE), read(KEYS[#KEYS])
-if mark.done or not mark.minute then return {0} end
-if mark.minute == minute then return {1} end
-for i = 1, gates + accounts do
-  local amount, r = i <= gates and 1 or mark.nano, read(KEYS[i])
-  expire(r)
-  if mark.minute >= now_minute then hold(r, mark.minute, -amount) end
-  hold(r, minute, amount)
-  write(KEYS[i], r, i <= gates and HOLD_TTL or ACCOUNT_TTL)
-end
-mark.minute = minute
-write(KEYS[#KEYS], mark, HOLD_TTL)
-return {1}
-"""
 )
 
 
@@ -304,16 +43,71 @@ def _hold(record: Record, minute: int, amount: int) -> None:
     record[name] = record.get(name, 0) + amount
 
 
-class _Window:
-    """A window during one step."""
+def _slots(record: Record) -> list[int]:
+    return sorted(int(name[1:]) for name in record if name[0] == "s" and name[1:].isdecimal())
 
-    def __init__(self, key: str, record: Record, unit: int, limit: int, window_us: int, now_us: int) -> None:
-        self.key, self.record, self.unit, self.limit, self.window_us = key, record, unit, limit, window_us
-        self.slot_us = -(-window_us // SLOTS)
+
+def _advance(record: Record, slot_us: int, now_us: int) -> int:
+    """Drop the slots that have left the window; what was in them."""
+    last = record["last"] = max(record.get("last", 0), now_us // slot_us)
+    return sum(record.pop(f"s{slot}") for slot in _slots(record) if slot < last - SLOTS)
+
+
+def _leaves_us(record: Record, excess: int, slot_us: int, now_us: int) -> int:
+    """How long until `excess` has left the window."""
+    last = record["last"]
+    for slot in _slots(record):
+        last = slot
+        excess -= record[f"s{slot}"]
+        if excess <= 0:
+            break
+    return max((last + SLOTS + 1) * slot_us - now_us, 1)
+
+
+class _Account:
+    """A loaded account during one step."""
+
+    def __init__(self, key: str, record: Record, limit: int, window_us: int, now_us: int) -> None:
+        self.key, self.record, self.limit, self.window_us = key, record, limit, window_us
+        self.slot_us = slot_length_us(window_us)
+        if window_us:
+            record["spent"] -= _advance(record, self.slot_us, now_us)
+        self.spent = record["spent"]
+
+    def refuse(self, nano: int, now_us: int) -> tuple[int, int] | None:
+        """What is left and when to come again, when there is no room."""
+        _expire(self.record, now_us)
+        free, least = self.limit - self.spent - self.record["held"], max(nano, 1)
+        if free >= nano and self.spent < self.limit:
+            return None
+        if self.spent + least <= self.limit:
+            return max(free, 0), BUSY_RETRY_US
+        if not self.window_us or least > self.limit:
+            return max(free, 0), -1
+        return max(free, 0), _leaves_us(self.record, self.spent + least - self.limit, self.slot_us, now_us)
+
+    def hold(self, records: Records, minute: int, nano: int) -> int:
+        """Hold an amount; the slot in which it will have been spent, -1 without a window."""
+        _hold(self.record, minute, nano)
+        place = self.record["last"] if self.window_us else -1
+        if place >= 0:
+            self.record.setdefault(f"s{place}", 0)
+        records.write(self.key, self.record, ACCOUNT_TTL_MS)
+        return place
+
+
+class _Window:
+    """A window, or with `ends_us` a calendar period, during one step."""
+
+    def __init__(self, key: str, record: Record, arguments: Sequence[int], now_us: int) -> None:
+        self.key, self.record = key, record
+        self.unit, self.limit, self.window_us, self.ends_us = arguments
+        self.slot_us = slot_length_us(self.window_us)
         self.total = record.get("total", 0)
-        self.last = record["last"] = max(record.get("last", 0), now_us // self.slot_us)
-        for name in [name for name in record if name[0] == "s" and int(name[1:]) < self.last - SLOTS]:
-            self.total -= record.pop(name)
+        record.setdefault("last", 0)
+        if not self.ends_us:
+            self.total -= _advance(record, self.slot_us, now_us)
+        self.last = record["last"]
         self.held = min(record.get("held", 0), self.total)
 
     def retry_us(self, amount: int, now_us: int) -> int:
@@ -323,13 +117,13 @@ class _Window:
             return -1
         if excess <= self.held:
             return BUSY_RETRY_US
-        leaves = self.last
-        for slot in sorted(int(name[1:]) for name in self.record if name[0] == "s"):
-            leaves = slot
-            excess -= self.record[f"s{slot}"]
-            if excess <= 0:
-                break
-        return max((leaves + SLOTS + 1) * self.slot_us - now_us, 1)
+        if self.ends_us:
+            return max(self.ends_us - now_us, 1)
+        return _leaves_us(self.record, excess, self.slot_us, now_us)
+
+    def reset_us(self, now_us: int) -> int:
+        ends_us = self.ends_us or (self.last + SLOTS + 1) * self.slot_us
+        return max(ends_us - now_us, 0) if self.total else 0
 
     def add(self, records: Records, amount: int) -> None:
         name = f"s{self.last}"
@@ -346,8 +140,7 @@ def _rooms(windows: Sequence[_Window], now_us: int) -> Reply:
     for one in windows:
         base, remaining = one.unit * 3, max(one.limit - one.total, 0)
         if rooms[base] < 0 or remaining < rooms[base + 1]:
-            reset = max((one.last + SLOTS + 1) * one.slot_us - now_us, 0) if one.total else 0
-            rooms[base : base + 3] = [one.limit, remaining, reset]
+            rooms[base : base + 3] = [one.limit, remaining, one.reset_us(now_us)]
     return rooms
 
 
@@ -356,41 +149,28 @@ def _longer(worst: Reply, new: Reply) -> Reply:
 
 
 def _admit(records: Records, keys: Sequence[str], arguments: Sequence[Argument]) -> Reply:
-    n_windows, n_gates, _, ttl_us, *rest = map(int, arguments)
+    n_windows, n_gates, n_accounts, ttl_us, *rest = map(int, arguments)
     input_tokens, input_nano, output, choices, unit_nano, output_min, *rest = rest
     now_us = records.now_us
     windows = [
-        _Window(key, records.read(key) or {}, rest[3 * i], rest[3 * i + 1], rest[3 * i + 2], now_us)
-        for i, key in enumerate(keys[:n_windows])
+        _Window(key, records.read(key) or {}, rest[4 * i : 4 * i + 4], now_us) for i, key in enumerate(keys[:n_windows])
     ]
-    gate_limits, limits = rest[3 * n_windows : 3 * n_windows + n_gates], rest[3 * n_windows + n_gates :]
+    gate_limits, rest = rest[4 * n_windows : 4 * n_windows + n_gates], rest[4 * n_windows + n_gates :]
     gates = [records.read(key) or {} for key in keys[n_windows : n_windows + n_gates]]
-    accounts = [records.read(key) or {} for key in keys[n_windows + n_gates : -1]]
-    if missing := [i for i, account in enumerate(accounts) if "spent" not in account]:
+    found = [records.read(key) or {} for key in keys[n_windows + n_gates : -1]]
+    if missing := [i for i, account in enumerate(found) if "spent" not in account]:
         return [MISSING, *missing]
+    accounts = [
+        _Account(keys[n_windows + n_gates + i], found[i], rest[2 * i], rest[2 * i + 1], now_us)
+        for i in range(n_accounts)
+    ]
     fits = [(one.limit - input_tokens) // choices for one in windows if one.unit]
     if unit_nano:
-        left = (limit - account["spent"] - input_nano for limit, account in zip(limits, accounts, strict=True))
-        fits += [nano // unit_nano for nano in left]
+        fits += [(one.limit - one.spent - input_nano) // unit_nano for one in accounts]
     if output_min >= 0:
         output = min(output, max(min(fits, default=output), output_min))
     tokens, nano = input_tokens + output * choices, input_nano + output * unit_nano
-    worst: Reply = []
-    for i, (limit, account) in enumerate(zip(limits, accounts, strict=True)):
-        _expire(account, now_us)
-        free = limit - account["spent"] - account["held"]
-        if free < nano or limit <= account["spent"]:
-            retry = BUSY_RETRY_US if account["spent"] + max(nano, 1) <= limit else -1
-            worst = _longer(worst, [REFUSED, 3, i, limit, max(free, 0), retry])
-    for i, (limit, gate) in enumerate(zip(gate_limits, gates, strict=True)):
-        _expire(gate, now_us)
-        if gate["held"] >= limit:
-            worst = _longer(worst, [REFUSED, 2, i, limit, 0, BUSY_RETRY_US if limit else -1])
-    for i, one in enumerate(windows):
-        amount = tokens if one.unit else 1
-        if one.total + amount > one.limit:
-            left_over = max(one.limit - one.total, 0)
-            worst = _longer(worst, [REFUSED, one.unit, i, one.limit, left_over, one.retry_us(amount, now_us)])
+    worst = _worst(windows, list(zip(gate_limits, gates, strict=True)), accounts, (tokens, nano), now_us)
     if worst:
         return worst + _rooms(windows, now_us)
     minute = (now_us + ttl_us) // MINUTE_US
@@ -399,16 +179,40 @@ def _admit(records: Records, keys: Sequence[str], arguments: Sequence[Argument])
     for key, gate in zip(keys[n_windows:], gates, strict=False):
         _hold(gate, minute, 1)
         records.write(key, gate, HOLD_TTL_MS)
-    for key, account in zip(keys[n_windows + n_gates :], accounts, strict=False):
-        _hold(account, minute, nano)
-        records.write(key, account, ACCOUNT_TTL_MS)
+    places = [account.hold(records, minute, nano) for account in accounts]
     mark = {"minute": minute, "tokens": tokens, "nano": nano}
     records.write(keys[-1], mark | {f"w{i}": one.last for i, one in enumerate(windows) if one.unit}, HOLD_TTL_MS)
-    return [GRANTED, output, tokens, nano, *_rooms(windows, now_us), *(one.last for one in windows)]
+    return [GRANTED, output, tokens, nano, *_rooms(windows, now_us), *(one.last for one in windows), *places]
+
+
+def _worst(
+    windows: Sequence[_Window],
+    gates: Sequence[tuple[int, Record]],
+    accounts: Sequence[_Account],
+    amounts: tuple[int, int],
+    now_us: int,
+) -> Reply:
+    """The refusal that lasts longest; empty when there is room for the tokens and the nano-USD of `amounts`."""
+    tokens, nano = amounts
+    worst: Reply = []
+    for i, account in enumerate(accounts):
+        if (refused := account.refuse(nano, now_us)) is not None:
+            worst = _longer(worst, [REFUSED, 3, i, account.limit, *refused])
+    for i, (limit, gate) in enumerate(gates):
+        _expire(gate, now_us)
+        if gate["held"] >= limit:
+            worst = _longer(worst, [REFUSED, 2, i, limit, 0, BUSY_RETRY_US if limit else -1])
+    for i, one in enumerate(windows):
+        amount = tokens if one.unit else 1
+        if one.total + amount > one.limit:
+            left_over = max(one.limit - one.total, 0)
+            worst = _longer(worst, [REFUSED, one.unit, i, one.limit, left_over, one.retry_us(amount, now_us)])
+    return worst
 
 
 def _settle(records: Records, keys: Sequence[str], arguments: Sequence[Argument]) -> Reply:
-    n_windows, n_gates, _, tokens, nano, *windows_us = map(int, arguments)
+    n_windows, n_gates, _, tokens, nano, *rest = map(int, arguments)
+    windows_us, places = rest[:n_windows], rest[n_windows:]
     mark = records.read(keys[-1]) or {}
     if "done" in mark:
         return [0]
@@ -428,12 +232,14 @@ def _settle(records: Records, keys: Sequence[str], arguments: Sequence[Argument]
             _hold(gate, mark["minute"], -1)
             records.write(key, gate, HOLD_TTL_MS)
     reply = [1]
-    for key in keys[n_windows + n_gates : -1]:
+    for key, place in zip(keys[n_windows + n_gates : -1], places, strict=True):
         account = records.read(key) or {}
         if live and "held" in account:
             _hold(account, mark["minute"], -nano_held)
-        if "spent" in account:
+        if "spent" in account and (place < 0 or f"s{place}" in account):
             account["spent"] += nano
+            if place >= 0:
+                account[f"s{place}"] += nano
         if account:
             records.write(key, account, ACCOUNT_TTL_MS)
         reply.append(account.get("spent", -1))
@@ -445,12 +251,15 @@ def _load(records: Records, keys: Sequence[str], arguments: Sequence[Argument]) 
     account = records.read(keys[0]) or {}
     if "spent" in account:
         return [0]
-    records.write(keys[0], {"held": 0, **account, "spent": int(arguments[3])}, ACCOUNT_TTL_MS)
+    account = {"held": 0, **account, "spent": int(arguments[3])}
+    for slot, nano in zip(arguments[4::2], arguments[5::2], strict=True):
+        account[f"s{slot}"] = account.get(f"s{slot}", 0) + int(nano)
+    records.write(keys[0], account, ACCOUNT_TTL_MS)
     return [1]
 
 
 def _restore(records: Records, keys: Sequence[str], arguments: Sequence[Argument]) -> Reply:
-    _, n_gates, _, ttl_us, nano = map(int, arguments)
+    _, n_gates, _, ttl_us, nano, *places = map(int, arguments)
     if records.read(keys[-1]) is not None:
         return [0]
     minute = (records.now_us + ttl_us) // MINUTE_US
@@ -458,6 +267,8 @@ def _restore(records: Records, keys: Sequence[str], arguments: Sequence[Argument
         record = records.read(key) or {}
         _expire(record, records.now_us)
         _hold(record, minute, 1 if i < n_gates else nano)
+        if i >= n_gates and places[i - n_gates] >= 0:
+            record.setdefault(f"s{places[i - n_gates]}", 0)
         records.write(key, record, HOLD_TTL_MS if i < n_gates else ACCOUNT_TTL_MS)
     records.write(keys[-1], {"minute": minute, "tokens": 0, "nano": nano}, HOLD_TTL_MS)
     return [1]
@@ -482,8 +293,8 @@ def _renew(records: Records, keys: Sequence[str], arguments: Sequence[Argument])
     return [1]
 
 
-ADMIT = Script("limits-admit", 1, _ADMIT_LUA, _admit)
-SETTLE = Script("limits-settle", 1, _SETTLE_LUA, _settle)
-LOAD = Script("limits-load", 1, _LOAD_LUA, _load)
-RESTORE = Script("limits-restore", 1, _RESTORE_LUA, _restore)
-RENEW = Script("limits-renew", 1, _RENEW_LUA, _renew)
+ADMIT = Script("limits-admit", 2, lua.ADMIT, _admit)
+SETTLE = Script("limits-settle", 2, lua.SETTLE, _settle)
+LOAD = Script("limits-load", 2, lua.LOAD, _load)
+RESTORE = Script("limits-restore", 2, lua.RESTORE, _restore)
+RENEW = Script("limits-renew", 1, lua.RENEW, _renew)

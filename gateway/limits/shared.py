@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 
 from msgspec.structs import replace
 
 from gateway import errors
-from gateway.limits.book import Ask, Book, Charged, Grant, Missing, NotHeld, Rate, Refusal, Room
+from gateway.limits.book import Ask, Book, Charged, Grant, Missing, NotHeld, Rate, Refusal
 from gateway.limits.scripts import ADMIT, GRANTED, KINDS, LOAD, MISSING, RENEW, RESTORE, SETTLE
+from gateway.limits.windows import Room
 from gateway.state.shared import Reply, Script, SharedState, SharedStateUnavailable
 
 GRACE_S = 3.0
@@ -111,9 +112,10 @@ class SharedCounters:
                 return
             await asyncio.sleep(left_us / 1e6)
 
-    async def load(self, account: str, spent_nano: int) -> None:
+    async def load(self, account: str, spent_nano: int, window_us: int | None, slots: Mapping[int, int]) -> None:
         try:
-            await self._shared.run(LOAD, [f"a:{account}"], [0, 0, 1, spent_nano])
+            by_slot = [value for item in slots.items() for value in item]
+            await self._shared.run(LOAD, [f"a:{account}"], [0, 0, 1, spent_nano, *by_slot])
         except SharedStateUnavailable as error:
             message = "What the budget still has cannot be known right now. Try again shortly."
             raise errors.error("budget_unavailable", message, retry_after_s=1) from error
@@ -147,7 +149,7 @@ class SharedCounters:
     ) -> None:
         if durable is not None:
             await asyncio.shield(durable)
-        reply = await self._insist(SETTLE, _keys(ask), _settle_arguments(ask, tokens, nano))
+        reply = await self._insist(SETTLE, _keys(ask), _settle_arguments(ask, tokens, nano, grant.places))
         self._live.pop(grant.id, None)
         if reply[0]:
             sums = zip(grant.accounts, reply[1:], strict=True)
@@ -199,7 +201,8 @@ class SharedCounters:
             self._spawn(self._restore(grant))
 
     async def _restore(self, grant: Grant) -> None:
-        await self._insist(RESTORE, _held_keys(grant), [*_held_arguments(grant), grant.nano])
+        places = (-1 if place is None else place for place in grant.places)
+        await self._insist(RESTORE, _held_keys(grant), [*_held_arguments(grant), grant.nano, *places])
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)
@@ -233,13 +236,18 @@ def _arguments(ask: Ask) -> list[int]:
     arguments += [ask.input_tokens, ask.input_nano, ask.output_tokens, ask.choices, ask.unit_nano]
     arguments.append(-1 if ask.output_tokens_min is None else ask.output_tokens_min)
     for rate in ask.rates:
-        arguments += [_unit(rate), rate.limit, rate.window_us]
+        arguments += [_unit(rate), rate.limit, rate.window_us, rate.ends_us or 0]
     arguments += [gate.limit for gate in ask.gates]
-    return arguments + [budget.limit_nano for budget in ask.budgets]
+    for budget in ask.budgets:
+        arguments += [budget.limit_nano, budget.window_us or 0]
+    return arguments
 
 
-def _settle_arguments(ask: Ask, tokens: int, nano: int) -> list[int]:
-    return [len(ask.rates), len(ask.gates), len(ask.budgets), tokens, nano, *(rate.window_us for rate in ask.rates)]
+def _settle_arguments(ask: Ask, tokens: int, nano: int, places: Sequence[int | None] | None = None) -> list[int]:
+    """`places` None: of a request that was perhaps let in, and costs nothing."""
+    arguments = [len(ask.rates), len(ask.gates), len(ask.budgets), tokens, nano]
+    arguments += [rate.window_us for rate in ask.rates]
+    return arguments + [-1 if place is None else place for place in places or (None,) * len(ask.budgets)]
 
 
 def _decision(ask: Ask, reply: Reply) -> Grant | Refusal | Missing:
@@ -247,7 +255,8 @@ def _decision(ask: Ask, reply: Reply) -> Grant | Refusal | Missing:
         return Missing(tuple(ask.budgets[i].account for i in reply[1:]))
     if reply[0] == GRANTED:
         _, output_tokens, tokens, nano, *rest = reply
-        slots = zip(ask.rates, rest[6:], strict=True)
+        slots = zip(ask.rates, rest[6:], strict=False)
+        places = rest[6 + len(ask.rates) :]
         return Grant(
             id=ask.id,
             expires_us=ask.expires_us,
@@ -257,6 +266,7 @@ def _decision(ask: Ask, reply: Reply) -> Grant | Refusal | Missing:
             slots=tuple((rate.key, slot) for rate, slot in slots if rate.unit == "tokens"),
             gates=tuple(gate.key for gate in ask.gates),
             accounts=tuple(budget.account for budget in ask.budgets),
+            places=tuple(None if place < 0 else place for place in places),
             requests_room=_room(rest[:3]),
             tokens_room=_room(rest[3:6]),
         )

@@ -56,16 +56,46 @@ def test_sums_exports_and_corrections(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def test_keys_get_limits_and_refuse_what_cannot_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = ("--rpm", "5", "--tpm", "1000", "--concurrent", "2", "--rate", "10:requests:1h")
-    assert run(tmp_path, "keys", "create", "a", *options, "--budget", "5", "--budget", "0.5/day", "--wallet", "w") == 0
+    options = ("--rpm", "5", "--tpm", "1000", "--concurrent", "2", "--rate", "10:requests:1h", "--rate", "9:tokens:day")
+    assert (
+        run(
+            tmp_path,
+            "keys",
+            "create",
+            "a",
+            *options,
+            "--budget",
+            "5",
+            "--budget",
+            "0.5/day",
+            "--budget",
+            "1/24h",
+            "--wallet",
+            "w",
+        )
+        == 0
+    )
     capsys.readouterr()
     assert run(tmp_path, "keys", "list", "--json") == 0
     (key,) = json.loads(capsys.readouterr().out)
     limits = key["limits"]
     assert (limits["requests_per_minute"], limits["tokens_per_minute"], limits["wallet"]) == (5, 1000, "w")
-    assert limits["rates"] == [{"unit": "requests", "limit": 10, "window_s": 3600}]
-    assert [(one["usd"], one["period"]) for one in limits["budgets"]] == [("5", "month"), ("0.5", "day")]
-    for wrong in (("--rpm", "-1"), ("--rate", "10/h"), ("--budget", "1e3"), ("--budget", "5/decade"), ("--wallet", "")):
+    assert [(one["limit"], one["window_s"], one["period"]) for one in limits["rates"]] == [
+        (10, 3600, None),
+        (9, None, "day"),
+    ]
+    budgets = [(one["usd"], one["period"], one["window_s"]) for one in limits["budgets"]]
+    assert budgets == [("5", "month", None), ("0.5", "day", None), ("1", None, 86_400)]
+    for wrong in (
+        ("--rpm", "-1"),
+        ("--rate", "10/h"),
+        ("--rate", "1:tokens:total"),
+        ("--budget", "5/1s"),
+        ("--time-zone", "Mars"),
+        ("--budget", "1e3"),
+        ("--budget", "5/decade"),
+        ("--wallet", ""),
+    ):
         assert run(tmp_path, "keys", "create", "b", *wrong) == 1
         assert capsys.readouterr().err.startswith("gateway: ")
 

@@ -4,7 +4,8 @@ import os
 
 import pytest
 
-from gateway.limits.book import Account, Book, Window
+from gateway.limits.book import Book
+from gateway.limits.windows import Account, Window
 from tests.simulate.__main__ import STEPS, run_chunk
 from tests.simulate.world import Broken, World
 
@@ -17,10 +18,11 @@ def test_histories_hold_every_promise() -> None:
 @pytest.mark.parametrize(
     ("where", "name", "bug"),
     [
-        (Account, "charge", lambda self, held, nano: setattr(self, "held", self.held - held)),
+        (Account, "charge", lambda self, held, nano, slot: setattr(self, "held", self.held - held)),
+        (Account, "advance", lambda self, wall_us: None),
         (Account, "hold", lambda self, nano: None),
         (Window, "advance", lambda self, now_us: self.amounts.clear()),
-        (Window, "give_back", lambda self, slot, amount: None),
+        (Window, "change", lambda self, slot, amount: None),
         (Book, "restore", lambda self, grant: None),
     ],
 )

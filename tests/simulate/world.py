@@ -8,12 +8,14 @@ from collections.abc import Callable
 from gateway.ledger import Entry, fold
 from gateway.limits.book import Ask, Book, Budget, Gate, Grant, Missing, NotHeld, Rate, Refusal
 from gateway.limits.wallets import FUNDING, Transfer, sums
-from tests.simulate.model import Model
+from gateway.limits.windows import SLOTS
+from tests.simulate.model import Model, Now
 
 PERIOD_US = 1_000_000
 WINDOW_US = 60_000
 HOLD_US = 300_000
 WALLET = "wallet:w"
+WINDOWED = "window"
 
 
 class Broken(AssertionError):
@@ -49,12 +51,13 @@ class World:
     def __init__(self, seed: int, tell: Callable[[str], None] | None = None) -> None:
         self.random = random.Random(seed)
         self.tell = tell
-        self.limits = {name: self.random.choice((0, 50, 400, 1000)) for name in ("key", "team", WALLET)}
+        self.limits = {name: self.random.choice((0, 50, 400, 1000)) for name in ("key", "team", WINDOWED, WALLET)}
+        self.period_max = self.random.choice((3, 30))
         self.requests_max = self.random.choice((1, 4, 20))
         self.tokens_max = self.random.choice((100, 400, 5000))
         self.together_max = self.random.choice((1, 3, 10))
         self.now_us = 10 * PERIOD_US
-        self.seen_us = 0
+        self.seen = Now()
         self.number = 0
         self.book, self.disk, self.model = Book(), Disk(), Model()
         self.queue: list[Entry] = []
@@ -79,14 +82,18 @@ class World:
         budgets = [Budget(f"{name}:{period}", self.limits[name]) for name in ("key", "team") if rng.random() < 0.7]
         if rng.random() < 0.5:
             budgets.append(Budget(WALLET, self.limits[WALLET]))
+        if rng.random() < 0.5:
+            budgets.append(Budget(WINDOWED, self.limits[WINDOWED], WINDOW_US))
         limited = rng.random() < 0.6
         return Ask(
             id=f"r{self.number}",
             now_us=self.now_us,
+            wall_us=self.now_us,
             expires_us=self.now_us + HOLD_US,
             rates=(
                 Rate("requests", "requests", self.requests_max, WINDOW_US),
                 Rate("tokens", "tokens", self.tokens_max, WINDOW_US),
+                Rate(f"requests:{period}", "requests", self.period_max, PERIOD_US, (period + 1) * PERIOD_US),
             )
             if limited
             else (),
@@ -102,7 +109,8 @@ class World:
 
     def admit(self, ask: Ask) -> Grant | Refusal:
         """As the limiter does it: accounts that are not known are loaded from the disk."""
-        self.seen_us = max(self.seen_us, ask.now_us)
+        money_us = ask.wall_us if any(budget.window_us for budget in ask.budgets) else 0
+        self.seen = Now(max(self.seen.rates_us, ask.now_us), max(self.seen.money_us, money_us))
         decision = self.book.admit(ask)
         if isinstance(decision, Missing):
             for account in decision.accounts:
@@ -115,22 +123,30 @@ class World:
 
     def load(self, account: str) -> None:
         """What an account has spent: what is on the disk, and what is on its way there."""
-        waiting = (one for one in self.queue if account in one.accounts and one.id not in self.disk.entries)
-        self.book.load(account, self.disk.debits.get(account, 0) + sum(one.charged_nano for one in waiting))
+        spent = {name: nano for name, nano in self.disk.debits.items() if _counter(name) == account}
+        for one in self.queue:
+            for name in one.accounts:
+                if _counter(name) == account and one.id not in self.disk.entries:
+                    spent[name] = spent.get(name, 0) + one.charged_nano
+        if account != WINDOWED:
+            self.book.load(account, spent.get(account, 0))
+            return
+        slots = {int(name.split(":")[1]): nano for name, nano in spent.items()}
+        self.book.load(account, sum(slots.values()), WINDOW_US, slots)
 
     def judge(self, ask: Ask, decision: Grant | Refusal) -> None:
         """Whether the model would have decided so, too."""
         if isinstance(decision, Grant):
-            if self.model.fits(ask, decision.tokens, decision.nano, self.seen_us) is False:
+            if self.model.fits(ask, decision.tokens, decision.nano, self.seen) is False:
                 raise Broken(f"{ask.id} was let in over a limit")
             if ask.output_tokens_min is None and decision.output_tokens != ask.output_tokens:
                 raise Broken(f"{ask.id} was cut")
-            self.model.admit(ask, decision, self.seen_us)
+            self.model.admit(ask, decision, self.seen)
             return
         output_tokens = ask.output_tokens if ask.output_tokens_min is None else min(ask.output_tokens, 1)
         tokens = ask.input_tokens + output_tokens * ask.choices
         if ask.output_tokens_min is None and self.model.fits(
-            ask, tokens, ask.input_nano + output_tokens * ask.unit_nano, self.seen_us
+            ask, tokens, ask.input_nano + output_tokens * ask.unit_nano, self.seen
         ):
             raise Broken(f"{ask.id} was refused although it fits: {decision}")
 
@@ -183,18 +199,17 @@ class World:
         self.say("crash")
         for one in self.queue:
             if one.id not in self.disk.entries:
-                for account in one.accounts:
-                    self.model.spent[account] -= one.charged_nano
+                self.model.lose(one.id, one.charged_nano, one.accounts)
         self.over.extend(self.model.running)
         self.model.running.clear()
         self.model.admitted.clear()
         self.queue.clear()
-        self.book, self.seen_us = Book(), 0
+        self.book, self.seen = Book(), Now()
 
     def lose_counters(self) -> None:
         """The counters are gone while requests run: they are rebuilt from the ledger and from who still runs."""
         self.say("lost counters")
-        self.book, self.seen_us = Book(), 0
+        self.book, self.seen = Book(), Now()
         for grant in self.model.running.values():
             for account in grant.accounts:
                 self.load(account)
@@ -221,7 +236,7 @@ class World:
             self.over.append(grant.id)
             self.queue.append(entry(grant, 0, 0, "expired"))
         if self.random.random() < 0.2:
-            self.seen_us = max(self.seen_us, self.now_us)
+            self.seen = self.seen._replace(rates_us=max(self.seen.rates_us, self.now_us))
             self.book.forget(self.now_us, None if self.queue else PERIOD_US)
 
     def check(self) -> None:
@@ -230,6 +245,10 @@ class World:
             name = account.split(":")[0]
             if not account.startswith("world:") and debits > self.limits[WALLET if name == "wallet" else name]:
                 raise Broken(f"{account} is overspent: {debits}")
+        spent = {int(name.split(":")[1]): nano for name, nano in self.disk.debits.items() if _counter(name) == WINDOWED}
+        for last in spent:
+            if sum(nano for slot, nano in spent.items() if last - SLOTS <= slot <= last) > self.limits[WINDOWED]:
+                raise Broken(f"the window that ends in slot {last} is overspent")
         if sum(self.disk.debits.values()) - sum(self.disk.credits.values()) != self.charged():
             raise Broken("double entry is not zero")
         if not self.answered <= self.disk.entries.keys():
@@ -247,13 +266,17 @@ class World:
         self.disk.commit(self.queue)
         self.queue.clear()
         self.check_sums()
-        self.now_us = self.seen_us = max(self.seen_us, self.now_us) + 2 * WINDOW_US
-        for account, spent in list(self.model.spent.items()):
+        self.now_us = max(*self.seen, self.now_us) + 2 * WINDOW_US
+        self.now_us = max([self.now_us, *(at_us + 2 * WINDOW_US for _, at_us, _ in self.model.windowed.values())])
+        self.seen = Now(self.now_us, self.now_us)
+        ends = {account: nano for account, nano in self.model.spent.items() if _counter(account) != WINDOWED}
+        for account, spent in {**ends, WINDOWED: 0}.items():
+            window_us = WINDOW_US if account == WINDOWED else None
             limit = self.limits[WALLET if account == WALLET else account.split(":")[0]]
             for nano, fits in ((limit - spent + 1, False), (limit - spent, spent < limit)):
                 self.number += 1
-                budget = Budget(account, limit)
-                last = Ask(f"r{self.number}", self.now_us, self.now_us + HOLD_US, budgets=(budget,), input_nano=nano)
+                budget, ends_us = Budget(account, limit, window_us), self.now_us + HOLD_US
+                last = Ask(f"r{self.number}", self.now_us, ends_us, self.now_us, budgets=(budget,), input_nano=nano)
                 if isinstance(self.admit(last), Grant) is not fits:
                     raise Broken(f"{account}: {spent} of {limit} are spent, {nano} should {'' if fits else 'not '}fit")
 
@@ -272,6 +295,11 @@ class World:
             self.tell(f"{self.now_us:>12} {what}")
 
 
+def _counter(durable: str) -> str:
+    """The account that the limiter counts, of one in the ledger."""
+    return WINDOWED if durable.startswith(f"{WINDOWED}:") else durable
+
+
 def entry(grant: Grant, cost_nano: int, charged_nano: int, status: str = "posted") -> Entry:
     return Entry(
         id=grant.id,
@@ -287,13 +315,13 @@ def entry(grant: Grant, cost_nano: int, charged_nano: int, status: str = "posted
         kind="chat",
         cost_nano=cost_nano,
         charged_nano=charged_nano,
-        accounts=grant.accounts,
+        accounts=grant.durable_accounts,
     )
 
 
 def without_rates(ask: Ask) -> Ask:
     """Lost windows start empty; what ran before is not counted in them."""
-    return Ask(ask.id, ask.now_us, ask.expires_us, (), ask.gates, ask.budgets)
+    return Ask(ask.id, ask.now_us, ask.expires_us, ask.wall_us, (), ask.gates, ask.budgets)
 
 
 ACTIONS: tuple[tuple[Callable[[World], None], int], ...] = (

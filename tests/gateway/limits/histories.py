@@ -31,9 +31,18 @@ RATES = (
     Rate("r2", "requests", 5, 7_000_001),
     Rate("t1", "tokens", 120, 60_000_000),
     Rate("t2", "tokens", 200, 3_600_000_000),
+    Rate("r3", "requests", 4, 86_400_000_000, START_US + 200_000_000),
+    Rate("t3", "tokens", 150, 86_400_000_000, START_US + 100_000_000),
 )
 GATES = (Gate("g1", 2), Gate("g2", 0))
-BUDGETS = (Budget("a1", 400), Budget("a2", 100), Budget("a3", 0))
+BUDGETS = (
+    Budget("a1", 400),
+    Budget("a2", 100),
+    Budget("a4", 150, 60_000_000),
+    Budget("a5", 90, 7_000_001),
+    Budget("a3", 0),
+)
+LOADED = {"a4": {START_US // 1_000_000 - 50: 6, START_US // 1_000_000: 4}}
 
 
 def _some(items: tuple[object, ...]) -> st.SearchStrategy[tuple[object, ...]]:
@@ -48,7 +57,7 @@ asks = st.builds(
     expires_us=st.just(0),
     rates=_some(RATES),
     gates=st.one_of(st.just(GATES[:1]), _some(GATES), st.just(())),
-    budgets=st.one_of(_some(BUDGETS[:2]), _some(BUDGETS)),
+    budgets=st.one_of(_some(BUDGETS[:2]), _some(BUDGETS[:4]), _some(BUDGETS)),
     input_tokens=st.integers(0, 60),
     input_nano=st.integers(0, 60),
     output_tokens=st.integers(0, 60),
@@ -85,12 +94,16 @@ def play_book(history: list[Step]) -> list[Outcome]:
                 outcomes.append(None)
             continue
         minute_end_us = ((now_us + HOLD_US) // MINUTE_US + 1) * MINUTE_US
-        ask = msgspec.structs.replace(step.ask, id=identity, now_us=now_us, expires_us=minute_end_us)
+        ask = msgspec.structs.replace(step.ask, id=identity, now_us=now_us, wall_us=now_us, expires_us=minute_end_us)
         decision = book.admit(ask)
         outcomes.append(decision)
         if isinstance(decision, Missing):
             for account in decision.accounts:
-                book.load(account, 10)
+                windows_us = {budget.account: budget.window_us for budget in BUDGETS}
+                slots = LOADED.get(account, {})
+                book.load(
+                    account, 10 if windows_us[account] is None else sum(slots.values()), windows_us[account], slots
+                )
     return outcomes
 
 
@@ -106,16 +119,16 @@ async def play_scripts(history: list[Step], state: SharedState, set_clock: list[
                 continue
             ask, grant, _ = held
             nano = min(step.nano, grant.nano)
-            reply = await state.run(SETTLE, _keys(ask), _settle_arguments(ask, step.tokens, nano))
+            reply = await state.run(SETTLE, _keys(ask), _settle_arguments(ask, step.tokens, nano, grant.places))
             assert reply[0] == 1
-            again = await state.run(SETTLE, _keys(ask), _settle_arguments(ask, step.tokens, nano))
+            again = await state.run(SETTLE, _keys(ask), _settle_arguments(ask, step.tokens, nano, grant.places))
             assert again == [0], "settling twice changes nothing"
             outcomes.append(
                 tuple(Charged(name, nano, spent) for name, spent in zip(grant.accounts, reply[1:], strict=True))
             )
             continue
         minute_end_us = ((now_us + HOLD_US) // MINUTE_US + 1) * MINUTE_US
-        ask = msgspec.structs.replace(step.ask, id=identity, now_us=now_us, expires_us=now_us + HOLD_US)
+        ask = msgspec.structs.replace(step.ask, id=identity, now_us=now_us, wall_us=now_us, expires_us=now_us + HOLD_US)
         decision = _decision(ask, await state.run(ADMIT, _keys(ask), _arguments(ask)))
         if isinstance(decision, Grant):
             decision = msgspec.structs.replace(decision, expires_us=minute_end_us)
@@ -123,7 +136,11 @@ async def play_scripts(history: list[Step], state: SharedState, set_clock: list[
         outcomes.append(decision)
         if isinstance(decision, Missing):
             for account in decision.accounts:
-                await state.run(LOAD, [f"a:{account}"], [0, 0, 1, 10])
+                slots = LOADED.get(account, {})
+                windowed = {budget.account for budget in BUDGETS if budget.window_us is not None}
+                by_slot = [value for item in slots.items() for value in item]
+                spent = sum(slots.values()) if account in windowed else 10
+                await state.run(LOAD, [f"a:{account}"], [0, 0, 1, spent, *by_slot])
     return outcomes
 
 

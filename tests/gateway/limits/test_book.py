@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.limits.book import Ask, Book, Budget, Charged, Gate, Grant, Missing, NotHeld, Rate, Refusal, Room
+from gateway.limits.book import Ask, Book, Budget, Charged, Gate, Grant, Missing, NotHeld, Rate, Refusal
+from gateway.limits.windows import Room
 
 MINUTE_US = 60_000_000
 RPM = Rate("key:k:requests", "requests", 3, MINUTE_US)

@@ -127,7 +127,7 @@ def test_a_budget_begins_anew_with_its_period_and_a_late_settle_stays_in_the_old
     assert bench.counters.book.standing("key:k:m2026-11-01") == (10, 0)
     assert bench.counters.book.standing("key:k:m2026-12-01") == (4, 0)
     error = bench.error(principal)
-    assert (error.code, error.kind, error.retry_after_s) == ("insufficient_quota", "insufficient_quota", None)
+    assert (error.code, error.kind, error.retry_after_s) == ("insufficient_quota", "insufficient_quota", 31 * 86_400)
     assert error.wire_headers()["x-should-retry"] == "false"
 
 
@@ -186,3 +186,71 @@ def test_plans_follow_a_key_whose_limits_change() -> None:
     bench.held(who(limits=ScopeLimits(concurrent_requests=1)))
     assert bench.error(who(limits=ScopeLimits(concurrent_requests=1))).code == "rate_limit_exceeded"
     bench.held(who(limits=ScopeLimits(concurrent_requests=2)))
+
+
+def test_a_sliding_budget_frees_what_leaves_its_window() -> None:
+    bench, principal = Bench(), who(limits=budget("0.000000100", window_s=3600))
+    first = bench.held(principal, Need(60))
+    slot = START_US // 60_000_000
+    assert first.grant.durable_accounts == (f"key:k:3600s:{slot}",)
+    bench.limiter.settle(first, 0, 60)
+    bench.now_us += 1_800_000_000
+    bench.limiter.settle(bench.held(principal, Need(40)), 0, 30)
+    assert [alert.percent for alert in bench.alerts] == [80]
+    error = bench.error(principal, Need(11))
+    assert (error.status, error.code, error.message) == (
+        429,
+        "rate_limit_exceeded",
+        "The budget of your key is used up for now.",
+    )
+    assert error.retry_after_s == 1800 + 60, "the slot of the first request leaves a minute after the hour"
+    bench.now_us += 1_860_000_000
+    assert isinstance(bench.reserve(principal, Need(71)), Refusal)
+    bench.held(principal, Need(70))
+
+
+def test_a_sliding_budget_is_read_from_the_ledger_after_a_restart() -> None:
+    bench, principal = Bench(), who(limits=budget("0.000000100", window_s=3600))
+    slot = START_US // 60_000_000
+    bench.balances = {f"key:k:3600s:{slot - back}": Balance(20) for back in (0, 59, 60, 61, 90)}
+    assert isinstance(bench.reserve(principal, Need(41)), Refusal), "three of the five are in the window"
+    bench.held(principal, Need(40))
+    (standing,) = asyncio.run(bench.limiter.standings(principal))
+    assert (standing.account, standing.spent_nano, standing.ends_us) == ("key:k:3600s", 60, None)
+
+
+def test_a_request_over_a_whole_sliding_budget_is_not_told_to_wait() -> None:
+    error = Bench().error(who(limits=budget("0.000000100", window_s=60)), Need(101))
+    assert (error.code, error.retry_after_s) == ("insufficient_quota", None)
+
+
+def test_calendar_rates_begin_anew_at_midnight_in_their_zone() -> None:
+    rate = RateConfig(unit="requests", limit=2, period="day")
+    bench, principal = Bench(), who(limits=ScopeLimits(rates=(rate,), time_zone="Europe/Berlin"))
+    for remaining in (1, 0):
+        room = bench.held(principal).grant.requests_room
+        assert room is not None and (room.remaining, room.reset_us) == (remaining, (23 * 60 + 1) * 60_000_000)
+    error = bench.error(principal)
+    assert (error.message, error.retry_after_s) == (
+        "Too many requests: the limit of your key is 2 per day, with 0 left.",
+        (23 * 60 + 1) * 60,
+    )
+    bench.now_us += 60_000_000  # Midnight in UTC.
+    assert isinstance(bench.reserve(principal), Refusal)
+    bench.now_us += 23 * 3600 * 1_000_000
+    bench.held(principal)
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"rates": [{"unit": "tokens", "limit": 1}]},
+        {"rates": [{"unit": "tokens", "limit": 1, "window_s": 1, "period": "day"}]},
+        {"budgets": [{"usd": "1", "window_s": 60, "period": "day"}]},
+        {"budgets": [{"usd": "1", "window_s": 59}]},
+        {"time_zone": "Europe/Atlantis"},
+    ],
+)
+def test_windows_that_cannot_be_are_refused(limits: dict[str, Any]) -> None:
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert(limits, ScopeLimits)

@@ -1,0 +1,295 @@
+"""The Lua half of the limiter's steps; `scripts.py` has the Python half and says what the records are."""
+
+from __future__ import annotations
+
+COMMON = """
+local SLOTS, BUSY, MINUTE, ACCOUNT_TTL, HOLD_TTL = 60, 1000000, 60000000, 604800000, 14400000
+local at = 0
+local function take() at = at + 1; return tonumber(ARGV[at]) end
+local function div(a, b) return math.floor(a / b) end
+local function read(key)
+  local flat, record = redis.call('HGETALL', key), {}
+  for i = 1, #flat, 2 do record[flat[i]] = tonumber(flat[i + 1]) end
+  return record
+end
+local function write(key, record, ttl_ms)
+  local flat = {}
+  for name, value in pairs(record) do
+    flat[#flat + 1] = name
+    flat[#flat + 1] = string.format('%.0f', value)
+  end
+  redis.call('DEL', key)
+  redis.call('HSET', key, unpack(flat))
+  redis.call('PEXPIRE', key, string.format('%.0f', ttl_ms))
+end
+local function part(name, letter)
+  if string.sub(name, 1, 1) == letter then return tonumber(string.sub(name, 2)) end
+end
+local function field(letter, number) return letter .. string.format('%.0f', number) end
+local function window_ttl(window_us) return div(window_us * 2, 1000) + 60000 end
+local now_minute = div(now_us, MINUTE)
+local function expire(record)
+  record.held = record.held or 0
+  for name, value in pairs(record) do
+    local minute = part(name, 'x')
+    if minute and minute < now_minute then
+      record.held = record.held - value
+      record[name] = nil
+    end
+  end
+end
+local function hold(record, minute, amount)
+  local name = field('x', minute)
+  record.held = record.held + amount
+  record[name] = (record[name] or 0) + amount
+end
+local function advance(record, slot_us)
+  local gone = 0
+  record.last = math.max(record.last or 0, div(now_us, slot_us))
+  for name, value in pairs(record) do
+    local slot = part(name, 's')
+    if slot and slot < record.last - SLOTS then
+      gone = gone + value
+      record[name] = nil
+    end
+  end
+  return gone
+end
+local function leaves(record, excess, slot_us)
+  local slots, last = {}, record.last
+  for name in pairs(record) do slots[#slots + 1] = part(name, 's') end
+  table.sort(slots)
+  for _, slot in ipairs(slots) do
+    last = slot
+    excess = excess - record[field('s', slot)]
+    if excess <= 0 then break end
+  end
+  return math.max((last + SLOTS + 1) * slot_us - now_us, 1)
+end
+local windows, gates, accounts = take(), take(), take()
+"""
+
+ADMIT = (
+    COMMON
+    + """
+local minute = div(now_us + take(), MINUTE)
+local input_tokens, input_nano, output, choices, unit_nano, output_min = take(), take(), take(), take(), take(), take()
+local fits = output
+local seen = {}
+for i = 1, windows do
+  local w = {unit = take(), limit = take(), us = take(), ends_us = take()}
+  w.slot_us = -div(-w.us, SLOTS)
+  w.r = read(KEYS[i])
+  w.r.total, w.r.held, w.r.last = w.r.total or 0, w.r.held or 0, w.r.last or 0
+  if w.ends_us == 0 then w.r.total = w.r.total - advance(w.r, w.slot_us) end
+  w.r.held = math.min(w.r.held, w.r.total)
+  if w.unit == 1 then fits = math.min(fits, div(w.limit - input_tokens, choices)) end
+  seen[i] = w
+end
+for i = 1, gates do seen[windows + i] = {limit = take(), r = read(KEYS[windows + i])} end
+local missing = {2}
+for i = 1, accounts do
+  local a = {limit = take(), us = take(), r = read(KEYS[windows + gates + i])}
+  a.slot_us = -div(-a.us, SLOTS)
+  if not a.r.spent then missing[#missing + 1] = i - 1
+  elseif a.us > 0 then a.r.spent = a.r.spent - advance(a.r, a.slot_us) end
+  if unit_nano > 0 and a.r.spent then fits = math.min(fits, div(a.limit - a.r.spent - input_nano, unit_nano)) end
+  seen[windows + gates + i] = a
+end
+if #missing > 1 then return missing end
+if output_min >= 0 then output = math.min(output, math.max(fits, output_min)) end
+local tokens, nano = input_tokens + output * choices, input_nano + output * unit_nano
+
+local worst
+local function refuse(kind, index, limit, remaining, retry)
+  if not worst or (worst[6] >= 0 and (retry < 0 or retry > worst[6])) then
+    worst = {1, kind, index, limit, remaining, retry}
+  end
+end
+for i = 1, accounts do
+  local a = seen[windows + gates + i]
+  expire(a.r)
+  local free = a.limit - a.r.spent - a.r.held
+  if free < nano or a.limit <= a.r.spent then
+    local least, retry = math.max(nano, 1), -1
+    if a.r.spent + least <= a.limit then retry = BUSY
+    elseif a.us > 0 and least <= a.limit then retry = leaves(a.r, a.r.spent + least - a.limit, a.slot_us) end
+    refuse(3, i - 1, a.limit, math.max(free, 0), retry)
+  end
+end
+for i = 1, gates do
+  local g = seen[windows + i]
+  expire(g.r)
+  if g.r.held >= g.limit then refuse(2, i - 1, g.limit, 0, g.limit > 0 and BUSY or -1) end
+end
+local rooms = {-1, -1, -1, -1, -1, -1}
+for i = 1, windows do
+  local w = seen[i]
+  local amount = w.unit == 0 and 1 or tokens
+  local excess = w.r.total + amount - w.limit
+  if excess > 0 then
+    local retry = -1
+    if amount <= w.limit then
+      retry = BUSY
+      if excess > w.r.held then
+        retry = w.ends_us > 0 and math.max(w.ends_us - now_us, 1) or leaves(w.r, excess, w.slot_us)
+      end
+    end
+    refuse(w.unit, i - 1, w.limit, math.max(w.limit - w.r.total, 0), retry)
+  end
+end
+local function room()
+  for i = 1, windows do
+    local w = seen[i]
+    local remaining, base = math.max(w.limit - w.r.total, 0), w.unit * 3
+    if rooms[base + 1] < 0 or remaining < rooms[base + 2] then
+      local ends_us = w.ends_us > 0 and w.ends_us or (w.r.last + SLOTS + 1) * w.slot_us
+      local reset = w.r.total ~= 0 and math.max(ends_us - now_us, 0) or 0
+      rooms[base + 1], rooms[base + 2], rooms[base + 3] = w.limit, remaining, reset
+    end
+  end
+end
+local function reply(head)
+  room()
+  for _, value in ipairs(rooms) do head[#head + 1] = value end
+  return head
+end
+if worst then return reply(worst) end
+
+local slots = {}
+local mark = {minute = minute, tokens = tokens, nano = nano}
+for i = 1, windows do
+  local w = seen[i]
+  if w.unit == 1 then mark[field('w', i - 1)] = w.r.last end
+  local amount = w.unit == 0 and 1 or tokens
+  local name = field('s', w.r.last)
+  w.r[name] = (w.r[name] or 0) + amount
+  w.r.total = w.r.total + amount
+  if w.unit == 1 then w.r.held = w.r.held + tokens end
+  slots[#slots + 1] = w.r.last
+  write(KEYS[i], w.r, window_ttl(w.us))
+end
+for i = 1, gates do
+  local g = seen[windows + i]
+  hold(g.r, minute, 1)
+  write(KEYS[windows + i], g.r, HOLD_TTL)
+end
+for i = 1, accounts do
+  local a = seen[windows + gates + i]
+  hold(a.r, minute, nano)
+  local place = -1
+  if a.us > 0 then
+    place = a.r.last
+    a.r[field('s', place)] = a.r[field('s', place)] or 0
+  end
+  slots[#slots + 1] = place
+  write(KEYS[windows + gates + i], a.r, ACCOUNT_TTL)
+end
+write(KEYS[#KEYS], mark, HOLD_TTL)
+local head = reply({0, output, tokens, nano})
+for _, slot in ipairs(slots) do head[#head + 1] = slot end
+return head
+"""
+)
+
+SETTLE = (
+    COMMON
+    + """
+local tokens, nano = take(), take()
+local mark = read(KEYS[#KEYS])
+if mark.done then return {0} end
+local tokens_held, nano_held = mark.tokens or 0, mark.nano or 0
+local live = mark.minute and mark.minute >= now_minute
+local surplus = tokens_held - math.min(tokens, tokens_held)
+for i = 1, windows do
+  local window_us, slot, r = take(), mark[field('w', i - 1)], read(KEYS[i])
+  if r.total and slot then
+    r.held = math.max(r.held - tokens_held, 0)
+    local name = field('s', slot)
+    if r[name] then
+      r[name] = r[name] - surplus
+      r.total = r.total - surplus
+    end
+    write(KEYS[i], r, window_ttl(window_us))
+  end
+end
+for i = 1, gates do
+  local key = KEYS[windows + i]
+  local r = read(key)
+  if live and r.held then
+    hold(r, mark.minute, -1)
+    write(key, r, HOLD_TTL)
+  end
+end
+local reply = {1}
+for i = 1, accounts do
+  local key = KEYS[windows + gates + i]
+  local r = read(key)
+  if live and r.held then hold(r, mark.minute, -nano_held) end
+  local place = take()
+  local name = field('s', place)
+  if r.spent and (place < 0 or r[name]) then
+    r.spent = r.spent + nano
+    if place >= 0 then r[name] = r[name] + nano end
+  end
+  if r.held or r.spent then write(key, r, ACCOUNT_TTL) end
+  reply[#reply + 1] = r.spent or -1
+end
+write(KEYS[#KEYS], {done = 1}, HOLD_TTL)
+return reply
+"""
+)
+
+LOAD = (
+    COMMON
+    + """
+local spent, r = take(), read(KEYS[1])
+if r.spent then return {0} end
+r.spent = spent
+r.held = r.held or 0
+while at < #ARGV do
+  local name = field('s', take())
+  r[name] = (r[name] or 0) + take()
+end
+write(KEYS[1], r, ACCOUNT_TTL)
+return {1}
+"""
+)
+
+RESTORE = (
+    COMMON
+    + """
+local minute, nano = div(now_us + take(), MINUTE), take()
+local mark = read(KEYS[#KEYS])
+if mark.done or mark.minute then return {0} end
+for i = 1, gates + accounts do
+  local r = read(KEYS[i])
+  expire(r)
+  hold(r, minute, i <= gates and 1 or nano)
+  local place = i > gates and take() or -1
+  if place >= 0 then r[field('s', place)] = r[field('s', place)] or 0 end
+  write(KEYS[i], r, i <= gates and HOLD_TTL or ACCOUNT_TTL)
+end
+write(KEYS[#KEYS], {minute = minute, tokens = 0, nano = nano}, HOLD_TTL)
+return {1}
+"""
+)
+
+RENEW = (
+    COMMON
+    + """
+local minute, mark = div(now_us + take(), MINUTE), read(KEYS[#KEYS])
+if mark.done or not mark.minute then return {0} end
+if mark.minute == minute then return {1} end
+for i = 1, gates + accounts do
+  local amount, r = i <= gates and 1 or mark.nano, read(KEYS[i])
+  expire(r)
+  if mark.minute >= now_minute then hold(r, mark.minute, -amount) end
+  hold(r, minute, amount)
+  write(KEYS[i], r, i <= gates and HOLD_TTL or ACCOUNT_TTL)
+end
+mark.minute = minute
+write(KEYS[#KEYS], mark, HOLD_TTL)
+return {1}
+"""
+)

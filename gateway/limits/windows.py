@@ -1,0 +1,140 @@
+"""What the book counts with: amounts of a sliding window or of a calendar period, and accounts of money."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+SLOTS = 60
+BUSY_RETRY_US = 1_000_000
+
+
+class Room(msgspec.Struct, frozen=True):
+    """How a rate stands after a decision; it is whole again after `reset_us`."""
+
+    limit: int
+    remaining: int
+    reset_us: int
+
+
+def slot_length_us(window_us: int) -> int:
+    """A window is `SLOTS` slots of this length, and the running one."""
+    return -(-window_us // SLOTS)
+
+
+class Window:
+    """Amounts of the last 60 slots and the running one; `held` of them may still be given back.
+
+    With `ends_us` it is a calendar period instead: a single slot that lasts until then.
+    """
+
+    __slots__ = ("amounts", "ends_us", "held", "last", "slot_us", "total")
+
+    def __init__(self, window_us: int, ends_us: int | None = None) -> None:
+        self.slot_us = slot_length_us(window_us)
+        self.ends_us = ends_us
+        self.amounts: dict[int, int] = {}
+        self.total = 0
+        self.held = 0
+        self.last = 0
+
+    def advance(self, now_us: int) -> None:
+        """Drop what has left the window."""
+        slot = now_us // self.slot_us
+        if slot <= self.last or self.ends_us is not None:
+            return
+        self.last = slot
+        amounts = self.amounts
+        while amounts:
+            oldest = next(iter(amounts))
+            if oldest >= slot - SLOTS:
+                return
+            self.total -= amounts.pop(oldest)
+
+    def fill(self, amounts: Mapping[int, int]) -> None:
+        """Count what is known from elsewhere, by slot."""
+        known = self.amounts
+        self.amounts = {slot: known.get(slot, 0) + amounts.get(slot, 0) for slot in sorted({*known, *amounts})}
+        self.total += sum(amounts.values())
+
+    def add(self, amount: int) -> int:
+        """Count now; the slot it went into."""
+        self.amounts[self.last] = self.amounts.get(self.last, 0) + amount
+        self.total += amount
+        return self.last
+
+    def change(self, slot: int, amount: int) -> None:
+        """Count more, or with a negative amount less, in a slot; nothing when it has left the window."""
+        if slot in self.amounts:
+            self.amounts[slot] += amount
+            self.total += amount
+
+    def wait_us(self, excess: int, now_us: int) -> int:
+        """How long until `excess` of what is counted has left; shorter when running requests may give it back."""
+        if excess <= self.held:
+            return BUSY_RETRY_US
+        if self.ends_us is not None:
+            return max(self.ends_us - now_us, 1)
+        leaves = self.last
+        for slot, amount in self.amounts.items():
+            leaves = slot
+            excess -= amount
+            if excess <= 0:
+                break
+        return max((leaves + SLOTS + 1) * self.slot_us - now_us, 1)
+
+    def room(self, limit: int, now_us: int) -> Room:
+        reset_us = 0
+        if self.total:
+            ends_us = (self.last + SLOTS + 1) * self.slot_us if self.ends_us is None else self.ends_us
+            reset_us = max(ends_us - now_us, 0)
+        return Room(limit, max(limit - self.total, 0), reset_us)
+
+
+class Account:
+    """Nano-USD spent for good, or within a sliding window, and held by running requests.
+
+    What is held counts for as long as it is held; what was spent leaves a window with the slot in which it was held
+    first.
+    """
+
+    __slots__ = ("held", "holders", "spent", "used_us", "window")
+
+    def __init__(self, spent: int, used_us: int, window: Window | None = None) -> None:
+        self.spent = spent
+        self.held = 0
+        self.holders = 0
+        self.used_us = used_us
+        self.window = window
+
+    def advance(self, wall_us: int) -> None:
+        """Forget what has left the window."""
+        if self.window is not None:
+            self.window.advance(wall_us)
+            self.spent = self.window.total
+
+    def hold(self, nano: int) -> int | None:
+        """Hold an amount; the slot of the window in which it will have been spent."""
+        self.held += nano
+        self.holders += 1
+        return None if self.window is None else self.window.add(0)
+
+    def charge(self, held_nano: int, nano: int, slot: int | None) -> None:
+        """Turn what was held into a charge."""
+        self.held -= held_nano
+        self.holders -= 1
+        if self.window is None or slot is None:
+            self.spent += nano
+        else:
+            self.window.change(slot, nano)
+            self.spent = self.window.total
+
+    def wait_us(self, nano: int, limit_nano: int, wall_us: int) -> int | None:
+        """When a request that holds `nano` may fit, None when waiting does not help. It has to be in the way."""
+        excess = self.spent + max(nano, 1) - limit_nano
+        if excess <= 0:
+            return BUSY_RETRY_US
+        if self.window is None or max(nano, 1) > limit_nano:
+            return None
+        return self.window.wait_us(excess, wall_us)
