@@ -40,7 +40,8 @@ from gateway.api.tokens import Tokens
 from gateway.api.usage import OwnUsage
 from gateway.audit import GATEWAY, Audit, Event
 from gateway.auth import Authenticator, Open
-from gateway.auth.keys import Keys, key_id, load_pepper
+from gateway.auth.key_text import key_id, load_pepper
+from gateway.auth.keys import Keys
 from gateway.banner import Banner
 from gateway.catalog import Adapter, Catalog, Target, price_table
 from gateway.config import Config, digest
@@ -56,6 +57,7 @@ from gateway.limits.shared import SharedCounters
 from gateway.limits.wallets import Wallets
 from gateway.logs import AccessLog
 from gateway.metering import Metering
+from gateway.networks import Networks
 from gateway.sessions import Sessions
 from gateway.state.database import Database
 from gateway.state.migrate import known, migrate
@@ -144,7 +146,10 @@ async def opened(config: Config) -> AsyncIterator[Gateway]:
         own = OwnUsage(catalog, ledger, limiter, audit, config.server.body_bytes_max)
         endpoints = idempotent.wrap(routes(config, catalog, inference, health, own, audit))
         loopback_only = not config.auth.enabled
-        edge = Edge(endpoints, authenticator, telemetry, access_log, audit=audit, loopback_only=loopback_only)
+        proxies = Networks(config.server.trusted_proxies)
+        edge = Edge(
+            endpoints, authenticator, telemetry, access_log, audit=audit, loopback_only=loopback_only, proxies=proxies
+        )
         stack.push_async_callback(_end, asyncio.create_task(_load(pool)))
         started = Event(action="gateway.start", actor=GATEWAY, subject=socket.gethostname(), details=_facts(config))
         audit.add(started)

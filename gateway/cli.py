@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _expected_errors() -> tuple[type[Exception], ...]:
     """Errors that say to a person what is wrong; everything else is a bug and shows its traceback."""
     from adapters.errors import AdapterError
-    from gateway.auth.keys import PepperError
+    from gateway.auth.key_text import PepperError
     from gateway.chat import ChatError
     from gateway.config import ConfigError
     from gateway.state.database import DatabaseError

@@ -78,7 +78,7 @@ def _keys_list(options: argparse.Namespace) -> int:
 
 def _keys_revoke(options: argparse.Namespace) -> int:
     from gateway import audit
-    from gateway.auth.keys import key_id
+    from gateway.auth.key_text import key_id
 
     identity = key_id(options.id) or options.id
 

@@ -94,7 +94,8 @@ def require_models(config: Config) -> None:
 
 def with_keys(options: argparse.Namespace, work: Callable[[Keys, Database], Awaitable[T]]) -> T:
     """Do `work` on the table of keys, beside a running server if there is one."""
-    from gateway.auth.keys import Keys, load_pepper
+    from gateway.auth.key_text import load_pepper
+    from gateway.auth.keys import Keys
     from gateway.stores import open_shared
 
     config = load(options)

@@ -22,6 +22,7 @@ from gateway.config_models import EngineConfig as EngineConfig
 from gateway.config_models import LocalPath
 from gateway.config_models import LoraConfig as LoraConfig
 from gateway.config_models import ModelConfig as ModelConfig
+from gateway.networks import parse_network
 from gateway.schema import describe, leaves, only_empty, show, suggest, unwrap
 from gateway.secret import Secret as Secret
 from gateway.secret import SecretUrl as SecretUrl
@@ -49,6 +50,7 @@ class ServerConfig(Section, frozen=True, kw_only=True):
     keep_alive_timeout_s: Seconds = 75
     drain_timeout_s: Annotated[float, Meta(ge=0, le=86_400)] = 30
     connections_max: Annotated[int, Meta(ge=1, le=100_000)] = 1000
+    trusted_proxies: tuple[Annotated[str, Meta(min_length=1, max_length=100)], ...] = ()
 
 
 class AuthConfig(Section, frozen=True, kw_only=True):
@@ -218,6 +220,11 @@ def _conflicts(config: Config) -> Iterator[tuple[str, str]]:
         yield "auth.enabled", f"authentication can be off only on a loopback address, not on {config.server.host}"
     if config.auth.issuers and config.auth.admin_key is not None and config.auth.admin_key.reveal().count(".") == 2:
         yield "auth.admin_key", "with issuers, a secret with two dots would be taken for a token"
+    for i, proxy in enumerate(config.server.trusted_proxies):
+        try:
+            parse_network(proxy)
+        except ValueError as error:
+            yield f"server.trusted_proxies[{i}]", str(error)
     yield from issuer_conflicts(config.auth.issuers)
     if config.sessions.encryption_key is not None and config.sessions.encryption_key_file is not None:
         yield "sessions.encryption_key_file", "sessions.encryption_key is set already"

@@ -16,7 +16,8 @@ from typing import Literal
 import msgspec
 
 from gateway import audit
-from gateway.auth.keys import PEPPER_NAME, Keys, PepperError, load_pepper
+from gateway.auth.key_text import PEPPER_NAME, PepperError, load_pepper
+from gateway.auth.keys import Keys
 from gateway.config import Config
 from gateway.ledger.store import Ledger
 from gateway.limits.wallets import Wallets

@@ -58,7 +58,7 @@ def _apply(options: argparse.Namespace) -> int:
 
 
 def _backup(options: argparse.Namespace) -> int:
-    from gateway.auth.keys import PEPPER_NAME
+    from gateway.auth.key_text import PEPPER_NAME
     from gateway.state.backup import back_up
     from gateway.state.migrate import known, pending
     from gateway.stores import with_database

@@ -21,10 +21,11 @@ from gateway import errors
 from gateway.api.http import Answer, ClientDisconnected, Endpoint, Response, error_response, event_of
 from gateway.audit import Audit
 from gateway.auth import Authenticator
-from gateway.auth.keys import key_id
+from gateway.auth.key_text import key_id
 from gateway.auth.roles import PUBLIC, may
 from gateway.config import is_loopback
 from gateway.logs import AccessLog
+from gateway.networks import Networks, client_address
 from gateway.telemetry import Telemetry
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9_.-]{1,64}")
@@ -117,7 +118,8 @@ class Edge:
     """The ASGI application around all endpoints. While `draining`, only public endpoints are served.
 
     `loopback_only` refuses requests whose Host is not this machine. Where no key is asked for, it is what keeps a web
-    page from reaching the gateway through the visitor's browser under a name that was made to mean 127.0.0.1.
+    page from reaching the gateway through the visitor's browser under a name that was made to mean 127.0.0.1. Requests
+    of `proxies` come from where these say.
     """
 
     def __init__(
@@ -129,10 +131,12 @@ class Edge:
         *,
         audit: Audit | None = None,
         loopback_only: bool = False,
+        proxies: Networks | None = None,
     ) -> None:
         self.draining = False
         self._audit = audit or Audit(None)
         self._loopback_only = loopback_only
+        self._proxies = proxies
         self._router = Router(endpoints)
         self._authenticator = authenticator
         self._telemetry = telemetry
@@ -141,6 +145,8 @@ class Edge:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
         request_id = request_id_of(scope["headers"])
+        if self._proxies:
+            scope["client"] = _client(scope, self._proxies)
         fields: dict[str, str | int | float] = {}
         scope["state"] = {**scope.get("state", {}), "request_id": request_id, "log": fields}
         status, failure = await self._serve(scope, receive, send, request_id)
@@ -194,11 +200,20 @@ class Edge:
         given = [value for name, value in scope["headers"] if name == b"authorization"]
         if len(given) > 1:
             raise errors.error("bad_request", "Send one Authorization header.")
-        principal = await self._authenticator.authenticate(given[0].decode("latin-1") if given else None)
+        authorization = given[0].decode("latin-1") if given else None
+        principal = await self._authenticator.authenticate(authorization, (scope.get("client") or ("",))[0])
         state: dict[str, Any] = scope["state"]
         state["principal"] = principal
         if may(principal, endpoint.permission) != "allowed":
             raise errors.error("permission_denied", f"This needs the permission {endpoint.permission}.")
+
+
+def _client(scope: Scope, proxies: Networks) -> tuple[str, int]:
+    """Where the request came from; its port is not known behind a proxy."""
+    host, port = scope.get("client") or ("", 0)
+    forwarded = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-forwarded-for"]
+    address = client_address(host, forwarded, proxies)
+    return address, port if address == host else 0
 
 
 def _claimed(scope: Scope) -> dict[str, str]:

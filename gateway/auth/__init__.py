@@ -21,7 +21,8 @@ class Principal(msgspec.Struct, frozen=True):
     whole gateway; `role` is the one in the organisation, `teams` are the ids of the teams it acts in and its role in
     each. A model has to be in every list of `models`; `scopes` None: all permissions that its roles have. `limits` are
     the key's own, `scopes_limits` those of the other scopes that have some in the database, such as
-    `("team:team_x", ...)`; the remaining fields name what its requests are counted in.
+    `("team:team_x", ...)`. `counted_as` is the key that the limits of the key count (None: this one). The remaining
+    fields name what its requests are counted in.
     """
 
     tenant: str
@@ -41,15 +42,16 @@ class Principal(msgspec.Struct, frozen=True):
     kind: Kind = "service"
     priority: int = 0
     scopes_limits: tuple[tuple[str, ScopeLimits], ...] = ()
+    counted_as: str | None = None
 
 
 class Authenticator(Protocol):
-    """Turns the value of an `Authorization` header into a principal.
+    """Turns the value of an `Authorization` header, and the address it came from, into a principal.
 
     Raises `gateway.errors.GatewayError`: 401 only for credentials that are proven bad, 503 when they cannot be checked.
     """
 
-    async def authenticate(self, authorization: str | None) -> Principal: ...
+    async def authenticate(self, authorization: str | None, address: str = "") -> Principal: ...
 
 
 class Open:
@@ -57,5 +59,5 @@ class Open:
 
     _local = Principal(tenant="local", key_id="local", name="local", admin=True, kind="admin")
 
-    async def authenticate(self, authorization: str | None) -> Principal:
+    async def authenticate(self, authorization: str | None, address: str = "") -> Principal:
         return self._local

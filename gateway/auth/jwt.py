@@ -95,12 +95,12 @@ class Issuers:
             await keys.close()
         await self._client.aclose()
 
-    async def authenticate(self, authorization: str | None) -> Principal:
+    async def authenticate(self, authorization: str | None, address: str = "") -> Principal:
         """The principal behind `Bearer <token>`; raises GatewayError as `Authenticator` says."""
         scheme, _, token = (authorization or "").strip().partition(" ")
         token = token.strip()
         if scheme.lower() != "bearer" or token.count(".") != 2:
-            return await self._others.authenticate(authorization)
+            return await self._others.authenticate(authorization, address)
         if len(token) > TOKEN_BYTES_MAX or not token.isascii():
             raise _refusal(_MALFORMED)
         digest = hashlib.sha256(token.encode()).digest()

@@ -1,37 +1,27 @@
-"""API keys `gw_live_<id>_<secret>_<crc>`: made once, kept only as a keyed digest, checked mostly from memory."""
+"""API keys: made once, kept only as a keyed digest, checked mostly from memory."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import hashlib
 import hmac
 import logging
-import os
-import re
-import secrets
-import string
 import time
-import zlib
 from collections import OrderedDict
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from gateway import errors
-from gateway.auth import Kind, Principal
+from gateway.auth import Kind, Principal, key_text
+from gateway.auth.key_text import PepperError, key_id, new_key
 from gateway.config import Secret
 from gateway.config_auth import TENANT
 from gateway.config_limits import ScopeLimits
+from gateway.networks import Networks
 from gateway.state.database import Database, DatabaseError, Row
 from gateway.state.shared import SharedState, SharedStateUnavailable
 
-PEPPER_NAME = "pepper"
-PEPPER_BYTES = 32
-ID_LENGTH = 12
-SECRET_LENGTH = 43  # 43 of 62 characters hold 256 bits.
 CACHE_MAX = 10_000
 REJECTED_MAX = 10_000
 # With the time a query may take, five seconds until a change made elsewhere is noticed.
@@ -44,21 +34,15 @@ USE_WRITTEN_EVERY_S = 60.0
 
 NAME_LENGTH_MAX = 100
 
-_ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
-_SHAPE = re.compile(rf"(gw_live_([0-9A-Za-z]{{{ID_LENGTH}}})_[0-9A-Za-z]{{{SECRET_LENGTH}}})_([0-9A-Za-z]{{6}})")
 _HEADER_LENGTH_MAX = 512
 _COLUMNS = (
     "id, name, tenant, admin, created_us, expires_us, revoked_us, revoked_reason, last_used_us, limits, org_id, "
     "team_id, user_id, CASE WHEN admin THEN 'admin' WHEN user_id IS NULL THEN 'service' ELSE 'user' END AS kind, "
-    "scopes, models, addresses, tags, metadata, weight, priority, successor, version"
+    "scopes, models, addresses, tags, metadata, weight, priority, successor, counted_as, version"
 )
 _JSON = ("limits", "scopes", "models", "addresses", "tags", "metadata")
 
 log = logging.getLogger(__name__)
-
-
-class PepperError(Exception):
-    """The pepper is unusable, or not the one the database's digests were made with; every key would look wrong."""
 
 
 class InvalidName(ValueError):
@@ -69,7 +53,8 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     """A key as it may be shown: everything but the secret. Times are microseconds since 1970.
 
     `scopes` and `models` None: as much as what stands behind the key. `addresses` are the networks it may be used from
-    (none: all), `tags` are scopes of limits, `successor` is the id of the key that takes this one's place.
+    (none: all), `tags` are scopes of limits, `successor` is the id of the key that takes this one's place, and
+    `counted_as` that of the first key in such a row, whose limits go on.
     """
 
     id: str
@@ -94,6 +79,7 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     weight: float = 1.0
     priority: int = 0
     successor: str | None = None
+    counted_as: str | None = None
     version: int = 1
 
     def status(self, now_us: int) -> str:
@@ -118,6 +104,7 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
             scopes=None if self.scopes is None else frozenset(self.scopes),
             kind=self.kind,
             priority=self.priority,
+            counted_as=self.counted_as,
         )
 
 
@@ -126,63 +113,7 @@ class _Checked(msgspec.Struct, frozen=True):
 
     key: Key | None
     at_s: float
-
-
-def load_pepper(data_dir: Path, configured: Secret | None = None) -> bytes:
-    """The secret that keys the digests: as configured, else from the data directory, made there at the first start.
-
-    Raises PepperError when the file is damaged or unreadable.
-    """
-    if configured is not None:
-        return configured.reveal().encode()
-    path = data_dir / PEPPER_NAME
-    try:
-        if not path.exists():
-            _make_pepper(path)
-        pepper = bytes.fromhex(path.read_text(encoding="ascii"))
-    except (OSError, ValueError) as error:
-        raise PepperError(f"the pepper of the API keys in {path} cannot be used: {error}") from None
-    if len(pepper) < PEPPER_BYTES:
-        raise PepperError(f"the pepper of the API keys in {path} is cut short; restore it from a backup")
-    return pepper
-
-
-def _make_pepper(path: Path) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    draft = path.with_name(f"{path.name}.{os.getpid()}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        file.write(secrets.token_hex(PEPPER_BYTES) + "\n")
-        file.flush()
-        os.fsync(descriptor)
-    try:
-        # A link fails where a rename would overwrite the pepper that another process made at the same moment.
-        with contextlib.suppress(FileExistsError):
-            os.link(draft, path)
-    finally:
-        draft.unlink()
-
-
-def new_key() -> tuple[str, str]:
-    """A fresh (id, key) from the system's random generator."""
-    key_id = "".join(secrets.choice(_ALPHABET) for _ in range(ID_LENGTH))
-    body = f"gw_live_{key_id}_" + "".join(secrets.choice(_ALPHABET) for _ in range(SECRET_LENGTH))
-    return key_id, f"{body}_{_checksum(body)}"
-
-
-def key_id(text: str) -> str | None:
-    """The id inside a well-formed key, None for anything else: a typo is seen here, without asking anybody."""
-    match = _SHAPE.fullmatch(text)
-    return match[2] if match and _checksum(match[1]) == match[3] else None
-
-
-def _checksum(body: str) -> str:
-    """CRC-32 as six characters of the keys' alphabet."""
-    rest, text = zlib.crc32(body.encode()), ""
-    for _ in range(6):
-        rest, digit = divmod(rest, len(_ALPHABET))
-        text = _ALPHABET[digit] + text
-    return text
+    networks: Networks
 
 
 class Keys:
@@ -325,8 +256,8 @@ class Keys:
         _, text = await self.create("admin", "admin", admin=True)
         return text
 
-    async def authenticate(self, authorization: str | None) -> Principal:
-        """The principal behind `Bearer <key>`; raises GatewayError as `Authenticator` says."""
+    async def authenticate(self, authorization: str | None, address: str = "") -> Principal:
+        """The principal behind `Bearer <key>` from `address`; raises GatewayError as `Authenticator` says."""
         text = _bearer(authorization)
         digest = self._digest(text)
         if self._admin_digest is not None and hmac.compare_digest(digest, self._admin_digest):
@@ -338,6 +269,8 @@ class Keys:
         if seen.key is None:
             raise _refusal("invalid_api_key", "The API key is not known here.")
         self._check(seen.key)
+        if seen.networks and address not in seen.networks:
+            raise errors.error("ip_denied", "The API key may not be used from this address.")
         self._note_use(seen.key.id)
         return seen.key.principal()
 
@@ -349,7 +282,7 @@ class Keys:
                 raise _refusal("key_expired", "The API key has expired.")
 
     def _digest(self, text: str) -> str:
-        return hmac.new(self._pepper, text.encode("utf-8", "surrogateescape"), hashlib.sha256).hexdigest()
+        return key_text.digest(self._pepper, text)
 
     async def _look_up(self, identity: str, digest: str) -> _Checked:
         """What is known about a presented key, asking the database once for all who wait for the same answer.
@@ -409,7 +342,7 @@ class Keys:
         key = None
         if rows and hmac.compare_digest(str(rows[0]["digest"]), digest):
             key = _key(rows[0])
-        seen = _Checked(key, at_s)
+        seen = _Checked(key, at_s, Networks(key.addresses if key else ()))
         if key is None:
             self._accepted.pop(digest, None)
             _remember(self._rejected, digest, seen, REJECTED_MAX)

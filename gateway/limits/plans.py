@@ -76,7 +76,7 @@ class Plans:
     def _make(self, principal: Principal, model: str, now_us: int) -> Plan:
         rates: list[Rate] = []
         rate_periods: list[Period] = []
-        gates: list[Gate] = []
+        gates: dict[str, Gate] = {}
         allowances: dict[str, tuple[Allowance, Period]] = {}
         wallets: dict[str, None] = {}
         for subject, limits in self._scopes(principal, model):
@@ -85,7 +85,8 @@ class Plans:
                 rates.append(rate)
                 rate_periods += [] if period is None else [period]
             if limits.concurrent_requests is not None:
-                gates.append(Gate(subject, limits.concurrent_requests))
+                gate = Gate(subject, limits.concurrent_requests)
+                gates[subject] = min(gate, gates.get(subject, gate), key=lambda gate: gate.limit)
             for budget in limits.budgets:
                 period = _always(budget.window_s) or period_at(budget.period or "month", now_us, zone)
                 account = f"{subject}:{period.name}"
@@ -98,7 +99,7 @@ class Plans:
         ends = [period.ends_us for period in (*periods, *rate_periods) if period.ends_us is not None]
         return Plan(
             rates=tuple({rate.key: rate for rate in sorted(rates, key=lambda rate: -rate.limit)}.values()),
-            gates=tuple(gates),
+            gates=tuple(gates.values()),
             budgets=tuple(_budget(account, allowance) for account, (allowance, _) in allowances.items()),
             budget_ends_us=tuple(period.ends_us for period in periods),
             allowances=tuple(allowance for allowance, _ in allowances.values()),
@@ -108,10 +109,18 @@ class Plans:
         )
 
     def _scopes(self, principal: Principal, model: str) -> Iterator[tuple[str, ScopeLimits]]:
-        """Each scope of a request that has limits: its own, else those of every one of its kind."""
+        """Each scope of a request that has limits: its own from the database and those that the configuration has for
+        it, which both hold, else those of every one of its kind.
+        """
+        own = dict(principal.scopes_limits)
+        key = principal.counted_as or principal.key_id
+        if principal.limits is not None:
+            own[f"key:{key}"] = principal.limits
+        member = principal.team_id and principal.user_id and f"{principal.team_id}/{principal.user_id}"
         names = [
-            ("key", principal.key_id),
+            ("key", key),
             ("user", principal.user_id),
+            ("member", member),
             ("team", principal.team_id),
             ("org", principal.org_id),
             ("tenant", principal.tenant),
@@ -121,10 +130,13 @@ class Plans:
         for scope, identity in names:
             if identity is None:
                 continue
-            limits = principal.limits if scope == "key" else None
-            limits = limits or self._rules.get((scope, identity)) or self._rules.get((scope, "*"))
-            if limits is not None:
-                yield f"{scope}:{identity}", limits
+            subject = f"{scope}:{identity}"
+            found = [own.get(subject), self._rules.get((scope, identity))]
+            if found == [None, None]:
+                found = [self._rules.get((scope, "*"))]
+            for limits in found:
+                if limits is not None:
+                    yield subject, limits
 
 
 def _always(window_s: int | None) -> Period | None:

@@ -16,7 +16,8 @@ import httpx
 import pytest
 
 from gateway import cli, command, config
-from gateway.auth.keys import Keys, key_id, load_pepper
+from gateway.auth.key_text import key_id, load_pepper
+from gateway.auth.keys import Keys
 from gateway.state.sqlite import open_sqlite
 
 ROOT = Path(__file__).parents[2]

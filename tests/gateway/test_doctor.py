@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from gateway import doctor
-from gateway.auth.keys import Keys, load_pepper
+from gateway.auth.key_text import load_pepper
+from gateway.auth.keys import Keys
 from gateway.config import Config, ModelConfig, SecretUrl, StateConfig, demo_model_path
 from gateway.state.migrate import known, migrate
 from gateway.state.sqlite import FILE_NAME, open_sqlite

@@ -9,6 +9,7 @@ from gateway import errors
 from gateway.api.edge import REQUEST_ID, Router, choose
 from gateway.api.http import Endpoint, Response, json_response
 from gateway.auth import Principal
+from gateway.config import ServerConfig
 from gateway.errors import GatewayError
 from tests.gateway.api.wire import run, serve, until
 
@@ -22,8 +23,10 @@ class FakeAuthenticator:
     """Knows two keys; `down` makes it fail as when the database is gone."""
 
     down = False
+    address = ""
 
-    async def authenticate(self, authorization: str | None) -> Principal:
+    async def authenticate(self, authorization: str | None, address: str = "") -> Principal:
+        self.address = address
         if self.down:
             raise errors.error("overloaded", "Cannot check keys.")
         principal = KEYS.get(authorization or "")
@@ -274,3 +277,17 @@ def test_a_parameter_that_is_a_text_may_hold_any(target: str, value: str) -> Non
             continue
         with pytest.raises(GatewayError):
             router.match(path.encode())
+
+
+@pytest.mark.parametrize(
+    ("proxies", "address"), [((), "127.0.0.1"), (("10.0.0.0/8",), "127.0.0.1"), (("127.0.0.0/8",), "203.0.113.9")]
+)
+def test_only_a_trusted_proxy_says_where_a_request_comes_from(proxies: tuple[str, ...], address: str) -> None:
+    async def main() -> None:
+        authenticator = FakeAuthenticator()
+        async with serve(ENDPOINTS, ServerConfig(trusted_proxies=proxies), authenticator) as served:
+            forwarded = "X-Forwarded-For: 198.51.100.1\r\nX-Forwarded-For: 203.0.113.9\r\n"
+            assert (await served.ask(ask("/user", "user", headers=forwarded))).status == 200
+        assert authenticator.address == address
+
+    run(main())

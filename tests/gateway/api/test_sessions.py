@@ -36,7 +36,7 @@ TALK = {
 
 
 class ByKey:
-    async def authenticate(self, authorization: str | None) -> Principal:
+    async def authenticate(self, authorization: str | None, address: str = "") -> Principal:
         return KEYS[authorization or ""]
 
 

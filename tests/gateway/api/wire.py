@@ -20,6 +20,7 @@ from gateway.auth import Authenticator, Open
 from gateway.config import LogConfig, ServerConfig
 from gateway.errors import GatewayError
 from gateway.logs import AccessLog
+from gateway.networks import Networks
 from gateway.telemetry import Telemetry
 
 T = TypeVar("T")
@@ -148,7 +149,14 @@ async def serve(
     limits = limits or ServerConfig()
     telemetry = Telemetry("test")
     log = io.StringIO()
-    edge = Edge(endpoints, authenticator or Open(), telemetry, AccessLog(LogConfig(), log), loopback_only=loopback_only)
+    edge = Edge(
+        endpoints,
+        authenticator or Open(),
+        telemetry,
+        AccessLog(LogConfig(), log),
+        loopback_only=loopback_only,
+        proxies=Networks(limits.trusted_proxies),
+    )
     wheel = Wheel(limits, lambda error, request_id: served.refusals.append(error))
     served = Served(0, edge, wheel, telemetry, log)
     config = uvicorn.Config(edge, log_config=None, access_log=False, ws="none", proxy_headers=False, interface="asgi3")

@@ -31,7 +31,7 @@ PEOPLE = {
 
 
 class FakeAuthenticator:
-    async def authenticate(self, authorization: str | None) -> Principal:
+    async def authenticate(self, authorization: str | None, address: str = "") -> Principal:
         return PEOPLE[authorization or ""]
 
 
