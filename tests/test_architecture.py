@@ -157,6 +157,7 @@ WORKER_SIDE = {
     "buffers",
     "matching",
     "pacing",
+    "planning",
     "sealed",
     "store",
     "weights",

@@ -17,9 +17,9 @@ from adapters.llama_cpp.explain import explain
 from adapters.llama_cpp.images import position, whole
 from adapters.llama_cpp.kept import Checkpoint, Kept, common_prefix
 from adapters.llama_cpp.looking import Engine, Looking, Masks, blind, blocked
-from adapters.llama_cpp.lora import AdapterSet
 from adapters.llama_cpp.messages import Busyness, Delta
-from adapters.llama_cpp.pacing import APART_CELLS_MIN, BURST_CHUNKS_MAX, Limits, Rates, paced, padding, shares
+from adapters.llama_cpp.pacing import Limits, Rates, padding
+from adapters.llama_cpp.planning import Plan, Planner
 from adapters.llama_cpp.sequence import Bools, Sequence
 from adapters.llama_cpp.sessions import Sessions
 from adapters.types import Tier
@@ -49,11 +49,11 @@ class Scheduler:
         self.sessions = sessions
         self._limits = limits
         self._clock_us = clock_us
-        self._contended = contended
         self._masks = masks
         self._looking = looking
         self._denied: dict[Sequence, Bools] = {}
         self.rates = rates
+        self._planner = Planner(limits, rates, contended)
         self._batch = Batch(limits.chunk_tokens, engine.slots)
         self._waiting: list[Sequence] = []
         self._running: list[Sequence] = []
@@ -62,11 +62,6 @@ class Scheduler:
         self._free = list(range(engine.slots - 1))
         self._arrivals = 0
         self._padding_tokens = 0
-        # The adapter sets whose last step held no prompt.
-        self._decoded: set[str] = set()
-        # For each adapter set that runs, the number of the step in which it was last computed.
-        self._turns: dict[str, int] = {}
-        self._steps = 0
         # Whether others ran when this step began, and how many sequences had been copied by then.
         self._disturbs = False
         self._copies = 0
@@ -269,12 +264,14 @@ class Scheduler:
         if live is not None:
             self._engine.share(live.slot, slot, position(live.tokens, size))
             sequence.computed = sequence.shared = size
+            sequence.lender = live.slot
         elif kept is not None:
-            resident, held = kept.slot is not None, kept.held
+            lender, held = kept.slot, kept.held
             tier = "disk" if sequence.awaited_us or kept.fetched else kept.tier
             sequence.computed = self.sessions.load(kept, slot, size)
             sequence.source = kept
-            sequence.shared = sequence.computed if resident else 0
+            if lender is not None:
+                sequence.shared, sequence.lender = sequence.computed, lender
             sequence.checkpoints = [one for one in held if one.position <= sequence.computed]
         self.sessions.hit(tier if sequence.computed else None)
         sequence.cached = sequence.computed
@@ -297,26 +294,29 @@ class Scheduler:
     def _calm(self) -> None:
         """Moves idle conversations out of the context while others run: attention walks over every used cell, so they
         slow each step. Those that a running sequence continues share their cells with it and cost nothing."""
-        self._free += self.sessions.freed()
+        self._vacate(self.sessions.freed())
         busy = [one.source for one in self._running if one.source is not None]
         while self._running and self._spill(busy):
             pass
 
     def _spill(self, besides: Iterable[Kept] = (), *, urgent: bool = False) -> bool:
         spilled = self.sessions.spill(besides, copying=urgent or self._may_copy)
-        self._free += self.sessions.freed()
+        self._vacate(self.sessions.freed())
         return spilled
 
     # Computing
 
-    def _compute(self) -> list[tuple[Sequence, int]]:
-        """Plans and decodes until a batch fits; returns what was computed: sequences with their token counts."""
+    def _compute(self) -> Plan:
+        """Plans and decodes until a batch fits; returns what was computed."""
+        paused: list[Sequence] = []
         while self._running and not any(one.finish for one in self._running):
-            texts = [one for one in self._running if one.run]
+            texts = [one for one in self._running if one.run and one not in paused]
             if not texts:
                 break
-            adapters = self._turn(texts)
-            plan = self._plan(adapters, [one for one in texts if one.adapters == adapters])
+            adapters = self._planner.turn(texts)
+            mine = [one for one in texts if one.adapters == adapters]
+            looking = self._looking is not None and bool(self._looking.ready(self._running))
+            plan = self._planner.plan(mine, self._running, looking=looking, outputs_max=self._engine.outputs_max)
             self._fill(plan)
             self._engine.adapt(adapters.scales)
             self.prefilling = frozenset(one.request for one, count in plan if not one.decoding)
@@ -325,25 +325,18 @@ class Scheduler:
             if self._padding_tokens:
                 self._engine.remove(self._scratch)
             if code == 0:
-                self._steps += 1
-                self._turns[adapters.variant] = self._steps
-                note = self._decoded.add if all(one.decoding for one, _ in plan) else self._decoded.discard
-                note(adapters.variant)
+                self._planner.computed(adapters, plan)
                 return plan
             if code == 2:
                 return []
-            self._relieve()
+            if len(plan) > 1 and not self._may_copy:
+                # Another copy would keep everybody waiting; without the youngest the others get on meanwhile.
+                paused.append(max((one for one, _ in plan), key=lambda one: one.order))
+            else:
+                self._relieve()
         return []
 
-    def _turn(self, texts: list[Sequence]) -> AdapterSet:
-        """Whose step it is: of the adapter sets that run, the one that has waited longest. A new one comes last, so
-        that no number of new ones keeps the others waiting."""
-        sets = {one.adapters.variant: one.adapters for one in texts}
-        self._turns = {variant: self._turns.get(variant, self._steps) for variant in sets}
-        self._decoded &= sets.keys()
-        return sets[min(sets, key=self._turns.__getitem__)]
-
-    def _decode(self, plan: list[tuple[Sequence, int]]) -> int:
+    def _decode(self, plan: Plan) -> int:
         """Decodes the batch, and beside it computes the masks that its results will need."""
         self._denied = {}
         guided = [one for one, count in plan if one.wants_mask and count == one.pending]
@@ -355,54 +348,7 @@ class Scheduler:
         finally:
             self._denied = dict(zip(guided, self._masks.end(), strict=True))
 
-    def _plan(self, adapters: AdapterSet, mine: list[Sequence]) -> list[tuple[Sequence, int]]:
-        decoding = [one for one in mine if one.ready]
-        prompts = sorted((one for one in mine if not one.ready), key=lambda one: one.order)
-        if prompts and self._goes_apart(decoding):
-            decoding, prompts = ([], prompts) if adapters.variant in self._decoded else (decoding, [])
-        jump = max(1, self._limits.chunk_tokens // max(1, 2 * len(decoding)))
-        steps = [min(one.pending, jump) for one in decoding]
-        budget = self._budget(sum(steps))
-        if self._looking is not None and self._looking.ready(self._running):
-            budget = max(1, budget // 2)
-        pending = [min(one.stops[0] - one.computed, one.run) if one.stops else one.run for one in prompts]
-        rows = self._engine.outputs_max - self._limits.parallel
-        for index, one in enumerate(prompts):
-            if one.scores_prompt and not one.decoding:
-                pending[index] = min(pending[index], rows)
-                rows -= pending[index]
-        plan = list(zip(decoding, steps, strict=True))
-        plan += [(one, count) for one, count in zip(prompts, shares(pending, budget), strict=True) if count]
-        return plan
-
-    def _budget(self, decoding: int) -> int:
-        """Prompt tokens of the next step.
-
-        A full chunk when nobody decodes, of this model or another one, or only streams of one burst with the last
-        prompts; otherwise what the target gap has time for. Adapter sets that take turns share the gap.
-        """
-        alone = not any(one.ready for one in self._running) or self._ends_burst()
-        if alone and not self._contended():
-            return self._limits.chunk_tokens - decoding
-        gap_us = self._limits.target_gap_us / max(1, len(self._turns))
-        return paced(self._limits, gap_us / self.rates.prefill_us, decoding)
-
-    def _goes_apart(self, decoding: list[Sequence]) -> bool:
-        """Whether streams and prompts take turns instead of sharing a step."""
-        return self._limits.tile > 1 and sum(one.computed - one.shared for one in decoding) > APART_CELLS_MIN
-
-    def _ends_burst(self) -> bool:
-        """Whether everybody came within one target gap and the prompts left are few and short. Small chunks beside
-        streams that have only begun would cost everybody's throughput and not spare anybody a long wait."""
-        limits = self._limits
-        prompts = [one for one in self._running if not one.ready]
-        short = all(one.length <= limits.chunk_tokens for one in prompts)
-        if not prompts or not short or sum(one.pending for one in prompts) > BURST_CHUNKS_MAX * limits.chunk_tokens:
-            return False
-        first_us = min(one.arrived_us for one in self._running if one.ready)
-        return max(one.arrived_us for one in prompts) - first_us <= limits.target_gap_us
-
-    def _fill(self, plan: list[tuple[Sequence, int]]) -> None:
+    def _fill(self, plan: Plan) -> None:
         batch = self._batch
         batch.clear()
         for sequence, count in plan:
@@ -422,7 +368,7 @@ class Scheduler:
         if not ready or any(one.finish for one in self._running):
             return
         texts = [one for one in self._running if one.run]
-        budget = self._budget(sum(one.ready for one in texts))
+        budget = self._planner.budget(sum(one.ready for one in texts), self._running)
         piece = looking.piece(ready[0], budget if all(one.ready for one in texts) else max(1, budget // 2))
         started_us = self._clock_us()
         self._engine.adapt(piece.sequence.adapters.scales)
@@ -447,12 +393,12 @@ class Scheduler:
         youngest.shared = 0
         self._running.remove(youngest)
         self._engine.remove(youngest.slot)
-        self._free.append(youngest.slot)
+        self._vacate([youngest.slot])
         self._waiting.append(youngest)
 
     # After a step
 
-    def _advance(self, plan: list[tuple[Sequence, int]]) -> None:
+    def _advance(self, plan: Plan) -> None:
         rows = self._engine.logits(self._batch.outputs)
         at = 0
         for sequence, count in plan:
@@ -486,10 +432,22 @@ class Scheduler:
             tokens = sequence.tokens[: sequence.computed]
             held = checkpoints.bounded(sequence.checkpoints)
             self.sessions.keep(sequence.owner, tokens, sequence.slot, held)
-            self._free += self.sessions.freed()
+            self._vacate(self.sessions.freed())
         else:
             self._engine.remove(sequence.slot)
-            self._free.append(sequence.slot)
+            self._vacate([sequence.slot])
+
+    def _vacate(self, slots: list[int]) -> None:
+        """Takes back slots that are empty. Cells shared with running sequences are there still, and from now on those
+        of the one that has most of them."""
+        self._free += slots
+        for slot in slots:
+            heirs = [one for one in self._running if one.shared and one.lender == slot]
+            if heirs:
+                owner = max(heirs, key=lambda one: one.shared)
+                owner.shared = 0
+                for one in heirs:
+                    one.lender = owner.slot
 
     def _occupied(self) -> int:
         return self._used() + self.sessions.resident_tokens

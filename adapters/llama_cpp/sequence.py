@@ -91,7 +91,9 @@ class Sequence:
         self.tokens = np.empty(len(prompt) + max_tokens + 1, np.int32)
         self.tokens[: len(prompt)] = prompt
         self.length = self.prompt_length = len(prompt)
-        self.computed = self.cached = self.shared = 0
+        self.computed = self.cached = 0
+        # How many of its cells are counted with the slot it has them from.
+        self.shared, self.lender = 0, -1
         self.source: Kept | None = None
         self.checkpoints: list[Checkpoint] = []
         self.stops: list[int] = []

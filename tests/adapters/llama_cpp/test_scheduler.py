@@ -448,6 +448,20 @@ def test_beside_a_running_stream_one_sequence_is_copied_per_step() -> None:
     assert [bench.cached(20 + id) for id in range(4)] == [[101]] * 4
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.randoms(use_true_random=False), st.integers(250, 350), st.integers(4, 6))
+def test_a_pool_that_overflows_copies_one_sequence_per_step_too(dice: random.Random, cells: int, parallel: int) -> None:
+    bench = Bench(cells=cells, parallel=parallel, chunk=32)
+    arriving = list(range(12))
+    while arriving or not bench.scheduler.idle:
+        if arriving and dice.random() < 0.3:
+            turn = prompt(dice.randrange(5, 100), seed=dice.randrange(3))
+            bench.submit(arriving.pop(), turn, dice.randrange(1, 100), key=dice.choice([None, "one", "other"]))
+        disturbs, copies = bench.scheduler.busyness().running > 0, bench.engine.copies
+        bench.step()
+        assert not disturbs or bench.engine.copies - copies <= 1
+
+
 def test_a_model_that_cannot_cut_continues_from_checkpoints() -> None:
     bench = Bench(partial=False)
     bench.submit(1, prompt(100), 8)

@@ -1,0 +1,90 @@
+"""What the next step computes: whose turn it is, which streams go on, and how much of the prompts beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from adapters.llama_cpp.lora import AdapterSet
+from adapters.llama_cpp.pacing import APART_CELLS_MIN, BURST_CHUNKS_MAX, Limits, Rates, paced, shares
+from adapters.llama_cpp.sequence import Sequence
+
+# Sequences with the tokens that each has in a step.
+Plan = list[tuple[Sequence, int]]
+
+
+class Planner:
+    """Plans the steps of one context. `contended` says whether other models' streams wait for the steps of this one."""
+
+    def __init__(self, limits: Limits, rates: Rates, contended: Callable[[], bool]) -> None:
+        self._limits = limits
+        self._rates = rates
+        self._contended = contended
+        # The adapter sets whose last step held no prompt.
+        self._decoded: set[str] = set()
+        # For each adapter set that runs, the number of the step in which it was last computed.
+        self._turns: dict[str, int] = {}
+        self._steps = 0
+
+    def turn(self, texts: list[Sequence]) -> AdapterSet:
+        """Whose step it is: of the adapter sets that run, the one that has waited longest. A new one comes last, so
+        that no number of new ones keeps the others waiting."""
+        sets = {one.adapters.variant: one.adapters for one in texts}
+        self._turns = {variant: self._turns.get(variant, self._steps) for variant in sets}
+        self._decoded &= sets.keys()
+        return sets[min(sets, key=self._turns.__getitem__)]
+
+    def computed(self, adapters: AdapterSet, plan: Plan) -> None:
+        """Notes that a plan was carried out."""
+        self._steps += 1
+        self._turns[adapters.variant] = self._steps
+        note = self._decoded.add if all(one.decoding for one, _ in plan) else self._decoded.discard
+        note(adapters.variant)
+
+    def plan(self, mine: list[Sequence], running: list[Sequence], *, looking: bool, outputs_max: int) -> Plan:
+        """The next step of the sequences of one adapter set, `mine`. `looking` leaves half of the prompts' time to
+        images, and all outputs together are at most `outputs_max`."""
+        decoding = [one for one in mine if one.ready]
+        prompts = sorted((one for one in mine if not one.ready), key=lambda one: one.order)
+        if prompts and self._goes_apart(decoding):
+            decoding, prompts = ([], prompts) if mine[0].adapters.variant in self._decoded else (decoding, [])
+        jump = max(1, self._limits.chunk_tokens // max(1, 2 * len(decoding)))
+        steps = [min(one.pending, jump) for one in decoding]
+        budget = self.budget(sum(steps), running)
+        if looking:
+            budget = max(1, budget // 2)
+        pending = [min(one.stops[0] - one.computed, one.run) if one.stops else one.run for one in prompts]
+        rows = outputs_max - self._limits.parallel
+        for index, one in enumerate(prompts):
+            if one.scores_prompt and not one.decoding:
+                pending[index] = min(pending[index], rows)
+                rows -= pending[index]
+        plan = list(zip(decoding, steps, strict=True))
+        plan += [(one, count) for one, count in zip(prompts, shares(pending, budget), strict=True) if count]
+        return plan
+
+    def budget(self, decoding: int, running: list[Sequence]) -> int:
+        """Prompt tokens of the next step.
+
+        A full chunk when nobody decodes, of this model or another one, or only streams of one burst with the last
+        prompts; otherwise what the target gap has time for. Adapter sets that take turns share the gap.
+        """
+        alone = not any(one.ready for one in running) or self._ends_burst(running)
+        if alone and not self._contended():
+            return self._limits.chunk_tokens - decoding
+        gap_us = self._limits.target_gap_us / max(1, len(self._turns))
+        return paced(self._limits, gap_us / self._rates.prefill_us, decoding)
+
+    def _goes_apart(self, decoding: list[Sequence]) -> bool:
+        """Whether streams and prompts take turns instead of sharing a step."""
+        return self._limits.tile > 1 and sum(one.computed - one.shared for one in decoding) > APART_CELLS_MIN
+
+    def _ends_burst(self, running: list[Sequence]) -> bool:
+        """Whether everybody came within one target gap and the prompts left are few and short. Small chunks beside
+        streams that have only begun would cost everybody's throughput and not spare anybody a long wait."""
+        limits = self._limits
+        prompts = [one for one in running if not one.ready]
+        short = all(one.length <= limits.chunk_tokens for one in prompts)
+        if not prompts or not short or sum(one.pending for one in prompts) > BURST_CHUNKS_MAX * limits.chunk_tokens:
+            return False
+        first_us = min(one.arrived_us for one in running if one.ready)
+        return max(one.arrived_us for one in prompts) - first_us <= limits.target_gap_us
