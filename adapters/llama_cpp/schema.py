@@ -27,6 +27,9 @@ _COUNTS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "m
 # A key of the compiler's own, with which a schema could change how it is compiled.
 _COMPILER_OPTIONS = "x-guidance"
 
+# Leap seconds are a few moments in decades: as a time that a model makes up, most parsers refuse one.
+_NO_LEAP_SECOND = {"time": "^.{6}[0-5]", "date-time": "^.{17}[0-5]"}
+
 Schema = dict[str, Any] | bool
 
 
@@ -45,6 +48,9 @@ def check_schema(source: str, param: str) -> str:
     _check_size(schema, param)
     for place in _objects(schema):
         _check_keywords(place, param)
+        name = place.get("format")
+        if isinstance(name, str) and name in _NO_LEAP_SECOND:
+            place.setdefault("pattern", _NO_LEAP_SECOND[name])
     if not has_finite_answer(schema):
         raise invalid("no finite value can match it: a '$ref' needs itself without end", param)
     if isinstance(schema, dict):

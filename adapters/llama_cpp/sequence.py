@@ -61,7 +61,8 @@ class Sequence:
 
     `tokens[:length]` are known, `tokens[:computed]` of them have cells; `length - computed` is pending, and computing
     the last pending token gives the logits of the next. A decoding sequence has one pending token, or the few more
-    that its grammar forced. `spans` are the images of the prompt, in order.
+    that its grammar forced. `spans` are the images of the prompt, in order. The first `shared` cells are counted with
+    the slot `lender` that they were shared from.
     """
 
     def __init__(
@@ -91,9 +92,8 @@ class Sequence:
         self.tokens = np.empty(len(prompt) + max_tokens + 1, np.int32)
         self.tokens[: len(prompt)] = prompt
         self.length = self.prompt_length = len(prompt)
-        self.computed = self.cached = 0
-        # How many of its cells are counted with the slot it has them from.
-        self.shared, self.lender = 0, -1
+        self.computed = self.cached = self.shared = 0
+        self.lender = -1
         self.source: Kept | None = None
         self.checkpoints: list[Checkpoint] = []
         self.stops: list[int] = []

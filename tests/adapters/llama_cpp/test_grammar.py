@@ -73,6 +73,7 @@ GBNF = 'root ::= item ("," item)*\nitem ::= [a-z]+ | "(" root ")"'
         (Constraint("json_object"), ['{"a": [1, null]}', "{}", '{\n  "a": 1\n}'], ["[]", "1", '{"a": 1', " {}", ""]),
         (schema({"enum": ["a", 1, None]}), ['"a"', "1", "null"], ["2", '"b"', "a"]),
         (schema({"type": "string", "pattern": "^[0-9]{3}$"}), ['"123"'], ['"12"', '"1234"', "123"]),
+        (schema({"type": "string", "format": "time"}), ['"23:59:59Z"', '"01:02:03.5+01:00"'], ['"23:59:60Z"']),
         (schema({"type": "array", "items": {"type": "boolean"}, "minItems": 2}), ["[true, false]"], ["[true]"]),
         (Constraint("regex", "[0-9]{3}-[a-z]+"), ["123-a", "000-xyz"], ["12-a", "123-", "123-aB"]),
         (Constraint("regex", "^(yes|no)$"), ["yes", "no"], ["maybe", "yesno"]),

@@ -104,3 +104,12 @@ def test_a_long_chain_of_references_is_followed() -> None:
     chain: dict[str, Any] = {f"a{n}": {"$ref": f"#/$defs/a{n + 1}"} for n in range(3000)}
     assert has_finite_answer({"$ref": "#/$defs/a0", "$defs": chain | {"a3000": {"type": "string"}}})
     assert not has_finite_answer({"$ref": "#/$defs/a0", "$defs": chain | {"a3000": {"$ref": "#/$defs/a0"}}})
+
+
+def test_times_have_no_leap_seconds() -> None:
+    place = {"type": "string", "format": "date-time"}
+    checked = json.loads(check_schema(json.dumps({"properties": {"at": place, "format": {}}, "enum": [place]}), "x"))
+    assert checked["properties"] == {"at": {**place, "pattern": "^.{17}[0-5]"}, "format": {}}
+    assert checked["enum"] == [place]
+    own = {"format": "time", "pattern": "Z$"}
+    assert json.loads(check_schema(json.dumps(own), "x")) == own
