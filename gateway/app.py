@@ -27,10 +27,12 @@ from gateway import gauges, logs
 from gateway.api import openai
 from gateway.api.admin.audit import AuditRoutes
 from gateway.api.admin.routes import Admin
+from gateway.api.docs import DocsPage
 from gateway.api.edge import Edge
 from gateway.api.health import Health, front_page
 from gateway.api.http import Endpoint
 from gateway.api.idempotent import Idempotent
+from gateway.api.openapi import OpenApi
 from gateway.api.protocol import Report, Wheel
 from gateway.api.remote_images import RemoteImages
 from gateway.api.rerank import Rerank
@@ -298,8 +300,11 @@ def routes(
         *KeptSessions(Sessions(catalog), audit, body_bytes_max).endpoints(),
         *Admin(audit, body_bytes_max).endpoints(AuditRoutes(audit).routes()),
         *health.endpoints(),
+        *OpenApi(version(), lambda: everything).endpoints(),
+        *DocsPage().endpoints(),
     )
-    return (front_page(version(), endpoints), *endpoints)
+    everything = (front_page(version(), endpoints), *endpoints)
+    return everything
 
 
 def _reporter(telemetry: Telemetry, access_log: AccessLog) -> Report:

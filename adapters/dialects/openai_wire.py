@@ -125,8 +125,8 @@ class GenerationFields(RequestFields, kw_only=True):
     response_format: structured.ResponseFormat | None = None
     structured_outputs: structured.StructuredOutputs | None = None
     grammar: str | None = None
-    json_schema: msgspec.Raw = structured.ABSENT
-    guided_json: msgspec.Raw = structured.ABSENT
+    json_schema: msgspec.Raw = msgspec.field(default_factory=structured.absent)
+    guided_json: msgspec.Raw = msgspec.field(default_factory=structured.absent)
     guided_regex: str | None = None
     guided_grammar: str | None = None
     guided_choice: list[str] | None = None

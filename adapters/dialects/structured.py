@@ -14,6 +14,12 @@ from adapters.types import Constraint
 
 ABSENT = msgspec.Raw(b"null")
 
+
+def absent() -> msgspec.Raw:
+    """The default of fields that are kept as they came; as a function, because a JSON Schema cannot show such a one."""
+    return ABSENT
+
+
 SchemaName = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_-]{1,64}\Z")]
 
 
@@ -22,7 +28,7 @@ class JsonSchema(msgspec.Struct):
 
     name: SchemaName
     description: str | None = None
-    schema: msgspec.Raw = ABSENT
+    schema: msgspec.Raw = msgspec.field(default_factory=absent)
     strict: bool | None = None
 
 
@@ -31,18 +37,18 @@ class ResponseFormat(msgspec.Struct):
 
     type: str
     json_schema: JsonSchema | None = None
-    schema: msgspec.Raw = ABSENT
+    schema: msgspec.Raw = msgspec.field(default_factory=absent)
 
 
 class StructuredOutputs(msgspec.Struct):
     """vLLM's; exactly one of the first five."""
 
-    json: msgspec.Raw = ABSENT
+    json: msgspec.Raw = msgspec.field(default_factory=absent)
     regex: str | None = None
     choice: list[str] | None = None
     grammar: str | None = None
     json_object: bool | None = None
-    structural_tag: msgspec.Raw = ABSENT
+    structural_tag: msgspec.Raw = msgspec.field(default_factory=absent)
     whitespace_pattern: str | None = None
 
 

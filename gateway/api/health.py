@@ -12,7 +12,8 @@ import msgspec
 from starlette.requests import Request
 
 from gateway import errors
-from gateway.api.http import Endpoint, Response, error_response, json_response, respond
+from gateway.api import shapes
+from gateway.api.http import Doc, Endpoint, Response, error_response, json_response, respond
 from gateway.telemetry import Telemetry
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -42,13 +43,27 @@ class Health:
         self._draining = draining
 
     def endpoints(self) -> tuple[Endpoint, ...]:
+        alive = Doc("server", answer=shapes.thing(status=shapes.TEXT))
+        metrics = Doc("server", answer={"type": "string"}, media=("text/plain",))
         return (
             Endpoint(
-                "/health", "GET", self.health, "public", "Whether requests can be served, with each model's state"
+                "/health",
+                "GET",
+                self.health,
+                "public",
+                "Whether requests can be served, with each model's state",
+                shapes.health(),
             ),
-            Endpoint("/health/live", "GET", self.live, "public", "200 while the process answers"),
-            Endpoint("/health/ready", "GET", self.health, "public", "The same as /health, for readiness probes"),
-            Endpoint("/metrics", "GET", self.metrics, "public", "Prometheus metrics"),
+            Endpoint("/health/live", "GET", self.live, "public", "200 while the process answers", alive),
+            Endpoint(
+                "/health/ready",
+                "GET",
+                self.health,
+                "public",
+                "The same as /health, for readiness probes",
+                shapes.health(),
+            ),
+            Endpoint("/metrics", "GET", self.metrics, "public", "Prometheus metrics", metrics),
         )
 
     async def live(self, request: Request) -> Response:
@@ -94,7 +109,9 @@ def front_page(version: str, endpoints: Iterable[Endpoint]) -> Endpoint:
         indent=2,
     )
 
+    about = Doc("server", answer={"type": "object"})
+
     async def front(request: Request) -> Response:
         return json_response(body + b"\n")
 
-    return Endpoint("/", "GET", front, "public", "What this server is")
+    return Endpoint("/", "GET", front, "public", "What this server is", about)

@@ -63,7 +63,8 @@ class Doc(msgspec.Struct, frozen=True):
     """What the OpenAPI document says of a route besides its path and summary.
 
     `query`, `body` and `answer` are types; `body` and `answer` can also be JSON Schemas, written by hand where no type
-    is decoded or encoded. An `answer` `list[T]` is a page of them. `media` are the types the answer can have.
+    is decoded or encoded. An `answer` `list[T]` is a page of them. `media` are the types the answer can have,
+    `headers` those of the request that mean something, with their meaning, `example` a body to begin with.
     """
 
     tag: str = ""
@@ -72,6 +73,8 @@ class Doc(msgspec.Struct, frozen=True):
     answer: Any = None
     status: int = 200
     media: tuple[str, ...] = ("application/json",)
+    headers: dict[str, str] = {}
+    example: Any = None
     description: str = ""
 
 

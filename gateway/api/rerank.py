@@ -5,6 +5,7 @@ from __future__ import annotations
 from starlette.requests import Request
 
 from adapters.dialects import rerank as dialect
+from gateway.api import shapes
 from gateway.api.http import Endpoint, Response, json_response, read_json_body, run_until_disconnect
 from gateway.api.openai.generation import caller_of, meter_headers
 from gateway.catalog import Catalog
@@ -23,7 +24,9 @@ class Rerank:
 
     def endpoints(self) -> tuple[Endpoint, ...]:
         summary = "Order documents by how well they answer a query"
-        return tuple(Endpoint(path, "POST", self.create, "inference", summary) for path in PATHS)
+        return tuple(
+            Endpoint(path, "POST", self.create, "inference", summary, shapes.rerank(dialect.Body)) for path in PATHS
+        )
 
     async def create(self, request: Request) -> Response:
         inbound = dialect.parse_request(await read_json_body(request, self._body_bytes_max))

@@ -7,20 +7,37 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
+from msgspec import Meta
 from starlette.requests import Request
 
 from adapters.dialects import sessions as dialect
 from adapters.errors import InvalidRequest
 from adapters.types import SessionAction
-from gateway.api.http import Endpoint, Response, event_of, json_response, read_json_body, run_until_disconnect
+from gateway.api import shapes
+from gateway.api.http import Doc, Endpoint, Response, event_of, json_response, read_json_body, run_until_disconnect
 from gateway.audit import Audit
 from gateway.errors import GatewayError
 from gateway.sessions import Selection, Session, Sessions
 
 LIMIT_DEFAULT = 20
 LIMIT_MAX = 100
+
+
+class Where(msgspec.Struct, kw_only=True, frozen=True):
+    """What the query of every route of sessions can say; a tenant, or `*` for all, is for administrators."""
+
+    model: str | None = None
+    tenant: str | None = None
+
+
+class Pages(Where, kw_only=True, frozen=True):
+    """What the query of a list can say besides."""
+
+    limit: Annotated[int, Meta(ge=1, le=LIMIT_MAX)] = LIMIT_DEFAULT
+    after: str | None = None
 
 
 class KeptSessions:
@@ -33,14 +50,38 @@ class KeptSessions:
 
     def endpoints(self) -> tuple[Endpoint, ...]:
         one = "/v1/sessions/{id:text}"
+        told = Doc("sessions", query=Where, answer=shapes.session())
+        forked = Doc("sessions", query=Where, body=dialect.Fork, answer=shapes.session())
+        deleted = shapes.session("session.deleted", deleted=shapes.FLAG)
+        ends = {"first_id": shapes.or_null(shapes.TEXT), "last_id": shapes.or_null(shapes.TEXT)}
+        unavailable = shapes.many(shapes.TEXT)
+        listed = shapes.listed(shapes.session(), "", **ends, has_more=shapes.FLAG, unavailable_models=unavailable)
         return (
-            Endpoint("/v1/sessions", "GET", self.list, "sessions", "Your kept conversations"),
-            Endpoint(one, "GET", self.retrieve, "sessions", "One kept conversation"),
-            Endpoint(one, "DELETE", self.delete, "sessions", "Erase it everywhere"),
-            Endpoint(f"{one}/pin", "POST", self._changing("pin"), "sessions", "Never drop it to make room"),
-            Endpoint(f"{one}/unpin", "POST", self._changing("unpin"), "sessions", "Let it be dropped again"),
-            Endpoint(f"{one}/reset", "POST", self._changing("reset"), "sessions", "Forget its history, keep its name"),
-            Endpoint(f"{one}/fork", "POST", self.fork, "sessions", "Continue it twice: a copy under another key"),
+            Endpoint(
+                "/v1/sessions",
+                "GET",
+                self.list,
+                "sessions",
+                "Your kept conversations",
+                Doc("sessions", query=Pages, answer=listed),
+            ),
+            Endpoint(one, "GET", self.retrieve, "sessions", "One kept conversation", told),
+            Endpoint(
+                one,
+                "DELETE",
+                self.delete,
+                "sessions",
+                "Erase it everywhere",
+                Doc("sessions", query=Where, answer=deleted),
+            ),
+            Endpoint(f"{one}/pin", "POST", self._changing("pin"), "sessions", "Never drop it to make room", told),
+            Endpoint(f"{one}/unpin", "POST", self._changing("unpin"), "sessions", "Let it be dropped again", told),
+            Endpoint(
+                f"{one}/reset", "POST", self._changing("reset"), "sessions", "Forget its history, keep its name", told
+            ),
+            Endpoint(
+                f"{one}/fork", "POST", self.fork, "sessions", "Continue it twice: a copy under another key", forked
+            ),
         )
 
     async def list(self, request: Request) -> Response:

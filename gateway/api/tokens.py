@@ -6,7 +6,8 @@ from starlette.requests import Request
 
 from adapters.dialects import llama_server as dialect
 from adapters.types import ChatRequest
-from gateway.api.http import Endpoint, Response, json_response, read_json_body, run_until_disconnect
+from gateway.api.http import Doc, Endpoint, Response, json_response, read_json_body, run_until_disconnect
+from gateway.api.shapes import COUNT, TEXT, many, thing
 from gateway.inference import Inference
 
 
@@ -19,16 +20,21 @@ class Tokens:
 
     def endpoints(self) -> tuple[Endpoint, ...]:
         """Each also under the name without `/v1` that llama-server gives it."""
+        tokens = Doc("tokens", body=dialect.TokenizeBody, answer=thing(tokens=many(COUNT)))
+        text = Doc("tokens", body=dialect.DetokenizeBody, answer=thing(content=TEXT))
+        prompt = Doc("tokens", body=dialect.ConversationBody, answer=thing(prompt=TEXT))
+        number = Doc("tokens", body=dialect.CountBody, answer=thing(object=TEXT, input_tokens=COUNT))
         rows = (
-            ("/tokenize", self.tokenize, "The token ids of a text"),
-            ("/detokenize", self.detokenize, "The text of token ids"),
-            ("/apply-template", self.apply_template, "The prompt a conversation becomes"),
+            ("/tokenize", self.tokenize, "The token ids of a text", tokens),
+            ("/detokenize", self.detokenize, "The text of token ids", text),
+            ("/apply-template", self.apply_template, "The prompt a conversation becomes", prompt),
         )
+        counting = "How many tokens a conversation or text has"
         return (
-            Endpoint("/v1/count_tokens", "POST", self.count, "inference", "How many tokens a conversation or text has"),
+            Endpoint("/v1/count_tokens", "POST", self.count, "inference", counting, number),
             *(
-                Endpoint(prefix + path, "POST", handler, "inference", summary)
-                for path, handler, summary in rows
+                Endpoint(prefix + path, "POST", handler, "inference", summary, doc)
+                for path, handler, summary, doc in rows
                 for prefix in ("/v1", "")
             ),
         )

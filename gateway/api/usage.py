@@ -10,7 +10,8 @@ from starlette.requests import Request
 
 from adapters.types import Usage
 from gateway import errors
-from gateway.api.http import Endpoint, Response, event_of, json_response, read_json_body
+from gateway.api import shapes
+from gateway.api.http import Doc, Endpoint, Response, event_of, json_response, read_json_body
 from gateway.audit import Audit
 from gateway.auth import Principal
 from gateway.catalog import MILLION, Catalog, Price
@@ -33,6 +34,14 @@ class CostRequest(msgspec.Struct):
     completion_tokens: Tokens = 0
 
 
+class OwnQuery(msgspec.Struct, kw_only=True, frozen=True):
+    """What the query of `/v1/usage/me` can say. `by` is a list with commas of what the sums are told apart by."""
+
+    by: str = ""
+    since: str | None = None
+    until: str | None = None
+
+
 class OwnUsage:
     """The ledger as its users see it: a key sees its tenant's requests and its own sums."""
 
@@ -46,12 +55,15 @@ class OwnUsage:
         self._body_bytes_max = body_bytes_max
 
     def endpoints(self) -> tuple[Endpoint, ...]:
+        entry = Doc("usage", answer=shapes.listed(shapes.request_entry()))
+        own = Doc("usage", query=OwnQuery, answer=shapes.own_usage())
+        price = Doc("usage", body=CostRequest, answer=shapes.cost())
         return (
-            Endpoint("/v1/requests/{id}", "GET", self.request, "usage.read", "What one request used and cost"),
+            Endpoint("/v1/requests/{id}", "GET", self.request, "usage.read", "What one request used and cost", entry),
             Endpoint(
-                "/v1/usage/me", "GET", self.me, "usage.read", "What your key used, and what its budgets still have"
+                "/v1/usage/me", "GET", self.me, "usage.read", "What your key used, and what its budgets still have", own
             ),
-            Endpoint("/v1/cost", "POST", self.cost, "models.read", "What a number of tokens costs"),
+            Endpoint("/v1/cost", "POST", self.cost, "models.read", "What a number of tokens costs", price),
         )
 
     async def request(self, request: Request) -> Response:

@@ -164,6 +164,9 @@ def ask(health: Health, path: str) -> httpx.Response:
     return asyncio.run(main())
 
 
+DOCUMENTED = ("GET /openapi.json", "GET /docs", "GET /docs/{name}")
+
+
 def test_every_route_is_listed_with_its_permission() -> None:
     telemetry = Telemetry("1")
     catalog = Catalog(())
@@ -171,7 +174,7 @@ def test_every_route_is_listed_with_its_permission() -> None:
         Config(), catalog, Inference(catalog, telemetry), health_of({}), own_usage(catalog), Audit(None)
     )
     public = {f"{route.method} {route.path}" for route in routes if route.permission == "public"}
-    assert public == {"GET /", "GET /health", "GET /health/live", "GET /health/ready", "GET /metrics"}
+    assert public == {"GET /", "GET /health", "GET /health/live", "GET /health/ready", "GET /metrics", *DOCUMENTED}
     users = {route.path for route in routes if route.permission in ("inference", "models.read")}
     assert {"/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/models"} <= users
     assert all(route.summary for route in routes)

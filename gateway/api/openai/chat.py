@@ -7,6 +7,7 @@ from starlette.requests import Request
 
 from adapters.dialects import openai_chat as dialect
 from adapters.types import ChatRequest
+from gateway.api import shapes
 from gateway.api.http import Endpoint, Response, read_json_body, run_until_disconnect
 from gateway.api.openai.generation import Rendering, answer, caller_of
 from gateway.api.remote_images import RemoteImages
@@ -24,7 +25,16 @@ class ChatCompletions:
         self._body_bytes_max = body_bytes_max
 
     def endpoints(self) -> tuple[Endpoint, ...]:
-        return (Endpoint("/v1/chat/completions", "POST", self.create, "inference", "Continue a conversation"),)
+        return (
+            Endpoint(
+                "/v1/chat/completions",
+                "POST",
+                self.create,
+                "inference",
+                "Continue a conversation",
+                shapes.chat(dialect.Body),
+            ),
+        )
 
     async def create(self, request: Request) -> Response:
         inbound = dialect.parse_request(await read_json_body(request, self._body_bytes_max))

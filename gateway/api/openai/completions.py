@@ -6,6 +6,7 @@ from starlette.requests import Request
 
 from adapters.dialects import openai_completions as dialect
 from adapters.types import CompletionRequest
+from gateway.api import shapes
 from gateway.api.http import Endpoint, Response, read_json_body
 from gateway.api.openai.generation import Rendering, answer, caller_of
 from gateway.inference import Inference
@@ -21,7 +22,16 @@ class Completions:
         self._body_bytes_max = body_bytes_max
 
     def endpoints(self) -> tuple[Endpoint, ...]:
-        return (Endpoint("/v1/completions", "POST", self.create, "inference", "Continue raw prompts"),)
+        return (
+            Endpoint(
+                "/v1/completions",
+                "POST",
+                self.create,
+                "inference",
+                "Continue raw prompts",
+                shapes.completions(dialect.Body),
+            ),
+        )
 
     async def create(self, request: Request) -> Response:
         inbound = dialect.parse_request(await read_json_body(request, self._body_bytes_max))

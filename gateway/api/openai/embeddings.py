@@ -8,6 +8,7 @@ import time
 from starlette.requests import Request
 
 from adapters.dialects import openai_embeddings as dialect
+from gateway.api import shapes
 from gateway.api.http import Endpoint, Response, json_response, read_json_body, run_until_disconnect
 from gateway.api.openai.generation import OPENAI_VERSION, caller_of, meter_headers
 from gateway.catalog import Catalog
@@ -23,7 +24,16 @@ class EmbeddingVectors:
         self._body_bytes_max = body_bytes_max
 
     def endpoints(self) -> tuple[Endpoint, ...]:
-        return (Endpoint("/v1/embeddings", "POST", self.create, "inference", "Turn texts into vectors"),)
+        return (
+            Endpoint(
+                "/v1/embeddings",
+                "POST",
+                self.create,
+                "inference",
+                "Turn texts into vectors",
+                shapes.embeddings(dialect.Body),
+            ),
+        )
 
     async def create(self, request: Request) -> Response:
         inbound = dialect.parse_request(await read_json_body(request, self._body_bytes_max))

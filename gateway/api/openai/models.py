@@ -5,7 +5,8 @@ from __future__ import annotations
 from starlette.requests import Request
 
 from adapters.dialects import openai_models as dialect
-from gateway.api.http import Endpoint, Response, json_response
+from gateway.api import shapes
+from gateway.api.http import Doc, Endpoint, Response, json_response
 from gateway.catalog import Catalog
 
 
@@ -17,8 +18,22 @@ class Models:
 
     def endpoints(self) -> tuple[Endpoint, ...]:
         return (
-            Endpoint("/v1/models", "GET", self.list, "models.read", "The models you may use"),
-            Endpoint("/v1/models/{id:path}", "GET", self.retrieve, "models.read", "One model"),
+            Endpoint(
+                "/v1/models",
+                "GET",
+                self.list,
+                "models.read",
+                "The models you may use",
+                Doc("models", answer=shapes.listed(shapes.model())),
+            ),
+            Endpoint(
+                "/v1/models/{id:path}",
+                "GET",
+                self.retrieve,
+                "models.read",
+                "One model",
+                Doc("models", answer=shapes.model()),
+            ),
         )
 
     async def list(self, request: Request) -> Response:
