@@ -16,6 +16,8 @@ import msgspec
 
 from adapters import errors as adapter_errors
 from adapters.errors import AdapterError
+from gateway.state.database import DatabaseUnavailable
+from gateway.state.shared import SharedStateUnavailable
 
 log = logging.getLogger("gateway.errors")
 
@@ -187,11 +189,14 @@ def from_exception(exc: BaseException, request_id: str) -> GatewayError:
     """The answer to anything raised while a request was served.
 
     What nobody meant to raise is a bug: it is logged here, once, with its traceback, and the client learns only the
-    request id under which to ask.
+    request id under which to ask. A store of ours that does not answer is none.
     """
     if isinstance(exc, GatewayError):
         return exc
     if isinstance(exc, AdapterError):
         return from_adapter(exc)
+    if isinstance(exc, DatabaseUnavailable | SharedStateUnavailable):
+        log.error("request %s failed: %s", request_id, exc)
+        return error("overloaded", "The server cannot reach its own data right now. Try again shortly.")
     log.error("request %s failed unexpectedly", request_id, exc_info=exc)
     return error("internal_error", f"The server had an error. Quote the request id {request_id} when you report it.")

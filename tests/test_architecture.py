@@ -119,7 +119,7 @@ GATEWAY_EDGES = {
     "schema": set(),
     "secret": set(),
     "yaml_lines": set(),
-    "errors": set(),
+    "errors": {"state"},
     "telemetry": set(),
     "gauges": {"audit", "auth", "ledger", "telemetry"},
     "logs": {"config"},

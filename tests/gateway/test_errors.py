@@ -8,6 +8,8 @@ from adapters import errors as adapter_errors
 from adapters.errors import AdapterError
 from gateway import errors
 from gateway.errors import GatewayError
+from gateway.state.database import DatabaseUnavailable
+from gateway.state.shared import SharedStateUnavailable
 
 
 def adapter_error_types(kind: type[AdapterError] = AdapterError) -> list[type[AdapterError]]:
@@ -90,3 +92,9 @@ def test_errors_on_purpose_pass_through_unlogged(caplog: pytest.LogCaptureFixtur
     assert errors.from_exception(error, "req1") is error
     assert error.wire_headers() == {"x-a": "b"}
     assert not caplog.records
+
+
+@pytest.mark.parametrize("exc", [DatabaseUnavailable("postgres at 10.0.0.1: gone"), SharedStateUnavailable("redis")])
+def test_a_store_of_ours_that_is_away_is_no_bug_and_not_named(exc: Exception) -> None:
+    error = errors.from_exception(exc, "req1")
+    assert (error.status, error.code) == (503, "overloaded") and str(exc) not in error.message
