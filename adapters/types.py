@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Literal, Protocol
 
 import msgspec
@@ -197,11 +197,15 @@ class Head(msgspec.Struct, frozen=True):
 
 
 class Inbound(msgspec.Struct, frozen=True):
-    """A request as it came: a body in a dialect, checked to be JSON, and its head."""
+    """A request as it came: a body in a dialect, checked to be JSON, and its head.
+
+    `output_tokens_max` bounds each answer of a request whose author set no bound, because no more is held for it.
+    """
 
     dialect: DialectName
     body: bytes
     head: Head
+    output_tokens_max: int | None = None
 
 
 class TopLogprob(msgspec.Struct, frozen=True, array_like=True):
@@ -402,18 +406,34 @@ class Chat(Protocol):
 
 
 class Sink(Protocol):
-    """Takes an answer that is passed on as it comes; nothing was shown to the client before `begin`.
+    """Takes a stream that is passed on as it comes; nothing was shown to the client before `begin`. No call waits."""
 
-    `write` never waits: True asks for a pause, after which `drained` is awaited before more is read.
-    """
+    def begin(self, content_type: str) -> None: ...
 
-    def begin(self, status: int, content_type: str) -> None: ...
+    def write(self, data: bytes, outputs: int) -> bool:
+        """Whole events, framed as the client gets them, with at least `outputs` tokens in them.
 
-    def write(self, data: bytes) -> bool:
-        """Whole events of a stream, framed as the client gets them, or a part of a unary body."""
+        False asks for a pause until the function given to `when_drained` is called.
+        """
         ...
 
-    async def drained(self) -> None: ...
+    def when_drained(self, then: Callable[[], None]) -> None:
+        """Call `then` once when more may be written; never, when the client has left."""
+        ...
+
+
+class Relayed(msgspec.Struct, frozen=True):
+    """How a request that was passed on ended: what it used as far as the upstream says (0 where it does not), and the
+    rest of the answer, to be sent once the usage is recorded.
+
+    Of a unary answer that is all of it, and its sink was never touched; of a stream its last event. `outputs` are the
+    tokens that the rest holds at least.
+    """
+
+    finished: Finished
+    rest: bytes
+    content_type: str
+    outputs: int = 0
 
 
 class Relay(Protocol):
@@ -422,8 +442,8 @@ class Relay(Protocol):
     @property
     def dialects(self) -> frozenset[DialectName]: ...
 
-    async def relay(self, inbound: Inbound, caller: Caller, sink: Sink) -> Finished:
-        """Pass a request on with only its routed fields replaced, and the answer into `sink` as it comes.
+    async def relay(self, inbound: Inbound, caller: Caller, sink: Sink) -> Relayed:
+        """Pass a request on with only its routed fields replaced, and a streamed answer into `sink` as it comes.
 
         Raises an `AdapterError`; one that comes before `sink.begin` was called may be tried elsewhere.
         """

@@ -132,7 +132,7 @@ CONFINED = {
     "httpcore": ("gateway/api/remote_images.py",),
     "starlette": ("gateway/api", "gateway/app.py"),
     "uvicorn": ("gateway/api", "gateway/app.py"),
-    "httptools": ("gateway/api", "gateway/app.py"),
+    "httptools": ("gateway/api", "gateway/app.py", "adapters/connection.py"),
     "aiosqlite": ("gateway/state",),
     "asyncpg": ("gateway/state",),
     "redis": ("gateway/state",),
