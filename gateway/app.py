@@ -60,6 +60,7 @@ from gateway.limits.wallets import Wallets
 from gateway.logs import AccessLog
 from gateway.metering import Metering
 from gateway.networks import Networks
+from gateway.retention import Retention
 from gateway.sessions import Sessions
 from gateway.state.database import Database
 from gateway.state.migrate import known, migrate
@@ -142,6 +143,10 @@ async def opened(config: Config) -> AsyncIterator[Gateway]:
         telemetry.gauge_source(lambda: [("gateway_connections", (), len(wheel.connections))])
         catalog = build_catalog(config, adapters)
         limiter, ledger = await _open_money(config, database, shared, telemetry, stack)
+        if database is not None:
+            retention = Retention(database, audit, config.state.retention)
+            retention.start()
+            stack.push_async_callback(retention.close)
         idempotent = await _open_idempotent(config, database, ledger, stack)
         inference = Inference(catalog, telemetry, Metering(limiter, ledger, telemetry))
         health = Health(telemetry, lambda: {one.name: one.status() for one in adapters}, lambda: wheel.draining)

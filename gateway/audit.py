@@ -30,6 +30,7 @@ PAGE = 1000
 START = "0" * 64
 CLI = "cli"
 GATEWAY = "gateway"
+DROP = "audit.drop"
 
 log = logging.getLogger(__name__)
 
@@ -145,6 +146,40 @@ async def append(inside: Statements, entries: Sequence[Entry]) -> None:
         number,
         previous,
     )
+
+
+async def drop_before(database: Database, before_us: int, now_us: int) -> int:
+    """Drop the oldest entries up to the first that is not from before a moment; how many.
+
+    The last one dropped is the anchor at which the chain begins from then on, and an entry says so: without that entry
+    the chain is not sound.
+    """
+    count = 0
+    while dropped := await _drop_some(database, before_us, now_us):
+        count += dropped
+    return count
+
+
+async def _drop_some(database: Database, before_us: int, now_us: int) -> int:
+    async with database.transaction() as inside:
+        rows = await inside.query("SELECT number FROM audit WHERE at_us >= $1 ORDER BY number LIMIT 1", before_us)
+        first = await inside.query("SELECT MIN(number) AS number FROM audit")
+        if not rows or first[0]["number"] is None:
+            return 0
+        oldest = int(str(first[0]["number"]))
+        last = min(int(str(rows[0]["number"])) - 1, oldest + PAGE - 1)
+        if last < oldest:
+            return 0
+        hash = str((await inside.query("SELECT hash FROM audit WHERE number = $1", last))[0]["hash"])
+        await inside.execute("DELETE FROM audit WHERE number <= $1", last)
+        await inside.execute(
+            "INSERT INTO audit_anchor (name, number, hash) VALUES ('oldest', $1, $2) "
+            "ON CONFLICT (name) DO UPDATE SET number = excluded.number, hash = excluded.hash",
+            *(last, hash),
+        )
+        details: dict[str, str | int | bool] = {"entries": last - oldest + 1, "number": last, "hash": hash}
+        await append(inside, [entry_of(Event(action=DROP, actor=GATEWAY, details=details), now_us)])
+    return last - oldest + 1
 
 
 async def note(database: Database, action: str, subject: str, **details: str | int | bool) -> None:
@@ -292,7 +327,7 @@ class Audit:
 
 
 async def verify(database: Database, remembered: str | None = None) -> Chain:
-    """Follow the chain from its beginning to its newest entry.
+    """Follow the chain from its beginning, or from the last entry that was dropped, to its newest entry.
 
     Who can write to the database can also compute a whole new chain; a hash `remembered` elsewhere shows that too,
     because no entry has it then.
@@ -300,7 +335,10 @@ async def verify(database: Database, remembered: str | None = None) -> Chain:
     rows = await database.query("SELECT number, hash FROM audit_head")
     head = (int(str(rows[0]["number"])), str(rows[0]["hash"])) if rows else (0, START)
     last = head[0] if rows else 2**62
-    number, previous, met = 0, START, remembered is None
+    anchors = await database.query("SELECT number, hash FROM audit_anchor")
+    anchor = (int(str(anchors[0]["number"])), str(anchors[0]["hash"])) if anchors else (0, START)
+    number, previous = anchor
+    met, attested = remembered in (None, previous), not anchors
     sql = f"SELECT {','.join(COLUMNS)} FROM audit WHERE number > $1 AND number <= $2 ORDER BY number LIMIT {PAGE}"
     while page := msgspec.convert(await database.query(sql, number, last), list[Entry]):
         for entry in page:
@@ -309,9 +347,18 @@ async def verify(database: Database, remembered: str | None = None) -> Chain:
             if entry.hash != digest(previous, entry):
                 return Chain(number, previous, f"entry {entry.number} is not as it was written")
             number, previous, met = entry.number, entry.hash, met or entry.hash == remembered
+            attested = attested or (entry.action == DROP and _drops(entry, anchor))
     if (number, previous) != head:
         return Chain(number, previous, f"the newest entry should be {head[0]} and is {number}")
+    if not attested:
+        return Chain(number, previous, f"the entries up to {anchor[0]} were removed, and no entry says so")
     return Chain(number, previous, None if met else "no entry has the remembered hash: the chain was written anew")
+
+
+def _drops(entry: Entry, anchor: tuple[int, str]) -> bool:
+    """Whether an entry says that everything up to the anchor was dropped."""
+    details = msgspec.json.decode(entry.details, type=dict[str, str | int | bool])
+    return (details.get("number"), details.get("hash")) == anchor
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:

@@ -6,7 +6,7 @@ import argparse
 
 from gateway.moments import moment_us
 
-GROUPS = "hour,day,month,tenant,key_id,user_id,team_id,model,provider"
+GROUPS = "hour,day,month,tenant,key_id,user_id,team_id,org_id,model,provider"
 
 
 def add_limit_options(command: argparse.ArgumentParser) -> None:

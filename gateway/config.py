@@ -22,6 +22,7 @@ from gateway.config_models import EngineConfig as EngineConfig
 from gateway.config_models import LocalPath
 from gateway.config_models import LoraConfig as LoraConfig
 from gateway.config_models import ModelConfig as ModelConfig
+from gateway.config_money import RetentionConfig as RetentionConfig
 from gateway.networks import parse_network
 from gateway.schema import describe, leaves, only_empty, show, suggest, unwrap
 from gateway.secret import Secret as Secret
@@ -84,6 +85,7 @@ class StateConfig(Section, frozen=True, kw_only=True):
     redis: SecretUrl | None = None
     redis_timeout_s: Seconds = 1
     replicas: Annotated[int, Meta(ge=1, le=1000)] = 1
+    retention: RetentionConfig = RetentionConfig()
     idempotency: IdempotencyConfig = IdempotencyConfig()
 
 

@@ -143,6 +143,7 @@ class Metering:
             key_id=principal.key_id,
             user_id=principal.user_id,
             team_id=principal.team_id,
+            org_id=principal.org_id,
             model=target.name,
             target=target.name,
             provider="local",

@@ -43,6 +43,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     kind: str
     user_id: str | None = None
     team_id: str | None = None
+    org_id: str | None = None
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
@@ -73,6 +74,7 @@ class Place(msgspec.Struct, frozen=True):
     team_id: str
     model: str
     provider: str
+    org_id: str = ""
 
 
 class Sums(msgspec.Struct):
@@ -90,6 +92,10 @@ class Sums(msgspec.Struct):
         self.cached_tokens += entry.cached_tokens
         self.completion_tokens += entry.completion_tokens
         self.cost_nano += entry.cost_nano or 0
+
+    def join(self, other: Sums) -> None:
+        for name in self.__struct_fields__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
 
 
 class Batch(msgspec.Struct, frozen=True):
@@ -118,12 +124,18 @@ def fold(entries: Iterable[Entry]) -> Batch:
 def _place(entry: Entry) -> Place:
     hour_us = entry.at_us - entry.at_us % HOUR_US
     user_id, team_id = entry.user_id or "", entry.team_id or ""
-    return Place(hour_us, entry.tenant, entry.key_id, user_id, team_id, entry.model, entry.provider)
+    tenant, org_id = entry.tenant, entry.org_id or ""
+    return Place(hour_us, tenant, entry.key_id, user_id, team_id, entry.model, entry.provider, org_id)
+
+
+def transfer_id(entry_id: str, wallet: str) -> str:
+    """The id of what an entry takes from a wallet."""
+    return f"{entry_id}:{wallet}"
 
 
 def _transfer(entry: Entry, wallet: str) -> Iterable[Transfer]:
     nano = entry.charged_nano
-    identity = f"{entry.id}:{wallet}"
+    identity = transfer_id(entry.id, wallet)
     if nano > 0:
         yield Transfer(identity, wallet, REVENUE, nano, "usage", entry.at_us, entry.model)
     elif nano < 0:
@@ -161,6 +173,7 @@ def correction(entry: Entry, corrected: list[Entry], price: Price, at_us: int) -
         key_id=entry.key_id,
         user_id=entry.user_id,
         team_id=entry.team_id,
+        org_id=entry.org_id,
         model=entry.model,
         target=entry.target,
         provider=entry.provider,

@@ -7,6 +7,7 @@ budget periods too, and is written in the same transaction as what it sums up.
 
 from __future__ import annotations
 
+import datetime
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -15,6 +16,7 @@ import msgspec
 from gateway import errors
 from gateway.limits.limiter import Balance
 from gateway.limits.plans import WALLET
+from gateway.limits.windows import slot_is_over
 from gateway.state.database import Database, Statements, Value
 
 BONUS = "world:bonus"
@@ -85,6 +87,48 @@ async def post(inside: Statements, transfers: Sequence[Transfer], charges: Mappi
             "credits_nano = balances.credits_nano + excluded.credits_nano",
             *_flat(balances),
         )
+
+
+async def condense(inside: Statements, ids: Sequence[str]) -> None:
+    """Make one transfer of those of a day between the same two accounts. Balances stay as they are."""
+    days: dict[tuple[str, str, str], tuple[int, int]] = {}
+    for some in _batches(ids):
+        deleted = await inside.query(
+            f"DELETE FROM transfers WHERE id IN {places(1, len(some))} RETURNING debit, credit, amount_nano, at_us",
+            *some,
+        )
+        for row in deleted:
+            at_us = int(str(row["at_us"]))
+            day = datetime.datetime.fromtimestamp(at_us // 1_000_000, datetime.UTC).date().isoformat()
+            place = day, str(row["debit"]), str(row["credit"])
+            nano, latest_us = days.get(place, (0, 0))
+            days[place] = nano + int(str(row["amount_nano"])), max(latest_us, at_us)
+    for (day, debit, credit), (nano, at_us) in sorted(days.items()):
+        kind = "usage" if credit == REVENUE else "correction"
+        await inside.execute(
+            "INSERT INTO transfers (id, debit, credit, amount_nano, kind, at_us, note) "
+            "VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (id) DO UPDATE SET "
+            "amount_nano = transfers.amount_nano + excluded.amount_nano, at_us = excluded.at_us",
+            *(f"day:{day}:{debit}>{credit}", debit, credit, nano, kind, at_us, f"all of {day}"),
+        )
+
+
+async def sweep_windows(database: Database, now_us: int) -> int:
+    """Delete the balances of slots that have left the windows of their budgets; how many there were."""
+    count, after = 0, ""
+    while True:
+        rows = await database.query(
+            "SELECT account FROM balances WHERE account > $1 AND account LIKE '%s:%' ORDER BY account LIMIT $2",
+            *(after, ROWS_MAX),
+        )
+        over = [str(row["account"]) for row in rows if slot_is_over(str(row["account"]), now_us)]
+        if over:
+            async with database.transaction() as inside:
+                await inside.execute(f"DELETE FROM balances WHERE account IN {places(1, len(over))}", *over)
+            count += len(over)
+        if len(rows) < ROWS_MAX:
+            return count
+        after = str(rows[-1]["account"])
 
 
 def places(rows: int, columns: int) -> str:

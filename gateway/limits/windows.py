@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import msgspec
 
 SLOTS = 60
 BUSY_RETRY_US = 1_000_000
+DAY_US = 86_400_000_000
+_SLOT = re.compile(r":(\d{1,9})s:(\d{1,15})\Z")
 
 
 class Room(msgspec.Struct, frozen=True):
@@ -138,3 +141,13 @@ class Account:
         if self.window is None or max(nano, 1) > limit_nano:
             return None
         return self.window.wait_us(excess, wall_us)
+
+
+def slot_is_over(durable_account: str, now_us: int) -> bool:
+    """Whether an account of the ledger is a slot of a budget's window (`key:k:3600s:8123`) that left it over a day ago,
+    so that nobody will ask for it again."""
+    match = _SLOT.search(durable_account)
+    if match is None:
+        return False
+    slot_us = slot_length_us(int(match[1]) * 1_000_000)
+    return (int(match[2]) + SLOTS + 1) * slot_us + DAY_US < now_us

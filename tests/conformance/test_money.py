@@ -8,8 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from redis.asyncio import Redis
 
 from gateway.catalog import Price
+from gateway.ledger.retention import drop_entries
 from gateway.ledger.store import Filter, Ledger
-from gateway.limits.wallets import Wallets
+from gateway.limits.wallets import Wallets, sweep_windows
 from gateway.state.migrate import known, migrate
 from gateway.state.postgres import open_postgres
 from gateway.state.redis import open_redis
@@ -77,6 +78,9 @@ def test_the_ledger_on_postgres(postgres: Postgres) -> None:
             assert await wallets.top_up("w", 70, "invoice", 2) and not await wallets.top_up("w", 70, "invoice", 3)
             assert (await wallets.get("w")).balance_nano == 75 + 3000 - 600 * 1500
             assert len(await wallets.statement("w", limit=7)) == 7
+            assert await drop_entries(database, 100, 10**12) == 100 + 2
+            assert (await ledgers[0].summary(("org_id",), Filter()))[0]["requests"] == 600
+            assert await sweep_windows(database, 10**15) == 0
             for ledger in ledgers:
                 await ledger.close()
             assert await wallets.problems() == await ledgers[0].problems() == []

@@ -263,6 +263,7 @@ def struct_shape(kind: type[msgspec.Struct]) -> dict[str, Any]:
         "images": config.ImagesConfig,
         "state": config.StateConfig,
         "idempotency": config.IdempotencyConfig,
+        "retention": config.RetentionConfig,
         "sessions": config.SessionsConfig,
         "log": config.LogConfig,
         "engine": EngineConfig,
