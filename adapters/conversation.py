@@ -57,7 +57,7 @@ class ImageUrl(msgspec.Struct, frozen=True, tag="image_url"):
 
 
 class DocumentPart(msgspec.Struct, frozen=True, tag="document"):
-    """A document as it came, such as a PDF; no local engine takes one.
+    """A document as it came, such as a PDF; local engines only take text.
 
     `url` names one that is not here, and then `data` is empty. `context` is told to the model and not quoted; `cite`
     asks for citations.

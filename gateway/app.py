@@ -27,6 +27,7 @@ from gateway import gauges, logs
 from gateway.api import openai
 from gateway.api.admin.audit import AuditRoutes
 from gateway.api.admin.routes import Admin
+from gateway.api.anthropic import Messages
 from gateway.api.docs import DocsPage
 from gateway.api.edge import Edge
 from gateway.api.health import Health, front_page
@@ -296,9 +297,10 @@ def routes(
     config: Config, catalog: Catalog, inference: Inference, health: Health, own: OwnUsage, audit: Audit
 ) -> tuple[Endpoint, ...]:
     """Every route there is, each with its permission."""
-    body_bytes_max = config.server.body_bytes_max
+    body_bytes_max, images = config.server.body_bytes_max, RemoteImages(config.images)
     endpoints = (
-        *openai.endpoints(inference, catalog, RemoteImages(config.images), body_bytes_max),
+        *openai.endpoints(inference, catalog, images, body_bytes_max),
+        *Messages(inference, images, body_bytes_max).endpoints(),
         *Rerank(inference, catalog, body_bytes_max).endpoints(),
         *Tokens(inference, body_bytes_max).endpoints(),
         *own.endpoints(),

@@ -88,6 +88,19 @@ KINDS: Mapping[int, str] = {
 }
 
 
+# Anthropic's types by the status, and its own statuses for some codes.
+ANTHROPIC_KINDS: Mapping[int, str] = {
+    **KINDS,
+    402: "billing_error",
+    408: "timeout_error",
+    409: "conflict_error",
+    413: "request_too_large",
+    504: "timeout_error",
+    529: "overloaded_error",
+}
+ANTHROPIC_STATUSES: Mapping[str, int] = {"insufficient_quota": 402, "overloaded": 529, "model_loading": 529}
+
+
 class GatewayError(Exception):
     """An answer other than success, on purpose.
 
@@ -123,6 +136,14 @@ class GatewayError(Exception):
     def body(self) -> dict[str, dict[str, str | None]]:
         """The OpenAI error object, ready to be encoded."""
         return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
+
+    def in_anthropic(self, request_id: str | None) -> tuple[int, dict[str, object]]:
+        """The status and the error object as Anthropic has them; SDKs find the code among the details."""
+        status = ANTHROPIC_STATUSES.get(self.code, self.status)
+        kind = ANTHROPIC_KINDS.get(status, "invalid_request_error" if status < 500 else "api_error")
+        details = {"error_code": self.code} | ({"param": self.param} if self.param else {})
+        error = {"type": kind, "message": self.message, "details": details}
+        return status, {"type": "error", "error": error, "request_id": request_id}
 
     def wire_headers(self) -> dict[str, str]:
         """The headers that belong to the answer: how long to wait, whether to try again, and the error's own."""

@@ -30,6 +30,7 @@ from adapters.types import (
     Finished,
     Message,
     ReasoningDelta,
+    RefusalDelta,
     Role,
     Started,
     TextDelta,
@@ -193,7 +194,9 @@ class ChunkRenderer:
                 )
             case ReasoningDelta():
                 thought = b'"reasoning_content":' + wire.quoted(event.text)
-                return self._opening[event.choice] + thought + self._closing
+                return self._opening[event.choice] + thought + self._closing if event.text else b""
+            case RefusalDelta():
+                return self._opening[event.choice] + b'"refusal":' + wire.quoted(event.text) + self._closing
             case ToolCallDelta():
                 calls = _encode({"tool_calls": [delta_fields(event)]})[1:-1]
                 return self._opening[event.choice] + calls + self._closing
@@ -244,8 +247,8 @@ def _choice(index: int, choice: wire.FoldedChoice, with_logprobs: bool) -> dict[
     text = choice.text
     message: dict[str, object] = {
         "role": "assistant",
-        "content": None if calls and not text else text,
-        "refusal": None,
+        "content": None if (calls or choice.refusal) and not text else text,
+        "refusal": choice.refusal or None,
         "annotations": [],
     }
     if choice.reasoning:

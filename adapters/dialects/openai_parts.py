@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from adapters.dialects.openai_tools import invalid
 from adapters.errors import InvalidRequest
-from adapters.types import ImagePart, ImageUrl, Message, Role, TextPart
+from adapters.types import DocumentPart, ImagePart, ImageUrl, Message, Role, TextPart
 
 IMAGES_MAX = 32
 IMAGE_BYTES_MAX = 20 << 20
@@ -76,10 +76,17 @@ def parse_image_url(url: str, path: str) -> ImagePart | ImageUrl:
         case "data":
             return _data_image(rest, path)
         case "http" | "https" if separator:
-            if len(url) > URL_CHARS_MAX:
-                raise invalid(path, f"a web address has at most {URL_CHARS_MAX} characters")
-            return ImageUrl(url)
+            return ImageUrl(check_url(url, path))
     raise invalid(path, "expected a data: URL")
+
+
+def check_url(url: str, path: str) -> str:
+    """A web address as it is; raises for anything else."""
+    if not url.lower().startswith(("http://", "https://")):
+        raise invalid(path, "expected a web address")
+    if len(url) > URL_CHARS_MAX:
+        raise invalid(path, f"a web address has at most {URL_CHARS_MAX} characters")
+    return url
 
 
 def _data_image(rest: str, path: str) -> ImagePart:
@@ -87,29 +94,40 @@ def _data_image(rest: str, path: str) -> ImagePart:
     media_type, *attributes = head.lower().split(";")
     if not comma or attributes[-1:] != ["base64"]:
         raise invalid(path, "expected 'data:image/...;base64,' and the image in base64")
+    return parse_image(media_type, payload, path)
+
+
+def parse_image(media_type: str, payload: str, path: str) -> ImagePart:
+    """An image in base64."""
     if media_type not in MEDIA_TYPES:
         raise invalid(path, f"expected one of the media types {', '.join(MEDIA_TYPES)}")
     if len(payload) // 4 * 3 > IMAGE_BYTES_MAX + 3:
         raise invalid(path, f"an image has at most {IMAGE_BYTES_MAX} bytes")
+    return ImagePart(parse_base64(payload, path, "image"), media_type)
+
+
+def parse_base64(payload: str, path: str, noun: str) -> bytes:
+    """What is never empty."""
     try:
         data = binascii.a2b_base64(payload, strict_mode=True)
     except ValueError:
-        raise invalid(path, "the image is not valid base64") from None
+        raise invalid(path, f"the {noun} is not valid base64") from None
     if not data:
-        raise invalid(path, "the image is empty")
-    return ImagePart(data, media_type)
+        raise invalid(path, f"the {noun} is empty")
+    return data
 
 
 def check_images(messages: Iterable[Message]) -> None:
-    """Raises when a conversation has too many images or too many bytes of them."""
+    """Raises when a conversation has too many images and documents or too many bytes of them."""
     count = size = 0
     for i, message in enumerate(messages):
         for j, part in enumerate(message.content if isinstance(message.content, tuple) else ()):
-            if isinstance(part, TextPart):
+            if not isinstance(part, ImagePart | ImageUrl | DocumentPart):
                 continue
             count += 1
-            size += len(part.data) if isinstance(part, ImagePart) else 0
+            size += len(part.data) if not isinstance(part, ImageUrl) else 0
+            path = f"messages[{i}].content[{j}]"
             if count > IMAGES_MAX:
-                raise invalid(f"messages[{i}].content[{j}]", f"a request has at most {IMAGES_MAX} images")
+                raise invalid(path, f"a request has at most {IMAGES_MAX} images and documents")
             if size > IMAGES_BYTES_MAX:
-                raise invalid(f"messages[{i}].content[{j}]", f"all images have at most {IMAGES_BYTES_MAX} bytes")
+                raise invalid(path, f"all images and documents have at most {IMAGES_BYTES_MAX} bytes")

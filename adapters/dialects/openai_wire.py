@@ -19,6 +19,7 @@ from adapters.types import (
     Generation,
     Lora,
     ReasoningDelta,
+    RefusalDelta,
     Sampling,
     Started,
     TextDelta,
@@ -135,13 +136,13 @@ class GenerationFields(RequestFields, kw_only=True):
 _REDIRECTING = ("api_base", "base_url", "api_key", "extra_headers")
 
 
-def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
-    """The body as the decoder's type; whatever is wrong with it becomes an `InvalidRequest`."""
+def decode(decoder: msgspec.json.Decoder[T], body: bytes | msgspec.Raw, path: str = "") -> T:
+    """The body, or what stands in it at `path`, as the decoder's type; what is wrong becomes an `InvalidRequest`."""
     try:
         str(body, "utf-8")  # The decoder skips unknown fields without looking at their bytes.
         return decoder.decode(body)
     except msgspec.ValidationError as exc:
-        raise explained(str(exc)) from None
+        raise explained(str(exc), path) from None
     except UnicodeDecodeError:
         raise InvalidRequest("The body of your request is not valid UTF-8.", code="invalid_json") from None
     except RecursionError:
@@ -170,10 +171,10 @@ def _noun(types: str) -> str:
     return " or ".join(_NOUNS.get(name, name) for name in names)
 
 
-def explained(complaint: str) -> InvalidRequest:
+def explained(complaint: str, path: str = "") -> InvalidRequest:
     """msgspec's "Expected `int`, got `str` - at `$.messages[0].n`" in OpenAI's manner, with the field's path."""
     detail, _, place = complaint.partition(" - at ")
-    param = place.rpartition("`$")[2].rstrip("`").lstrip(".").replace("[...]", "") or None
+    param = (path + place.rpartition("`$")[2].rstrip("`").replace("[...]", "")).lstrip(".") or None
     missing = re.fullmatch(r"Object missing required field `(\w+)`", detail)
     if missing:
         name = f"{param}.{missing[1]}" if param else missing[1]
@@ -282,10 +283,10 @@ def parse_texts(given: TextOrTokens, param: str, count_max: int) -> tuple[str | 
 def quoted(text: str) -> bytes:
     """`text` as JSON on one line."""
     encoded = _encode(text)
-    return encoded if text.isascii() else _one_line(encoded)
+    return encoded if text.isascii() else one_line(encoded)
 
 
-def _one_line(encoded: bytes) -> bytes:
+def one_line(encoded: bytes) -> bytes:
     """JSON with Unicode's line ends escaped, as some readers of event streams split lines at them."""
     return (
         encoded.replace(b"\xe2\x80\xa8", b"\\u2028")
@@ -308,10 +309,10 @@ def usage_fields(usage: Usage) -> dict[str, object]:
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens, "audio_tokens": 0},
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens, "audio_tokens": usage.prompt_audio_tokens},
         "completion_tokens_details": {
             "reasoning_tokens": usage.reasoning_tokens,
-            "audio_tokens": 0,
+            "audio_tokens": usage.completion_audio_tokens,
             "accepted_prediction_tokens": 0,
             "rejected_prediction_tokens": 0,
         },
@@ -348,7 +349,7 @@ class Chunks:
         """What stands in the first chunk in place of `after`: a client that folds the stream keeps its fields."""
         if cache is None:
             return self.after
-        fields = _one_line(_encode(gateway_fields(cache)))
+        fields = one_line(_encode(gateway_fields(cache)))
         return self.after.removesuffix(b"}" + FRAME_END) + b"," + fields[1:] + FRAME_END
 
     def end(self, usage: Usage) -> bytes:
@@ -364,11 +365,14 @@ class FoldedChoice:
 
     def __init__(self) -> None:
         self.parts: list[str] = []
-        self.thoughts: list[str] = []
+        self.thoughts: list[ReasoningDelta] = []
         self.logprobs: list[TokenLogprob] = []
         self.calls: dict[int, ToolCall] = {}
+        self.refusals: list[str] = []
         self.reason: FinishReason | None = None
         self.malformed_call = False
+        self.stop_sequence: str | None = None
+        self.detail: str | None = None
 
     @property
     def text(self) -> str:
@@ -376,7 +380,11 @@ class FoldedChoice:
 
     @property
     def reasoning(self) -> str:
-        return "".join(self.thoughts)
+        return "".join(piece.text for piece in self.thoughts)
+
+    @property
+    def refusal(self) -> str:
+        return "".join(self.refusals)
 
 
 class Folded:
@@ -395,7 +403,7 @@ class Folded:
                 choice.parts.append(event.text)
                 choice.logprobs.extend(event.logprobs)
             case ReasoningDelta():
-                self.choices[event.choice].thoughts.append(event.text)
+                self.choices[event.choice].thoughts.append(event)
             case ToolCallDelta():
                 calls = self.choices[event.choice].calls
                 known = calls.get(event.index, ToolCall("", "", ""))
@@ -403,8 +411,11 @@ class Folded:
                     event.id or known.id, event.name or known.name, known.arguments + event.arguments
                 )
             case ChoiceFinished():
-                self.choices[event.choice].reason = event.reason
-                self.choices[event.choice].malformed_call = event.malformed_call
+                choice = self.choices[event.choice]
+                choice.reason, choice.malformed_call = event.reason, event.malformed_call
+                choice.stop_sequence, choice.detail = event.stop_sequence, event.detail
+            case RefusalDelta():
+                self.choices[event.choice].refusals.append(event.text)
             case Finished():
                 self.usage = event.usage
             case Started():

@@ -53,6 +53,7 @@ from adapters.types import (
     ImagePart,
     ImageUrl,
     Kind,
+    Message,
     ModelCard,
     NativePart,
     Part,
@@ -348,7 +349,20 @@ async def _failing(error: AdapterError) -> AsyncIterator[Event]:
 
 def _chat_prompt(request: ChatRequest) -> ChatPrompt:
     tools = request.tools if request.tool_choice.mode != "none" else ()
-    return ChatPrompt(request.messages, tools, request.tool_choice, request.template_arguments)
+    messages = tuple(map(_told, request.messages))
+    return ChatPrompt(messages, tools, request.tool_choice, request.template_arguments)
+
+
+def _told(message: Message) -> Message:
+    """The message with its documents written out; what only a provider reads of it stays behind."""
+    if not isinstance(message.content, tuple):
+        return message
+    parts = [TextPart(_document_text(part)) if isinstance(part, DocumentPart) else part for part in message.content]
+    return msgspec.structs.replace(message, content=tuple(parts))
+
+
+def _document_text(part: DocumentPart) -> str:
+    return "\n".join(filter(None, (part.title, part.context, part.data.decode("utf-8", "replace"))))
 
 
 def _parser_of(info: ModelInfo, prompt: ChatPrompt) -> Callable[[bool], OutputParser] | None:
@@ -384,7 +398,8 @@ def _part_problem(part: Part, info: ModelInfo) -> str | None:
         case ImageUrl():
             return "images have to be data: URLs here"
         case DocumentPart():
-            return "this model does not take documents"
+            is_text = part.media_type == "text/plain" and part.url is None
+            return None if is_text else "this model only takes documents that are text"
         case NativePart():
             return "this model does not take parts of this type"
 

@@ -116,6 +116,7 @@ def merged(deltas: Sequence[Delta]) -> list[Delta]:
             group[0],
             text="".join([delta.text for delta in group]),
             finish=group[-1].finish,
+            stop_sequence=group[-1].stop_sequence,
             logprobs=tuple(one for delta in group for one in delta.logprobs),
         )
         for group in groups.values()
@@ -319,7 +320,7 @@ class TextGeneration:
                         if delta.text or delta.logprobs:
                             yield TextDelta(choice, delta.text, delta.logprobs)
                         if delta.finish is not None:
-                            yield ChoiceFinished(choice, delta.finish)
+                            yield ChoiceFinished(choice, delta.finish, stop_sequence=delta.stop_sequence)
                     unfinished -= delta.finish is not None
             yield self._finished()
         except Busy:

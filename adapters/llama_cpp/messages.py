@@ -268,7 +268,8 @@ class Delta(msgspec.Struct, frozen=True, array_like=True):
 
     `tokens` counts the tokens sampled since the previous delta, whether or not their text is out yet, and
     `reasoning_tokens` those of them that were thoughts. The first delta
-    of a choice carries `cached_tokens` and `prefill_us` (>= 0; -1 otherwise), the last one `finish` and `decode_us`.
+    of a choice carries `cached_tokens` and `prefill_us` (>= 0; -1 otherwise), the last one `finish` and `decode_us`,
+    and `stop_sequence` when one of these ended it.
     """
 
     id: int
@@ -282,6 +283,7 @@ class Delta(msgspec.Struct, frozen=True, array_like=True):
     decode_us: int = 0
     reasoning_tokens: int = 0
     cache: CacheReport | None = None
+    stop_sequence: str | None = None
 
 
 class Busyness(msgspec.Struct, frozen=True, array_like=True):

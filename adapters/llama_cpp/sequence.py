@@ -315,6 +315,7 @@ class Sequence:
             decode_us=now_us - self.first_us if self.finish else 0,
             reasoning_tokens=reasoning_tokens,
             cache=None if started else self.cache,
+            stop_sequence=self._text.stopped_by,
         )
 
     def _shown_scores(self, text: str) -> tuple[TokenLogprob, ...]:

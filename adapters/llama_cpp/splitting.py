@@ -38,7 +38,8 @@ class Splitter:
             ended = delta.finish == "stop"
             called = self._parser.called and ended
             malformed = self._parser.malformed and ended
-            yield ChoiceFinished(self._choice, "tool_calls" if called else delta.finish, malformed)
+            reason = "tool_calls" if called else delta.finish
+            yield ChoiceFinished(self._choice, reason, malformed, delta.stop_sequence)
 
     def _scores(self, text: str) -> tuple[TokenLogprob, ...]:
         """The scores of the tokens that `text` was made of; those before them are dropped, later ones kept."""

@@ -12,10 +12,11 @@ class TextAssembler:
     stop string are held back.
     """
 
-    __slots__ = ("_held", "_pending", "_stops", "stopped")
+    __slots__ = ("_held", "_pending", "_stops", "stopped", "stopped_by")
 
     def __init__(self, stop: tuple[str, ...] = ()) -> None:
         self.stopped = False
+        self.stopped_by: str | None = None
         self._stops = tuple(text for text in stop if text)
         self._pending = b""
         self._held = ""
@@ -49,7 +50,7 @@ class TextAssembler:
         for stop in self._stops:
             at = text.find(stop)
             if at >= 0 and (at + len(stop), at) < (end, start):
-                end, start = at + len(stop), at
+                end, start, self.stopped_by = at + len(stop), at, stop
         self.stopped = end <= len(text)
         keep = start if self.stopped else self._safe(text)
         self._held = "" if self.stopped else text[keep:]

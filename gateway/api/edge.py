@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from gateway import errors
-from gateway.api.http import Answer, ClientDisconnected, Endpoint, Response, error_response, event_of
+from gateway.api.http import Answer, ClientDisconnected, Endpoint, Response, error_response, event_of, speaks_anthropic
 from gateway.audit import Audit
 from gateway.auth import Authenticator
 from gateway.auth.key_text import key_id
@@ -167,6 +167,8 @@ class Edge:
         try:
             response = await self._handle(Request(scope, receive, send))
             response.headers.append((b"x-request-id", request_id.encode()))
+            if speaks_anthropic(scope):
+                response.headers.append((b"request-id", request_id.encode()))
             await response(scope, receive, send)
             failure = getattr(response, "failure", None)
             return response.status, failure.code if failure is not None else None
@@ -177,8 +179,9 @@ class Edge:
             error = _shutting_down()
         except Exception as exc:
             error = errors.from_exception(exc, request_id)
-        await error_response(error, request_id)(scope, receive, send)
-        return error.status, error.code
+        answer = error_response(error, request_id, anthropic=speaks_anthropic(scope))
+        await answer(scope, receive, send)
+        return answer.status, error.code
 
     async def _handle(self, request: Request) -> Response:
         """The handler's answer, once the route is known and its access granted."""
@@ -197,11 +200,8 @@ class Edge:
         return await endpoint.handler(request)
 
     async def _authorise(self, endpoint: Endpoint, scope: Scope) -> None:
-        given = [value for name, value in scope["headers"] if name == b"authorization"]
-        if len(given) > 1:
-            raise errors.error("bad_request", "Send one Authorization header.")
-        authorization = given[0].decode("latin-1") if given else None
-        principal = await self._authenticator.authenticate(authorization, (scope.get("client") or ("",))[0])
+        address = (scope.get("client") or ("",))[0]
+        principal = await self._authenticator.authenticate(_credential(scope), address)
         state: dict[str, Any] = scope["state"]
         state["principal"] = principal
         if may(principal, endpoint.permission) != "allowed":
@@ -216,10 +216,23 @@ def _client(scope: Scope, proxies: Networks) -> tuple[str, int]:
     return address, port if address == host else 0
 
 
+def _credential(scope: Scope) -> str | None:
+    """What the request was sent with, as an Authorization header has it; some of Anthropic's clients say it in their
+    own header, which only counts without the other."""
+    headers = scope["headers"]
+    for wanted, prefix in ((b"authorization", ""), (b"x-api-key", "Bearer ")):
+        given = [value for name, value in headers if name == wanted]
+        if len(given) > 1:
+            raise errors.error("bad_request", "Send one Authorization header.")
+        if given:
+            return prefix + str(given[0].decode("latin-1")).strip()
+    return None
+
+
 def _claimed(scope: Scope) -> dict[str, str]:
     """The id of the key that a request came with, if it looks like one. Whoever sent it need not own it."""
-    given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
-    identity = key_id(given.decode("latin-1").rpartition(" ")[2])
+    given = [value for name, value in scope["headers"] if name in (b"authorization", b"x-api-key")]
+    identity = key_id(given[0].decode("latin-1").rpartition(" ")[2]) if given else None
     return {} if identity is None else {"key": identity}
 
 

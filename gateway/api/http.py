@@ -131,17 +131,25 @@ def json_response(body: bytes, status: int = 200, headers: Mapping[str, str] | N
     return respond(body, "application/json", status, headers)
 
 
-def error_response(error: GatewayError, request_id: str | None = None) -> Answer:
-    """The error as an OpenAI-shaped answer; with a request id it carries the id itself."""
+def error_response(error: GatewayError, request_id: str | None = None, *, anthropic: bool = False) -> Answer:
+    """The error as an answer in OpenAI's shape or Anthropic's; with a request id it carries the id itself."""
     headers = error.wire_headers()
     if request_id is not None:
-        headers["x-request-id"] = request_id
-    return json_response(msgspec.json.encode(error.body()), error.status, headers)
+        headers |= {"x-request-id": request_id} | ({"request-id": request_id} if anthropic else {})
+    status, body = error.in_anthropic(request_id) if anthropic else (error.status, error.body())
+    return json_response(msgspec.json.encode(body), status, headers)
 
 
-def error_event(error: GatewayError) -> bytes:
+def error_event(error: GatewayError, request_id: str, *, anthropic: bool = False) -> bytes:
     """The error as the last event of a stream."""
-    return b"data: " + msgspec.json.encode(error.body()) + b"\n\n"
+    body = error.in_anthropic(request_id)[1] if anthropic else error.body()
+    return b"%bdata: %b\n\n" % (b"event: error\n" if anthropic else b"", msgspec.json.encode(body))
+
+
+def speaks_anthropic(scope: Scope) -> bool:
+    """Whether a request is one of Anthropic's API, whose errors have another shape: by its path or by its header."""
+    path: bytes = scope["raw_path"]
+    return path.startswith(b"/v1/messages") or any(name == b"anthropic-version" for name, _ in scope["headers"])
 
 
 async def read_json_body(request: Request, limit: int) -> bytes:
@@ -279,7 +287,8 @@ class EventStreamResponse:
             await self._close()
             if not self._started:
                 raise self.failure
-            await send({"type": "http.response.body", "body": error_event(self.failure), "more_body": True})
+            event = error_event(self.failure, scope["state"]["request_id"], anthropic=speaks_anthropic(scope))
+            await send({"type": "http.response.body", "body": event, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _relay(self, send: Send) -> None:

@@ -58,6 +58,32 @@ def chat(body: type) -> Doc:
     return _generation("chat", "chat.completion", body, choice, example)
 
 
+def messages(body: type) -> Doc:
+    usage = thing(input_tokens=COUNT, output_tokens=COUNT, cache_read_input_tokens=COUNT)
+    answer = thing(
+        id=TEXT,
+        type={"const": "message"},
+        role={"const": "assistant"},
+        model=TEXT,
+        content=many(thing("", type=TEXT)),
+        stop_reason=or_null(TEXT),
+        stop_sequence=or_null(TEXT),
+        usage=usage,
+    )
+    about = (
+        "Anthropic's API. With `stream` the answer comes in parts, as its server-sent events; errors have its shape."
+    )
+    example = {"model": "demo", "max_tokens": 32, "messages": [{"role": "user", "content": "Hello"}]}
+    return Doc(
+        "messages", body=body, answer=answer, media=EVENTS, headers=dict(IDEMPOTENT), description=about, example=example
+    )
+
+
+def message_tokens(body: type) -> Doc:
+    example = {"model": "demo", "messages": [{"role": "user", "content": "Hello"}]}
+    return Doc("messages", body=body, answer=thing(input_tokens=COUNT), example=example)
+
+
 def completions(body: type) -> Doc:
     choice = thing(text=TEXT, index=COUNT, logprobs=or_null({"type": "object"}), finish_reason=TEXT)
     example = {"model": "demo", "prompt": "Once upon a time", "max_tokens": 32}

@@ -296,3 +296,55 @@ def test_text_that_looks_like_framing_stays_text(server: Server) -> None:
     text = "".join(choice["text"] for payload in payloads[:-1] for choice in json.loads(payload)["choices"])
     assert text.startswith(hostile)
     assert "\x1b" not in server.log.read_text()
+
+
+MESSAGES_PATH = "/v1/messages"
+FAR_IMAGE = {"type": "image", "source": {"type": "url", "url": "http://169.254.169.254/"}}
+
+
+def claude_error(server: Server, content: bytes, **headers: str) -> tuple[int, dict[str, str]]:
+    """The status and the error of Anthropic's entrance, which has a shape of its own."""
+    with server.client() as client:
+        answer = client.post(MESSAGES_PATH, content=content, headers={"Content-Type": "application/json"} | headers)
+    found = answer.json()
+    assert not INTERNALS.search(answer.text), answer.text
+    assert found["type"] == "error" and found["request_id"] == answer.headers["x-request-id"]
+    return answer.status_code, dict(found["error"])
+
+
+@pytest.mark.parametrize("content", NOT_JSON.values(), ids=NOT_JSON)
+def test_what_is_not_json_for_anthropic(server: Server, content: bytes) -> None:
+    status, found = claude_error(server, content)
+    assert (status, found["type"]) == (400, "invalid_request_error")
+
+
+@pytest.mark.parametrize("field", ["temperature", "top_p", "top_k", "max_tokens"])
+@pytest.mark.parametrize("value", ODD_VALUES)
+def test_numbers_that_are_none_for_anthropic(server: Server, field: str, value: str) -> None:
+    content = f'{{"model": "demo", "messages": {json.dumps(MESSAGES)}, "{field}": {value}}}'
+    status, _ = claude_error(server, content.encode())
+    assert status == 400
+
+
+@pytest.mark.parametrize(
+    ("more", "status"),
+    [
+        ({"api_base": "http://127.0.0.1:1"}, 400),
+        ({"model": "nobody"}, 404),
+        ({"messages": [{"role": "user", "content": "word " * 100_000}]}, 400),
+        ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, 400),
+        ({"messages": [{"role": "user", "content": [FAR_IMAGE]}]}, 400),
+        ({"output_config": {"format": {"type": "json_schema", "schema": {"pattern": "(a*)*b"}}}}, 400),
+        ({"max_tokens": 2**40}, 400),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_is_refused_for_anthropic(server: Server, more: dict[str, object], status: int) -> None:
+    body = {"model": "demo", "max_tokens": 5, "messages": MESSAGES} | more
+    assert claude_error(server, json.dumps(body).encode())[0] == status
+
+
+def test_bodies_and_keys_for_anthropic(server: Server) -> None:
+    assert claude_error(server, b'{"x": "' + b"a" * (11 << 20) + b'"}')[0] == 413
+    assert claude_error(server, gzip.compress(b"{}"), **{"Content-Encoding": "gzip"})[0] == 415
+    assert claude_error(server, b"{}", Authorization="Bearer wrong")[1]["type"] == "authentication_error"

@@ -9,11 +9,11 @@ from adapters.dialects import openai_chat as dialect
 from adapters.types import ChatRequest
 from gateway.api import shapes
 from gateway.api.http import Endpoint, Response, read_json_body, run_until_disconnect
-from gateway.api.openai.generation import Rendering, answer, caller_of
+from gateway.api.openai.generation import Rendering, answer, caller_of, openai_headers
 from gateway.api.remote_images import RemoteImages
 from gateway.inference import Inference
 
-RENDERING: Rendering[ChatRequest] = Rendering("chatcmpl-", dialect.ChunkRenderer, dialect.render_answer)
+RENDERING: Rendering[ChatRequest] = Rendering("chatcmpl-", dialect.ChunkRenderer, dialect.render_answer, openai_headers)
 
 
 class ChatCompletions:

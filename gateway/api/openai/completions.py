@@ -8,10 +8,12 @@ from adapters.dialects import openai_completions as dialect
 from adapters.types import CompletionRequest
 from gateway.api import shapes
 from gateway.api.http import Endpoint, Response, read_json_body
-from gateway.api.openai.generation import Rendering, answer, caller_of
+from gateway.api.openai.generation import Rendering, answer, caller_of, openai_headers
 from gateway.inference import Inference
 
-RENDERING: Rendering[CompletionRequest] = Rendering("cmpl-", dialect.ChunkRenderer, dialect.render_answer)
+RENDERING: Rendering[CompletionRequest] = Rendering(
+    "cmpl-", dialect.ChunkRenderer, dialect.render_answer, openai_headers
+)
 
 
 class Completions:

@@ -26,11 +26,18 @@ SESSION_KEY_CHARS_MAX = 512
 
 
 class Rendering(msgspec.Struct, Generic[RequestT], frozen=True):
-    """How a dialect writes its answers: the prefix of their ids, the frames of a stream, the folded whole."""
+    """How a dialect writes its answers: the prefix of their ids, the frames of a stream, the folded whole, and headers
+    of its own, given the stream and the milliseconds it took."""
 
     id_prefix: str
     frames: Callable[[ResponseHead, Inbound[RequestT]], EventRenderer]
     whole: Callable[[ResponseHead, RequestT, Folded], bytes]
+    headers: Callable[[Stream, int], dict[str, str]]
+
+
+def openai_headers(stream: Stream, took_ms: int) -> dict[str, str]:
+    """What OpenAI's SDKs look for."""
+    return {"openai-version": OPENAI_VERSION, "openai-processing-ms": str(took_ms)}
 
 
 def caller_of(request: Request, session_key: str | None = None) -> Caller:
@@ -79,14 +86,18 @@ async def answer(
         renderer = rendering.frames(_head(request, stream, rendering.id_prefix), inbound)
         started = stream.started
         timings = Timings(queue_us=started.queue_us, prefill_us=started.prefill_us)
-        return EventStreamResponse(
-            Frames(stream, renderer, _log(request, stream)), _headers(stream, timings, arrived_s)
-        )
+        headers = _headers(stream, timings) | rendering.headers(stream, _ms_since(arrived_s))
+        return EventStreamResponse(Frames(stream, renderer, _log(request, stream)), headers)
     folded = Folded(choices)
     stream, finished = await run_until_disconnect(request, _fold(opening, folded))
     _log(request, stream)["completion_tokens"] = finished.usage.completion_tokens
     body = rendering.whole(_head(request, stream, rendering.id_prefix), inbound.request, folded)
-    return json_response(body, headers=_headers(stream, finished.timings, arrived_s))
+    headers = _headers(stream, finished.timings) | rendering.headers(stream, _ms_since(arrived_s))
+    return json_response(body, headers=headers)
+
+
+def _ms_since(started_s: float) -> int:
+    return round((time.perf_counter() - started_s) * 1000)
 
 
 async def _fold(opening: Awaitable[Stream], folded: Folded) -> tuple[Stream, Finished]:
@@ -138,11 +149,9 @@ def _head(request: Request, stream: Stream, id_prefix: str) -> ResponseHead:
     return ResponseHead(id_prefix + request.state.request_id, int(time.time()), target.name, target.fingerprint)
 
 
-def _headers(stream: Stream, timings: Timings, arrived_s: float) -> dict[str, str]:
+def _headers(stream: Stream, timings: Timings) -> dict[str, str]:
     phases = {"queue": timings.queue_us, "prefill": timings.prefill_us, "decode": timings.decode_us}
     headers = {
-        "openai-version": OPENAI_VERSION,
-        "openai-processing-ms": str(round((time.perf_counter() - arrived_s) * 1000)),
         "x-gateway-model": stream.target.name,
         "x-gateway-queue-ms": f"{timings.queue_us / 1000:.1f}",
         "x-gateway-cached-tokens": str(stream.started.cached_tokens),

@@ -112,6 +112,6 @@ def test_the_size_of_images_is_bounded() -> None:
     large = base64.b64encode(bytes(openai_parts.IMAGE_BYTES_MAX)).decode()
     with pytest.raises(InvalidRequest, match="an image has at most"):
         parse(image(f"data:image/png;base64,{large}AAAAAAAA"))
-    with pytest.raises(InvalidRequest, match="all images have at most") as caught:
+    with pytest.raises(InvalidRequest, match="all images and documents have at most") as caught:
         parse(image(f"data:image/png;base64,{large}"), image(f"data:image/png;base64,{large}"))
     assert caught.value.param == "messages[0].content[1]"

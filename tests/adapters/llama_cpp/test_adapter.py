@@ -434,7 +434,7 @@ def test_what_only_a_provider_can_read_is_refused_by_its_part() -> None:
     search = NativePart("anthropic_messages", b'{"type":"web_search_20250305"}')
 
     async def test(adapter: LlamaCpp) -> None:
-        for message, words in ((document, "documents"), (native, "parts of this type")):
+        for message, words in ((document, "documents that are text"), (native, "parts of this type")):
             for work in (_drained(adapter, ChatRequest("m", (message,))), _rendered(adapter, message)):
                 with pytest.raises(InvalidRequest, match=words) as caught:
                     await work

@@ -25,7 +25,13 @@ def test_plain_text_passes_at_once() -> None:
     assembler = TextAssembler()
     assert [assembler.push(piece) for piece in (b"Hello", b"", b" world")] == ["Hello", "", " world"]
     assert assembler.finish() == ""
-    assert not assembler.stopped
+    assert not assembler.stopped and assembler.stopped_by is None
+
+
+def test_which_stop_string_it_was() -> None:
+    assembler = TextAssembler(("x", "lo w", "o"))
+    assert "".join(assembler.push(piece) for piece in (b"Hel", b"lo", b" world")) == "Hell"
+    assert assembler.stopped_by == "o"
 
 
 def test_an_incomplete_character_is_held_back() -> None:

@@ -10,6 +10,7 @@ import openai
 
 from adapters.types import ModelCard
 from gateway.api import openai as api
+from gateway.api.anthropic import Messages
 from gateway.api.remote_images import RemoteImages
 from gateway.api.rerank import Rerank
 from gateway.api.tokens import Tokens
@@ -56,8 +57,10 @@ async def opened(
     telemetry = Telemetry("test")
     catalog = Catalog([Target("org/model", adapter, aliases=("m",), created_s=1700000000)])
     inference = Inference(catalog, telemetry)
+    images = RemoteImages(ImagesConfig())
     endpoints = (
-        *api.endpoints(inference, catalog, RemoteImages(ImagesConfig()), BODY_BYTES_MAX),
+        *api.endpoints(inference, catalog, images, BODY_BYTES_MAX),
+        *Messages(inference, images, BODY_BYTES_MAX).endpoints(),
         *Rerank(inference, catalog, BODY_BYTES_MAX).endpoints(),
         *Tokens(inference, BODY_BYTES_MAX).endpoints(),
     )

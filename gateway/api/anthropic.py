@@ -1,0 +1,76 @@
+"""Anthropic's Messages API: `POST /v1/messages` and `POST /v1/messages/count_tokens`."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+
+from msgspec.structs import replace
+from starlette.requests import Request
+
+from adapters.dialects import anthropic_messages as dialect
+from adapters.types import ChatRequest
+from gateway.api import shapes
+from gateway.api.http import Endpoint, Response, json_response, read_json_body, run_until_disconnect
+from gateway.api.openai.generation import Rendering, answer, caller_of
+from gateway.api.remote_images import RemoteImages
+from gateway.inference import Inference, Stream
+
+
+def _headers(stream: Stream, took_ms: int) -> dict[str, str]:
+    """How the tightest limits stand, as Anthropic names it."""
+    headers: dict[str, str] = {}
+    for unit, room in zip(("requests", "tokens"), stream.meter.rooms, strict=True):
+        if room is not None:
+            reset = datetime.fromtimestamp(time.time() + room.reset_us / 1e6, UTC)
+            name = f"anthropic-ratelimit-{unit}"
+            headers |= {f"{name}-limit": str(room.limit), f"{name}-remaining": str(room.remaining)}
+            headers[f"{name}-reset"] = reset.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return headers
+
+
+RENDERING: Rendering[ChatRequest] = Rendering("msg_", dialect.ChunkRenderer, dialect.render_answer, _headers)
+
+
+class Messages:
+    """Conversations as Anthropic's clients have them."""
+
+    def __init__(self, inference: Inference, images: RemoteImages, body_bytes_max: int) -> None:
+        self._inference = inference
+        self._images = images
+        self._body_bytes_max = body_bytes_max
+
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        return (
+            Endpoint(
+                "/v1/messages",
+                "POST",
+                self.create,
+                "inference",
+                "Continue a conversation (Anthropic)",
+                shapes.messages(dialect.Body),
+            ),
+            Endpoint(
+                "/v1/messages/count_tokens",
+                "POST",
+                self.count,
+                "inference",
+                "How many tokens a conversation has (Anthropic)",
+                shapes.message_tokens(dialect.CountBody),
+            ),
+        )
+
+    async def create(self, request: Request) -> Response:
+        inbound = dialect.parse_request(await read_json_body(request, self._body_bytes_max))
+        if self._images.wanted(inbound.request):
+            fetched = await run_until_disconnect(request, self._images.fetched(inbound.request))
+            inbound = replace(inbound, request=fetched)
+        caller = caller_of(request, inbound.session_key)
+        opening = self._inference.chat(request.state.principal, inbound.request, caller)
+        return await answer(request, inbound, opening, 1, RENDERING)
+
+    async def count(self, request: Request) -> Response:
+        asked = dialect.parse_count(await read_json_body(request, self._body_bytes_max))
+        work = self._inference.apply_template(request.state.principal, asked)
+        _, tokens = await run_until_disconnect(request, work)
+        return json_response(dialect.render_count(tokens))
