@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from adapters.llama_cpp import LlamaCpp
     from adapters.llama_cpp.messages import EngineSettings
+    from adapters.remote import Remote, RemoteModel
+    from adapters.upstream import Upstream, UpstreamSettings
 
-__all__ = ["open_adapter"]
+__all__ = ["open_adapter", "open_remote", "open_upstream"]
 
 
 def open_adapter(name: str, path: str, settings: EngineSettings, *, queue_depth_max: int = 64) -> LlamaCpp:
@@ -17,3 +19,17 @@ def open_adapter(name: str, path: str, settings: EngineSettings, *, queue_depth_
     from adapters.llama_cpp import LlamaCpp
 
     return LlamaCpp(name, path, settings, queue_depth_max=queue_depth_max)
+
+
+def open_upstream(settings: UpstreamSettings) -> Upstream:
+    """The way to a provider, which its models share; nothing is sent yet. Whoever opens it closes it."""
+    from adapters.upstream import Upstream
+
+    return Upstream(settings)
+
+
+def open_remote(model: RemoteModel, upstream: Upstream) -> Remote:
+    """The adapter for a model of a provider."""
+    from adapters.remote import Remote
+
+    return Remote(model, upstream)

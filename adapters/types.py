@@ -336,10 +336,14 @@ class ChoiceFinished(msgspec.Struct, frozen=True):
 
 
 class Finished(msgspec.Struct, frozen=True):
-    """Last event of every stream that did not raise, after each choice's `ChoiceFinished`."""
+    """Last event of every stream that did not raise, after each choice's `ChoiceFinished`.
+
+    `estimated`: the usage was not reported, or not all of it, and counted instead.
+    """
 
     usage: Usage
     timings: Timings = Timings()
+    estimated: bool = False
 
 
 Event = Started | TextDelta | ReasoningDelta | RefusalDelta | ToolCallDelta | ChoiceFinished | Finished
@@ -382,7 +386,7 @@ class SessionInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 class ModelCard(msgspec.Struct, frozen=True):
     """What a target can do, as far as it is known; `parent` is the model that an adapter is applied to, `vision`
-    says that it takes images."""
+    says that it takes images, `image_urls` that it takes their addresses and fetches them itself."""
 
     context_tokens: int | None = None
     kinds: tuple[Kind, ...] = ("chat", "completion")
@@ -391,6 +395,7 @@ class ModelCard(msgspec.Struct, frozen=True):
     description: str = ""
     parent: str | None = None
     vision: bool = False
+    image_urls: bool = False
 
 
 class Chat(Protocol):

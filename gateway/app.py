@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import uvloop
 from msgspec.structs import replace
 
-from adapters import open_adapter
+from adapters import open_adapter, open_remote, open_upstream
 from adapters.llama_cpp import LlamaCpp
 from adapters.llama_cpp.pool import Pool
+from adapters.remote import Remote
 from adapters.scripted import Scripted
 from gateway import gauges, logs
 from gateway.api import openai
@@ -61,6 +62,7 @@ from gateway.limits.wallets import Wallets
 from gateway.logs import AccessLog
 from gateway.metering import Metering
 from gateway.networks import Networks
+from gateway.remotes import remote_model, upstream_settings
 from gateway.retention import Retention
 from gateway.sessions import Sessions
 from gateway.state.database import Database
@@ -136,13 +138,14 @@ async def opened(config: Config) -> AsyncIterator[Gateway]:
                 Event(action="key.create", actor=GATEWAY, subject=key_id(admin_key) or "", details={"admin": True})
             )
         adapters = open_adapters(config)
+        remotes = open_remotes(config, stack)
         models = [adapter for adapter in adapters if isinstance(adapter, LlamaCpp)]
         pool = Pool(models)
         stack.push_async_callback(pool.close)
         wheel = Wheel(config.server, _reporter(telemetry, access_log))
         telemetry.gauge_source(lambda: gauges.of_models(models))
         telemetry.gauge_source(lambda: [("gateway_connections", (), len(wheel.connections))])
-        catalog = build_catalog(config, adapters)
+        catalog = build_catalog(config, adapters, remotes)
         limiter, ledger = await _open_money(config, database, shared, telemetry, stack)
         if database is not None:
             retention = Retention(database, audit, config.state.retention)
@@ -150,7 +153,9 @@ async def opened(config: Config) -> AsyncIterator[Gateway]:
             stack.push_async_callback(retention.close)
         idempotent = await _open_idempotent(config, database, ledger, stack)
         inference = Inference(catalog, telemetry, Metering(limiter, ledger, telemetry))
-        health = Health(telemetry, lambda: {one.name: one.status() for one in adapters}, lambda: wheel.draining)
+        health = Health(
+            telemetry, lambda: {one.name: one.status() for one in (*adapters, *remotes)}, lambda: wheel.draining
+        )
         own = OwnUsage(catalog, ledger, limiter, audit, config.server.body_bytes_max)
         endpoints = idempotent.wrap(routes(config, catalog, inference, health, own, audit))
         loopback_only = not config.auth.enabled
@@ -268,10 +273,22 @@ def open_adapters(config: Config) -> list[LlamaCpp | Scripted]:
     ]
 
 
-def build_catalog(config: Config, models: Iterable[Adapter]) -> Catalog:
+def open_remotes(config: Config, stack: AsyncExitStack) -> list[Remote]:
+    """What serves each route, in order; nothing is sent to a provider before a request."""
+    upstreams = {provider.name: open_upstream(upstream_settings(provider)) for provider in config.providers}
+    for upstream in upstreams.values():
+        stack.push_async_callback(upstream.close)
+    return [
+        open_remote(remote_model(route, target), upstreams[target.provider])
+        for route in config.routes
+        for target in route.groups[0]
+    ]
+
+
+def build_catalog(config: Config, models: Iterable[Adapter], remotes: Iterable[Remote] = ()) -> Catalog:
     """The names the models are offered under; an adapter's is that of its model, a colon and its own."""
     created_s = int(time.time())
-    prices = price_table(config.models)
+    prices = price_table([*config.models, *config.routes])
     targets = []
     for model, adapter in zip(config.models, models, strict=True):
         targets.append(
@@ -290,6 +307,18 @@ def build_catalog(config: Config, models: Iterable[Adapter]) -> Catalog:
                     price=prices.get(model.name),
                 )
             )
+    for route, remote in zip(config.routes, remotes, strict=True):
+        targets.append(
+            Target(
+                route.name,
+                remote,
+                aliases=route.aliases,
+                created_s=created_s,
+                price=prices.get(route.name),
+                provider=remote.upstream.name,
+                upstream_model=remote.model,
+            )
+        )
     return Catalog(targets)
 
 

@@ -72,11 +72,11 @@ def url(config: Config) -> str:
 
 def curl(config: Config, key: str | None) -> str:
     """A first request for a shell; without a known key it takes the one in `GATEWAY_API_KEY`."""
-    model = config.models[0].name if config.models else "MODEL"
+    names = [*(model.name for model in config.models), *(route.name for route in config.routes), "MODEL"]
     lines = [
         f"  curl {url(config)}/v1/chat/completions",
         '    -H "Content-Type: application/json"',
-        f"""    -d '{{"model":"{model}","messages":[{{"role":"user","content":"Hello!"}}]}}'""",
+        f"""    -d '{{"model":"{names[0]}","messages":[{{"role":"user","content":"Hello!"}}]}}'""",
     ]
     if config.auth.enabled:
         lines.insert(1, f'    -H "Authorization: Bearer {key or "$GATEWAY_API_KEY"}"')

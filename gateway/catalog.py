@@ -13,7 +13,7 @@ from adapters.errors import InvalidRequest
 from adapters.types import Chat, Embedder, Generation, Lora, ModelCard, Reranker, Sessions, Tokenizer, Usage
 from gateway import errors
 from gateway.auth import Principal
-from gateway.config import ModelConfig
+from gateway.config import ModelConfig, RouteConfig
 
 MILLION = 1_000_000
 
@@ -56,8 +56,8 @@ def nano_usd(usd: str) -> int:
     return int(whole) * 10**9 + int(fraction.ljust(9, "0") or "0")
 
 
-def price_table(models: Iterable[ModelConfig]) -> dict[str, Price]:
-    """The prices of the models that have one. The version changes with any of them."""
+def price_table(models: Iterable[ModelConfig | RouteConfig]) -> dict[str, Price]:
+    """The prices of the models and routes that have one. The version changes with any of them."""
     prices = {model.name: model.price for model in models if model.price is not None}
     table = hashlib.sha256(msgspec.json.encode(sorted(prices.items()))).hexdigest()[:12]
     return {
@@ -71,7 +71,8 @@ def price_table(models: Iterable[ModelConfig]) -> dict[str, Price]:
 class Target:
     """A public name and what stands behind it; `created_s` is a Unix time, `price` None is not known (not free).
 
-    With a `lora` it is that adapter over the model whose public name is `parent`.
+    With a `lora` it is that adapter over the model whose public name is `parent`. A remote one is the `upstream_model`
+    of a `provider`.
     """
 
     def __init__(
@@ -84,8 +85,12 @@ class Target:
         lora: str | None = None,
         parent: str | None = None,
         price: Price | None = None,
+        provider: str = "local",
+        upstream_model: str | None = None,
     ) -> None:
         self.name = name
+        self.provider = provider
+        self.upstream_model = upstream_model or name
         self.price = price
         self.adapter = adapter
         self.aliases = aliases

@@ -14,6 +14,7 @@ from gateway import cli_audit, cli_bench, cli_keys, cli_money, cli_sessions, com
 
 if TYPE_CHECKING:
     from gateway.bench import BenchOptions
+    from gateway.config import ModelConfig, RouteConfig
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 
@@ -149,6 +150,10 @@ def _check(options: argparse.Namespace) -> int:
     for model in config.models:
         names = " ".join((model.name, *model.aliases))
         print(f"model       {names}: {model.file}")
+    for route in config.routes:
+        names = " ".join((route.name, *route.aliases))
+        targets = ", ".join(f"{one.model} of {one.provider}" for group in route.groups for one in group)
+        print(f"route       {names}: {targets}")
     print("The configuration is valid.")
     return 0
 
@@ -173,8 +178,9 @@ def _doctor(options: argparse.Namespace) -> int:
 def _usage(options: argparse.Namespace) -> int:
     from gateway import usage
 
-    models = command.load(options).models
-    command.print_table(command.with_database(options, lambda database: usage.usage(database, options, models)))
+    config = command.load(options)
+    priced: list[ModelConfig | RouteConfig] = [*config.models, *config.routes]
+    command.print_table(command.with_database(options, lambda database: usage.usage(database, options, priced)))
     return 0
 
 

@@ -23,8 +23,13 @@ from gateway.config_models import LocalPath
 from gateway.config_models import LoraConfig as LoraConfig
 from gateway.config_models import ModelConfig as ModelConfig
 from gateway.config_money import RetentionConfig as RetentionConfig
+from gateway.config_providers import ProviderConfig as ProviderConfig
+from gateway.config_providers import RouteConfig as RouteConfig
+from gateway.config_providers import TargetConfig as TargetConfig
+from gateway.config_providers import provider_conflicts, route_conflicts
 from gateway.networks import parse_network
 from gateway.schema import describe, leaves, only_empty, show, suggest, unwrap
+from gateway.secret import ProviderKey as ProviderKey
 from gateway.secret import Secret as Secret
 from gateway.secret import SecretUrl as SecretUrl
 
@@ -108,6 +113,8 @@ class Config(Section, frozen=True, kw_only=True):
     server: ServerConfig = ServerConfig()
     data_dir: LocalPath = "~/.local/share/gateway"
     models: tuple[ModelConfig, ...] = ()
+    providers: Annotated[tuple[ProviderConfig, ...], Meta(max_length=1000)] = ()
+    routes: Annotated[tuple[RouteConfig, ...], Meta(max_length=10_000)] = ()
     auth: AuthConfig = AuthConfig()
     state: StateConfig = StateConfig()
     limits: LimitsConfig = LimitsConfig()
@@ -139,8 +146,8 @@ _TRUTH = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false":
 def load(path: Path | None, environ: Mapping[str, str], overrides: Mapping[str, Any]) -> Config:
     """The configuration from the file at `path` (else `GATEWAY_CONFIG`), the `GATEWAY_*` variables, then `overrides`.
 
-    `overrides` maps dotted paths such as `server.port` to values, in the command line's name. Without any model the
-    packaged demo model is served. Raises ConfigError.
+    `overrides` maps dotted paths such as `server.port` to values, in the command line's name. Without any model or
+    route the packaged demo model is served. Raises ConfigError.
     """
     settings = _Settings(environ)
     if path is None and environ.get("GATEWAY_CONFIG"):
@@ -152,7 +159,8 @@ def load(path: Path | None, environ: Mapping[str, str], overrides: Mapping[str, 
         settings.put(name, value, "command line")
     values = settings.clean(settings.values, _CONFIG, "")
     values.setdefault("data_dir", _default_data_dir(environ))
-    values.setdefault("models", [{"name": "demo", "path": demo_model_path()}])
+    if not values.get("routes"):
+        values.setdefault("models", [{"name": "demo", "path": demo_model_path()}])
     try:
         config = msgspec.convert(values, Config, dec_hook=_decode_secret)
     except msgspec.ValidationError as error:
@@ -194,23 +202,9 @@ def _default_data_dir(environ: Mapping[str, str]) -> str:
 
 def _conflicts(config: Config) -> Iterator[tuple[str, str]]:
     """What no single type can say, as (path, problem)."""
-    taken: dict[str, str] = {}
-    for i, model in enumerate(config.models):
-        if model.file == "":
-            yield f"models[{i}]", "path is missing (or a script)"
-        if model.path and model.script:
-            yield f"models[{i}].script", "the model has a path already"
-        names = [(f"models[{i}].name", model.name)]
-        names += [(f"models[{i}].aliases[{j}]", alias) for j, alias in enumerate(model.aliases)]
-        names += [
-            (f"models[{i}].engine.loras[{j}].name", f"{known}:{lora.name}")
-            for j, lora in enumerate(model.engine.loras)
-            for known in (model.name, *model.aliases)
-        ]
-        for where, name in names:
-            if name in taken:
-                yield where, f'"{name}" is already taken by {taken[name]}'
-            taken[name] = where
+    yield from _name_conflicts(config)
+    yield from provider_conflicts(config.providers)
+    yield from route_conflicts(config.routes, config.providers)
     try:
         zone_of(config.limits.time_zone)
     except ValueError as error:
@@ -231,6 +225,31 @@ def _conflicts(config: Config) -> Iterator[tuple[str, str]]:
     if config.sessions.encryption_key is not None and config.sessions.encryption_key_file is not None:
         yield "sessions.encryption_key_file", "sessions.encryption_key is set already"
     yield from _state_conflicts(config.state)
+
+
+def _name_conflicts(config: Config) -> Iterator[tuple[str, str]]:
+    """Public names that are missing what they stand for, or stand for two models."""
+    names: list[tuple[str, str]] = []
+    for i, model in enumerate(config.models):
+        if model.file == "":
+            yield f"models[{i}]", "path is missing (or a script)"
+        if model.path and model.script:
+            yield f"models[{i}].script", "the model has a path already"
+        names.append((f"models[{i}].name", model.name))
+        names += [(f"models[{i}].aliases[{j}]", alias) for j, alias in enumerate(model.aliases)]
+        names += [
+            (f"models[{i}].engine.loras[{j}].name", f"{known}:{lora.name}")
+            for j, lora in enumerate(model.engine.loras)
+            for known in (model.name, *model.aliases)
+        ]
+    for i, route in enumerate(config.routes):
+        names.append((f"routes[{i}].name", route.name))
+        names += [(f"routes[{i}].aliases[{j}]", alias) for j, alias in enumerate(route.aliases)]
+    taken: dict[str, str] = {}
+    for where, name in names:
+        if name in taken:
+            yield where, f'"{name}" is already taken by {taken[name]}'
+        taken[name] = where
 
 
 def _state_conflicts(state: StateConfig) -> Iterator[tuple[str, str]]:
@@ -356,12 +375,14 @@ class _Settings:
 
 
 def _decode_secret(kind: type, value: Any) -> Any:
-    if kind not in (Secret, SecretUrl) or not isinstance(value, str):
+    if kind not in (Secret, SecretUrl, ProviderKey) or not isinstance(value, str):
         raise ValueError("expected text (the value is a secret and not shown)")
     if not value:
         raise ValueError("a secret must not be empty")
     if kind is SecretUrl:
         return SecretUrl(value)
+    if kind is ProviderKey and re.fullmatch(r"[!-~]+", value):
+        return ProviderKey(value)
     if len(value) < SECRET_LENGTH_MIN or not re.fullmatch(r"[!-~]+", value):
         raise ValueError(f"a secret has at least {SECRET_LENGTH_MIN} visible ASCII characters and no spaces")
     return Secret(value)

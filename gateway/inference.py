@@ -79,7 +79,7 @@ class Record:
         elif isinstance(event, Started):
             self._prompt = event
         elif isinstance(event, Finished):
-            self.end("ok", event.usage)
+            self.end("ok", event.usage, estimated=event.estimated)
 
     def _output(self) -> None:
         now_s = self._clock()
@@ -104,7 +104,9 @@ class Record:
         """The client left, or the server ends; what was computed for it by then is its own."""
         self.end("cancelled", cancelled=True)
 
-    def end(self, outcome: str, usage: Usage | None = None, *, cancelled: bool = False) -> None:
+    def end(
+        self, outcome: str, usage: Usage | None = None, *, cancelled: bool = False, estimated: bool = False
+    ) -> None:
         """Count and settle the request.
 
         What was sent of a stream that was cut is charged, each output as one token at least, with the whole input. A
@@ -120,7 +122,9 @@ class Record:
         self._telemetry.tokens(self._model, charged)
         used = usage is not None or self._counted > 0 or (cancelled and self._prompt is not None)
         first_us = None if self._first_s is None else round((self._first_s - self._started_s) * 1e6)
-        self.meter.end(outcome, charged if used else None, estimated=usage is None, first_token_us=first_us)
+        self.meter.end(
+            outcome, charged if used else None, estimated=estimated or usage is None, first_token_us=first_us
+        )
 
 
 class Stream:

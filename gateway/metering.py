@@ -145,8 +145,8 @@ class Metering:
             team_id=principal.team_id,
             org_id=principal.org_id,
             model=target.name,
-            target=target.name,
-            provider="local",
+            target=target.upstream_model,
+            provider=target.provider,
             kind=kind,
             price=price,
         )

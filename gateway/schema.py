@@ -53,12 +53,16 @@ def describe(kind: inspect.Type) -> str:
             return "true or false"
         case inspect.LiteralType():
             return "one of " + ", ".join(str(value) for value in kind.values)
+        case inspect.StrType(pattern=r"^[!-~]+\Z" | r"^[ -~]+\Z"):
+            return "text of visible ASCII characters"
         case inspect.StrType(pattern=str()):
             return "a name of at most 200 letters, digits and ._:/@+- that starts with a letter or digit"
         case inspect.StrType():
             return "text"
         case inspect.VarTupleType():
             return "a list"
+        case inspect.DictType():
+            return f"names with {describe(kind.value_type)}"
         case inspect.StructType():
             return "settings as `name: value` lines"
         case inspect.NoneType():

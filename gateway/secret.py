@@ -28,3 +28,9 @@ class SecretUrl(Secret):
     """The address of a store, which may hold a password."""
 
     __slots__ = ()
+
+
+class ProviderKey(Secret):
+    """A key that a provider gave out; how long it is, is not ours to say."""
+
+    __slots__ = ()

@@ -8,7 +8,7 @@ import re
 import secrets
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import cast, get_args
 
 import msgspec
@@ -16,7 +16,7 @@ import msgspec
 from gateway.audit import note
 from gateway.auth.keys import InvalidName
 from gateway.catalog import nano_usd, price_table
-from gateway.config import ModelConfig
+from gateway.config import ModelConfig, RouteConfig
 from gateway.config_limits import BudgetConfig, RateConfig, ScopeLimits
 from gateway.errors import GatewayError
 from gateway.ledger import Entry
@@ -81,7 +81,9 @@ def _budget(text: str) -> BudgetConfig:
         raise InvalidName(f"a budget is {form}, not {text!r}") from None
 
 
-async def usage(database: Database, options: argparse.Namespace, models: Sequence[ModelConfig]) -> list[Sequence[str]]:
+async def usage(
+    database: Database, options: argparse.Namespace, models: Iterable[ModelConfig | RouteConfig]
+) -> list[Sequence[str]]:
     """Do what `gateway usage` was told; the rows of a table, unless it wrote something else itself."""
     ledger = Ledger(database)
     wanted = Filter(

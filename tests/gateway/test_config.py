@@ -84,7 +84,7 @@ REFUSED = [
     ("server:\n  prot: 1\n", ":2: at server.prot: no such setting; did you mean port?"),
     (
         "5: 1\n",
-        ":1: at 5: no such setting; known: auth, data_dir, images, limits, log, models, server, sessions, state",
+        ":1: at 5: no such setting; known: auth, data_dir, images, limits, log, models, providers, routes, server",
     ),
     ("server: 5\n", ":1: at server: expected settings as `name: value` lines, got 5"),
     ("- 1\n", ":1: expected settings as `name: value` lines"),

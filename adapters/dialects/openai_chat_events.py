@@ -1,0 +1,253 @@
+"""OpenAI chat completions from a provider: chunks to events.
+
+Whatever a chunk holds besides is skipped, and what should be there and is not counts as absent. Lost on the way are the
+provider's own id, time and fingerprint, annotations, audio, and the ids of tokens.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from adapters.dialects.failures import failure_in_stream
+from adapters.dialects.openai_usage import WireUsage, parse_usage
+from adapters.errors import UpstreamInvalid, UpstreamRefused
+from adapters.types import (
+    ChatRequest,
+    ChoiceFinished,
+    Event,
+    Finished,
+    FinishReason,
+    ReasoningDelta,
+    RefusalDelta,
+    Started,
+    TextDelta,
+    TokenLogprob,
+    ToolCallDelta,
+    TopLogprob,
+    Usage,
+)
+
+_encode = msgspec.json.Encoder().encode
+
+
+class _Function(msgspec.Struct):
+    name: str | None = None
+    arguments: str | dict[str, Any] | None = None
+
+
+class _Call(msgspec.Struct):
+    index: int | None = None
+    id: str | None = None
+    function: _Function | None = None
+
+
+class _Piece(msgspec.Struct):
+    """A part of content in pieces, as Mistral's thinking models send it."""
+
+    type: str = ""
+    text: str | None = None
+    thinking: list[_Piece] | str | None = None
+
+
+class _Detail(msgspec.Struct):
+    """OpenRouter's."""
+
+    type: str = ""
+    text: str | None = None
+    summary: str | None = None
+    signature: str | None = None
+    data: str | None = None
+
+
+class _Delta(msgspec.Struct):
+    content: str | list[_Piece] | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    reasoning_details: list[_Detail] | None = None
+    refusal: str | None = None
+    tool_calls: list[_Call] | None = None
+
+
+class _Top(msgspec.Struct):
+    token: str
+    logprob: float
+    bytes: list[int] | None = None
+
+
+class _Token(_Top):
+    top_logprobs: list[_Top] | None = None
+
+
+class _Logprobs(msgspec.Struct):
+    content: list[_Token] | None = None
+
+
+class _Choice(msgspec.Struct):
+    index: int = 0
+    delta: _Delta | None = None
+    finish_reason: str | None = None
+    logprobs: _Logprobs | None = None
+
+
+class _Groq(msgspec.Struct):
+    usage: WireUsage | None = None
+
+
+class _Chunk(msgspec.Struct):
+    choices: list[_Choice] | None = None
+    usage: WireUsage | None = None
+    x_groq: _Groq | None = None
+
+
+_decoder = msgspec.json.Decoder(_Chunk)
+
+FINISH_REASONS: dict[str, FinishReason] = {
+    "stop": "stop",
+    "length": "length",
+    "max_tokens": "length",
+    "model_length": "length",
+    "tool_calls": "tool_calls",
+    "function_call": "tool_calls",
+    "content_filter": "content_filter",
+}
+
+
+class EventParser:
+    """The events of one stream of chunks."""
+
+    def __init__(self, request: ChatRequest) -> None:
+        self._choices = request.generation.n
+        self._usage = Usage()
+        self._started = self._done = False
+        self._finished: set[int] = set()
+        self._calls: dict[tuple[int, int], str] = {}
+
+    def feed(self, kind: str, payload: bytes) -> list[Event]:
+        """The events of the next chunk."""
+        if self._done or not payload:
+            return []
+        if payload == b"[DONE]":
+            self._done = True
+            return []
+        if (problem := failure_in_stream(payload)) is not None:
+            raise problem
+        try:
+            chunk = _decoder.decode(payload)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            raise UpstreamInvalid("The provider sent a chunk that is none.") from None
+        events: list[Event] = []
+        if not self._started:
+            self._started = True
+            events.append(Started(prompt_tokens=0))
+        usage = chunk.usage or (chunk.x_groq.usage if chunk.x_groq is not None else None)
+        if usage is not None:
+            self._usage = parse_usage(usage)
+        for choice in chunk.choices or []:
+            if not 0 <= choice.index < self._choices:
+                raise UpstreamInvalid("The provider sent a choice that was not asked for.")
+            if choice.index not in self._finished:
+                events += self._choice(choice)
+        return events
+
+    def end(self) -> list[Event]:
+        """What closes the stream. Without any sign of an end the stream has broken off."""
+        if not self._started or not (self._done or self._finished):
+            raise UpstreamInvalid("The provider's answer broke off.")
+        open_choices = [index for index in range(self._choices) if index not in self._finished]
+        if open_choices and not self._done:
+            raise UpstreamInvalid("The provider's answer broke off.")
+        ends: list[Event] = [self._finish(index, "stop") for index in open_choices]
+        return [*ends, Finished(self._usage)]
+
+    def _choice(self, choice: _Choice) -> Iterator[Event]:
+        index, delta = choice.index, choice.delta or _Delta()
+        yield from _reasoning(index, delta)
+        if delta.refusal:
+            yield RefusalDelta(index, delta.refusal)
+        text, thoughts = _texts(delta.content)
+        if thoughts:
+            yield ReasoningDelta(index, thoughts)
+        logprobs = _logprobs(choice.logprobs)
+        if text or logprobs:
+            yield TextDelta(index, text, logprobs)
+        for place, call in enumerate(delta.tool_calls or []):
+            yield from self._call(index, place, call)
+        if choice.finish_reason:
+            if choice.finish_reason == "error":
+                raise UpstreamRefused("The provider of this model failed.", 500)
+            yield self._finish(index, FINISH_REASONS.get(choice.finish_reason, "stop"))
+
+    def _finish(self, index: int, reason: FinishReason) -> ChoiceFinished:
+        self._finished.add(index)
+        called = reason == "stop" and any(choice == index for choice, _ in self._calls)
+        return ChoiceFinished(index, "tool_calls" if called else reason)
+
+    def _call(self, choice: int, place: int, call: _Call) -> Iterator[Event]:
+        """Some number their calls, some repeat the id and the name in each piece, some send neither with the next."""
+        function = call.function or _Function()
+        arguments = function.arguments or ""
+        if isinstance(arguments, dict):
+            arguments = _encode(arguments).decode()
+        index = place if call.index is None else call.index
+        if call.index is None and call.id and self._calls.get((choice, place), call.id) != call.id:
+            known = (number for (one, number), id in self._calls.items() if one == choice and id == call.id)
+            index = next(known, sum(one == choice for one, _ in self._calls))
+        if not 0 <= index < 1024:
+            raise UpstreamInvalid("The provider sent a tool call that cannot be.")
+        if (choice, index) in self._calls:
+            if arguments:
+                yield ToolCallDelta(choice, index, arguments)
+            return
+        if not function.name:
+            raise UpstreamInvalid("The provider sent a tool call without a name.")
+        self._calls[choice, index] = id = call.id or f"call_{secrets.token_hex(12)}"
+        yield ToolCallDelta(choice, index, arguments, id, function.name)
+
+
+def _reasoning(index: int, delta: _Delta) -> Iterator[Event]:
+    """vLLM and DeepSeek say `reasoning_content`, OpenRouter, Groq, Ollama and newer vLLMs `reasoning`; some both."""
+    text = delta.reasoning_content or delta.reasoning or ""
+    details = delta.reasoning_details or []
+    if not text:
+        text = "".join(detail.text or detail.summary or "" for detail in details)
+    signature = next((detail.signature for detail in details if detail.signature), None)
+    if text or signature:
+        yield ReasoningDelta(index, text, signature)
+    for detail in details:
+        if detail.type == "reasoning.encrypted" and detail.data:
+            yield ReasoningDelta(index, "", redacted=detail.data)
+
+
+def _texts(content: str | list[_Piece] | None) -> tuple[str, str]:
+    """The text of content, and what was thought in it."""
+    if content is None or isinstance(content, str):
+        return content or "", ""
+    text, thoughts = "", ""
+    for piece in content:
+        text += piece.text or ""
+        thoughts += piece.thinking if isinstance(piece.thinking, str) else _texts(piece.thinking)[0]
+    return text, thoughts
+
+
+def _logprobs(given: _Logprobs | None) -> tuple[TokenLogprob, ...]:
+    tokens = given.content if given is not None and given.content else []
+    return tuple(
+        TokenLogprob(
+            -1,
+            token.logprob,
+            _raw(token),
+            tuple(TopLogprob(-1, top.logprob, _raw(top)) for top in token.top_logprobs or ()),
+        )
+        for token in tokens
+    )
+
+
+def _raw(token: _Top) -> bytes:
+    try:
+        return token.token.encode() if token.bytes is None else bytes(token.bytes)
+    except ValueError:
+        return token.token.encode()

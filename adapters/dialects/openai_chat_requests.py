@@ -1,0 +1,236 @@
+"""OpenAI chat completions towards a provider: canonical requests to bodies.
+
+Lost on the way there: `top_k`, `min_p` and `ignore_eos` where the provider has no fields for them; that a tool failed;
+whether a title, a context or citations belong to a document; what to cache, where a provider takes no `cache_control`;
+thoughts where it does not want them back; a budget of thinking where it takes only an effort.
+Images in a tool's result follow it in a message of the user. A narrowed choice of tools leaves the others out.
+Refused is what would change the answer: adapters (`lora`), and whatever the provider's row does not list.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from adapters.dialects.client import Style
+from adapters.dialects.openai_tools import call_fields, invalid
+from adapters.errors import InvalidRequest
+from adapters.types import (
+    ChatRequest,
+    Constraint,
+    DocumentPart,
+    Generation,
+    ImagePart,
+    ImageUrl,
+    Message,
+    NativePart,
+    Part,
+    TextPart,
+    Tool,
+)
+
+Fields = dict[str, Any]
+
+_encode = msgspec.json.Encoder().encode
+
+
+def render_request(request: ChatRequest, style: Style) -> bytes:
+    """The body of a request for a stream; raises `InvalidRequest` for what the dialect cannot say."""
+    tools = [_tool(tool, style) for tool in _chosen(request)]
+    tools += [_native(part, "tools") for part in request.native_tools]
+    fields: Fields = {
+        "model": request.model,
+        "messages": [one for message in request.messages for one in _messages(message, style)],
+        **generation_fields(request.generation, style),
+    }
+    if tools:
+        fields |= {"tools": tools} | _choice(request)
+    if request.generation.logprobs is not None:
+        fields |= {"logprobs": True, "top_logprobs": request.generation.logprobs}
+    fields |= _thinking(request, style)
+    if request.end_user is not None:
+        fields["user"] = request.end_user
+    return _encode(fields)
+
+
+def generation_fields(generation: Generation, style: Style) -> Fields:
+    """What chat and legacy completions say alike, logprobs aside."""
+    if generation.loras:
+        raise invalid("lora", "this model takes no adapters")
+    sampling = generation.sampling
+    given: Fields = {
+        style.max_tokens: generation.max_tokens,
+        "stop": list(generation.stop) or None,
+        "n": generation.n if generation.n > 1 else None,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        style.seed: sampling.seed,
+        "presence_penalty": sampling.presence_penalty or None,
+        "frequency_penalty": sampling.frequency_penalty or None,
+        "logit_bias": {str(token): bias for token, bias in sampling.logit_bias.items()} or None,
+    }
+    if style.extra_sampling:
+        given |= {"top_k": sampling.top_k, "min_p": sampling.min_p, "ignore_eos": generation.ignore_eos or None}
+    fields: Fields = {name: value for name, value in given.items() if value is not None}
+    fields["stream"] = True
+    if style.usage_option:
+        fields["stream_options"] = {"include_usage": True}
+    if generation.constraint is not None:
+        fields |= _constraint(generation.constraint, style)
+    return fields
+
+
+def _constraint(constraint: Constraint, style: Style) -> Fields:
+    source: Any = constraint.source
+    match constraint.kind:
+        case "json_object":
+            return {"response_format": {"type": "json_object"}}
+        case "json_schema":
+            named = {"name": "answer", "schema": msgspec.Raw(source.encode()), "strict": constraint.strict}
+            return {"response_format": {"type": "json_schema", "json_schema": named}}
+        case "lark" if style.grammars == "response_format":
+            raise invalid(constraint.param, "this model takes grammars in GBNF only")
+        case "choice":
+            source = msgspec.json.decode(source)
+    is_grammar = constraint.kind in ("lark", "gbnf")
+    match style.grammars:
+        case "structured_outputs":
+            return {"structured_outputs": {"grammar" if is_grammar else constraint.kind: source}}
+        case "grammar" if is_grammar:
+            return {"grammar": source}
+        case "response_format" if is_grammar:
+            return {"response_format": {"type": "grammar", "grammar": source}}
+    raise InvalidRequest(
+        f"Invalid value for '{constraint.param}': this model cannot hold its answer to a {constraint.kind}.",
+        code="unsupported_parameter",
+        param=constraint.param,
+    )
+
+
+def _thinking(request: ChatRequest, style: Style) -> Fields:
+    thinking = request.thinking
+    effort = thinking.effort or (None if thinking.enabled is not False else "none")
+    fields: Fields = {}
+    if style.reasoning == "reasoning":
+        given = {"effort": effort, "max_tokens": thinking.tokens_max, "enabled": thinking.enabled or None}
+        if thinking.tokens_max is not None:
+            del given["effort"]
+        if reasoning := {name: value for name, value in given.items() if value is not None}:
+            fields["reasoning"] = reasoning
+    elif style.reasoning and effort is not None:
+        fields["reasoning_effort"] = effort
+    if style.template_arguments and request.template_arguments:
+        fields["chat_template_kwargs"] = request.template_arguments
+    return fields
+
+
+def _chosen(request: ChatRequest) -> Sequence[Tool]:
+    names = request.tool_choice.names
+    return [tool for tool in request.tools if tool.name in names] if names else request.tools
+
+
+def _choice(request: ChatRequest) -> Fields:
+    choice = request.tool_choice
+    fields: Fields = {} if choice.parallel else {"parallel_tool_calls": False}
+    if choice.mode == "required" and len(choice.names) == 1:
+        fields["tool_choice"] = {"type": "function", "function": {"name": choice.names[0]}}
+    elif choice.mode != "auto":
+        fields["tool_choice"] = choice.mode
+    return fields
+
+
+def _tool(tool: Tool, style: Style) -> Fields:
+    function: Fields = {"name": tool.name, "parameters": msgspec.Raw(tool.parameters)}
+    if tool.description:
+        function["description"] = tool.description
+    if tool.strict:
+        function["strict"] = True
+    return {"type": "function", "function": function} | _cached(tool.cache, style)
+
+
+def _native(part: NativePart, param: str) -> Any:
+    if part.dialect != "openai_chat":
+        raise invalid(param, "this model's provider has no words for it")
+    return msgspec.Raw(part.source)
+
+
+def _cached(lifetime: str | None, style: Style) -> Fields:
+    if lifetime is None or not style.cache_control:
+        return {}
+    control = {"type": "ephemeral"}
+    return {"cache_control": control if lifetime == "5m" else {**control, "ttl": lifetime}}
+
+
+def _messages(message: Message, style: Style) -> Iterator[Fields]:
+    """A turn, mostly as one message."""
+    role = "system" if message.role == "developer" and not style.developer_role else message.role
+    fields: Fields = {"role": role}
+    parts = message.content if isinstance(message.content, tuple) else None
+    aside: list[Part] = []
+    if parts is not None and message.role == "tool":
+        aside = [part for part in parts if not isinstance(part, TextPart)]
+        parts = tuple(part for part in parts if isinstance(part, TextPart)) or (TextPart(""),)
+    fields["content"] = message.content if parts is None else _content(parts, style)
+    if message.name is not None and style.names:
+        fields["name"] = message.name
+    if message.tool_calls:
+        fields["tool_calls"] = [call_fields(call) for call in message.tool_calls]
+    if message.tool_call_id is not None:
+        fields["tool_call_id"] = message.tool_call_id
+    if message.role == "assistant":
+        fields |= _thoughts(message, style)
+    yield fields
+    if aside:
+        yield {"role": "user", "content": _content(aside, style)}
+
+
+def _content(parts: Sequence[Part], style: Style) -> Any:
+    """One text without a marker stays text, which more providers understand."""
+    if len(parts) == 1 and isinstance(part := parts[0], TextPart) and not (part.cache and style.cache_control):
+        return part.text
+    return [_part(part, style) for part in parts]
+
+
+def _part(part: Part, style: Style) -> Any:
+    match part:
+        case TextPart():
+            return {"type": "text", "text": part.text} | _cached(part.cache, style)
+        case ImagePart():
+            image = {"url": _data_url(part.media_type, part.data)}
+            return {"type": "image_url", "image_url": image} | _cached(part.cache, style)
+        case ImageUrl():
+            image = {"url": part.url} | ({} if part.detail is None else {"detail": part.detail})
+            return {"type": "image_url", "image_url": image} | _cached(part.cache, style)
+        case DocumentPart(media_type="text/plain", url=None):
+            return {"type": "text", "text": part.data.decode("utf-8", "replace")} | _cached(part.cache, style)
+        case DocumentPart(url=None):
+            file = {"filename": part.title or "document.pdf", "file_data": _data_url(part.media_type, part.data)}
+            return {"type": "file", "file": file} | _cached(part.cache, style)
+        case DocumentPart():
+            raise invalid("messages", "this model's provider takes no web addresses of documents")
+        case NativePart():
+            return _native(part, "messages")
+
+
+def _data_url(media_type: str, data: bytes) -> str:
+    return f"data:{media_type};base64,{b64encode(data).decode()}"
+
+
+def _thoughts(message: Message, style: Style) -> Fields:
+    reasoning = message.reasoning or "".join(thought.text for thought in message.thoughts)
+    if style.thoughts in ("reasoning_content", "reasoning"):
+        return {style.thoughts: reasoning} if reasoning else {}
+    if style.thoughts != "reasoning_details":
+        return {}
+    details = []
+    for index, thought in enumerate(message.thoughts):
+        if thought.redacted is not None:
+            details.append({"type": "reasoning.encrypted", "data": thought.redacted, "index": index})
+        else:
+            details.append(
+                {"type": "reasoning.text", "text": thought.text, "signature": thought.signature, "index": index}
+            )
+    return {"reasoning_details": details} if details else {"reasoning": reasoning} if reasoning else {}

@@ -1,0 +1,62 @@
+"""Usage as OpenAI reports it, and as others extend it."""
+
+from __future__ import annotations
+
+import msgspec
+
+from adapters.types import Usage
+
+Count = int | float | None
+
+
+class PromptDetails(msgspec.Struct):
+    cached_tokens: Count = None
+    audio_tokens: Count = None
+    cache_write_tokens: Count = None
+
+
+class CompletionDetails(msgspec.Struct):
+    reasoning_tokens: Count = None
+    audio_tokens: Count = None
+
+
+class WireUsage(msgspec.Struct):
+    """`input_tokens` and `output_tokens` are the Responses API's names, `prompt_cache_hit_tokens` is DeepSeek's."""
+
+    prompt_tokens: Count = None
+    completion_tokens: Count = None
+    input_tokens: Count = None
+    output_tokens: Count = None
+    total_tokens: Count = None
+    prompt_cache_hit_tokens: Count = None
+    prompt_tokens_details: PromptDetails | None = None
+    completion_tokens_details: CompletionDetails | None = None
+    input_tokens_details: PromptDetails | None = None
+    output_tokens_details: CompletionDetails | None = None
+
+
+def parse_usage(given: WireUsage) -> Usage:
+    """What was reported. A count that cannot be, such as a negative one, is 0: not reported.
+
+    xAI leaves the tokens of thinking out of `completion_tokens`; `total_tokens` tells.
+    """
+    of_prompt = given.prompt_tokens_details or given.input_tokens_details or PromptDetails()
+    of_answer = given.completion_tokens_details or given.output_tokens_details or CompletionDetails()
+    prompt = _count(given.prompt_tokens) or _count(given.input_tokens)
+    completion = _count(given.completion_tokens) or _count(given.output_tokens)
+    reasoning = _count(of_answer.reasoning_tokens)
+    if reasoning and _count(given.total_tokens) == prompt + completion + reasoning:
+        completion += reasoning
+    return Usage(
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+        cached_tokens=min(prompt, _count(of_prompt.cached_tokens) or _count(given.prompt_cache_hit_tokens)),
+        reasoning_tokens=min(completion, reasoning),
+        cache_write_tokens=min(prompt, _count(of_prompt.cache_write_tokens)),
+        prompt_audio_tokens=min(prompt, _count(of_prompt.audio_tokens)),
+        completion_audio_tokens=min(completion, _count(of_answer.audio_tokens)),
+    )
+
+
+def _count(value: Count) -> int:
+    return int(value) if value is not None and 0 < value < 1 << 40 else 0

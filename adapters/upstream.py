@@ -1,0 +1,174 @@
+"""A configured provider: where it is, the way there, and requests to it that are authorised.
+
+Its key goes to its own host only: no redirect is followed, and nothing a client sends changes host or headers.
+"""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import quote
+
+import msgspec
+
+from adapters.connection import Timeouts
+from adapters.credentials import Credentials, Google, Headers, Keyed, Nobody, Signed, key_in_file
+from adapters.dialects.failures import scrubbed
+from adapters.http1 import Client, Keeping, Wire, parse_url, render_head
+from adapters.providers import PROVIDERS, Provider, ProviderKind
+from adapters.types import DialectName
+
+USER_AGENT = "inference-gateway"
+
+
+class SecretText(Protocol):
+    """Text that shows nowhere by itself."""
+
+    def reveal(self) -> str: ...
+
+
+class UpstreamSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """A provider as an operator describes it; `None` is what its row says, or nothing."""
+
+    name: str
+    kind: ProviderKind
+    base_url: str | None = None
+    api_key: SecretText | None = None
+    api_key_file: str | None = None
+    oauth: bool = False
+    aws_access_key_id: str | None = None
+    aws_secret_access_key: SecretText | None = None
+    aws_session_token: SecretText | None = None
+    google_file: str | None = None
+    organization: str | None = None
+    project: str | None = None
+    region: str | None = None
+    api_version: str | None = None
+    headers: dict[str, str] = {}
+    timeouts: Timeouts = Timeouts()
+    connections_max: int = 256
+    proxy: SecretText | None = None
+    ca_file: str | None = None
+    verify: bool = True
+
+
+class Upstream:
+    """One provider of a gateway, whose connections all of its models share."""
+
+    def __init__(self, settings: UpstreamSettings, *, client: Client | None = None) -> None:
+        self.name = settings.name
+        self.row: Provider = PROVIDERS[settings.kind]
+        self._settings = settings
+        self._client = client or _client(settings)
+        self._credentials = _credentials(settings, self.row, self._client)
+        base_url = settings.base_url or self.row.base_url or ""
+        if settings.region == "global":
+            base_url = base_url.replace("{region}-", "")
+        base_url = base_url.format(region=settings.region, project=settings.project)
+        self.origin, self._base_path = parse_url(base_url)
+        self._headers: Headers = [*self.row.headers, *_own_headers(settings)]
+
+    @property
+    def dialects(self) -> frozenset[DialectName]:
+        """What it speaks."""
+        return frozenset(self.row.paths)
+
+    @property
+    def wire(self) -> Wire:
+        """The way there."""
+        return self._client.wire(self.origin)
+
+    def target(self, dialect: DialectName, model: str, *, stream: bool = True) -> str:
+        """The path and query at which a model is asked in a dialect."""
+        settings, path = self._settings, self.row.paths[dialect]
+        if not stream:
+            path = path.replace("/converse-stream", "/converse").replace(
+                ":streamGenerateContent?alt=sse", ":generateContent"
+            )
+        if settings.api_version is not None and settings.kind == "azure":
+            path = path.replace("/openai/v1/", "/openai/deployments/{model}/") + f"?api-version={settings.api_version}"
+        values = {"model": model, "region": settings.region or "", "project": settings.project or ""}
+        for name, value in values.items():
+            path = path.replace(f"{{{name}}}", quote(value, safe=""))
+        return self._base_path + path
+
+    async def head(self, method: str, target: str, body: bytes, headers: Iterable[tuple[str, str]] = ()) -> bytes:
+        """The head of a request, authorised; `headers` are further ones."""
+        authority = self.origin.authority
+        authorised = await self._credentials.headers(method, target, authority, body)
+        return render_head(method, target, self.origin, [*self._headers, *authorised, *headers])
+
+    def scrubbed(self, text: str) -> str:
+        """What this provider said, as a client may read it."""
+        return scrubbed(text, (*self._credentials.secrets(), self.origin.host, *filter(None, self._own_names())))
+
+    def _own_names(self) -> tuple[str | None, ...]:
+        return (self._settings.organization, self._settings.project)
+
+    async def close(self) -> None:
+        await self._client.close()
+
+
+def _client(settings: UpstreamSettings) -> Client:
+    proxies = None if settings.proxy is None else {"all": settings.proxy.reveal()}
+    return Client(
+        keeping=Keeping(connections_max=settings.connections_max),
+        timeouts=settings.timeouts,
+        context=lambda: _tls(settings),
+        proxies=proxies,
+    )
+
+
+def _tls(settings: UpstreamSettings) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=settings.ca_file)
+    if not settings.verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _own_headers(settings: UpstreamSettings) -> Headers:
+    headers = {"user-agent": USER_AGENT} | {name.lower(): value for name, value in settings.headers.items()}
+    if settings.kind == "openai":
+        if settings.organization is not None:
+            headers["openai-organization"] = settings.organization
+        if settings.project is not None:
+            headers["openai-project"] = settings.project
+    if settings.oauth:
+        # What else the operator switches on comes behind it.
+        headers["anthropic-beta"] = ",".join(filter(None, ("oauth-2025-04-20", headers.get("anthropic-beta"))))
+    return list(headers.items())
+
+
+def _key(settings: UpstreamSettings) -> Callable[[], str] | None:
+    if settings.api_key is not None:
+        return settings.api_key.reveal
+    return None if settings.api_key_file is None else key_in_file(Path(settings.api_key_file))
+
+
+def _credentials(settings: UpstreamSettings, row: Provider, client: Client) -> Credentials:
+    key = _key(settings)
+    if key is None:
+        if settings.google_file is not None:
+            return Google(Path(settings.google_file), client, time.time)
+        if settings.aws_access_key_id is not None and settings.aws_secret_access_key is not None:
+            token = settings.aws_session_token
+            return Signed(
+                settings.aws_access_key_id,
+                settings.aws_secret_access_key.reveal,
+                None if token is None else token.reveal(),
+                settings.region or "",
+            )
+        return Nobody()
+    match row.auth:
+        case "api_key":
+            return Keyed("api-key", "", key)
+        case "x_api_key" if not settings.oauth:
+            return Keyed("x-api-key", "", key)
+        case "x_goog_api_key":
+            return Keyed("x-goog-api-key", "", key)
+        case _:
+            return Keyed("authorization", "Bearer ", key)

@@ -1,0 +1,172 @@
+"""The settings of remote providers, and of the routes that lead to their models."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from msgspec import Meta
+
+from adapters.providers import PROVIDERS, Capability, ProviderKind
+from adapters.types import Kind
+from gateway.config_limits import PriceConfig, Section
+from gateway.config_models import LocalPath, ModelName
+from gateway.secret import ProviderKey, SecretUrl
+
+Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+Text = Annotated[str, Meta(min_length=1, max_length=500, pattern=r"^[!-~]+\Z")]
+Words = Annotated[str, Meta(min_length=1, max_length=1000, pattern=r"^[ -~]+\Z")]
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+# Headers that only say who asks or switch a feature on. Whatever authorises or frames a request is set by us.
+_HEADER = re.compile(r"http-referer|user-agent|(anthropic|openai)-beta|openai-(organization|project)|x-[a-z0-9-]{1,60}")
+_OWN_HEADER = re.compile(r"x-(api-key|goog-.*|amz-.*|forwarded-.*|request-id)")
+
+
+class ProviderConfig(Section, frozen=True, kw_only=True):
+    """A provider, and how it is reached and authorised.
+
+    `api_key` is its key or token, or is in `api_key_file`, read anew when it changes. `oauth`: Anthropic's key is an
+    OAuth token. `aws_*` are for Bedrock without a key, `google_file` is a service account for Vertex. `organization`
+    and `project` are OpenAI's, `project` Vertex's as well, `api_version` is Azure's. `passthrough` opens
+    `/v1/providers/{name}/...`.
+    """
+
+    name: str
+    kind: ProviderKind
+    base_url: Text | None = None
+    api_key: ProviderKey | None = None
+    api_key_file: LocalPath | None = None
+    oauth: bool = False
+    aws_access_key_id: Text | None = None
+    aws_secret_access_key: ProviderKey | None = None
+    aws_session_token: ProviderKey | None = None
+    google_file: LocalPath | None = None
+    organization: Text | None = None
+    project: Text | None = None
+    region: Annotated[str, Meta(pattern=r"^[a-z0-9-]{1,40}\Z")] | None = None
+    api_version: Annotated[str, Meta(pattern=r"^[a-z0-9.-]{1,40}\Z")] | None = None
+    headers: dict[str, Words] = {}
+    connect_timeout_s: Seconds = 10
+    first_byte_timeout_s: Seconds = 600
+    idle_timeout_s: Seconds = 120
+    total_timeout_s: Seconds = 3600
+    connections_max: Annotated[int, Meta(ge=1, le=10_000)] = 256
+    proxy: SecretUrl | None = None
+    ca_file: LocalPath | None = None
+    verify: bool = True
+    passthrough: bool = False
+
+
+class TargetConfig(Section, frozen=True, kw_only=True):
+    """A model of a provider as a route uses it. `capabilities` null: all that the provider has."""
+
+    provider: str
+    model: Text
+    weight: Annotated[float, Meta(gt=0, le=1_000_000)] = 1
+    price: PriceConfig | None = None
+    context_tokens: Annotated[int, Meta(ge=64, le=1 << 26)] | None = None
+    kinds: Annotated[tuple[Kind, ...], Meta(min_length=1)] = ("chat",)
+    capabilities: tuple[Capability, ...] | None = None
+
+
+class RouteConfig(Section, frozen=True, kw_only=True):
+    """A public name, and the groups of targets behind it."""
+
+    name: ModelName
+    aliases: tuple[ModelName, ...] = ()
+    description: Annotated[str, Meta(max_length=500)] = ""
+    groups: Annotated[
+        tuple[Annotated[tuple[TargetConfig, ...], Meta(min_length=1, max_length=64)], ...],
+        Meta(min_length=1, max_length=16),
+    ]
+
+    @property
+    def price(self) -> PriceConfig | None:
+        """What it costs."""
+        return self.groups[0][0].price
+
+
+def provider_conflicts(providers: tuple[ProviderConfig, ...]) -> Iterator[tuple[str, str]]:
+    """What no single type can say, as (path, problem)."""
+    for i, one in enumerate(providers):
+        where, row = f"providers[{i}]", PROVIDERS[one.kind]
+        if not _NAME.fullmatch(one.name):
+            yield f"{where}.name", "a name has 1 to 64 letters, digits and ._-, and starts with a letter or digit"
+        if one.name == "local" or one.name in [other.name for other in providers[:i]]:
+            yield f"{where}.name", f'"{one.name}" is already taken'
+        if one.base_url is None and row.base_url is None:
+            yield where, f"base_url is missing: a provider of kind {one.kind} has no address of its own"
+        if one.base_url is not None and (problem := _url_problem(one.base_url)) is not None:
+            yield f"{where}.base_url", problem
+        for name in row.requires:
+            if getattr(one, name) is None:
+                yield where, f"{name} is missing for a provider of kind {one.kind}"
+        yield from _credential_conflicts(one, where)
+        yield from _header_conflicts(one, where)
+        if one.proxy is not None and not one.proxy.reveal().startswith(("http://", "https://")):
+            yield f"{where}.proxy", "expected a URL that starts with http:// or https:// (the value is not shown)"
+
+
+def _url_problem(url: str) -> str | None:
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        return "not a URL"
+    if parts.scheme not in ("http", "https") or not host:
+        return "expected a URL that starts with https:// or http://"
+    if parts.username is not None or parts.query or parts.fragment:
+        return "expected a URL with neither a user, nor a query, nor a fragment"
+    return None
+
+
+def _credential_conflicts(one: ProviderConfig, where: str) -> Iterator[tuple[str, str]]:
+    if one.api_key is not None and one.api_key_file is not None:
+        yield f"{where}.api_key_file", "api_key is set already"
+    has_key = one.api_key is not None or one.api_key_file is not None
+    match PROVIDERS[one.kind].auth:
+        case "sigv4":
+            aws = (one.aws_access_key_id, one.aws_secret_access_key)
+            if not has_key and None in aws:
+                yield where, "api_key is missing, or else aws_access_key_id and aws_secret_access_key"
+            if has_key and any(aws):
+                yield where, "either api_key or aws_access_key_id and aws_secret_access_key are possible, not both"
+        case "google":
+            if has_key == (one.google_file is not None):
+                yield where, "either api_key, api_key_file or google_file is needed"
+        case _:
+            if PROVIDERS[one.kind].key_needed and not has_key:
+                yield where, "api_key is missing; take it from the environment with ${NAME}, or name an api_key_file"
+    if one.oauth and one.kind != "anthropic":
+        yield f"{where}.oauth", "only a provider of kind anthropic has OAuth tokens"
+
+
+def _header_conflicts(one: ProviderConfig, where: str) -> Iterator[tuple[str, str]]:
+    for name in one.headers:
+        if not _HEADER.fullmatch(name.lower()) or _OWN_HEADER.fullmatch(name.lower()):
+            yield (
+                f"{where}.headers",
+                f"{name!r} cannot be set; possible are user-agent, http-referer, x-... and such",
+            )
+
+
+def route_conflicts(routes: tuple[RouteConfig, ...], providers: Iterable[ProviderConfig]) -> Iterator[tuple[str, str]]:
+    """What no single type can say, as (path, problem)."""
+    kinds = {one.name: one.kind for one in providers}
+    for i, route in enumerate(routes):
+        if sum(map(len, route.groups)) > 1:
+            yield f"routes[{i}].groups", "a route has one target so far"
+        for g, group in enumerate(route.groups):
+            for t, target in enumerate(group):
+                where = f"routes[{i}].groups[{g}][{t}]"
+                if target.provider not in kinds:
+                    known = ", ".join(kinds) or "none is configured"
+                    yield f"{where}.provider", f"there is no provider {target.provider!r}; known: {known}"
+                    continue
+                possible = PROVIDERS[kinds[target.provider]].kinds
+                for kind in target.kinds:
+                    if kind not in possible:
+                        yield f"{where}.kinds", f"a provider of kind {kinds[target.provider]} has no {kind}"
