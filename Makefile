@@ -7,7 +7,7 @@ CLIENT_VENV := $(VENV)/llama-index
 ARGS ?=
 UNIT := tests/adapters tests/gateway tests/test_architecture.py tests/test_docs.py
 
-.PHONY: setup serve test check unit bench simulate lock train-demo clean
+.PHONY: setup serve test check unit bench simulate money lock train-demo clean
 
 serve: $(VENV)/.ready  ## start the gateway with the demo model, or: make serve ARGS="model.gguf --port 9000"
 	$(BIN)/gateway serve $(ARGS)
@@ -34,6 +34,9 @@ HISTORIES ?= 100000
 
 simulate: $(VENV)/.ready  ## run random histories of limits and ledger: make simulate SEED=1 HISTORIES=1000000
 	$(RUN) -m tests.simulate --seed $(SEED) --histories $(HISTORIES)
+
+money: $(VENV)/.ready  ## races, kills, failing disks and stores, for minutes: make money ARGS="race-sixteen kills --scale 0.1"
+	$(RUN) -m tests.faults.money $(ARGS)
 
 lock: $(VENV)/.ready  ## renew the pinned versions
 	$(BIN)/uv pip compile pyproject.toml --group dev --group clients $(LOCK_OPTIONS) -o requirements.lock

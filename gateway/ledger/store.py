@@ -63,6 +63,7 @@ class Ledger:
         self._outbox = outbox
         self._outbox_turn = asyncio.Lock()
         self._emptying: asyncio.Task[None] | None = None
+        self._away = False
         self._pending: deque[tuple[Entry, asyncio.Future[None]]] = deque()
         self._more = asyncio.Event()
         self._writer: asyncio.Task[None] | None = None
@@ -142,13 +143,14 @@ class Ledger:
 
     async def _keep(self, entries: Sequence[Entry]) -> None:
         """Make entries durable: in the database, or in the outbox while that is away."""
-        if self._emptying is None:
+        if self._emptying is None or not self._away:
             try:
                 await self.commit(entries)
                 return
             except DatabaseUnavailable as error:
                 if self._outbox is None:
                     raise
+                self._away = True
                 log.error("the ledger goes to the outbox: %s", error)
         assert self._outbox is not None
         async with self._outbox_turn:
@@ -157,13 +159,18 @@ class Ledger:
             self._emptying = asyncio.create_task(self._return())
 
     async def _return(self) -> None:
-        """Wait for the database to come back and bring it what it missed."""
+        """Wait for the database to come back and bring it what it missed. As soon as it takes some of that, new entries
+        go there directly: under load there would be no end to it otherwise."""
         while True:
             await asyncio.sleep(self._retry_s)
             try:
                 await self._empty_outbox()
             except (DatabaseUnavailable, OutboxError) as error:
                 log.info("the ledger stays in the outbox: %s", error)
+                continue
+            except Exception:
+                # As in `_write`: a bug of ours must not leave the outbox full for ever.
+                log.exception("the outbox was refused by the database")
                 continue
             if not self.waiting_bytes:
                 self._emptying = None
@@ -172,12 +179,16 @@ class Ledger:
 
     async def _empty_outbox(self) -> None:
         assert self._outbox is not None
-        async with self._outbox_turn:
-            segments = await asyncio.to_thread(lambda outbox: list(outbox.segments()), self._outbox)
-        for segment in segments:
+        segments = self._outbox.segments()
+        while True:
+            async with self._outbox_turn:
+                segment = await asyncio.to_thread(next, segments, None)
+            if segment is None:
+                return
             entries = [msgspec.json.decode(record, type=Entry) for record in segment.records]
             for start in range(0, len(entries), GROUP_MAX):
                 await self.commit(entries[start : start + GROUP_MAX])
+                self._away = False
             async with self._outbox_turn:
                 await asyncio.to_thread(self._outbox.remove, segment)
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
@@ -149,6 +149,49 @@ def test_an_entry_is_durable_in_the_outbox_while_the_database_is_away(tmp_path: 
         assert [one.id for one in await all_entries(ledger)] == ["a", "b"]
 
     with_ledger(tmp_path, scenario, with_outbox=True)
+
+
+def test_the_outbox_is_emptied_also_while_entries_keep_coming(tmp_path: Path) -> None:
+    async def scenario(ledger: Ledger, database: Flaky) -> None:
+        database.failures = ["before"]
+        done = False
+
+        async def keep_adding(name: int) -> None:
+            nonlocal done
+            for number in range(100):
+                await ledger.add(entry(f"{name} {number}"))
+                done = done or (number > 0 and not ledger.waiting_bytes)
+                if done:
+                    return
+
+        await asyncio.gather(*map(keep_adding, range(10)))
+        assert done
+
+    with_ledger(tmp_path, scenario, with_outbox=True)
+
+
+def test_an_outbox_that_the_database_refuses_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario(ledger: Ledger, database: Flaky) -> None:
+        commit, tries = ledger.commit, 0
+
+        async def refuse(entries: Sequence[Entry]) -> None:
+            nonlocal tries
+            tries += 1
+            if tries == 1:
+                raise DatabaseUnavailable("away")
+            if tries == 2:
+                raise ValueError("a bug")
+            await commit(entries)
+
+        monkeypatch.setattr(ledger, "commit", refuse)
+        await ledger.add(entry("a"))
+        await emptied(ledger)
+        assert [one.id for one in await all_entries(ledger)] == ["a"]
+
+    with_ledger(tmp_path, scenario, with_outbox=True)
+    assert "a bug" in caplog.text
 
 
 def test_summaries_by_time_and_dimension(tmp_path: Path) -> None:
