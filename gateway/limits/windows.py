@@ -63,7 +63,12 @@ class Window:
 
     def add(self, amount: int) -> int:
         """Count now; the slot it went into."""
-        self.amounts[self.last] = self.amounts.get(self.last, 0) + amount
+        amounts = self.amounts
+        # Where the clock was set back between two lives, the ledger has told of later slots.
+        behind = bool(amounts) and self.last < next(reversed(amounts))
+        amounts[self.last] = amounts.get(self.last, 0) + amount
+        if behind:
+            self.amounts = dict(sorted(amounts.items()))
         self.total += amount
         return self.last
 
