@@ -1,0 +1,134 @@
+"""The hub's standard cache layout on disk, which other tools share: blobs by digest, snapshots by commit, refs by name.
+
+models--owner--repo/blobs/<digest>                     the content, once
+models--owner--repo/blobs/<digest>.incomplete          what has come of it so far
+models--owner--repo/snapshots/<commit>/<path>          a link to the blob
+models--owner--repo/refs/<revision>                    the commit it stood for
+.locks/models--owner--repo/<digest>.lock               held by whoever fetches it, in whatever process
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+from filelock import FileLock, Timeout
+
+from gateway.library.errors import Cancelled
+from gateway.library.hub import Kind, Resolution
+from gateway.library.names import RemoteFile
+
+LOCK_POLL_S = 0.2
+
+
+class Pinned(msgspec.Struct, frozen=True):
+    """What a name stood for, as it is written down before a byte is fetched."""
+
+    reference: str
+    kind: Kind
+    commit: str
+    files: tuple[RemoteFile, ...]
+
+
+class Store:
+    """A cache folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def folder(self, repo: str, kind: Kind = "model") -> Path:
+        return self.root / "--".join([f"{kind}s", *repo.split("/")])
+
+    def blob(self, repo: str, file: RemoteFile, kind: Kind = "model") -> Path:
+        return self.folder(repo, kind) / "blobs" / file.digest
+
+    def partial(self, repo: str, file: RemoteFile, kind: Kind = "model") -> Path:
+        return self.folder(repo, kind) / "blobs" / f"{file.digest}.incomplete"
+
+    def path(self, repo: str, commit: str, path: str, kind: Kind = "model") -> Path:
+        """Where a file of a commit is found."""
+        return self.folder(repo, kind) / "snapshots" / commit / path
+
+    @contextmanager
+    def lock(self, repo: str, file: RemoteFile, stopped: Callable[[], bool], kind: Kind = "model") -> Iterator[None]:
+        """Be the only one to fetch a file, among all processes that share the folder; raises Cancelled."""
+        path = self.root / ".locks" / self.folder(repo, kind).name / f"{file.digest}.lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path, thread_local=False)
+        while True:
+            try:
+                lock.acquire(timeout=LOCK_POLL_S)
+                break
+            except Timeout:
+                if stopped():
+                    raise Cancelled(f"the pull of {file.path} was stopped") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def place(self, resolution: Resolution, file: RemoteFile) -> Path:
+        """Make a blob that is here visible under its name."""
+        repo, kind = resolution.reference.repo, resolution.kind
+        path = self.path(repo, resolution.commit, file.path, kind)
+        blob = self.blob(repo, file, kind)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f".{os.getpid()}.{time.monotonic_ns()}")
+        draft.symlink_to(os.path.relpath(blob, path.parent))
+        draft.replace(path)
+        return path
+
+    def remember(self, resolution: Resolution) -> None:
+        """Write down which commit the revision stood for, as other tools do."""
+        reference = resolution.reference
+        if reference.revision == resolution.commit:
+            return
+        path = self.folder(reference.repo, resolution.kind) / "refs" / reference.revision
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f"{path.name}.{os.getpid()}")
+        draft.write_text(resolution.commit)
+        draft.replace(path)
+
+    def discard(self, repo: str, file: RemoteFile, kind: Kind = "model") -> None:
+        """Remove what has come of a file so far."""
+        self.partial(repo, file, kind).unlink(missing_ok=True)
+
+    def orphans(self, older_than_s: float) -> list[Path]:
+        """Parts of files that nobody went on with for so long, and blobs that no snapshot shows."""
+        now_s, found = time.time(), list[Path]()
+        for folder in self.root.glob("*s--*--*"):
+            shown = {link.readlink().name for link in (folder / "snapshots").rglob("*") if link.is_symlink()}
+            for path in sorted((folder / "blobs").glob("*")):
+                unused = path.suffix == ".incomplete" or path.name not in shown
+                if unused and now_s - path.stat().st_mtime > older_than_s:
+                    found.append(path)
+        return found
+
+
+class LockFile:
+    """`models.lock`: for each name, the commit and files it was resolved to, so that a restart means the same ones."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def read(self) -> dict[str, Pinned]:
+        try:
+            return msgspec.json.decode(self._path.read_bytes(), type=dict[str, Pinned])
+        except FileNotFoundError:
+            return {}
+
+    def write(self, pinned: Pinned) -> None:
+        """Add or replace an entry; whoever reads meanwhile sees the file before or after."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(self._path.with_name(f".{self._path.name}"), thread_local=False):
+            entries = self.read() | {pinned.reference: pinned}
+            draft = self._path.with_name(f"{self._path.name}.draft")
+            with draft.open("wb") as out:
+                out.write(msgspec.json.format(msgspec.json.encode(entries, order="sorted"), indent=2) + b"\n")
+                out.flush()
+                os.fsync(out.fileno())
+            draft.replace(self._path)
