@@ -27,7 +27,9 @@ from adapters.scripted import Scripted
 from gateway import gauges, logs
 from gateway.api import openai
 from gateway.api.admin.audit import AuditRoutes
-from gateway.api.admin.routes import Admin
+from gateway.api.admin.routes import Admin, Route
+from gateway.api.admin.server import ServerRoutes
+from gateway.api.admin.wallets import WalletRoutes
 from gateway.api.anthropic import Messages
 from gateway.api.docs import DocsPage
 from gateway.api.edge import Edge
@@ -87,6 +89,19 @@ class Gateway(NamedTuple):
     wheel: Wheel
     pool: Pool
     admin_key: str | None
+
+
+class Parts(NamedTuple):
+    """What routes are about. Without keys there is no database, and nothing of what is kept in one."""
+
+    config: Config
+    catalog: Catalog
+    inference: Inference
+    health: Health
+    audit: Audit
+    limiter: Limiter
+    ledger: Ledger | None = None
+    wallets: Wallets | None = None
 
 
 def version() -> str:
@@ -156,8 +171,9 @@ async def opened(config: Config) -> AsyncIterator[Gateway]:
         health = Health(
             telemetry, lambda: {one.name: one.status() for one in (*adapters, *remotes)}, lambda: wheel.draining
         )
-        own = OwnUsage(catalog, ledger, limiter, audit, config.server.body_bytes_max)
-        endpoints = idempotent.wrap(routes(config, catalog, inference, health, own, audit))
+        wallets = None if database is None else Wallets(database)
+        parts = Parts(config, catalog, inference, health, audit, limiter, ledger, wallets)
+        endpoints = idempotent.wrap(routes(parts))
         loopback_only = not config.auth.enabled
         proxies = Networks(config.server.trusted_proxies)
         edge = Edge(
@@ -322,11 +338,11 @@ def build_catalog(config: Config, models: Iterable[Adapter], remotes: Iterable[R
     return Catalog(targets)
 
 
-def routes(
-    config: Config, catalog: Catalog, inference: Inference, health: Health, own: OwnUsage, audit: Audit
-) -> tuple[Endpoint, ...]:
+def routes(parts: Parts) -> tuple[Endpoint, ...]:
     """Every route there is, each with its permission."""
+    config, catalog, inference, audit = parts.config, parts.catalog, parts.inference, parts.audit
     body_bytes_max, images = config.server.body_bytes_max, RemoteImages(config.images)
+    own = OwnUsage(catalog, parts.ledger, parts.limiter, audit, body_bytes_max)
     endpoints = (
         *openai.endpoints(inference, catalog, images, body_bytes_max),
         *Messages(inference, images, body_bytes_max).endpoints(),
@@ -334,13 +350,22 @@ def routes(
         *Tokens(inference, body_bytes_max).endpoints(),
         *own.endpoints(),
         *KeptSessions(Sessions(catalog), audit, body_bytes_max).endpoints(),
-        *Admin(audit, body_bytes_max).endpoints(AuditRoutes(audit).routes()),
-        *health.endpoints(),
+        *Admin(audit, body_bytes_max).endpoints(admin_routes(parts)),
+        *parts.health.endpoints(),
         *OpenApi(version(), lambda: everything).endpoints(),
         *DocsPage().endpoints(),
     )
     everything = (front_page(version(), endpoints), *endpoints)
     return everything
+
+
+def admin_routes(parts: Parts) -> tuple[Route, ...]:
+    """The routes of administration."""
+    return (
+        *AuditRoutes(parts.audit).routes(),
+        *WalletRoutes(parts.wallets, parts.limiter, wall_us).routes(),
+        *ServerRoutes(parts.config, parts.catalog, parts.health.statuses).routes(),
+    )
 
 
 def _reporter(telemetry: Telemetry, access_log: AccessLog) -> Report:

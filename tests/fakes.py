@@ -27,22 +27,12 @@ from adapters.types import (
     TextDelta,
     Usage,
 )
-from gateway.api.usage import OwnUsage
-from gateway.audit import Audit
-from gateway.catalog import Catalog
-from gateway.config_limits import LimitsConfig
-from gateway.limits.limiter import Balance, Limiter, LocalCounters, steady_us, wall_us
+from gateway.limits.limiter import Balance
 
 
 async def no_balances(accounts: Sequence[str]) -> dict[str, Balance]:
     """Of accounts that were never used."""
     return {}
-
-
-def own_usage(catalog: Catalog) -> OwnUsage:
-    """The routes about usage of a gateway that keeps none."""
-    limiter = Limiter(LimitsConfig(), LocalCounters(), no_balances, now_us=wall_us, steady_us=steady_us)
-    return OwnUsage(catalog, None, limiter, Audit(None), 1_000_000)
 
 
 Step = Event | Exception | asyncio.Event

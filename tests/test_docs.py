@@ -10,22 +10,15 @@ import pytest
 
 from adapters.llama_cpp import tools
 from gateway import app, cli
-from gateway.api.health import Health
-from gateway.audit import Audit
-from gateway.catalog import Catalog
-from gateway.config import Config
-from gateway.inference import Inference
-from gateway.telemetry import METRICS, Telemetry
-from tests.fakes import own_usage
+from gateway.telemetry import METRICS
+from tests.gateway.parts import parts
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 
 def endpoints() -> list[str]:
-    telemetry, catalog = Telemetry("test"), Catalog(())
-    health = Health(telemetry, dict, lambda: False)
-    routes = app.routes(Config(), catalog, Inference(catalog, telemetry), health, own_usage(catalog), Audit(None))
+    routes = app.routes(parts())
     return [f"{route.method} {re.sub(':path|:text', '', route.path)}" for route in routes]
 
 

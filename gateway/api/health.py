@@ -39,7 +39,7 @@ class Health:
         draining: Callable[[], bool],
     ) -> None:
         self._telemetry = telemetry
-        self._models = models
+        self.statuses = models
         self._draining = draining
 
     def endpoints(self) -> tuple[Endpoint, ...]:
@@ -72,7 +72,7 @@ class Health:
     async def health(self, request: Request) -> Response:
         models = {
             name: {"state": status.state, "progress": round(status.progress, 3)}
-            for name, status in self._models().items()
+            for name, status in self.statuses().items()
         }
         problem = self._problem({model["state"] for model in models.values()})
         if problem is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
@@ -13,7 +14,7 @@ from msgspec.structs import replace
 
 from gateway import errors
 from gateway.auth import Principal
-from gateway.catalog import Price
+from gateway.catalog import MILLION, Price
 from gateway.config_limits import LimitsConfig
 from gateway.errors import GatewayError
 from gateway.limits.book import Ask, Book, Budget, Charged, Grant, Missing, NotHeld, Refusal, durable_account
@@ -231,6 +232,30 @@ class Limiter:
             unit_nano=0 if price is None else price.output_unit_nano(need.choices),
             output_tokens_min=OUTPUT_TOKENS_MIN if need.cuttable else None,
         )
+
+    async def take(self, wallet: str, nano: int, work: Callable[[], Awaitable[bool]]) -> bool:
+        """Hold an amount of a wallet while `work` takes it out, so that no request spends it as well; what `work` says,
+        which is whether it did.
+
+        Raises `insufficient_quota`, or `rate_limit_exceeded` where running requests hold it for now. Where `work` fails
+        otherwise than by a refusal it may have been done all the same, and the amount counts as spent until the account
+        is read anew.
+        """
+        plan = Plan((), (), (), (), (), (WALLET + wallet,), 0, None)
+        price = Price(nano * MILLION, nano * MILLION, 0)
+        held = await self.reserve(f"withheld:{secrets.token_hex(12)}", plan, Need(1), price)
+        if isinstance(held, Refusal):
+            raise refusal_error(held)
+        taken_nano = nano
+        try:
+            done = await work()
+            taken_nano = nano if done else 0
+            return done
+        except GatewayError:
+            taken_nano = 0
+            raise
+        finally:
+            self.settle(held, 0, taken_nano)
 
     async def _load(self, budgets: Sequence[Budget]) -> None:
         await self._counters.ready()

@@ -174,11 +174,21 @@ class Wallets:
 
     async def all(self, name: str | None = None) -> list[Wallet]:
         """All wallets, or the one called `name`."""
+        return await self._select("ORDER BY id") if name is None else await self._select("WHERE id = $1", name)
+
+    async def page(self, tenant: str | None, limit: int, after: str | None = None) -> tuple[list[Wallet], bool]:
+        """At most `limit` wallets of a tenant (None: of all) behind the one called `after`; whether there are more."""
+        where = "WHERE id > $1" + ("" if tenant is None else " AND tenant = $2")
+        values = (after or "", *(() if tenant is None else (tenant,)))
+        found = await self._select(f"{where} ORDER BY id LIMIT {limit + 1}", *values)
+        return found[:limit], len(found) > limit
+
+    async def _select(self, rest: str, *values: Value) -> list[Wallet]:
         rows = await self._database.query(
             "SELECT id, tenant, created_us, COALESCE(debits_nano, 0) AS debits_nano, "
-            "COALESCE(credits_nano, 0) AS credits_nano FROM wallets "
-            f"LEFT JOIN balances ON account = '{WALLET}' || id " + ("ORDER BY id" if name is None else "WHERE id = $1"),
-            *(() if name is None else (name,)),
+            f"COALESCE(credits_nano, 0) AS credits_nano FROM wallets LEFT JOIN balances ON account = '{WALLET}' || id "
+            + rest,
+            *values,
         )
         return msgspec.convert(rows, list[Wallet], strict=False)
 
@@ -201,7 +211,7 @@ class Wallets:
         """
         await self.get(source)
         await self.get(target)
-        move = Transfer(_chosen(key), WALLET + source, WALLET + target, nano, "transfer", at_us, note)
+        move = _move(source, target, nano, key, at_us, note)
         async with self._database.transaction() as inside:
             done = await self._done(inside, move)
             if not done:
@@ -211,6 +221,10 @@ class Wallets:
                     raise errors.error("insufficient_quota", f"The wallet {source!r} does not hold that much.")
                 await post(inside, (move,), {})
             return not done
+
+    async def transferred(self, source: str, target: str, nano: int, key: str) -> bool:
+        """Whether this transfer was made; raises as `transfer` does when `key` made another one."""
+        return await self._done(self._database, _move(source, target, nano, key, 0, ""))
 
     async def _once(self, inside: Statements, transfer: Transfer) -> bool:
         done = await self._done(inside, transfer)
@@ -232,12 +246,21 @@ class Wallets:
             raise errors.error("idempotency_conflict", message)
         return True
 
-    async def statement(self, name: str, *, before_us: int | None = None, limit: int = 100) -> list[Transfer]:
-        """What moved in and out of a wallet, the newest first."""
+    async def statement(self, name: str, *, limit: int = 100, after: str | None = None) -> list[Transfer]:
+        """What moved in and out of a wallet, the newest first, behind the transfer whose id is `after`."""
+        account, mine = WALLET + name, "(debit = $1 OR credit = $1)"
+        behind: tuple[Value, ...] = (2**62, "")
+        if after is not None:
+            sql = f"SELECT at_us, id FROM transfers WHERE {mine} AND id = $2"
+            found = await self._database.query(sql, account, after)
+            if not found:
+                raise errors.error("invalid_value", "The statement has no such line.", param="after")
+            behind = found[0]["at_us"], found[0]["id"]
         rows = await self._database.query(
-            "SELECT * FROM transfers WHERE (debit = $1 OR credit = $1) AND at_us < $2 ORDER BY at_us DESC, id LIMIT $3",
-            WALLET + name,
-            2**62 if before_us is None else before_us,
+            f"SELECT * FROM transfers WHERE {mine} AND (at_us < $2 OR (at_us = $2 AND id > $3)) "
+            "ORDER BY at_us DESC, id LIMIT $4",
+            account,
+            *behind,
             min(limit, STATEMENT_MAX),
         )
         return msgspec.convert(rows, list[Transfer], strict=False)
@@ -255,6 +278,12 @@ class Wallets:
             for row in rows
             if (row["debits_nano"], row["credits_nano"]) != (row["debits"], row["credits"])
         ]
+
+
+def _move(source: str, target: str, nano: int, key: str, at_us: int, note: str) -> Transfer:
+    if source == target:
+        raise errors.error("invalid_value", "A transfer goes to another wallet.", param="to")
+    return Transfer(_chosen(key), WALLET + source, WALLET + target, nano, "transfer", at_us, note)
 
 
 def _chosen(key: str) -> str:

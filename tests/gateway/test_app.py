@@ -20,14 +20,11 @@ import pytest
 from gateway import app
 from gateway.api.edge import Edge
 from gateway.api.health import Health
-from gateway.audit import Audit
 from gateway.auth import Open
-from gateway.catalog import Catalog
-from gateway.config import Config, LogConfig
-from gateway.inference import Inference
+from gateway.config import LogConfig
 from gateway.logs import AccessLog
 from gateway.telemetry import Telemetry
-from tests.fakes import own_usage
+from tests.gateway.parts import parts
 
 KEY = re.compile(r"gw_live_\w+")
 
@@ -168,11 +165,7 @@ DOCUMENTED = ("GET /openapi.json", "GET /docs", "GET /docs/{name}")
 
 
 def test_every_route_is_listed_with_its_permission() -> None:
-    telemetry = Telemetry("1")
-    catalog = Catalog(())
-    routes = app.routes(
-        Config(), catalog, Inference(catalog, telemetry), health_of({}), own_usage(catalog), Audit(None)
-    )
+    routes = app.routes(parts())
     public = {f"{route.method} {route.path}" for route in routes if route.permission == "public"}
     assert public == {"GET /", "GET /health", "GET /health/live", "GET /health/ready", "GET /metrics", *DOCUMENTED}
     users = {route.path for route in routes if route.permission in ("inference", "models.read")}

@@ -1,7 +1,7 @@
 """Administration routes as data, and what all of them have in common.
 
 A handler is given a decoded `Call` and returns a Struct, a `Page`, None, or a ready answer. Around it, in this order:
-the query and the body are decoded strictly, what the route is about is looked up and compared with the caller's rights,
+what the route is about is looked up and compared with the caller's rights, the query and the body are decoded strictly,
 the handler runs, its change is put into the audit log, its answer encoded. `gateway/README.md` says how to add one.
 """
 
@@ -90,16 +90,17 @@ class Call(Generic[Q, B]):
     """A request as a handler sees it.
 
     `version` is what `If-Match` names (None: any); the owner of the thing compares it in the statement that changes it
-    and raises `precondition_failed`. `idempotency_key` makes a change happen once where the route says so. `resource`
-    is what the route's `about` found.
+    and raises `precondition_failed`. `query` and `body` are of the route's types, where it has them. `idempotency_key`
+    makes a change happen once where the route says so. `resource` is what the route's `about` found.
     """
 
-    def __init__(self, request: Request, permission: str, query: Q, body: B) -> None:
+    query: Q
+    body: B
+
+    def __init__(self, request: Request, permission: str) -> None:
         self.request = request
         self.principal: Principal = request.state.principal
         self.path: dict[str, str] = request.path_params
-        self.query = query
-        self.body = body
         self.version = _version(request.headers.get("if-match"))
         self.idempotency_key = _idempotency_key(request.headers.get("idempotency-key"))
         self.resource: Resource | None = None
@@ -147,6 +148,8 @@ class Route(msgspec.Struct, frozen=True):
     about: Callable[[Call[Any, Any]], Awaitable[Resource | None]] | None = None
     action: str = ""
     description: str = ""
+    headers: dict[str, str] = {}
+    media: tuple[str, ...] = ("application/json",)
 
     def __post_init__(self) -> None:
         if not self.path.startswith("/admin/v1/"):
@@ -169,13 +172,13 @@ class Admin:
         decode = None if route.body is None else decoder(route.body)
 
         async def handler(request: Request) -> Response:
-            query = None if route.query is None else _query(request, route.query)
-            body = None
-            if decode is not None:
-                body = decode(await read_json_body(request, self._body_bytes_max))
-            call = Call(request, route.permission, query, body)
+            call: Call[Any, Any] = Call(request, route.permission)
             if route.about is not None:
                 await self._authorise(route, call)
+            if route.query is not None:
+                call.query = _query(request, route.query)
+            if decode is not None:
+                call.body = decode(await read_json_body(request, self._body_bytes_max))
             answer = await route.handler(call)
             if route.action:
                 subject = call.path.get("id", "") if call.subject is None else call.subject
@@ -190,6 +193,8 @@ class Admin:
             answer=route.answer,
             status=204 if route.answer is None else route.status,
             description=route.description,
+            headers=route.headers,
+            media=route.media,
         )
         return Endpoint(route.path, route.method, handler, route.permission, route.summary, doc)
 

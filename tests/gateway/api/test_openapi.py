@@ -15,25 +15,19 @@ from gateway import app
 from gateway.api.docs import ASSETS
 from gateway.api.http import Endpoint
 from gateway.api.openapi import document
-from gateway.audit import Audit
 from gateway.auth.roles import PUBLIC
 from gateway.catalog import Catalog, Target
-from gateway.config import Config
-from gateway.inference import Inference
-from gateway.telemetry import Telemetry
-from tests.fakes import Scripted, own_usage, session
+from tests.fakes import Scripted, session
 from tests.gateway.api.wire import run, serve
-from tests.gateway.test_app import health_of
+from tests.gateway.parts import parts
 
 BODY = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 
 
 def routes() -> tuple[Endpoint, ...]:
-    telemetry, adapter = Telemetry("test"), Scripted(card=ModelCard(context_tokens=99, kinds=("chat",), vision=True))
+    adapter = Scripted(card=ModelCard(context_tokens=99, kinds=("chat",), vision=True))
     adapter.sessions["s1"] = session("s1", "talk")
-    catalog = Catalog([Target("m", adapter)])
-    inference = Inference(catalog, telemetry)
-    return app.routes(Config(), catalog, inference, health_of({}), own_usage(catalog), Audit(None))
+    return app.routes(parts(Catalog([Target("m", adapter)])))
 
 
 def test_the_document_is_valid_and_complete() -> None:
@@ -83,6 +77,10 @@ def test_fields_that_are_refused_are_not_offered() -> None:
         ("DELETE", "/v1/sessions/s1", None),
         ("GET", "/v1/usage/me", None),
         ("GET", "/admin/v1/audit", None),
+        ("GET", "/admin/v1/models", None),
+        ("GET", "/admin/v1/pool", None),
+        ("GET", "/admin/v1/settings", None),
+        ("GET", "/admin/v1/wallets", None),
         ("GET", "/health", None),
         ("GET", "/health/live", None),
         ("POST", "/v1/chat/completions", {"model": "nobody"}),

@@ -70,8 +70,10 @@ def test_transfers_and_refunds(tmp_path: Path) -> None:
         assert refused.value.code == "insufficient_quota"
         await wallets.refund("a", 5, "r1", 4)
         assert [wallet.balance_nano for wallet in await wallets.all()] == [45, 60]
-        lines = [(line.kind, line.amount_nano) for line in await wallets.statement("a")]
+        statement = await wallets.statement("a")
+        newest = statement[0].id
+        lines = [(line.kind, line.amount_nano) for line in statement]
         assert lines == [("refund", 5), ("transfer", 60), ("bonus", 100)]
-        assert [line.kind for line in await wallets.statement("a", before_us=4, limit=1)] == ["transfer"]
+        assert [line.kind for line in await wallets.statement("a", after=newest, limit=1)] == ["transfer"]
 
     with_wallets(tmp_path, scenario)

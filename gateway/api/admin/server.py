@@ -1,0 +1,163 @@
+"""What the server offers, what of it is loaded and how busy that is, and the settings it was started with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from gateway.api.admin.routes import Call, Moment, Page, Route, encode
+from gateway.api.health import ModelStatus
+from gateway.api.http import Response, json_response
+from gateway.catalog import Catalog, Price, Target
+from gateway.config import Config
+from gateway.ledger.export import usd
+from gateway.secret import Secret
+
+MASK = "***"
+
+
+class PriceShown(msgspec.Struct, frozen=True, kw_only=True):
+    """US dollars per million tokens, and the version of the table they stand in."""
+
+    input: str
+    cached_input: str
+    output: str
+    table: str
+
+
+class Offer(msgspec.Struct, frozen=True, kw_only=True):
+    """A public name. `price` null is not known, which is not free; `parent` is the model of an adapter."""
+
+    object: str = "catalog.model"
+    id: str
+    aliases: tuple[str, ...]
+    parent: str | None
+    state: str | None
+    created_at: Moment
+    kinds: tuple[str, ...]
+    vision: bool
+    context_tokens: int | None
+    parameters: int | None
+    size_bytes: int | None
+    description: str | None
+    price: PriceShown | None
+
+
+class Engine(msgspec.Struct, frozen=True, kw_only=True):
+    """A model in memory, or on its way there. `details` is what it says of itself once it is ready."""
+
+    object: str = "pool.engine"
+    id: str
+    state: str
+    progress: float
+    reason: str | None
+    pid: int | None
+    queue_depth: int
+    running: int
+    kv_cells_used: int | None
+    kv_cells_max: int | None
+    details: dict[str, Any] | None
+
+
+class ServerRoutes:
+    """The catalog, the pool and the settings, to be looked at."""
+
+    def __init__(self, config: Config, catalog: Catalog, statuses: Callable[[], Mapping[str, ModelStatus]]) -> None:
+        self._config = config
+        self._catalog = catalog
+        self._statuses = statuses
+
+    def routes(self) -> tuple[Route, ...]:
+        return (
+            Route(
+                "GET",
+                "/admin/v1/models",
+                "catalog.read",
+                self.models,
+                "All models with their prices and states",
+                "server",
+                answer=list[Offer],
+            ),
+            Route(
+                "GET",
+                "/admin/v1/pool",
+                "pool.read",
+                self.pool,
+                "What is loaded, and how busy it is",
+                "server",
+                answer=list[Engine],
+            ),
+            Route(
+                "GET",
+                "/admin/v1/settings",
+                "settings.read",
+                self.settings,
+                "The settings in force, without their secrets",
+                "server",
+                answer={"type": "object"},
+            ),
+        )
+
+    async def models(self, call: Call[None, None]) -> Page[Offer]:
+        statuses = self._statuses()
+        return Page([offer(target, statuses) for target in self._catalog.list(call.principal)])
+
+    async def pool(self, call: Call[None, None]) -> Page[Engine]:
+        return Page([engine(name, status) for name, status in self._statuses().items()])
+
+    async def settings(self, call: Call[None, None]) -> Response:
+        shown = msgspec.to_builtins(self._config, enc_hook=_mask)
+        return json_response(encode({"object": "settings", "settings": shown}))
+
+
+def offer(target: Target, statuses: Mapping[str, ModelStatus]) -> Offer:
+    card = target.card
+    status = statuses.get(target.parent or target.name)
+    return Offer(
+        id=target.name,
+        aliases=target.aliases,
+        parent=target.parent,
+        state=None if status is None else status.state,
+        created_at=Moment(target.created_s * 1_000_000),
+        kinds=card.kinds,
+        vision=card.vision,
+        context_tokens=card.context_tokens,
+        parameters=card.parameters,
+        size_bytes=card.size_bytes,
+        description=card.description or None,
+        price=None if target.price is None else price_shown(target.price),
+    )
+
+
+def price_shown(price: Price) -> PriceShown:
+    return PriceShown(
+        input=usd(price.input_nano),
+        cached_input=usd(price.cached_nano),
+        output=usd(price.output_nano),
+        table=price.table,
+    )
+
+
+def engine(name: str, status: ModelStatus) -> Engine:
+    """A status as it is shown; one that runs nowhere else has less to say."""
+    busyness, info = getattr(status, "busyness", None), getattr(status, "info", None)
+    return Engine(
+        id=name,
+        state=status.state,
+        progress=round(status.progress, 3),
+        reason=getattr(status, "reason", None),
+        pid=getattr(status, "pid", None),
+        queue_depth=getattr(status, "queue_depth", 0),
+        running=getattr(status, "running", 0),
+        kv_cells_used=None if busyness is None else busyness.cells_used,
+        kv_cells_max=None if busyness is None else busyness.cells_max,
+        details=None if info is None else msgspec.structs.asdict(info),
+    )
+
+
+def _mask(value: object) -> object:
+    if isinstance(value, Secret):
+        return MASK
+    raise NotImplementedError(f"{type(value).__name__} is no setting")

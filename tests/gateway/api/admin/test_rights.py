@@ -1,0 +1,199 @@
+"""Every route, asked by everybody, about what is theirs and what is not: who gets to its handler follows from the
+table in `gateway/auth/roles.py`, nobody else does, and what belongs to others looks as if it were not there.
+
+A new route appears here by itself. One that is `about` something in its path needs a row in `THINGS`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from msgspec.structs import replace
+from starlette.requests import Request
+
+from gateway import app
+from gateway.api.admin.routes import Admin, Call, Route
+from gateway.api.edge import Edge
+from gateway.api.http import Endpoint, Response, json_response
+from gateway.app import Parts
+from gateway.auth import Principal
+from gateway.auth.roles import PUBLIC, TABLE, Resource
+from gateway.config import LogConfig
+from gateway.ledger.store import Ledger
+from gateway.limits.wallets import Wallets
+from gateway.logs import AccessLog
+from gateway.state.database import Database
+from gateway.state.migrate import known, migrate
+from gateway.state.sqlite import open_sqlite
+from gateway.telemetry import Telemetry
+from tests.gateway.api.admin.people import ORG, OTHER_ORG, PEOPLE, Door, Heard
+from tests.gateway.parts import parts
+
+Things = Mapping[str, Resource]
+
+
+async def wallets(database: Database) -> Things:
+    made = {f"wallet-of-{tenant}": tenant for tenant in (ORG, OTHER_ORG, "plain")}
+    for name, tenant in made.items():
+        await Wallets(database).open(name, tenant, 1)
+    return {name: Resource(tenant=tenant, org_id=tenant) for name, tenant in made.items()}
+
+
+# For each beginning of a path with parameters: makes such things, and says by their ids whose they are.
+THINGS: Mapping[str, Callable[[Database], Awaitable[Things]]] = {
+    "/admin/v1/wallets/{": wallets,
+}
+# What has parameters in its path and is about nothing of anybody's.
+NOBODYS: tuple[str, ...] = ()
+
+
+def everything() -> tuple[Endpoint, ...]:
+    return app.routes(parts())
+
+
+ROUTES = {f"{one.method} {one.path}": one for one in everything()}
+ADMIN_ROUTES = {f"{one.method} {one.path}": one for one in app.admin_routes(parts())}
+
+
+class Spied:
+    """An edge whose handlers only count that they were reached."""
+
+    def __init__(self, endpoint: Endpoint, reached: list[str]) -> None:
+        self.audit = Heard()
+        self.reached = reached
+        log = AccessLog(LogConfig(level="error"), io.StringIO())
+        self.edge = Edge([endpoint], Door(), Telemetry("1"), log, audit=self.audit)
+
+    async def ask(self, who: str, method: str, path: str) -> httpx.Response:
+        self.reached.clear()
+        self.audit.events.clear()
+        transport = httpx.ASGITransport(self.edge)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            headers = {} if who == "nobody" else {"Authorization": f"Bearer {who}"}
+            return await client.request(method, path, headers=headers, json={} if method != "GET" else None)
+
+
+def spied(route: Route | Endpoint) -> Spied:
+    reached: list[str] = []
+
+    async def admin_handler(call: Call[Any, Any]) -> Response:
+        reached.append(route.path)
+        return json_response(b"{}")
+
+    async def handler(request: Request) -> Response:
+        reached.append(route.path)
+        return json_response(b"{}")
+
+    if isinstance(route, Endpoint):
+        return Spied(replace(route, handler=handler), reached)
+    audit = Heard()
+    (endpoint,) = Admin(audit, 1000).endpoints([replace(route, handler=admin_handler, body=None, query=None)])
+    made = Spied(endpoint, reached)
+    made.audit.events = audit.events
+    return made
+
+
+def stands(who: Principal, resource: Resource | None) -> set[str]:
+    """As what somebody stands to a thing, in the words of the table."""
+    if resource is None:
+        roles = {f"org.{who.role}"} if who.role else set()
+        roles |= {f"team.{role}" for _, role in who.teams} | ({"person"} if who.user_id else set()) | {"self"}
+        return roles if who.role or who.teams else roles | {"plain"}
+    found = set()
+    if who.org_id and who.org_id == resource.org_id:
+        found |= {f"org.{who.role}"} if who.role else set()
+        found |= {f"team.{role}" for team, role in who.teams if team == resource.team_id}
+    if who.user_id and who.user_id == resource.user_id:
+        found.add("person")
+    if who.key_id == resource.key_id or (not who.org_id and not resource.org_id and who.tenant == resource.tenant):
+        found.add("self")
+    return found
+
+
+def expected(who: str, permission: str, resource: Resource | None, *, general: bool = False) -> int:
+    """The status that somebody gets; 200 stands for having reached the handler."""
+    if permission == PUBLIC:
+        return 200
+    if who == "nobody":
+        return 401
+    person, rule = PEOPLE[who], TABLE[permission]
+    if person.scopes is not None and permission not in person.scopes:
+        return 403
+    if person.admin:
+        return 200
+    if not rule.who & stands(person, None):
+        return 403
+    if general or rule.who & stands(person, resource):
+        return 200
+    return 403 if TABLE[rule.read].who & stands(person, resource) and rule.read != permission else 404
+
+
+@asynccontextmanager
+async def filled(folder: Path) -> AsyncIterator[tuple[Database, Parts]]:
+    database = await open_sqlite(folder, serve=False)
+    try:
+        await migrate(database, known())
+        yield database, parts()._replace(wallets=Wallets(database), ledger=Ledger(database))
+    finally:
+        await database.close()
+
+
+@pytest.mark.parametrize("name", ROUTES)
+def test_who_may_ask_at_all(name: str) -> None:
+    endpoint = ROUTES[name]
+    path = re.sub(r"\{\w+(:\w+)?\}", "x", endpoint.path)
+
+    async def main() -> None:
+        made = spied(endpoint)
+        for who in (*PEOPLE, "nobody"):
+            answer = await made.ask(who, endpoint.method, path)
+            wanted = expected(who, endpoint.permission, None, general=True)
+            assert answer.status_code == wanted, who
+            assert bool(made.reached) == (wanted == 200), who
+            refused = [event.outcome for event in made.audit.events]
+            assert refused == {200: [], 401: ["invalid_api_key"], 403: ["permission_denied"]}[wanted], who
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("name", [name for name, route in ADMIN_ROUTES.items() if route.about])
+def test_whose_things_somebody_may_touch(name: str, tmp_path: Path) -> None:
+    makers = [make for prefix, make in THINGS.items() if name.partition(" ")[2].startswith(prefix)]
+    assert len(makers) == 1, f"THINGS has to say how to make what {name} is about"
+
+    async def main() -> None:
+        async with filled(tmp_path) as (database, filled_parts):
+            things = await makers[0](database)
+            (route,) = (one for one in app.admin_routes(filled_parts) if f"{one.method} {one.path}" == name)
+            made = spied(route)
+            for identity, resource in things.items():
+                for who in (*PEOPLE, "nobody"):
+                    path = re.sub(r"\{id(:\w+)?\}", identity, route.path)
+                    answer = await made.ask(who, route.method, path)
+                    wanted = expected(who, route.permission, resource)
+                    assert answer.status_code == wanted, f"{who} on {identity}"
+                    assert bool(made.reached) == (wanted == 200), who
+                    if wanted == 404:
+                        (event,) = made.audit.events
+                        assert (event.outcome, event.subject) == ("not_found", identity)
+                        assert (event.actor, event.details["owner"]) == (PEOPLE[who].key_id, resource.tenant)
+                        absent = await made.ask("admin", route.method, path.replace(identity, "nothing"))
+                        assert answer.json() == absent.json(), "what is hidden looks as if it were not there"
+
+    asyncio.run(main())
+
+
+def test_no_route_is_forgotten() -> None:
+    administration = {name for name in ROUTES if "/admin/" in name}
+    assert administration == set(ADMIN_ROUTES), "administration routes are told by app.admin_routes"
+    for name, route in ADMIN_ROUTES.items():
+        assert "{" not in route.path or route.about or name in NOBODYS, f"{name}: whose is what is in its path?"
+    assert {one.permission for one in ROUTES.values()} <= {PUBLIC, *TABLE}
