@@ -27,6 +27,7 @@ from adapters.scripted import Scripted
 from gateway import gauges, logs
 from gateway.api import openai
 from gateway.api.admin.audit import AuditRoutes
+from gateway.api.admin.ledger import LedgerRoutes
 from gateway.api.admin.routes import Admin, Route
 from gateway.api.admin.server import ServerRoutes
 from gateway.api.admin.wallets import WalletRoutes
@@ -363,6 +364,7 @@ def admin_routes(parts: Parts) -> tuple[Route, ...]:
     """The routes of administration."""
     return (
         *AuditRoutes(parts.audit).routes(),
+        *LedgerRoutes(parts.ledger, parts.catalog.price_of, wall_us).routes(),
         *WalletRoutes(parts.wallets, parts.limiter, wall_us).routes(),
         *ServerRoutes(parts.config, parts.catalog, parts.health.statuses).routes(),
     )

@@ -147,6 +147,11 @@ class Catalog:
             raise InvalidRequest("Missing required parameter: 'model'.", param="model")
         return targets[0]
 
+    def price_of(self, name: str) -> Price | None:
+        """What the target of a name costs now; None: not known, or no longer there."""
+        target = self._names.get(name)
+        return None if target is None else target.price
+
     def list(self, principal: Principal) -> tuple[Target, ...]:
         """The targets the principal may use, in the order of the configuration."""
         return tuple(target for target in self._targets if _allowed(principal, target))

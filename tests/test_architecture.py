@@ -104,7 +104,7 @@ GATEWAY_EDGES = {
     "metering": {"auth", "catalog", "errors", "ledger", "limits", "telemetry"},
     "catalog": {"auth", "config", "errors"},
     "limits": {"auth", "catalog", "config_limits", "errors", "state"},
-    "ledger": {"catalog", "limits", "state"},
+    "ledger": {"catalog", "errors", "limits", "state"},
     "auth": {"config", "config_auth", "config_limits", "config_people", "errors", "networks", "secret", "state"},
     "retention": {"audit", "config_money", "ledger", "limits", "state"},
     "sessions": {"auth", "catalog", "errors"},

@@ -271,6 +271,7 @@ class EventStreamResponse:
         self.failure: GatewayError | None = None
         self._events = events
         self._started = False
+        self._tells = True
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -287,6 +288,8 @@ class EventStreamResponse:
             await self._close()
             if not self._started:
                 raise self.failure
+            if not self._tells:
+                return
             event = error_event(self.failure, scope["state"]["request_id"], anthropic=speaks_anthropic(scope))
             await send({"type": "http.response.body", "body": event, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -310,3 +313,14 @@ class EventStreamResponse:
             await self._events.aclose()
         except Exception:
             log.exception("closing an event stream failed")
+
+
+class Download(EventStreamResponse):
+    """Streams a file. After a failure there is no end to it: the connection is cut, so nobody takes a part for all."""
+
+    def __init__(self, parts: EventSource, content_type: str, name: str) -> None:
+        super().__init__(parts)
+        self.headers = encode_headers(
+            {"content-type": content_type, "content-disposition": f'attachment; filename="{name}"'}
+        )
+        self._tells = False

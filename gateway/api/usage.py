@@ -14,6 +14,7 @@ from gateway.api import shapes
 from gateway.api.http import Doc, Endpoint, Response, event_of, json_response, read_json_body
 from gateway.audit import Audit
 from gateway.auth import Principal
+from gateway.auth.roles import Resource, may
 from gateway.catalog import MILLION, Catalog, Price
 from gateway.ledger import Entry
 from gateway.ledger.export import usd
@@ -72,12 +73,13 @@ class OwnUsage:
         found = []
         if self._ledger is not None:
             found = await self._ledger.find(identity, tenant=None if principal.admin else principal.tenant)
-        if not found:
+        seen = [entry for entry in found if may(principal, "usage.read", resource_of(entry)) == "allowed"]
+        if not seen:
             if self._ledger is not None and (others := await self._ledger.find(identity)):
                 event = event_of(request.scope, "request.read", identity, "not_found", owner=others[0].tenant)
                 self._audit.add_repeatable(event)
             raise errors.error("not_found", "There is no such request.")
-        return _json({"object": "list", "data": [shown(entry) for entry in found]})
+        return _json({"object": "list", "data": [shown(entry) for entry in seen]})
 
     async def me(self, request: Request) -> Response:
         principal: Principal = request.state.principal
@@ -182,6 +184,17 @@ def shown(entry: Entry) -> dict[str, Any]:
         "cache": entry.cache,
         "attempts": entry.attempts,
     }
+
+
+def resource_of(entry: Entry) -> Resource:
+    """Whose request it was."""
+    return Resource(
+        tenant=entry.tenant,
+        org_id=entry.org_id,
+        team_id=entry.team_id,
+        user_id=entry.user_id,
+        key_id=entry.key_id,
+    )
 
 
 def _sums(row: dict[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -23,6 +24,11 @@ def csv_line(entry: Entry) -> str:
     price = entry.price
     prices = ("", "", "", "") if price is None else msgspec.structs.astuple(price)
     return _line(tuple(_safe(value) for value in (*(getattr(entry, name) for name in COLUMNS), *prices)))
+
+
+def csv_table(names: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Any table, as safe as that of the entries."""
+    return _line(tuple(names)) + "".join(_line(tuple(_safe(value) for value in row)) for row in rows)
 
 
 def json_line(entry: Entry) -> str:

@@ -11,6 +11,7 @@ from typing import Literal
 
 import msgspec
 
+from gateway import errors
 from gateway.catalog import Price
 from gateway.ledger import Batch, Entry, Sums, correction, fold
 from gateway.ledger.retention import dropped_sums
@@ -36,7 +37,7 @@ log = logging.getLogger(__name__)
 
 
 class Filter(msgspec.Struct, frozen=True, kw_only=True):
-    """Which part of the ledger is meant; None: all."""
+    """Which part of the ledger is meant; None: all. Of `any_of`, columns and values, one has to hold."""
 
     since_us: int = 0
     until_us: int = 2**62
@@ -47,6 +48,7 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
     org_id: str | None = None
     model: str | None = None
     provider: str | None = None
+    any_of: tuple[tuple[str, str], ...] | None = None
 
 
 class Ledger:
@@ -214,6 +216,20 @@ class Ledger:
         sql = f"SELECT {','.join(COLUMNS)} FROM ledger WHERE request_id = $1{where} ORDER BY at_us DESC, id LIMIT 100"
         return [from_row(row) for row in await self._database.query(sql, request_id, *values)]
 
+    async def page(self, wanted: Filter, limit: int, after: str | None = None) -> tuple[list[Entry], bool]:
+        """At most `limit` entries, the newest first, behind the one whose id is `after`; and whether there are more."""
+        where, values = _where(wanted, "at_us")
+        if after is not None:
+            found = await self._database.query("SELECT at_us FROM ledger WHERE id = $1", after)
+            if not found:
+                raise errors.error("invalid_value", "There is no entry with this id.", param="after")
+            n = len(values)
+            where += f" AND (at_us < ${n + 1} OR (at_us = ${n + 1} AND id < ${n + 2}))"
+            values += (found[0]["at_us"], after)
+        sql = f"SELECT {','.join(COLUMNS)} FROM ledger WHERE {where} ORDER BY at_us DESC, id DESC LIMIT {limit + 1}"
+        rows = [from_row(row) for row in await self._database.query(sql, *values)]
+        return rows[:limit], len(rows) > limit
+
     async def entries(self, wanted: Filter) -> AsyncIterator[Entry]:
         """The entries of a part of the ledger in the order of their time."""
         after: tuple[int, str] = (-1, "")
@@ -328,6 +344,13 @@ def _where(wanted: Filter, time: str) -> tuple[str, tuple[Value, ...]]:
         if value is not None:
             given.append(value)
             terms.append(f"{name} = ${len(given)}")
+    if wanted.any_of is not None:
+        choices = []
+        for name, value in wanted.any_of:
+            assert name in FILTERED
+            given.append(value)
+            choices.append(f"{name} = ${len(given)}")
+        terms.append(f"({' OR '.join(choices)})" if choices else "1 = 0")
     return " AND ".join(terms), tuple(given)
 
 

@@ -42,6 +42,10 @@ class Moment:
     def __init__(self, us: int) -> None:
         self.us = us
 
+    @property
+    def iso(self) -> str:
+        return iso(self.us)
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Moment) and other.us == self.us
 
@@ -256,7 +260,7 @@ def _decode(kind: type, value: object) -> object:
 
 def _encode(value: object) -> object:
     if isinstance(value, Moment):
-        return iso(value.us)
+        return value.iso
     raise NotImplementedError(f"{type(value).__name__} has no JSON form")
 
 
