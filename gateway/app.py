@@ -25,6 +25,7 @@ from adapters.llama_cpp.pool import Pool
 from adapters.remote import Remote
 from adapters.scripted import Scripted
 from gateway import gauges, logs
+from gateway.alerts import Alerts, Channel
 from gateway.api import openai
 from gateway.api.admin.audit import AuditRoutes
 from gateway.api.admin.ledger import LedgerRoutes
@@ -50,16 +51,15 @@ from gateway.auth import Authenticator, Open
 from gateway.auth.key_text import key_id, load_pepper
 from gateway.auth.keys import Keys
 from gateway.banner import Banner
-from gateway.catalog import Adapter, Catalog, Target, price_table
-from gateway.config import Config, digest
+from gateway.catalog import Adapter, Catalog, Target, nano_usd, price_table
+from gateway.config import AlertsConfig, Config, digest
 from gateway.engines import engine_settings
 from gateway.engines import scripts as engine_scripts
 from gateway.errors import GatewayError
 from gateway.idempotency import Idempotency
 from gateway.inference import Inference
-from gateway.ledger.export import usd
 from gateway.ledger.store import Ledger
-from gateway.limits.limiter import Alert, Balance, Limiter, LocalCounters, steady_us, wall_us
+from gateway.limits.limiter import Balance, Limiter, LocalCounters, steady_us, wall_us
 from gateway.limits.shared import SharedCounters
 from gateway.limits.wallets import Wallets
 from gateway.logs import AccessLog
@@ -202,17 +202,6 @@ async def _open_money(
 ) -> tuple[Limiter, Ledger | None]:
     """Limits and the ledger. Without a database usage is not recorded, and budgets begin at zero with each start."""
 
-    def alert(reached: Alert) -> None:
-        telemetry.alert(reached.percent)
-        log.warning(
-            "%s has used %d %% of its budget: %s of %s US dollars in %s",
-            reached.subject,
-            reached.percent,
-            usd(reached.spent_nano),
-            usd(reached.limit_nano),
-            reached.account,
-        )
-
     async def nothing(accounts: Sequence[str]) -> dict[str, Balance]:
         return {}
 
@@ -231,7 +220,32 @@ async def _open_money(
         stack.push_async_callback(counters.close)
     telemetry.gauge_source(lambda: [("gateway_reservations", (), counters.holds)])
     balances = nothing if database is None else Wallets(database).balances
-    return Limiter(config.limits, counters, balances, now_us=wall_us, steady_us=steady_us, alert=alert), ledger
+    alerts = Alerts(database, _channels(config.alerts), balances, telemetry)
+    alerts.start()
+    stack.push_async_callback(alerts.close)
+    limiter = Limiter(
+        config.limits,
+        counters,
+        balances,
+        now_us=wall_us,
+        steady_us=steady_us,
+        alert=alerts.add,
+        wallet_low_nano=nano_usd(config.alerts.wallet_low_usd),
+    )
+    return limiter, ledger
+
+
+def _channels(config: AlertsConfig) -> dict[str, Channel]:
+    """Who is told of alerts beside the log."""
+    # Imported by those who use them.
+    from gateway.alerts.channels import Mail, Webhook
+
+    channels: dict[str, Channel] = {}
+    if config.webhook.url is not None:
+        channels["webhook"] = Webhook(config.webhook)
+    if config.smtp.host is not None:
+        channels["smtp"] = Mail(config.smtp)
+    return channels
 
 
 def _facts(config: Config) -> dict[str, str | int | bool]:

@@ -22,7 +22,9 @@ from gateway.config_models import EngineConfig as EngineConfig
 from gateway.config_models import LocalPath
 from gateway.config_models import LoraConfig as LoraConfig
 from gateway.config_models import ModelConfig as ModelConfig
+from gateway.config_money import AlertsConfig as AlertsConfig
 from gateway.config_money import RetentionConfig as RetentionConfig
+from gateway.config_money import alert_conflicts
 from gateway.config_providers import ProviderConfig as ProviderConfig
 from gateway.config_providers import RouteConfig as RouteConfig
 from gateway.config_providers import TargetConfig as TargetConfig
@@ -118,6 +120,7 @@ class Config(Section, frozen=True, kw_only=True):
     auth: AuthConfig = AuthConfig()
     state: StateConfig = StateConfig()
     limits: LimitsConfig = LimitsConfig()
+    alerts: AlertsConfig = AlertsConfig()
     sessions: SessionsConfig = SessionsConfig()
     images: ImagesConfig = ImagesConfig()
     log: LogConfig = LogConfig()
@@ -222,6 +225,7 @@ def _conflicts(config: Config) -> Iterator[tuple[str, str]]:
         except ValueError as error:
             yield f"server.trusted_proxies[{i}]", str(error)
     yield from issuer_conflicts(config.auth.issuers)
+    yield from alert_conflicts(config.alerts)
     if config.sessions.encryption_key is not None and config.sessions.encryption_key_file is not None:
         yield "sessions.encryption_key_file", "sessions.encryption_key is set already"
     yield from _state_conflicts(config.state)

@@ -63,6 +63,9 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric("gateway_cost_nano_usd_total", "counter", "What inference cost, in billionths of a US dollar.", ("model",)),
     Metric("gateway_alerts_total", "counter", "Budgets that reached a threshold, by percentage.", ("percent",)),
+    Metric(
+        "gateway_alert_deliveries_total", "counter", "Attempts to tell an alert: sent, failed.", ("channel", "outcome")
+    ),
     Metric("gateway_ledger_pending", "gauge", "Entries of the ledger that are not durable yet."),
     Metric("gateway_ledger_entries_total", "gauge", "Entries of the ledger written since the start."),
     Metric("gateway_audit_pending", "gauge", "Entries of the audit log that are not durable yet."),
@@ -178,6 +181,7 @@ class Telemetry:
         self._refused = self._counters["gateway_refused_total"]
         self._cost = self._counters["gateway_cost_nano_usd_total"]
         self._alerts = self._counters["gateway_alerts_total"]
+        self._alerts_told = self._counters["gateway_alert_deliveries_total"]
         self._first_tokens = self._histograms["gateway_time_to_first_token_seconds"]
         self._gaps = self._histograms["gateway_inter_token_gap_seconds"]
 
@@ -208,6 +212,10 @@ class Telemetry:
     def alert(self, percent: int) -> None:
         """A budget has reached a threshold."""
         self._alerts.add((str(percent),))
+
+    def alert_told(self, channel: str, outcome: str) -> None:
+        """A channel was tried with an alert."""
+        self._alerts_told.add((channel, outcome))
 
     def first_token(self, model: str, seconds: float) -> None:
         """A stream's first output came `seconds` after its request."""

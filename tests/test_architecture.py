@@ -55,6 +55,7 @@ GATEWAY_EDGES = {
     "cli_sessions": set(),
     "usage": {"audit", "auth", "catalog", "config", "config_limits", "errors", "ledger", "limits", "state"},
     "app": {
+        "alerts",
         "api",
         "audit",
         "auth",
@@ -95,6 +96,7 @@ GATEWAY_EDGES = {
         "networks",
         "moments",
         "secret",
+        "public_network",
         "sessions",
         "telemetry",
     },
@@ -106,6 +108,7 @@ GATEWAY_EDGES = {
     "limits": {"auth", "catalog", "config_limits", "errors", "state"},
     "ledger": {"catalog", "errors", "limits", "state"},
     "auth": {"config", "config_auth", "config_limits", "config_people", "errors", "networks", "secret", "state"},
+    "alerts": {"config_money", "errors", "ledger", "limits", "public_network", "state", "telemetry"},
     "retention": {"audit", "config_money", "ledger", "limits", "state"},
     "sessions": {"auth", "catalog", "errors"},
     "idempotency": {"config", "errors", "ledger", "limits", "state"},
@@ -135,7 +138,8 @@ GATEWAY_EDGES = {
     "config_people": {"config_auth", "config_limits", "secret"},
     "config_limits": set(),
     "networks": set(),
-    "config_money": {"config_limits"},
+    "public_network": set(),
+    "config_money": {"config_limits", "secret"},
     "schema": set(),
     "secret": set(),
     "yaml_lines": set(),
@@ -149,7 +153,7 @@ GATEWAY_EDGES = {
 }
 # Foreign packages that only the named places may import.
 CONFINED = {
-    "httpcore": ("gateway/api/remote_images.py",),
+    "httpcore": ("gateway/api/remote_images.py", "gateway/public_network.py", "gateway/alerts"),
     "starlette": ("gateway/api", "gateway/app.py"),
     "uvicorn": ("gateway/api", "gateway/app.py"),
     "httptools": ("gateway/api", "gateway/app.py", "adapters/connection.py"),

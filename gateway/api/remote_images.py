@@ -1,18 +1,14 @@
 """Fetches images that clients name by a web address, without letting them reach anything but the public web.
 
-Each name is resolved once, every address it has is checked, and the connection goes to the checked address itself, so a
-name that changes its mind between check and connect (DNS rebinding) gains nothing. TLS still verifies the name. Each
-redirect goes the same way. What went wrong is not told in detail, since it would tell about our network.
+Connections go through `public_network.py`, and each redirect goes the same way. What went wrong is not told in detail,
+since it would tell about our network.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
-import socket
 import ssl
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Mapping
 from urllib.parse import urljoin, urlsplit
 
 import httpcore
@@ -22,20 +18,11 @@ from adapters.dialects.openai_parts import MEDIA_TYPES, check_images
 from adapters.errors import InvalidRequest
 from adapters.types import ChatRequest, ImagePart, ImageUrl, Part
 from gateway.config import ImagesConfig
+from gateway.public_network import PublicNetwork, Resolve, resolve
 
 REDIRECTS_MAX = 3
 CONCURRENT_MAX = 8
 PORTS = {"http": 80, "https": 443}
-
-# What Python's `is_global` of some version lets pass, or what leads back to an IPv4 address.
-_REFUSED = tuple(
-    ipaddress.ip_network(network)
-    for network in (
-        *("0.0.0.0/8", "100.64.0.0/10", "192.0.0.0/24", "192.88.99.0/24", "198.18.0.0/15", "240.0.0.0/4"),
-        *("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20", "5f00::/16"),
-    )
-)
-_PUBLIC_V6 = ipaddress.ip_network("2000::/3")
 
 _FAILURES = (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError, httpcore.UnsupportedProtocol)
 _HEADERS = (
@@ -43,46 +30,6 @@ _HEADERS = (
     ("accept-encoding", "identity"),
     ("user-agent", "inference-gateway"),
 )
-
-Resolve = Callable[[str, int], Awaitable[list[str]]]
-
-
-async def resolve(host: str, port: int) -> list[str]:
-    """All addresses of a name."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [str(address[0]) for *_, address in found]
-
-
-def is_public(address: str) -> bool:
-    """Whether an address belongs to the public internet. One that wraps an IPv4 address never does."""
-    try:
-        ip = ipaddress.ip_address(address)
-    except ValueError:
-        return False
-    if ip.version == 6 and ip not in _PUBLIC_V6:
-        return False
-    return ip.is_global and not ip.is_multicast and not any(ip in network for network in _REFUSED)
-
-
-class PublicNetwork(httpcore.AsyncNetworkBackend):
-    """Connects to public addresses only."""
-
-    def __init__(self, resolve: Resolve, network: httpcore.AsyncNetworkBackend) -> None:
-        self._resolve = resolve
-        self._network = network
-
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,  # noqa: ASYNC109  # httpcore's signature.
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
-    ) -> httpcore.AsyncNetworkStream:
-        addresses = await self._resolve(host, port)
-        if not addresses or not all(map(is_public, addresses)):
-            raise httpcore.ConnectError("not a public address")
-        return await self._network.connect_tcp(addresses[0], port, timeout, local_address, socket_options)
 
 
 class _FetchError(Exception):

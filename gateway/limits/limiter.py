@@ -7,7 +7,7 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 import msgspec
 from msgspec.structs import replace
@@ -59,13 +59,18 @@ class Need(msgspec.Struct, frozen=True):
 
 
 class Alert(msgspec.Struct, frozen=True):
-    """A budget's spending has reached a percentage of it, or a wallet is empty (100)."""
+    """A budget's spending has reached a percentage of it, or a wallet is low, or empty and has paused its keys.
 
+    What happens once has one `id`, whoever notices it: a threshold in a period, a wallet between two top-ups.
+    """
+
+    id: str
     subject: str
     account: str
     percent: int
     spent_nano: int
     limit_nano: int
+    kind: Literal["budget", "low", "paused"] = "budget"
 
 
 class Standing(msgspec.Struct, frozen=True):
@@ -172,6 +177,7 @@ class Limiter:
         now_us: Callable[[], int],
         steady_us: Callable[[], int],
         alert: Callable[[Alert], None] = lambda _: None,
+        wallet_low_nano: int = 0,
     ) -> None:
         self._plans = Plans(config)
         self._counters = counters
@@ -179,6 +185,7 @@ class Limiter:
         self._now_us = now_us
         self._steady_us = steady_us
         self._alert = alert
+        self._wallet_low_nano = wallet_low_nano
         self._credits: dict[str, int] = {}
 
     def plan(self, principal: Principal, model: str) -> Plan:
@@ -325,20 +332,32 @@ class Limiter:
             for one, allowance in zip(charged, plan.allowances, strict=False):
                 self._note(one, allowance)
             for one in charged[len(plan.allowances) :]:
-                if one.nano > 0 and one.spent_nano >= self._credits.get(one.account, 0):
-                    self._alert(Alert(one.account, one.account, 100, one.spent_nano, one.spent_nano))
+                self._note_wallet(one)
 
         self._counters.settle(reservation.grant, tokens, nano, note, durable)
 
     def _note(self, charged: Charged, allowance: Allowance) -> None:
-        """Report the highest threshold that this charge crossed."""
-        before_nano = charged.spent_nano - charged.nano
+        """Report the highest threshold that is reached. Who hears it knows what was reported: after a crash it may be
+        a later charge that reports it."""
+        spent_nano, limit_nano = charged.spent_nano, allowance.limit_nano
         for percent in sorted(allowance.config.alert_percents, reverse=True):
-            bound_nano = allowance.limit_nano * percent
-            if before_nano * 100 < bound_nano <= charged.spent_nano * 100:
-                spent_nano, limit_nano = charged.spent_nano, allowance.limit_nano
-                self._alert(Alert(allowance.subject, charged.account, percent, spent_nano, limit_nano))
+            if charged.nano > 0 and limit_nano * percent <= spent_nano * 100:
+                window_s = allowance.config.window_s
+                turn = "" if window_s is None else f":{self._now_us() // (window_s * 1_000_000)}"
+                id = f"{charged.account}{turn}:{percent}"
+                self._alert(Alert(id, allowance.subject, charged.account, percent, spent_nano, limit_nano))
                 return
+
+    def _note_wallet(self, charged: Charged) -> None:
+        """Report a wallet that is low or empty, once between two top-ups."""
+        credits_nano = self._credits.get(charged.account, 0)
+        left_nano = credits_nano - charged.spent_nano
+        if charged.nano <= 0 or left_nano > self._wallet_low_nano:
+            return
+        name, percent = charged.account, charged.spent_nano * 100 // max(credits_nano, 1)
+        kind: Literal["low", "paused"] = "low" if left_nano > 0 else "paused"
+        id = f"{name}:{kind}:{credits_nano}"
+        self._alert(Alert(id, name, name, min(percent, 100), charged.spent_nano, credits_nano, kind))
 
 
 def refusal_error(refusal: Refusal) -> GatewayError:

@@ -11,6 +11,7 @@ import yaml
 
 from gateway import config
 from gateway.config import Config, ConfigError, EngineConfig, ModelConfig, Secret, load
+from gateway.config_money import AlertsConfig, SmtpConfig, WebhookConfig
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "config.example.yaml"
@@ -84,7 +85,7 @@ REFUSED = [
     ("server:\n  prot: 1\n", ":2: at server.prot: no such setting; did you mean port?"),
     (
         "5: 1\n",
-        ":1: at 5: no such setting; known: auth, data_dir, images, limits, log, models, providers, routes, server",
+        ":1: at 5: no such setting; known: alerts, auth, data_dir, images, limits, log, models, providers, routes,",
     ),
     ("server: 5\n", ":1: at server: expected settings as `name: value` lines, got 5"),
     ("- 1\n", ":1: expected settings as `name: value` lines"),
@@ -264,6 +265,9 @@ def struct_shape(kind: type[msgspec.Struct]) -> dict[str, Any]:
         "state": config.StateConfig,
         "idempotency": config.IdempotencyConfig,
         "retention": config.RetentionConfig,
+        "alerts": AlertsConfig,
+        "webhook": WebhookConfig,
+        "smtp": SmtpConfig,
         "sessions": config.SessionsConfig,
         "log": config.LogConfig,
         "engine": EngineConfig,

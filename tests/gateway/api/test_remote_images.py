@@ -12,8 +12,9 @@ import pytest
 from adapters.errors import InvalidRequest
 from adapters.types import ChatRequest, ImagePart, ImageUrl, Message, TextPart
 from gateway.api import remote_images
-from gateway.api.remote_images import RemoteImages, is_public
+from gateway.api.remote_images import RemoteImages
 from gateway.config import ImagesConfig
+from gateway.public_network import is_public
 
 PUBLIC = "93.184.216.34"
 

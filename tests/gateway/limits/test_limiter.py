@@ -36,8 +36,13 @@ class Bench:
             self.read,
             now_us=lambda: self.now_us,
             steady_us=lambda: self.now_us,
-            alert=self.alerts.append,
+            alert=self.hear,
+            wallet_low_nano=15,
         )
+
+    def hear(self, alert: Alert) -> None:
+        if alert.id not in [one.id for one in self.alerts]:
+            self.alerts.append(alert)
 
     async def read(self, accounts: Sequence[str]) -> dict[str, Balance]:
         self.asked += 1
@@ -175,10 +180,13 @@ def test_a_wallet_is_a_budget_and_pauses_at_zero() -> None:
     assert bench.error(principal).code == "insufficient_quota"
     bench.balances["wallet:w"] = Balance(100, 120)
     bench.limiter.settle(bench.held(principal, Need(20)), 20, 20)
-    assert [alert.percent for alert in bench.alerts] == [100]
+    assert [(alert.percent, alert.kind) for alert in bench.alerts] == [(100, "paused")]
     assert "no credit left" in bench.error(principal, Need(1)).message
     bench.balances["wallet:w"] = Balance(120, 150)
-    assert bench.held(principal, Need(30)).grant.accounts == ("wallet:w",)
+    last = bench.held(principal, Need(30))
+    assert last.grant.accounts == ("wallet:w",)
+    bench.limiter.settle(last, 20, 20)
+    assert [(alert.percent, alert.kind) for alert in bench.alerts[1:]] == [(93, "low")]
 
 
 def test_plans_follow_a_key_whose_limits_change() -> None:
