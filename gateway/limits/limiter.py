@@ -82,17 +82,27 @@ class Standing(msgspec.Struct, frozen=True):
     ends_us: int | None = None
 
 
+class Opening(msgspec.Struct, frozen=True):
+    """What the ledger says was spent of an account; with a window also by slot, of which `spent_nano` is the sum."""
+
+    account: str
+    spent_nano: int
+    window_us: int | None
+    slots: Mapping[int, int]
+    mark: int
+
+
 class Counters(Protocol):
     """Where the counters are: `Book` in this process, or a store that replicas share."""
 
     async def admit(self, ask: Ask) -> Grant | Refusal | Missing: ...
 
-    async def ready(self) -> None:
-        """Wait until an account may be read from durable state, to be loaded."""
+    async def ready(self, accounts: Sequence[str]) -> Mapping[str, int]:
+        """Wait until accounts may be read from durable state, to be loaded; a mark for each, which `load` wants."""
         ...
 
-    async def load(self, account: str, spent_nano: int, window_us: int | None, slots: Mapping[int, int]) -> None:
-        """Make an account known; one with a window by what was spent in its slots, which `spent_nano` sums up."""
+    async def load(self, opening: Opening) -> None:
+        """Make an account known, unless it is or has changed since its mark."""
         ...
 
     def settle(
@@ -139,11 +149,11 @@ class LocalCounters:
             self.book.forget(now_us, IDLE_US if self._complete() else None)
         return self.book.admit(ask)
 
-    async def ready(self) -> None:
-        return
+    async def ready(self, accounts: Sequence[str]) -> Mapping[str, int]:
+        return {}
 
-    async def load(self, account: str, spent_nano: int, window_us: int | None, slots: Mapping[int, int]) -> None:
-        self.book.load(account, spent_nano, window_us, slots)
+    async def load(self, opening: Opening) -> None:
+        self.book.load(opening.account, opening.spent_nano, opening.window_us, opening.slots)
 
     def settle(
         self,
@@ -265,12 +275,13 @@ class Limiter:
             self.settle(held, 0, taken_nano)
 
     async def _load(self, budgets: Sequence[Budget]) -> None:
-        await self._counters.ready()
+        marks = await self._counters.ready([budget.account for budget in budgets])
         spent = await self._spent(budgets)
         for budget in budgets:
-            slots = spent[budget.account]
+            account, slots = budget.account, spent[budget.account]
             by_slot = {slot: nano for slot, nano in slots.items() if slot is not None}
-            await self._counters.load(budget.account, sum(slots.values()), budget.window_us, by_slot)
+            nano = sum(slots.values())
+            await self._counters.load(Opening(account, nano, budget.window_us, by_slot, marks.get(account, 0)))
 
     async def _spent(self, budgets: Sequence[Budget]) -> dict[str, dict[int | None, int]]:
         """What the ledger has of each account; of one with a window by slot."""
@@ -329,10 +340,13 @@ class Limiter:
         plan = reservation.plan
 
         def note(charged: tuple[Charged, ...]) -> None:
-            for one, allowance in zip(charged, plan.allowances, strict=False):
-                self._note(one, allowance)
-            for one in charged[len(plan.allowances) :]:
-                self._note_wallet(one)
+            by_account = {one.account: one for one in charged}
+            for budget, allowance in zip(plan.budgets, plan.allowances, strict=True):
+                if (one := by_account.get(budget.account)) is not None:
+                    self._note(one, allowance)
+            for wallet in plan.wallets:
+                if (one := by_account.get(wallet)) is not None:
+                    self._note_wallet(one)
 
         self._counters.settle(reservation.grant, tokens, nano, note, durable)
 

@@ -183,6 +183,7 @@ for i = 1, accounts do
     a.r[field('s', place)] = a.r[field('s', place)] or 0
   end
   slots[#slots + 1] = place
+  mark[field('g', i - 1)] = a.r.turn or 0
   write(KEYS[windows + gates + i], a.r, ACCOUNT_TTL)
 end
 write(KEYS[#KEYS], mark, HOLD_TTL)
@@ -228,11 +229,17 @@ for i = 1, accounts do
   if live and r.held then hold(r, mark.minute, -nano_held) end
   local place = take()
   local name = field('s', place)
-  if r.spent and (place < 0 or r[name]) then
+  if nano > 0 and (not r.spent or mark[field('g', i - 1)] ~= (r.turn or 0)) then
+    r.late = (r.late or 0) + 1
+    r.spent = nil
+    for other in pairs(r) do
+      if part(other, 's') then r[other] = nil end
+    end
+  elseif r.spent and (place < 0 or r[name]) then
     r.spent = r.spent + nano
     if place >= 0 then r[name] = r[name] + nano end
   end
-  if r.held or r.spent then write(key, r, ACCOUNT_TTL) end
+  if next(r) then write(key, r, ACCOUNT_TTL) end
   reply[#reply + 1] = r.spent or -1
 end
 write(KEYS[#KEYS], {done = 1}, HOLD_TTL)
@@ -243,9 +250,10 @@ return reply
 LOAD = (
     COMMON
     + """
-local spent, r = take(), read(KEYS[1])
-if r.spent then return {0} end
+local late, spent, r = take(), take(), read(KEYS[1])
+if r.spent or (r.late or 0) ~= late then return {0} end
 r.spent = spent
+r.turn = (r.turn or 0) + 1
 r.held = r.held or 0
 while at < #ARGV do
   local name = field('s', take())
@@ -291,5 +299,14 @@ end
 mark.minute = minute
 write(KEYS[#KEYS], mark, HOLD_TTL)
 return {1}
+"""
+)
+
+LATE = (
+    COMMON
+    + """
+local reply = {}
+for i = 1, accounts do reply[i] = read(KEYS[i]).late or 0 end
+return reply
 """
 )

@@ -4,6 +4,11 @@ Records: a window has its slots `s<slot>`, their `total`, what of it is `held`, 
 account have what is `held` and its parts `x<minute>` by the minute in which holds expire; an account has what was
 `spent`, unless it was not loaded yet, and where it has a window by slot; a hold has its `minute`, what it holds and the
 slots `w<window>` its tokens went into, or `done` once it has ended.
+
+An account is loaded with what the ledger had at some moment, and nobody can say whether a charge that is told now was
+in that already. So an account counts the `turn`s in which it was loaded, and a hold notes them as `g<account>`. What is
+charged in a later turn, or to an account that is not loaded, is not added: it makes the account `late`, which undoes a
+load that began before it, and unloaded, so that the next request reads it anew. The ledger has the charge by then.
 """
 
 from __future__ import annotations
@@ -43,8 +48,12 @@ def _hold(record: Record, minute: int, amount: int) -> None:
     record[name] = record.get(name, 0) + amount
 
 
+def _is_slot(name: str) -> bool:
+    return name[0] == "s" and name[1:].isdecimal()
+
+
 def _slots(record: Record) -> list[int]:
-    return sorted(int(name[1:]) for name in record if name[0] == "s" and name[1:].isdecimal())
+    return sorted(int(name[1:]) for name in record if _is_slot(name))
 
 
 def _advance(record: Record, slot_us: int, now_us: int) -> int:
@@ -181,6 +190,7 @@ def _admit(records: Records, keys: Sequence[str], arguments: Sequence[Argument])
         records.write(key, gate, HOLD_TTL_MS)
     places = [account.hold(records, minute, nano) for account in accounts]
     mark = {"minute": minute, "tokens": tokens, "nano": nano}
+    mark |= {f"g{i}": account.record.get("turn", 0) for i, account in enumerate(accounts)}
     records.write(keys[-1], mark | {f"w{i}": one.last for i, one in enumerate(windows) if one.unit}, HOLD_TTL_MS)
     return [GRANTED, output, tokens, nano, *_rooms(windows, now_us), *(one.last for one in windows), *places]
 
@@ -232,11 +242,14 @@ def _settle(records: Records, keys: Sequence[str], arguments: Sequence[Argument]
             _hold(gate, mark["minute"], -1)
             records.write(key, gate, HOLD_TTL_MS)
     reply = [1]
-    for key, place in zip(keys[n_windows + n_gates : -1], places, strict=True):
+    for i, (key, place) in enumerate(zip(keys[n_windows + n_gates : -1], places, strict=True)):
         account = records.read(key) or {}
         if live and "held" in account:
             _hold(account, mark["minute"], -nano_held)
-        if "spent" in account and (place < 0 or f"s{place}" in account):
+        if nano > 0 and ("spent" not in account or mark.get(f"g{i}") != account.get("turn", 0)):
+            account = {name: value for name, value in account.items() if name != "spent" and not _is_slot(name)}
+            account["late"] = account.get("late", 0) + 1
+        elif "spent" in account and (place < 0 or f"s{place}" in account):
             account["spent"] += nano
             if place >= 0:
                 account[f"s{place}"] += nano
@@ -249,10 +262,11 @@ def _settle(records: Records, keys: Sequence[str], arguments: Sequence[Argument]
 
 def _load(records: Records, keys: Sequence[str], arguments: Sequence[Argument]) -> Reply:
     account = records.read(keys[0]) or {}
-    if "spent" in account:
+    _, _, _, late, spent, *slots = map(int, arguments)
+    if "spent" in account or account.get("late", 0) != late:
         return [0]
-    account = {"held": 0, **account, "spent": int(arguments[3])}
-    for slot, nano in zip(arguments[4::2], arguments[5::2], strict=True):
+    account = {"held": 0, **account, "spent": spent, "turn": account.get("turn", 0) + 1}
+    for slot, nano in zip(slots[::2], slots[1::2], strict=True):
         account[f"s{slot}"] = account.get(f"s{slot}", 0) + int(nano)
     records.write(keys[0], account, ACCOUNT_TTL_MS)
     return [1]
@@ -293,8 +307,13 @@ def _renew(records: Records, keys: Sequence[str], arguments: Sequence[Argument])
     return [1]
 
 
-ADMIT = Script("limits-admit", 2, lua.ADMIT, _admit)
-SETTLE = Script("limits-settle", 2, lua.SETTLE, _settle)
-LOAD = Script("limits-load", 2, lua.LOAD, _load)
+def _late(records: Records, keys: Sequence[str], arguments: Sequence[Argument]) -> Reply:
+    return [(records.read(key) or {}).get("late", 0) for key in keys]
+
+
+LATE = Script("limits-late", 1, lua.LATE, _late)
+ADMIT = Script("limits-admit", 3, lua.ADMIT, _admit)
+SETTLE = Script("limits-settle", 3, lua.SETTLE, _settle)
+LOAD = Script("limits-load", 3, lua.LOAD, _load)
 RESTORE = Script("limits-restore", 2, lua.RESTORE, _restore)
 RENEW = Script("limits-renew", 1, lua.RENEW, _renew)

@@ -16,7 +16,8 @@ from msgspec.structs import replace
 
 from gateway import errors
 from gateway.limits.book import Ask, Book, Charged, Grant, Missing, NotHeld, Rate, Refusal
-from gateway.limits.scripts import ADMIT, GRANTED, KINDS, LOAD, MISSING, RENEW, RESTORE, SETTLE
+from gateway.limits.limiter import Opening
+from gateway.limits.scripts import ADMIT, GRANTED, KINDS, LATE, LOAD, MISSING, RENEW, RESTORE, SETTLE
 from gateway.limits.windows import Room
 from gateway.state.shared import Reply, Script, SharedState, SharedStateUnavailable
 
@@ -103,19 +104,26 @@ class SharedCounters:
     def _part(self, limit: int) -> int:
         return min(limit, max(limit // self._replicas, 1))
 
-    async def ready(self) -> None:
-        """Wait until what was lost has been held again."""
+    async def ready(self, accounts: Sequence[str]) -> Mapping[str, int]:
+        """Wait until what was lost has been held again; how often each account was `late`."""
         while True:
             self._notice()
             left_us = self._epoch_seen_us + self._grace_us - self._steady_us()
             if left_us <= 0:
-                return
+                break
             await asyncio.sleep(left_us / 1e6)
+        late = await self._run(LATE, [f"a:{account}" for account in accounts], [0, 0, len(accounts)])
+        return dict(zip(accounts, late, strict=True))
 
-    async def load(self, account: str, spent_nano: int, window_us: int | None, slots: Mapping[int, int]) -> None:
+    async def load(self, opening: Opening) -> None:
+        by_slot = [value for item in opening.slots.items() for value in item]
+        arguments = [0, 0, 1, opening.mark, opening.spent_nano, *by_slot]
+        await self._run(LOAD, [f"a:{opening.account}"], arguments)
+
+    async def _run(self, script: Script, keys: list[str], arguments: list[int]) -> Reply:
+        """Run a script that is about money and may fail."""
         try:
-            by_slot = [value for item in slots.items() for value in item]
-            await self._shared.run(LOAD, [f"a:{account}"], [0, 0, 1, spent_nano, *by_slot])
+            return await self._shared.run(script, keys, arguments)
         except SharedStateUnavailable as error:
             message = "What the budget still has cannot be known right now. Try again shortly."
             raise errors.error("budget_unavailable", message, retry_after_s=1) from error

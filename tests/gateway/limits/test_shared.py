@@ -209,7 +209,7 @@ def test_nothing_is_loaded_within_the_grace_after_a_loss() -> None:
     async def scenario(shared: Fragile, first: Replica, second: Replica) -> None:
         now_us = [START_US]
         counters = SharedCounters(shared, 2, lambda: now_us[0], grace_s=0.01)
-        waiting = asyncio.create_task(counters.ready())
+        waiting = asyncio.create_task(counters.ready(["a"]))
         await asyncio.sleep(0.02)
         assert not waiting.done(), "its clock stands still"
         now_us[0] += 10_000
@@ -250,5 +250,52 @@ def test_what_still_runs_is_renewed() -> None:
         await first.counters._renew()
         await first.counters._renew()
         assert seen == ["limits-renew"]
+
+    run(scenario)
+
+
+def test_a_charge_that_the_loaded_balance_has_already_is_not_counted_twice() -> None:
+    async def scenario(shared: Fragile, first: Replica, second: Replica) -> None:
+        held, other = await first.hold(30), await first.hold(20)
+        shared.lose()
+        first.counters._notice()
+        await quiet(first)
+        for account in held.grant.accounts:
+            first.debits[account] = 30  # Durable, and not yet told to the counters.
+        loading = await second.hold(20)
+        first.debits.clear()
+        first.settle(held, 30)
+        await quiet(first)
+        first.settle(other, 20)
+        second.settle(loading, 20)
+        await quiet(first)
+        await quiet(second)
+        await second.hold(30)
+        assert isinstance(await first.reserve(1), Refusal)
+
+    run(scenario)
+
+
+def test_a_charge_that_comes_between_reading_a_balance_and_loading_it_is_not_lost() -> None:
+    async def scenario(shared: Fragile, first: Replica, second: Replica) -> None:
+        held = await first.hold(60)
+        shared.lose()
+        first.counters._notice()
+        await quiet(first)
+        read, reads = second.read, 0
+
+        async def late(accounts: Sequence[str]) -> dict[str, Balance]:
+            nonlocal reads
+            reads += 1
+            balances = await read(accounts)
+            if reads == 1:
+                first.settle(held, 60)
+                await quiet(first)
+            return balances
+
+        second.limiter._balances = late
+        assert isinstance(await second.reserve(41), Refusal)
+        assert reads == 2
+        await second.hold(40)
 
     run(scenario)
