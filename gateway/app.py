@@ -69,6 +69,7 @@ from gateway.remotes import remote_model, upstream_settings
 from gateway.retention import Retention
 from gateway.sessions import Sessions
 from gateway.state.database import Database
+from gateway.state.journal import Journal
 from gateway.state.migrate import known, migrate
 from gateway.state.outbox import Outbox
 from gateway.state.shared import SharedState
@@ -207,7 +208,9 @@ async def _open_money(
 
     ledger = None
     if database is not None:
-        ledger = Ledger(database, Outbox(Path(config.data_dir) / "outbox"))
+        folder = Path(config.data_dir) / "outbox"
+        outbox = Outbox(folder)  # It locks the folder, the journal's too.
+        ledger = Ledger(database, outbox, Journal(folder / "running.journal"))
         await ledger.start()
         stack.push_async_callback(ledger.close)
         telemetry.gauge_source(partial(gauges.of_ledger, ledger))

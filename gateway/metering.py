@@ -151,6 +151,8 @@ class Metering:
             price=price,
         )
         reservation = await self._reserve(principal, target, draft.id, request, price)
+        if self._ledger is not None:
+            self._ledger.begin(draft)
         return Meter(self, draft, reservation, started_us)
 
     async def _reserve(

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Literal
 
 import msgspec
+from msgspec.structs import replace
 
 from gateway import errors
 from gateway.catalog import Price
@@ -19,6 +20,7 @@ from gateway.limits.limiter import wall_us
 from gateway.limits.wallets import places, post
 from gateway.limits.windows import slot_is_over
 from gateway.state.database import Database, DatabaseUnavailable, Row, Statements, Value
+from gateway.state.journal import Journal
 from gateway.state.outbox import Outbox, OutboxError
 
 GROUP_MAX = 400
@@ -59,8 +61,16 @@ class Ledger:
     requests should be let in.
     """
 
-    def __init__(self, database: Database, outbox: Outbox | None = None, *, retry_s: float = RETRY_S) -> None:
+    def __init__(
+        self,
+        database: Database,
+        outbox: Outbox | None = None,
+        journal: Journal | None = None,
+        *,
+        retry_s: float = RETRY_S,
+    ) -> None:
         self._retry_s = retry_s
+        self._journal = journal
         self._database = database
         self._outbox = outbox
         self._outbox_turn = asyncio.Lock()
@@ -76,6 +86,8 @@ class Ledger:
         """Bring in what an earlier process left in the outbox, then begin to write what is added."""
         if self._outbox is not None and self._outbox.size_bytes:
             await self._empty_outbox()
+        if self._journal is not None:
+            await self._expire(self._journal)
         self._writer = asyncio.create_task(self._write())
 
     async def close(self) -> None:
@@ -89,6 +101,26 @@ class Ledger:
             await asyncio.wait([self._emptying])
         if self._outbox is not None:
             self._outbox.close()
+        if self._journal is not None:
+            self._journal.close()
+
+    async def _expire(self, journal: Journal) -> None:
+        """Write an entry for each request that died with the process before: it cost nothing.
+
+        That process is gone, and what it could still bring in is here already, so nobody will settle them later. Those
+        that were settled before it died have their entry, and keep it.
+        """
+        lost = [msgspec.json.decode(record, type=Entry) for record in journal.left.values()]
+        for start in range(0, len(lost), GROUP_MAX):
+            await self.commit([replace(draft, status="expired", outcome="lost") for draft in lost[start:][:GROUP_MAX]])
+        if lost:
+            log.warning("%d requests had no end when the gateway before this one did", len(lost))
+        journal.clear()
+
+    def begin(self, draft: Entry) -> None:
+        """A request is under way, and will be added under the same id; a plain call."""
+        if self._journal is not None:
+            self._journal.begin(draft.id, msgspec.json.encode(draft))
 
     @property
     def pending(self) -> int:
@@ -140,6 +172,8 @@ class Ledger:
                 continue
             for entry, durable in group:
                 assert self._pending.popleft()[0] is entry
+                if self._journal is not None:
+                    self._journal.end(entry.id)
                 if not durable.done():
                     durable.set_result(None)
 

@@ -50,6 +50,7 @@ class Kept(Ledger):
     """A ledger that keeps entries in a list; they are durable when the test says so."""
 
     def __init__(self) -> None:
+        super().__init__(None)  # type: ignore[arg-type]
         self.kept: list[Entry] = []
         self.durable = asyncio.Event()
         self.durable.set()

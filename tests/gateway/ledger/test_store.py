@@ -13,6 +13,7 @@ from gateway.ledger import Entry
 from gateway.ledger.store import Filter, Ledger
 from gateway.limits.wallets import Wallets
 from gateway.state.database import DatabaseUnavailable, Row, Statements, Value
+from gateway.state.journal import Journal
 from gateway.state.migrate import known, migrate
 from gateway.state.outbox import Outbox
 from gateway.state.sqlite import Sqlite, open_sqlite
@@ -223,3 +224,25 @@ def test_a_price_fix_is_corrected_once(tmp_path: Path) -> None:
         assert wallet.debits_nano - wallet.credits_nano == 3500
 
     with_ledger(tmp_path, scenario)
+
+
+def test_what_died_with_a_process_is_expired_once_unless_it_was_settled(tmp_path: Path) -> None:
+    async def scenario(_: Ledger, database: Flaky) -> None:
+        for _turn in range(2):
+            dying = Ledger(database, None, Journal(tmp_path / "j"), retry_s=0)
+            await dying.start()
+            for name in ("lost", "settled", "ended"):
+                dying.begin(entry(name, status="voided", outcome=""))
+            await asyncio.shield(dying.add(entry("ended")))
+            # It was committed, and the process died before it could note that.
+            await dying.commit([entry("settled")])
+            await asyncio.sleep(0)
+            next_one = Ledger(database, None, Journal(tmp_path / "j"), retry_s=0)
+            await next_one.start()
+            await next_one.close()
+            found = {one.id: (one.status, one.outcome) async for one in next_one.entries(ALL)}
+            assert found == {"lost": ("expired", "lost"), "settled": ("posted", "ok"), "ended": ("posted", "ok")}
+            assert Journal(tmp_path / "j").left == {}
+            await dying.close()
+
+    with_ledger(tmp_path / "d", scenario)

@@ -1,0 +1,117 @@
+"""What is under way in this process, on the local disk, so that the next process knows what died with this one.
+
+A file of lines: `+` and a record when something begins, `-` and its id when it has ended. It is written behind the
+event loop's back once per turn and never synced: it survives the end of the process, not that of the machine. The
+directory has to be locked by its owner, since two processes must not share a journal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from pathlib import Path
+
+BYTES_MAX = 4 << 20
+
+log = logging.getLogger(__name__)
+
+
+class Journal:
+    """One file. `left` is what an earlier process began and did not end, by id; `clear` forgets it.
+
+    A journal that cannot be written is given up with a line in the log: nothing waits for it.
+    """
+
+    def __init__(self, path: Path, *, bytes_max: int = BYTES_MAX) -> None:
+        self._path = path
+        self._bytes_max = bytes_max
+        self._open: dict[str, bytes] = {}
+        self._lines: list[bytes] = []
+        self._size = 0
+        self._file: int | None = None
+        self.left = _left(path)
+
+    def clear(self) -> None:
+        """Begin anew, without what was left; before anything begins."""
+        self.left = {}
+        self._rewrite()
+
+    def begin(self, id: str, record: bytes) -> None:
+        """Something is under way from now on. `record` has no line feed, `id` no space."""
+        self._open[id] = record
+        self._add(b"+%b %b\n" % (id.encode(), record))
+
+    def end(self, id: str) -> None:
+        """It has ended, and what became of it is durable."""
+        if self._open.pop(id, None) is not None:
+            self._add(b"-%b\n" % id.encode())
+
+    def close(self) -> None:
+        self.flush()
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def _add(self, line: bytes) -> None:
+        if not self._lines:
+            asyncio.get_running_loop().call_soon(self.flush)
+        self._lines.append(line)
+
+    def flush(self) -> None:
+        """Write what was added."""
+        data = b"".join(self._lines)
+        self._lines.clear()
+        if self._file is None or not data:
+            return
+        try:
+            _write(self._file, data)
+        except OSError as error:
+            self._give_up(error)
+            return
+        self._size += len(data)
+        if self._size > self._bytes_max:
+            self._bytes_max = max(self._bytes_max, 2 * sum(map(len, self._open.values())))
+            self._rewrite()
+
+    def _rewrite(self) -> None:
+        """Put a file with only what is under way in the place of the one there is."""
+        data = b"".join(b"+%b %b\n" % (id.encode(), record) for id, record in self._open.items())
+        fresh = self._path.with_suffix(".new")
+        try:
+            file = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
+            _write(file, data)
+            fresh.replace(self._path)
+        except OSError as error:
+            self._give_up(error)
+            return
+        if self._file is not None:
+            os.close(self._file)
+        self._file, self._size = file, len(data)
+
+    def _give_up(self, error: OSError) -> None:
+        log.error("%s cannot be written; requests that die with this process will have no entry: %s", self._path, error)
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+
+def _write(file: int, data: bytes) -> None:
+    if os.write(file, data) < len(data):
+        raise OSError("the disk is full")
+
+
+def _left(path: Path) -> dict[str, bytes]:
+    """What was begun in a journal and not ended. A line that is not whole was written as its process died."""
+    data = b""
+    with contextlib.suppress(FileNotFoundError):
+        data = path.read_bytes()
+    left: dict[str, bytes] = {}
+    for line in data.split(b"\n")[:-1]:
+        id, _, record = line[1:].partition(b" ")
+        if line[:1] == b"+":
+            left[id.decode()] = record
+        else:
+            left.pop(id.decode(), None)
+    return left

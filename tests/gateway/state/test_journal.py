@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.state.journal import Journal
+
+
+def test_what_was_begun_and_not_ended_is_left_for_the_next_process(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+
+    async def die() -> None:
+        journal = Journal(path)
+        journal.clear()
+        for id in "abc":
+            journal.begin(id, b'{"of": "%b"}' % id.encode())
+        journal.end("b")
+        journal.end("b")
+        await asyncio.sleep(0)
+
+    asyncio.run(die())
+    with path.open("ab") as file:
+        file.write(b'+d {"of"')
+    journal = Journal(path)
+    assert journal.left == {"a": b'{"of": "a"}', "c": b'{"of": "c"}'}
+    journal.clear()
+    assert Journal(path).left == {}
+    journal.close()
+
+
+@given(st.lists(st.tuples(st.integers(0, 30), st.booleans()), max_size=200), st.integers(50, 300))
+def test_a_journal_stays_small_and_true(steps: list[tuple[int, bool]], bytes_max: int) -> None:
+    async def run(path: Path) -> None:
+        journal, running = Journal(path, bytes_max=bytes_max), set[int]()
+        journal.clear()
+        for n, begins in steps:
+            if begins and n not in running:
+                running.add(n)
+                journal.begin(f"{n}", b"record")
+            elif not begins:
+                running.discard(n)
+                journal.end(f"{n}")
+            journal.flush()
+        assert set(Journal(path).left) == {f"{n}" for n in running}
+        journal.close()
+
+    with tempfile.TemporaryDirectory() as folder:
+        asyncio.run(run(path := Path(folder) / "j"))
+        assert path.stat().st_size < bytes_max + 31 * 30
+
+
+def test_a_journal_that_cannot_be_written_is_given_up(tmp_path: Path) -> None:
+    async def run() -> None:
+        journal = Journal(tmp_path / "missing" / "j")
+        journal.clear()
+        journal.begin("a", b"{}")
+        journal.end("a")
+        journal.close()
+
+    asyncio.run(run())
