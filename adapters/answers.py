@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 import msgspec
 
-from adapters.connection import Flow, Headers, Timeouts
+from adapters.connection import Body, Flow, Headers, Timeouts
 from adapters.errors import UpstreamInvalid
 from adapters.http1 import Wire
 
@@ -55,7 +55,7 @@ class Whole:
         self._parts.append(data)
 
 
-async def fetch(wire: Wire, head: bytes, body: bytes, *, bytes_max: int, timeouts: Timeouts | None = None) -> Answer:
+async def fetch(wire: Wire, head: bytes, body: Body, *, bytes_max: int, timeouts: Timeouts | None = None) -> Answer:
     """The whole response to a request; raises `UpstreamInvalid` when its body is over `bytes_max`."""
     whole = Whole(bytes_max)
     await wire.send(head, body, whole, timeouts)
@@ -121,7 +121,7 @@ class Reading:
 
 
 @asynccontextmanager
-async def streamed(wire: Wire, head: bytes, body: bytes, timeouts: Timeouts | None = None) -> AsyncIterator[Reading]:
+async def streamed(wire: Wire, head: bytes, body: Body, timeouts: Timeouts | None = None) -> AsyncIterator[Reading]:
     """The response to a request, from its head on. Leaving early drops the connection.
 
     What fails after the head ends the iteration and is raised on leaving, in place of whatever the body made of it.

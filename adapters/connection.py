@@ -16,6 +16,8 @@ import msgspec
 from adapters.errors import BrokeOff, Timeout, UpstreamInvalid
 
 Headers = list[tuple[bytes, bytes]]
+# A body, or its pieces in order.
+Body = bytes | tuple[bytes | memoryview, ...]
 
 # Below this, one copy is cheaper than a second piece on its way through the transport.
 JOINED_BYTES_MAX = 64 * 1024
@@ -38,11 +40,13 @@ class Timeouts(msgspec.Struct, frozen=True):
 
 
 class Flow(Protocol):
-    """Holds up what is still to come of a response."""
+    """Holds up what is still to come of a response, or gives it no more than some seconds from now."""
 
     def pause(self) -> None: ...
 
     def resume(self) -> None: ...
+
+    def hurry(self, seconds: float) -> None: ...
 
 
 class Receiver(Protocol):
@@ -78,12 +82,12 @@ class Connection(asyncio.Protocol):
         self._paused = False
         self._stirred = False
         self._error: BaseException | None = None
-        self._since_s = self._last_s = self.opened_s = loop.time()
+        self._since_s = self._last_s = self._due_s = self.opened_s = loop.time()
         self.answered = False
 
     # What a request does
 
-    async def run(self, head: bytes, body: bytes, receiver: Receiver, timeouts: Timeouts) -> None:
+    async def run(self, head: bytes, body: Body, receiver: Receiver, timeouts: Timeouts) -> None:
         """Send a request and hand its response to `receiver`; whoever is cancelled here drops the connection."""
         if not self.open:
             raise BrokeOff("The connection to the upstream broke off.")
@@ -92,10 +96,12 @@ class Connection(asyncio.Protocol):
         self._headers, self._header_bytes, self._unfinished_bytes = [], 0, 0
         self._since_s = self._last_s = self._loop.time()
         self._done = done = self._loop.create_future()
-        if len(body) <= JOINED_BYTES_MAX:
-            self._transport.write(head + body)
+        self._due_s = self._since_s + timeouts.total_s
+        pieces = (head, body) if isinstance(body, bytes) else (head, *body)
+        if sum(map(len, pieces)) <= JOINED_BYTES_MAX:
+            self._transport.write(b"".join(pieces))
         else:
-            self._transport.writelines((head, body))
+            self._transport.writelines(pieces)
         try:
             await done
         except asyncio.CancelledError:
@@ -114,6 +120,9 @@ class Connection(asyncio.Protocol):
             self._paused = False
             if self._state != "closed":
                 self._transport.resume_reading()
+
+    def hurry(self, seconds: float) -> None:
+        self._due_s = min(self._due_s, self._loop.time() + seconds)
 
     # What its keeper does
 
@@ -138,7 +147,7 @@ class Connection(asyncio.Protocol):
         if self._stirred or self._paused:
             self._stirred = False
             self._last_s = now_s
-        if now_s - self._since_s > self._timeouts.total_s:
+        if now_s > self._due_s:
             self._fail(Timeout("The upstream took too long for its whole answer."))
         elif self._state != "body":
             if now_s - self._since_s > self._timeouts.first_byte_s:

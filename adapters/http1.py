@@ -19,7 +19,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from adapters.connection import Bounds, Connection, Receiver, Timeouts
+from adapters.connection import Body, Bounds, Connection, Receiver, Timeouts
 from adapters.errors import AdapterError, BrokeOff, Overloaded, Timeout, Unreachable
 
 SWEEP_S = 0.25
@@ -60,7 +60,7 @@ class Keeping(msgspec.Struct, frozen=True):
 class Wire(Protocol):
     """A way to one origin."""
 
-    async def send(self, head: bytes, body: bytes, receiver: Receiver, timeouts: Timeouts | None = None) -> None:
+    async def send(self, head: bytes, body: Body, receiver: Receiver, timeouts: Timeouts | None = None) -> None:
         """Send what `render_head` made, with a body behind it; done when the response is. Raises an AdapterError."""
         ...
 
@@ -123,10 +123,11 @@ class Direct:
     def connections(self) -> int:
         return len(self._connections) + self._opening
 
-    async def send(self, head: bytes, body: bytes, receiver: Receiver, timeouts: Timeouts | None = None) -> None:
+    async def send(self, head: bytes, body: Body, receiver: Receiver, timeouts: Timeouts | None = None) -> None:
         """A kept connection may have died unnoticed: then, if nothing came back, the request is sent once more."""
         timeouts = timeouts or self._timeouts
-        head += b"content-length: %d\r\n\r\n" % len(body)
+        size = len(body) if isinstance(body, bytes) else sum(map(len, body))
+        head += b"content-length: %d\r\n\r\n" % size
         if (connection := self._take()) is not None:
             try:
                 await connection.run(head, body, receiver, timeouts)

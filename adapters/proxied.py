@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import ssl
 from collections.abc import Mapping
 
 import httpx
 
-from adapters.connection import Receiver, Timeouts
+from adapters.connection import Body, Receiver, Timeouts
 from adapters.errors import AdapterError, BrokeOff, Timeout, Unreachable, UpstreamInvalid
 from adapters.http1 import Origin
 
@@ -42,7 +43,8 @@ def translated(exc: Exception) -> AdapterError:
 class Gap:
     """Holds up the reading of one response."""
 
-    def __init__(self) -> None:
+    def __init__(self, timeout: asyncio.Timeout) -> None:
+        self._timeout = timeout
         self.free = asyncio.Event()
         self.free.set()
 
@@ -51,6 +53,9 @@ class Gap:
 
     def resume(self) -> None:
         self.free.set()
+
+    def hurry(self, seconds: float) -> None:
+        self._timeout.reschedule(min(self._timeout.when() or math.inf, asyncio.get_running_loop().time() + seconds))
 
 
 class Proxied:
@@ -61,20 +66,20 @@ class Proxied:
         self._timeouts = timeouts
         self._client = httpx.AsyncClient(proxy=proxy, verify=context, trust_env=False, follow_redirects=False)
 
-    async def send(self, head: bytes, body: bytes, receiver: Receiver, timeouts: Timeouts | None = None) -> None:
+    async def send(self, head: bytes, body: Body, receiver: Receiver, timeouts: Timeouts | None = None) -> None:
         timeouts = timeouts or self._timeouts
         first, *lines = head.decode("latin-1").split("\r\n")[:-1]
         method, target, _ = first.split(" ")
         request = self._client.build_request(
             method,
             self._url + target,
-            content=body,
+            content=body if isinstance(body, bytes) else b"".join(body),
             headers=[(name, value) for name, _, value in (line.partition(": ") for line in lines)],
             timeout=httpx.Timeout(timeouts.idle_s, connect=timeouts.connect_s, read=timeouts.first_byte_s),
         )
-        gap = Gap()
         try:
-            async with asyncio.timeout(timeouts.total_s):
+            async with asyncio.timeout(timeouts.total_s) as whole:
+                gap = Gap(whole)
                 response = await self._client.send(request, stream=True)
                 try:
                     names = [(name.lower(), value) for name, value in response.headers.raw]

@@ -25,6 +25,7 @@ from adapters.dialects.failures import failure, failure_in_stream
 from adapters.errors import AdapterError, InvalidRequest, UpstreamInvalid
 from adapters.estimates import Tally, prompt_tokens
 from adapters.providers import Capability
+from adapters.relay import Relaying
 from adapters.sse import EventSplitter
 from adapters.types import (
     Caller,
@@ -35,12 +36,15 @@ from adapters.types import (
     Embeddings,
     Event,
     Finished,
+    Inbound,
     Kind,
     ModelCard,
     Ranking,
+    Relayed,
     RerankRequest,
     SessionAction,
     SessionInfo,
+    Sink,
     Started,
 )
 from adapters.upstream import Upstream
@@ -90,7 +94,7 @@ class RemoteStatus(msgspec.Struct, frozen=True):
 
 
 class Remote:
-    """Chat, Embedder, Reranker, Tokenizer and Sessions, as far as the provider has them."""
+    """Chat, Relay, Embedder, Reranker, Tokenizer and Sessions, as far as the provider has them."""
 
     def __init__(self, model: RemoteModel, upstream: Upstream, *, now_s: Callable[[], float] = time.time) -> None:
         self.name = model.name
@@ -105,6 +109,7 @@ class Remote:
             vision="images" in can and "chat" in model.kinds,
         )
         self._now_s = now_s
+        self._relaying = Relaying(model.model, upstream, upstream.row.capabilities - can, now_s=now_s)
 
     def status(self) -> RemoteStatus:
         return RemoteStatus()
@@ -125,6 +130,12 @@ class Remote:
         dialect = self._dialect("completion")
         body = openai_completions_client.render_request(replace(request, model=self.model), self.upstream.row.style)
         return self._stream(dialect, body, openai_completions_client.EventParser(request), request)
+
+    def takes(self, inbound: Inbound) -> bool:
+        return self._relaying.takes(inbound)
+
+    async def relay(self, inbound: Inbound, caller: Caller, sink: Sink) -> Relayed:
+        return await self._relaying.relay(inbound, caller, sink)
 
     async def embed(self, request: EmbeddingRequest, caller: Caller) -> Embeddings:
         self._check(request)

@@ -186,7 +186,8 @@ class Caller(msgspec.Struct, frozen=True):
 class Head(msgspec.Struct, frozen=True):
     """The few fields of a request that decide where it goes and what it may cost; the rest of its body stays unread.
 
-    `max_tokens` bounds one of the `n` answers. `session_key` is the one the body names.
+    `max_tokens` bounds one of the `n` answers. `session_key` is the one the body names. `usage_wanted`: the client is
+    to see the usage at the end of a stream.
     """
 
     model: str
@@ -194,6 +195,7 @@ class Head(msgspec.Struct, frozen=True):
     max_tokens: int | None = None
     n: int = 1
     session_key: str | None = None
+    usage_wanted: bool = False
 
 
 class Inbound(msgspec.Struct, frozen=True):
@@ -444,8 +446,9 @@ class Relayed(msgspec.Struct, frozen=True):
 class Relay(Protocol):
     """A target that speaks some dialects itself and takes requests in them unharmed, unknown fields included."""
 
-    @property
-    def dialects(self) -> frozenset[DialectName]: ...
+    def takes(self, inbound: Inbound) -> bool:
+        """Whether a request can be passed on. One that may need what the target lacks is translated, which tells."""
+        ...
 
     async def relay(self, inbound: Inbound, caller: Caller, sink: Sink) -> Relayed:
         """Pass a request on with only its routed fields replaced, and a streamed answer into `sink` as it comes.

@@ -21,6 +21,8 @@ from adapters.http1 import Client, Keeping, Wire, parse_url, render_head
 from adapters.providers import PROVIDERS, Provider, ProviderKind
 from adapters.types import DialectName
 
+# Heads of requests that are kept as they were rendered, which takes as long as everything else about a request.
+RENDERED_MAX = 256
 USER_AGENT = "inference-gateway"
 
 
@@ -70,6 +72,7 @@ class Upstream:
         base_url = base_url.format(region=settings.region, project=settings.project)
         self.origin, self._base_path = parse_url(base_url)
         self._headers: Headers = [*self.row.headers, *_own_headers(settings)]
+        self._rendered: dict[tuple[str, str], tuple[Headers, bytes]] = {}
 
     @property
     def dialects(self) -> frozenset[DialectName]:
@@ -98,8 +101,14 @@ class Upstream:
     async def head(self, method: str, target: str, body: bytes, headers: Iterable[tuple[str, str]] = ()) -> bytes:
         """The head of a request, authorised; `headers` are further ones."""
         authority = self.origin.authority
-        authorised = await self._credentials.headers(method, target, authority, body)
-        return render_head(method, target, self.origin, [*self._headers, *authorised, *headers])
+        more = [*await self._credentials.headers(method, target, authority, body), *headers]
+        known = self._rendered.get((method, target))
+        if known is None or known[0] != more:
+            if len(self._rendered) >= RENDERED_MAX:
+                self._rendered.clear()
+            known = more, render_head(method, target, self.origin, [*self._headers, *more])
+            self._rendered[method, target] = known
+        return known[1]
 
     def scrubbed(self, text: str) -> str:
         """What this provider said, as a client may read it."""

@@ -38,7 +38,9 @@ from gateway.api.edge import Edge
 from gateway.api.health import Health, front_page
 from gateway.api.http import Endpoint
 from gateway.api.idempotent import Idempotent
+from gateway.api.lane import Lane
 from gateway.api.openapi import OpenApi
+from gateway.api.passing import Passer
 from gateway.api.protocol import Report, Wheel
 from gateway.api.remote_images import RemoteImages
 from gateway.api.rerank import Rerank
@@ -175,12 +177,14 @@ async def opened(config: Config) -> AsyncIterator[Gateway]:
         )
         wallets = None if database is None else Wallets(database)
         parts = Parts(config, catalog, inference, health, audit, limiter, ledger, wallets)
-        endpoints = idempotent.wrap(routes(parts))
+        passer = Passer(inference, config.server.body_bytes_max)
+        endpoints = idempotent.wrap(passer.wrap(routes(parts)))
         loopback_only = not config.auth.enabled
         proxies = Networks(config.server.trusted_proxies)
         edge = Edge(
             endpoints, authenticator, telemetry, access_log, audit=audit, loopback_only=loopback_only, proxies=proxies
         )
+        wheel.lane = Lane(edge, passer)
         stack.push_async_callback(_end, asyncio.create_task(_load(pool)))
         started = Event(action="gateway.start", actor=GATEWAY, subject=socket.gethostname(), details=_facts(config))
         audit.add(started)

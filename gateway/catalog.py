@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
-from typing import Protocol
+from collections.abc import Callable, Iterable
+from typing import Protocol, cast
 
 import msgspec
 from msgspec.structs import replace
 
 from adapters.errors import InvalidRequest
-from adapters.types import Chat, Embedder, Generation, Lora, ModelCard, Reranker, Sessions, Tokenizer, Usage
+from adapters.types import (
+    Chat,
+    Embedder,
+    Generation,
+    Inbound,
+    Lora,
+    ModelCard,
+    Relay,
+    Reranker,
+    Sessions,
+    Tokenizer,
+    Usage,
+)
 from gateway import errors
 from gateway.auth import Principal
 from gateway.config import ModelConfig, RouteConfig
@@ -102,6 +114,11 @@ class Target:
     def card(self) -> ModelCard:
         card = self.adapter.card
         return card if self.parent is None else replace(card, parent=self.parent)
+
+    def relay(self, inbound: Inbound) -> Relay | None:
+        """The adapter as one that takes a request as it came, if it does."""
+        takes: Callable[[Inbound], bool] | None = getattr(self.adapter, "takes", None)
+        return cast(Relay, self.adapter) if takes is not None and takes(inbound) else None
 
     def generation(self, asked: Generation) -> Generation:
         """What was asked for, with the adapter that the name stands for."""

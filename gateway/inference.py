@@ -14,14 +14,19 @@ from adapters.types import (
     Caller,
     ChatRequest,
     CompletionRequest,
+    DialectName,
     EmbeddingRequest,
     Embeddings,
     Event,
     Finished,
+    Inbound,
     Kind,
     Ranking,
     ReasoningDelta,
+    Relay,
+    Relayed,
     RerankRequest,
+    Sink,
     Started,
     TextDelta,
     ToolCallDelta,
@@ -31,13 +36,15 @@ from gateway.auth import Principal
 from gateway.catalog import Catalog, Target
 from gateway.errors import GatewayError
 from gateway.ledger import believable
-from gateway.metering import Meter, Metering, Request, durable
+from gateway.metering import Meter, Metering, Request, durable, inbound_tokens
 from gateway.telemetry import Telemetry
 
 T = TypeVar("T")
 Encoded = TypeVar("Encoded", Embeddings, Ranking)
 TextRequest = TypeVar("TextRequest", ChatRequest, CompletionRequest)
 
+# What a token of a prompt that nobody counted is taken to have in bytes.
+TOKEN_BYTES = 3
 FIRST_EVENT_TIMEOUT_S = 600.0
 TOTAL_TIMEOUT_S = 3600.0
 
@@ -46,6 +53,13 @@ _KIND_NAMES: dict[Kind, str] = {
     "completion": "completions",
     "embedding": "embeddings",
     "rerank": "reranking",
+}
+
+
+_KINDS: dict[DialectName, Kind] = {
+    "openai_completions": "completion",
+    "openai_embeddings": "embedding",
+    "rerank": "rerank",
 }
 
 
@@ -80,6 +94,16 @@ class Record:
             self._prompt = event
         elif isinstance(event, Finished):
             self.end("ok", event.usage, estimated=event.estimated)
+
+    def sent(self, prompt_tokens: int) -> None:
+        """The request is on its way to a place where it costs its input, which is about this much."""
+        self._prompt = Started(prompt_tokens)
+
+    def passed(self, outputs: int) -> None:
+        """Tokens went to the client, at least so many."""
+        if outputs:
+            self._output()
+            self._counted += outputs
 
     def _output(self) -> None:
         now_s = self._clock()
@@ -220,6 +244,47 @@ class Stream:
             await aclose()
 
 
+class Passage:
+    """A request that its target takes as it came. Whoever has one runs it, once."""
+
+    def __init__(self, target: Target, relay: Relay, inbound: Inbound, caller: Caller, record: Record) -> None:
+        self.target = target
+        self.meter = record.meter
+        self._relay = relay
+        self._inbound = inbound
+        self._caller = caller
+        self._record = record
+
+    async def run(self, sink: Sink) -> Relayed:
+        """Pass it on. What it used is durable when this is done; the rest of the answer is still to be sent."""
+        record = self._record
+        record.sent(inbound_tokens(self._inbound.body) // TOKEN_BYTES)
+        try:
+            relayed = await self._relay.relay(self._inbound, self._caller, Noted(sink, record))
+        except BaseException as exc:
+            record.fail(exc)
+            raise
+        record.passed(relayed.outputs)
+        usage = relayed.finished.usage
+        record.end("ok", usage, estimated=relayed.finished.estimated or not usage.prompt_tokens)
+        await durable(record.meter)
+        return relayed
+
+
+class Noted:
+    """A sink that has a record of what goes through it."""
+
+    def __init__(self, sink: Sink, record: Record) -> None:
+        self.begin = sink.begin
+        self.when_drained = sink.when_drained
+        self._write = sink.write
+        self._passed = record.passed
+
+    def write(self, data: bytes, outputs: int) -> bool:
+        self._passed(outputs)
+        return self._write(data, outputs)
+
+
 class Inference:
     """Entrances for each kind of request. All of them raise `GatewayError` or `AdapterError`."""
 
@@ -246,6 +311,22 @@ class Inference:
         request = replace(request, generation=target.generation(request.generation))
         record = await self._admit(principal, target, caller, "chat", request)
         return await self._open(target, lambda: target.adapter.chat(_bounded(request, record), caller), record)
+
+    def passes(self, principal: Principal, inbound: Inbound) -> bool:
+        """Whether the target of a request speaks its dialect, so that nothing has to be translated."""
+        target = self._catalog.resolve(principal, inbound.head.model)
+        return target.relay(inbound) is not None and _kind(inbound) in target.card.kinds
+
+    async def passage(self, principal: Principal, inbound: Inbound, caller: Caller) -> Passage:
+        """The way of a request that `passes`, with what it may use held."""
+        target = self._catalog.resolve(principal, inbound.head.model)
+        relay = target.relay(inbound)
+        assert relay is not None, "the caller has asked"
+        record = await self._admit(principal, target, caller, _kind(inbound), inbound)
+        grant = record.meter.grant
+        if grant is not None and inbound.head.max_tokens is None and (grant.nano or grant.slots):
+            inbound = replace(inbound, output_tokens_max=grant.output_tokens or None)
+        return Passage(target, relay, inbound, caller, record)
 
     async def complete(self, principal: Principal, request: CompletionRequest, caller: Caller) -> Stream:
         """Continue raw prompts."""
@@ -324,6 +405,10 @@ class Inference:
                 return await work
         except TimeoutError:
             raise Timeout("The request took too long.") from None
+
+
+def _kind(inbound: Inbound) -> Kind:
+    return _KINDS.get(inbound.dialect, "chat")
 
 
 def _bounded(request: TextRequest, record: Record) -> TextRequest:

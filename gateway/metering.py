@@ -16,6 +16,7 @@ from adapters.types import (
     EmbeddingRequest,
     ImagePart,
     ImageUrl,
+    Inbound,
     Kind,
     Message,
     NativePart,
@@ -35,7 +36,7 @@ from gateway.limits.limiter import Limiter, Need, Reservation, refusal_error, st
 from gateway.limits.windows import Room
 from gateway.telemetry import Telemetry
 
-Request = ChatRequest | CompletionRequest | EmbeddingRequest | RerankRequest
+Request = ChatRequest | CompletionRequest | EmbeddingRequest | RerankRequest | Inbound
 
 # What a chat template may put around a conversation and around each message, at most.
 TEMPLATE_TOKENS = 1024
@@ -47,6 +48,7 @@ IMAGE_TOKENS = 4096
 PAGE_TOKENS = 2 * IMAGE_TOKENS
 PAGE_BYTES = 1024
 DOCUMENT_TOKENS = 1 << 20
+URLS_BYTES = 64 * 1024
 # The longest answer of a model whose context is not known and a request that names no bound.
 OUTPUT_TOKENS = 8192
 
@@ -208,7 +210,28 @@ def need_of(request: Request, context_tokens: int | None) -> Need:
             tokens, texts = _texts(request.inputs), len(request.inputs)
         case RerankRequest():
             tokens, texts = _rerank_tokens(request), len(request.documents)
+        case Inbound(dialect="openai_embeddings", body=body):
+            return Need(inbound_tokens(body))
+        case Inbound(head=head):
+            return _text_need(inbound_tokens(request.body), 1, head.n, head.max_tokens, context_tokens)
     return Need(tokens if context_tokens is None else min(tokens, texts * context_tokens))
+
+
+def inbound_tokens(body: bytes) -> int:
+    """What a body that nobody has parsed has at most in tokens: a byte of text is one at most.
+
+    An image costs a fixed number, whether it stands in the body or only its address. In a body of more than URLS_BYTES
+    the bytes around addresses make up for the images behind them.
+    """
+    tokens, at = TEMPLATE_TOKENS, 0
+    while (found := body.find(b";base64,", at)) >= 0:
+        tokens += found - at + IMAGE_TOKENS
+        at = body.find(b'"', found)
+        if at < 0:
+            return tokens
+    if len(body) <= URLS_BYTES:
+        tokens += IMAGE_TOKENS * body.count(b'"image_url"')
+    return tokens + len(body) - at
 
 
 def _rerank_tokens(request: RerankRequest) -> int:
@@ -281,7 +304,7 @@ async def _count(adapter: Tokenizer, request: Request) -> int | None:
                     return None
             case EmbeddingRequest():
                 inputs = request.inputs
-            case RerankRequest():
+            case RerankRequest() | Inbound():
                 return None
         return sum([await _length(adapter, one) for one in inputs])
     except AdapterError:

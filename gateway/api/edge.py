@@ -18,13 +18,22 @@ from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from gateway import errors
-from gateway.api.http import Answer, ClientDisconnected, Endpoint, Response, error_response, event_of, speaks_anthropic
+from gateway.api.http import (
+    Answer,
+    ClientDisconnected,
+    Endpoint,
+    HeaderList,
+    Response,
+    error_response,
+    event_of,
+    speaks_anthropic,
+)
 from gateway.audit import Audit
-from gateway.auth import Authenticator
+from gateway.auth import Authenticator, Principal
 from gateway.auth.key_text import key_id
 from gateway.auth.roles import PUBLIC, may
 from gateway.config import is_loopback
-from gateway.logs import AccessLog
+from gateway.logs import AccessLog, Fields
 from gateway.networks import Networks, client_address
 from gateway.telemetry import Telemetry
 
@@ -146,20 +155,30 @@ class Edge:
         started = time.perf_counter()
         request_id = request_id_of(scope["headers"])
         if self._proxies:
-            scope["client"] = _client(scope, self._proxies)
-        fields: dict[str, str | int | float] = {}
+            scope["client"] = self.client(scope.get("client"), scope["headers"])
+        fields: Fields = {}
         scope["state"] = {**scope.get("state", {}), "request_id": request_id, "log": fields}
         status, failure = await self._serve(scope, receive, send, request_id)
-        duration_s = time.perf_counter() - started
+        self.note(scope, status, failure, time.perf_counter() - started)
+
+    def note(self, scope: Scope, status: int, failure: str | None, duration_s: float) -> None:
+        """Count and log a request that has ended, and audit it if need be."""
         route = scope.get("route_path", "other")
         method = scope["method"]
-        self._telemetry.request(route, method, status, duration_s)
+        fields, request_id = scope["state"]["log"], scope["state"]["request_id"]
         path = scope["raw_path"].decode("ascii", "backslashreplace")
-        line = {"method": method, "path": path, "status": status, "ms": round(duration_s * 1000, 1)}
         if failure is not None:
-            line["error"] = failure
+            fields = {"error": failure} | fields
             if (action := AUDITED.get(failure)) is not None:
                 self._audit.add_repeatable(event_of(scope, action, f"{method} {route}", failure, **_claimed(scope)))
+        self.count(route, method, path, status, duration_s, fields, request_id)
+
+    def count(
+        self, route: str, method: str, path: str, status: int, duration_s: float, fields: Fields, request_id: str
+    ) -> None:
+        """The part of `note` that every request has."""
+        self._telemetry.request(route, method, status, duration_s)
+        line: Fields = {"method": method, "path": path, "status": status, "ms": round(duration_s * 1000, 1)}
         self._access_log.add(line | fields | {"request_id": request_id})
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> tuple[int, str | None]:
@@ -176,7 +195,7 @@ class Edge:
             return LEFT, "client_disconnected"
         except asyncio.CancelledError:
             # Only the end of a drain cancels a request, so the cancellation ends here, with an answer.
-            error = _shutting_down()
+            error = shutting_down()
         except Exception as exc:
             error = errors.from_exception(exc, request_id)
         answer = error_response(error, request_id, anthropic=speaks_anthropic(scope))
@@ -192,34 +211,46 @@ class Edge:
             return Answer(200, [(b"allow", allowed(methods).encode())], b"")
         endpoint = choose(methods, scope["method"])
         if endpoint.permission != PUBLIC:
-            if self.draining:
-                raise _shutting_down()
-            if self._loopback_only and not is_loopback(request.url.hostname or ""):
-                raise errors.error("permission_denied", "Without keys, only requests to a loopback address are served.")
-            await self._authorise(endpoint, scope)
+            address = (scope.get("client") or ("",))[0]
+            hostname = request.url.hostname or ""
+            await self.admit(endpoint.permission, scope["headers"], address, hostname, scope["state"])
         return await endpoint.handler(request)
 
-    async def _authorise(self, endpoint: Endpoint, scope: Scope) -> None:
-        address = (scope.get("client") or ("",))[0]
-        principal = await self._authenticator.authenticate(_credential(scope), address)
-        state: dict[str, Any] = scope["state"]
+    async def admit(
+        self, permission: str, headers: HeaderList, address: str, hostname: str, state: dict[str, Any]
+    ) -> Principal:
+        """Who is asking, if he may; `hostname` is the one of the Host header. Who was refused is in `state` all the
+        same."""
+        if self.draining:
+            raise shutting_down()
+        if self._loopback_only and not is_loopback(hostname):
+            raise errors.error("permission_denied", "Without keys, only requests to a loopback address are served.")
+        principal = await self._authenticator.authenticate(_credential(headers), address)
         state["principal"] = principal
-        if may(principal, endpoint.permission) != "allowed":
-            raise errors.error("permission_denied", f"This needs the permission {endpoint.permission}.")
+        if may(principal, permission) != "allowed":
+            raise errors.error("permission_denied", f"This needs the permission {permission}.")
+        return principal
+
+    def permission(self, method: str, path: str) -> str:
+        """What the endpoint of a literal path asks for."""
+        return choose(self._router.match(path.encode())[0], method).permission
+
+    def client(self, peer: tuple[str, int] | None, headers: HeaderList) -> tuple[str, int]:
+        """Where a request came from."""
+        return _client(peer, headers, self._proxies) if self._proxies else peer or ("", 0)
 
 
-def _client(scope: Scope, proxies: Networks) -> tuple[str, int]:
+def _client(peer: tuple[str, int] | None, headers: HeaderList, proxies: Networks) -> tuple[str, int]:
     """Where the request came from; its port is not known behind a proxy."""
-    host, port = scope.get("client") or ("", 0)
-    forwarded = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-forwarded-for"]
+    host, port = peer or ("", 0)
+    forwarded = [value.decode("latin-1") for name, value in headers if name == b"x-forwarded-for"]
     address = client_address(host, forwarded, proxies)
     return address, port if address == host else 0
 
 
-def _credential(scope: Scope) -> str | None:
+def _credential(headers: HeaderList) -> str | None:
     """What the request was sent with, as an Authorization header has it; some of Anthropic's clients say it in their
     own header, which only counts without the other."""
-    headers = scope["headers"]
     for wanted, prefix in ((b"authorization", ""), (b"x-api-key", "Bearer ")):
         given = [value for name, value in headers if name == wanted]
         if len(given) > 1:
@@ -236,7 +267,8 @@ def _claimed(scope: Scope) -> dict[str, str]:
     return {} if identity is None else {"key": identity}
 
 
-def _shutting_down() -> errors.GatewayError:
+def shutting_down() -> errors.GatewayError:
+    """What requests are told that come or still run when the server ends."""
     return errors.error("shutting_down", "The server is shutting down.", headers={"connection": "close"})
 
 

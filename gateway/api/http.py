@@ -158,7 +158,7 @@ async def read_json_body(request: Request, limit: int) -> bytes:
     The connection is closed after a 413, as the rest of the body is not wanted. `gateway/api/protocol.py` watches the
     clock: it ends a stalled or broken body by putting the error into `request.state.refusal`.
     """
-    _check_body_headers(request, limit)
+    check_body_headers(request.headers, limit)
     parts: list[bytes] = []
     size = 0
     while True:
@@ -170,14 +170,14 @@ async def read_json_body(request: Request, limit: int) -> bytes:
         part = message.get("body", b"")
         size += len(part)
         if size > limit:
-            raise _too_large(limit)
+            raise too_large(limit)
         parts.append(part)
         if not message.get("more_body", False):
             return part if len(parts) == 1 else b"".join(parts)
 
 
-def _check_body_headers(request: Request, limit: int) -> None:
-    headers = request.headers
+def check_body_headers(headers: Mapping[str, str], limit: int) -> None:
+    """Raise what is wrong with a body before any of it is read."""
     given = headers.get("content-type", "")
     if given.partition(";")[0].strip().lower() != "application/json":
         raise errors.error(
@@ -191,14 +191,15 @@ def _check_body_headers(request: Request, limit: int) -> None:
         )
     length = headers.get("content-length", "")
     if length.isdecimal() and int(length) > limit:
-        raise _too_large(limit)
+        raise too_large(limit)
 
 
 def _instead_of(content_type: str) -> str:
     return f" instead of {content_type[:100]!r}" if content_type else ""
 
 
-def _too_large(limit: int) -> GatewayError:
+def too_large(limit: int) -> GatewayError:
+    """The answer to a body over the limit."""
     return errors.error(
         "request_too_large", f"The body is over the limit of {limit} bytes.", headers={"connection": "close"}
     )

@@ -21,7 +21,8 @@ from uvicorn.server import ServerState
 
 from gateway import errors
 from gateway.api.edge import new_request_id
-from gateway.api.http import error_response
+from gateway.api.http import HeaderList, error_response
+from gateway.api.lane import Exchange, Lane
 from gateway.config import ServerConfig
 from gateway.errors import GatewayError
 
@@ -42,12 +43,14 @@ Report = Callable[[GatewayError, str], None]
 
 
 class Wheel:
-    """What all connections of a server share: the limits, who is told of refusals, and one timer for all deadlines."""
+    """What all connections of a server share: the limits, who is told of refusals, one timer for all deadlines, and the
+    fast lane if there is one."""
 
     def __init__(self, limits: ServerConfig, report: Report) -> None:
         self.limits = limits
         self.report = report
         self.draining = False
+        self.lane: Lane | None = None
         self.connections: set[GatewayProtocol] = set()
         shortest_s = min(limits.header_timeout_s, limits.body_timeout_s, limits.write_stall_timeout_s)
         self._interval_s = min(1.0, max(0.02, shortest_s / 8))
@@ -105,6 +108,7 @@ class GatewayProtocol(HttpToolsProtocol):
         self._unfinished_bytes = 0
         self._header_bytes = 0
         self._dropped_bytes = 0
+        self.exchange: Exchange | None = None
 
     # From the transport
 
@@ -123,6 +127,8 @@ class GatewayProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._wheel.connections.discard(self)
         super().connection_lost(exc)
+        if self.exchange is not None:
+            self.exchange.leave()
 
     def data_received(self, data: bytes) -> None:
         if self._state in ("deaf", "closing"):
@@ -151,11 +157,14 @@ class GatewayProtocol(HttpToolsProtocol):
     def resume_writing(self) -> None:
         self._stalled_at = None
         super().resume_writing()
+        if self.exchange is not None:
+            self.exchange.drained()
 
     # From the parser. What is raised here stops it, and `data_received` answers.
 
     def on_message_begin(self) -> None:
-        super().on_message_begin()
+        # The scope, which uvicorn makes here, is only made for requests that need one.
+        self.url, self.headers, self.expect_100_continue = b"", [], False
         self._state = "head"
         self._deadline = self.loop.time() + self._limits.header_timeout_s
         self._header_bytes = 0
@@ -187,8 +196,13 @@ class GatewayProtocol(HttpToolsProtocol):
             self._stop("bad_request", "A request with a body cannot ask for an upgrade of the protocol.")
         if len(self.pipeline) >= PIPELINE_MAX:
             self._stop("bad_request", f"More than {PIPELINE_MAX} requests are waiting on this connection.")
-        super().on_headers_complete()
-        self.cycle.transport = self._gate
+        lane = self._wheel.lane
+        if lane is not None and self.url in lane.routes and self._is_plain_post():
+            self._begin_exchange(lane)
+        else:
+            self.scope = self.scope_of(self.url, self.headers)  # type: ignore[assignment]
+            super().on_headers_complete()
+            self.cycle.transport = self._gate
         if self._wheel.draining:
             self.cycle.keep_alive = False
         self._state = "body"
@@ -200,6 +214,9 @@ class GatewayProtocol(HttpToolsProtocol):
             self._dropped_bytes += len(body)
             if self._dropped_bytes > self._limits.body_bytes_max:
                 self._stop("request_too_large", "The body goes on after its answer.")
+        elif isinstance(self.cycle, Exchange) and not self.cycle.usual:
+            self.cycle.add(body)
+            return
         super().on_body(body)
 
     def on_chunk_header(self) -> None:
@@ -227,6 +244,51 @@ class GatewayProtocol(HttpToolsProtocol):
         """A drain begins: whatever is under way is the last thing answered here. `close` ends idle connections."""
         if self._responding():
             self.cycle.keep_alive = False
+
+    # The fast lane
+
+    def _is_plain_post(self) -> bool:
+        parser = self.parser
+        return parser.get_method() == b"POST" and parser.get_http_version() == "1.1" and not parser.should_upgrade()
+
+    def _begin_exchange(self, lane: Lane) -> None:
+        """As `super().on_headers_complete`, for a request that may do without a scope."""
+        before = self.cycle
+        self.cycle = Exchange(
+            lane,
+            self,
+            self._gate,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=self.server_state.default_headers,
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=bool(self.parser.should_keep_alive()),
+            on_response=self.on_response_complete,
+        )
+        if before is None or before.response_complete:
+            self._start_asgi_task(self.cycle, self.app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((self.cycle, self.app))
+
+    def scope_of(self, url: bytes, headers: HeaderList) -> dict[str, Any]:
+        """The scope that uvicorn makes when a message begins; the path is what the parser makes of the URL."""
+        return {
+            "type": "http",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "http_version": "1.1",
+            "method": "POST",
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme,
+            "root_path": self.root_path,
+            "path": url.decode("latin-1"),
+            "raw_path": url,
+            "query_string": b"",
+            "headers": headers,
+            "state": self.app_state.copy(),
+        }
 
     # Decisions
 

@@ -143,10 +143,16 @@ def _transfer(entry: Entry, wallet: str) -> Iterable[Transfer]:
 
 
 def believable(reported: Usage | None, prompt_tokens: int, counted_tokens: int) -> Usage:
-    """The usage that is charged: what was reported, and where that is missing or cannot be, what was counted here."""
+    """The usage that is charged: what was reported, and where that is missing or cannot be, what was counted here.
+
+    What is counted are pieces of an answer, which can be smaller than tokens, but hardly by more than half.
+    """
     reported = reported or Usage()
     prompt = reported.prompt_tokens if reported.prompt_tokens > 0 else prompt_tokens
-    output = reported.completion_tokens if reported.completion_tokens > 0 else counted_tokens
+    output = reported.completion_tokens
+    if 2 * output < counted_tokens:
+        output = counted_tokens
+    output = max(output, 0)
     cached = min(max(reported.cached_tokens, 0), prompt)
     return Usage(prompt, output, cached, min(max(reported.reasoning_tokens, 0), output))
 

@@ -37,6 +37,15 @@ both_loops = pytest.mark.parametrize(
 )
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the loop turn until `condition` holds; a test must not depend on how long that takes."""
+    for _ in range(2000):
+        if condition():
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError("it never came true")
+
+
 class Peer:
     """The upstream's end of one connection."""
 

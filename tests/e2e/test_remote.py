@@ -147,9 +147,10 @@ def test_a_stream_that_breaks_off(sdk: openai.OpenAI) -> None:
 
 
 def test_usage_that_cannot_be_is_estimated(sdk: openai.OpenAI, front: Server) -> None:
+    """The answer says what the provider says; the ledger does not believe it."""
     raw = sdk.chat.completions.with_raw_response.create(model="far", messages=user("liar"))
-    assert raw.parse().usage.completion_tokens >= 1, raw.text
     with front.client() as client:
         (entry,) = client.get(f"/v1/requests/{raw.headers['x-request-id']}").json()["data"]
     assert entry["usage"]["estimated"] is True
+    assert min(entry["usage"]["prompt_tokens"], entry["usage"]["completion_tokens"]) >= 1
     assert (entry["provider"], entry["target"]) == ("next", "theirs")

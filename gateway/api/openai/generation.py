@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Generic, TypeVar
 
 import msgspec
@@ -14,6 +14,7 @@ from adapters.dialects.openai_wire import EventRenderer, Folded, Inbound, Respon
 from adapters.errors import InvalidRequest
 from adapters.types import Caller, Event, Finished, Timings
 from gateway.api.http import EventStreamResponse, Response, json_response, run_until_disconnect
+from gateway.auth import Principal
 from gateway.inference import Stream
 from gateway.ledger.export import usd
 from gateway.limits.limiter import rate_headers
@@ -46,27 +47,33 @@ def caller_of(request: Request, session_key: str | None = None) -> Caller:
     `session_key` is how the dialect names the conversation in its own way; it wins over the header, which is for
     clients whose library has no field for it.
     """
-    principal = request.state.principal
+    return caller_with(request.state.principal, request.state.request_id, request.headers, session_key)
+
+
+def caller_with(
+    principal: Principal, request_id: str, headers: Mapping[str, str], session_key: str | None = None
+) -> Caller:
+    """The same for a principal and headers by their names in lower case."""
     return Caller(
-        request.state.request_id,
+        request_id,
         principal.tenant,
-        session_key or _session_header(request),
+        session_key or _session_header(headers),
         principal.weight,
         principal.priority,
-        explain_cache=_explains(request),
+        explain_cache=_explains(headers),
     )
 
 
-def _session_header(request: Request) -> str | None:
-    key = request.headers.get("x-session-id", "").strip()
+def _session_header(headers: Mapping[str, str]) -> str | None:
+    key = headers.get("x-session-id", "").strip()
     if len(key) > SESSION_KEY_CHARS_MAX or not (key.isascii() and key.isprintable()):
         message = f"The header X-Session-Id takes at most {SESSION_KEY_CHARS_MAX} printable ASCII characters."
         raise InvalidRequest(message, param="X-Session-Id")
     return key or None
 
 
-def _explains(request: Request) -> bool:
-    asked = request.headers.get("x-gateway-explain")
+def _explains(headers: Mapping[str, str]) -> bool:
+    asked = headers.get("x-gateway-explain")
     if asked not in (None, "cache"):
         raise InvalidRequest("The header X-Gateway-Explain takes the value 'cache'.", param="X-Gateway-Explain")
     return asked is not None

@@ -15,6 +15,8 @@ from uvicorn.server import ServerState
 
 from gateway.api.edge import Edge
 from gateway.api.http import Endpoint
+from gateway.api.lane import Lane
+from gateway.api.passing import Passer
 from gateway.api.protocol import GatewayProtocol, Wheel
 from gateway.auth import Authenticator, Open
 from gateway.config import LogConfig, ServerConfig
@@ -144,13 +146,15 @@ async def serve(
     authenticator: Authenticator | None = None,
     *,
     loopback_only: bool = False,
+    passer: Passer | None = None,
+    lane: bool = True,
 ) -> AsyncIterator[Served]:
-    """Serve `endpoints` through `Edge` and `GatewayProtocol` on a free port."""
+    """Serve `endpoints` through `Edge` and `GatewayProtocol` on a free port; with a `passer` in the fast `lane` too."""
     limits = limits or ServerConfig()
     telemetry = Telemetry("test")
     log = io.StringIO()
     edge = Edge(
-        endpoints,
+        endpoints if passer is None else passer.wrap(endpoints),
         authenticator or Open(),
         telemetry,
         AccessLog(LogConfig(), log),
@@ -158,6 +162,8 @@ async def serve(
         proxies=Networks(limits.trusted_proxies),
     )
     wheel = Wheel(limits, lambda error, request_id: served.refusals.append(error))
+    if passer is not None and lane:
+        wheel.lane = Lane(edge, passer)
     served = Served(0, edge, wheel, telemetry, log)
     config = uvicorn.Config(edge, log_config=None, access_log=False, ws="none", proxy_headers=False, interface="asgi3")
     server = await asyncio.get_running_loop().create_server(

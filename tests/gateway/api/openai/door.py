@@ -11,6 +11,7 @@ import openai
 from adapters.types import ModelCard
 from gateway.api import openai as api
 from gateway.api.anthropic import Messages
+from gateway.api.passing import Passer
 from gateway.api.remote_images import RemoteImages
 from gateway.api.rerank import Rerank
 from gateway.api.tokens import Tokens
@@ -65,7 +66,7 @@ async def opened(
         *Tokens(inference, BODY_BYTES_MAX).endpoints(),
     )
     async with (
-        serve(endpoints) as served,
+        serve(endpoints, passer=Passer(inference, BODY_BYTES_MAX)) as served,
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{served.port}") as http,
         openai.AsyncOpenAI(
             api_key="k", base_url=f"{http.base_url}/v1", max_retries=0, _strict_response_validation=strict

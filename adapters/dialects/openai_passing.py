@@ -1,0 +1,253 @@
+"""OpenAI's chat completions, completions and embeddings, passed on as they came."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from adapters.dialects import openai_wire as wire
+from adapters.dialects.client import Style
+from adapters.dialects.failures import failure_in_stream
+from adapters.dialects.openai_completions import MAX_TOKENS_DEFAULT
+from adapters.dialects.openai_usage import WireUsage, parse_usage
+from adapters.dialects.passing import Passing
+from adapters.dialects.splicing import Parts, splice
+from adapters.errors import BrokeOff, InvalidRequest, UpstreamInvalid
+from adapters.types import Head, Inbound, Usage
+
+TAIL_BYTES = 4096
+NOTHING = msgspec.Raw(b"null")
+
+# What stands in a request that needs a capability.
+SIGNS: Mapping[str, tuple[bytes, ...]] = {
+    "tools": (b'"tools"',),
+    "tool_choice": (b'"tool_choice"',),
+    "parallel_tools": (b'"parallel_tool_calls"',),
+    "images": (b'"image_url"',),
+    "image_urls": (b'"image_url"',),
+    "audio": (b'"input_audio"',),
+    "documents": (b'"file"',),
+    "json_object": (b'"json_object"',),
+    "json_schema": (b'"json_schema"', b'"guided_json"'),
+    "grammars": (b'"grammar"', b'"structured_outputs"', b'"guided_'),
+    "logprobs": (b'logprobs"',),
+    "logit_bias": (b'"logit_bias"',),
+    "reasoning": (b'"reasoning_effort"', b'"reasoning"'),
+    "suffix": (b'"suffix"',),
+    "echo": (b'"echo"',),
+    "token_ids": (b'"prompt"', b'"input"'),
+    "dimensions": (b'"dimensions"',),
+}
+
+_USAGE = re.compile(rb'"usage"\s*:\s*\{')
+_FINISHED = re.compile(rb'"finish_reason"\s*:\s*"')
+
+_encode = msgspec.json.Encoder().encode
+
+
+class HeadFields(wire.RequestFields, kw_only=True):
+    """What is read of any request."""
+
+    model: wire.ModelName
+    stream: bool | None = None
+    stream_options: dict[str, Any] | None = None
+    n: wire.Count | None = None
+    max_tokens: wire.Count | None = None
+    prompt_cache_key: wire.SessionKey | None = None
+    session_id: wire.SessionKey | None = None
+
+
+class ChatFields(HeadFields, kw_only=True):
+    max_completion_tokens: wire.Count | None = None
+
+
+class CompletionFields(HeadFields, kw_only=True):
+    prompt: Any = None
+    max_tokens: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
+    best_of: wire.Count | None = None
+
+
+class RoutedFields(msgspec.Struct):
+    """The fields that may be replaced, once the head has been read."""
+
+    stream_options: dict[str, Any] | msgspec.UnsetType | None = msgspec.UNSET
+    max_tokens: Any = msgspec.UNSET
+    max_completion_tokens: Any = msgspec.UNSET
+
+
+class Chunk(msgspec.Struct):
+    """What may be looked at in a chunk, or in a whole answer."""
+
+    usage: msgspec.Raw = NOTHING
+    choices: list[msgspec.Raw] | None = None
+
+
+_chat_decoder = msgspec.json.Decoder(ChatFields)
+_completion_decoder = msgspec.json.Decoder(CompletionFields)
+_embedding_decoder = msgspec.json.Decoder(HeadFields)
+_routed_decoder = msgspec.json.Decoder(RoutedFields)
+_chunk_decoder = msgspec.json.Decoder(Chunk)
+_usage_decoder = msgspec.json.Decoder(WireUsage | None)
+
+
+def read_chat(body: bytes) -> Head:
+    """The head of a chat completion."""
+    fields = wire.decode(_chat_decoder, body)
+    return _head(fields, fields.max_completion_tokens or fields.max_tokens)
+
+
+def read_completion(body: bytes) -> Head:
+    """The head of a legacy completion; `n` counts what is generated for all of its prompts."""
+    fields = wire.decode(_completion_decoder, body)
+    prompt = fields.prompt
+    several = isinstance(prompt, list) and bool(prompt) and not isinstance(prompt[0], int)
+    max_tokens = MAX_TOKENS_DEFAULT if fields.max_tokens is None else fields.max_tokens
+    tried = max(fields.best_of or 1, fields.n or 1) * (len(prompt) if several else 1)
+    return msgspec.structs.replace(_head(fields, max_tokens), n=tried)
+
+
+def read_embedding(body: bytes) -> Head:
+    """The head of an embedding request, which has no answer in tokens."""
+    fields = wire.decode(_embedding_decoder, body)
+    if fields.stream:
+        raise InvalidRequest("Invalid value for 'stream': embeddings come as a whole.", param="stream")
+    return _head(fields, None)
+
+
+def _head(fields: HeadFields, max_tokens: int | None) -> Head:
+    wire.refuse_redirects(fields)
+    options = fields.stream_options
+    if options and not fields.stream:
+        message = "The 'stream_options' parameter is only allowed when 'stream' is enabled."
+        raise InvalidRequest(message, param="stream_options")
+    return Head(
+        model=fields.model,
+        stream=bool(fields.stream),
+        max_tokens=max_tokens,
+        n=fields.n or 1,
+        session_key=fields.prompt_cache_key or fields.session_id or None,
+        usage_wanted=options is not None and options.get("include_usage") is True,
+    )
+
+
+def rewrite(inbound: Inbound, model: str, style: Style) -> Parts:
+    """The body with the target's model, with the usage asked for, and with a bound of the answer where there is one."""
+    head = inbound.head
+    replaced: dict[str, bytes] = {"model": _encode(model)}
+    added: dict[str, bytes] = {}
+    want_usage = head.stream and not head.usage_wanted and style.usage_option
+    if want_usage or inbound.output_tokens_max is not None:
+        fields = _routed_decoder.decode(inbound.body)
+        if want_usage:
+            options = fields.stream_options
+            given = options if isinstance(options, dict) else {}
+            place = added if options is msgspec.UNSET else replaced
+            place["stream_options"] = _encode({**given, "include_usage": True})
+        if inbound.output_tokens_max is not None:
+            _bound(inbound.output_tokens_max, fields, style, replaced, added)
+    return splice(inbound.body, replaced, added)
+
+
+def _bound(
+    tokens_max: int, fields: RoutedFields, style: Style, replaced: dict[str, bytes], added: dict[str, bytes]
+) -> None:
+    """Bound the answer in the field that the target knows; where the author wrote null, that is replaced."""
+    written = {"max_tokens": fields.max_tokens, "max_completion_tokens": fields.max_completion_tokens}
+    name = next((name for name, value in written.items() if value is not msgspec.UNSET), style.max_tokens)
+    place = added if written[name] is msgspec.UNSET else replaced
+    place[name] = b"%d" % tokens_max
+
+
+def usage_of(body: bytes) -> Usage:
+    """What a whole answer says that it used."""
+    try:
+        chunk = _chunk_decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise UpstreamInvalid("The provider's answer is not what was agreed on.") from None
+    if b'"error"' in body[:TAIL_BYTES] and (failure := failure_in_stream(body)) is not None:
+        raise failure
+    return _reported(chunk.usage)
+
+
+def _reported(raw: msgspec.Raw) -> Usage:
+    """A usage that makes no sense counts as none."""
+    try:
+        given = _usage_decoder.decode(raw)
+        return Usage() if given is None else parse_usage(given)
+    except msgspec.DecodeError:
+        return Usage()
+
+
+class ChunkWatch:
+    """The chunks of one stream.
+
+    The usage that the client did not ask for comes in a chunk of its own, which is left out. The opening and closing
+    chunks of each choice hold no text, so that many are not counted.
+    """
+
+    def __init__(self, inbound: Inbound) -> None:
+        self.usage = Usage()
+        self.done = False
+        self._hide_usage = not inbound.head.usage_wanted
+        self._uncounted = 3 * inbound.head.n
+        self._tail = b""
+
+    def passed(self, frames: bytes, events: int) -> tuple[bytes, int]:
+        if self.done:
+            return b"", 0
+        plain = frames.count(b"data: {") == events and b'"error"' not in frames
+        if not plain or (b'"usage"' in frames and _USAGE.search(frames)):
+            frames, events = self._looked_at(frames)
+        self._tail = frames if len(frames) > TAIL_BYTES else (self._tail + frames)[-TAIL_BYTES:]
+        if self._uncounted:
+            skipped = min(self._uncounted, events)
+            self._uncounted -= skipped
+            events -= skipped
+        return frames, events
+
+    def _looked_at(self, frames: bytes) -> tuple[bytes, int]:
+        """The frames to pass on, each looked at on its own."""
+        kept: list[bytes] = []
+        for frame in frames[:-2].split(b"\n\n"):
+            payload = frame[frame.index(b"data: ") + 6 :]
+            if payload == b"[DONE]":
+                self.done = True
+                break
+            if self._wanted(payload):
+                kept.append(frame + b"\n\n")
+        return b"".join(kept), len(kept)
+
+    def _wanted(self, payload: bytes) -> bool:
+        try:
+            chunk = _chunk_decoder.decode(payload)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            raise UpstreamInvalid("The provider's answer is not what was agreed on.") from None
+        if b'"error"' in payload and (failure := failure_in_stream(payload)) is not None:
+            raise failure
+        if bytes(chunk.usage) == b"null":
+            return True
+        self.usage = _reported(chunk.usage)
+        return bool(chunk.choices) or not self._hide_usage
+
+    def end(self) -> bytes:
+        """Some servers leave out the last event; one that has not finished an answer either broke off."""
+        if not self.done and not _FINISHED.search(self._tail):
+            raise BrokeOff("The provider's answer broke off.")
+        return b"data: [DONE]\n\n"
+
+
+def may_need(inbound: Inbound, capabilities: Collection[str]) -> bool:
+    """Goes by the bytes of names and values anywhere in the body; escaped ones count as any."""
+    body = inbound.body
+    if ("n" in capabilities and inbound.head.n > 1) or b"\\u00" in body:
+        return True
+    return any(sign in body for capability in capabilities for sign in SIGNS.get(capability, ()))
+
+
+CHAT = Passing("chat", read_chat, rewrite, ChunkWatch, usage_of, may_need)
+COMPLETION = Passing("completion", read_completion, rewrite, ChunkWatch, usage_of, may_need)
+EMBEDDING = Passing("embedding", read_embedding, rewrite, ChunkWatch, usage_of, may_need)

@@ -1,0 +1,47 @@
+"""What it takes to pass requests of a dialect on as they came: a head, the routed fields, and what was used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Protocol
+
+import msgspec
+
+from adapters.dialects.client import Style
+from adapters.dialects.splicing import Parts
+from adapters.types import Head, Inbound, Kind, Usage
+
+
+class Watch(Protocol):
+    """Looks at a stream on its way to the client."""
+
+    usage: Usage
+    done: bool
+
+    def passed(self, frames: bytes, events: int) -> tuple[bytes, int]:
+        """What of the next `events` is shown to the client, and how many tokens are in it at least.
+
+        `frames` are whole events, each line of data in one piece. Raises `AdapterError` when one of them is an error.
+        """
+        ...
+
+    def end(self) -> bytes:
+        """The last event, held back until now. Raises `BrokeOff` when the stream ended before it."""
+        ...
+
+
+class Passing(msgspec.Struct, frozen=True):
+    """One dialect.
+
+    `read_head` raises `InvalidRequest` for what is not a JSON object of the dialect; `rewrite` gives a body with the
+    target's name for the model and whatever else is needed to know what was used; `usage_of` reads a unary answer and
+    raises `AdapterError` when it is none. `may_need` says whether a request could need any of some capabilities: yes
+    where in doubt.
+    """
+
+    kind: Kind
+    read_head: Callable[[bytes], Head]
+    rewrite: Callable[[Inbound, str, Style], Parts]
+    watch: Callable[[Inbound], Watch]
+    usage_of: Callable[[bytes], Usage]
+    may_need: Callable[[Inbound, Collection[str]], bool]

@@ -1,0 +1,78 @@
+"""Replacing members of a JSON object without touching a byte of the rest.
+
+Whoever reads the object after us may take the first of two members of a name where our decoder took the last. So an
+object that has a member twice which is replaced, in whatever spelling, is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from json.scanner import c_make_scanner  # type: ignore[attr-defined]
+
+from adapters.errors import InvalidRequest
+
+Parts = tuple[bytes | memoryview, ...]
+
+_SPACE = re.compile(r"[ \t\n\r]*")
+_TEXT = re.compile(rb'[ \t\n\r]*:[ \t\n\r]*("(?:[^"\\]|\\.)*")')
+_scan = c_make_scanner(json.JSONDecoder(strict=False))
+
+
+def splice(body: bytes, replaced: Mapping[str, bytes], added: Mapping[str, bytes]) -> Parts:
+    """`body`, a valid JSON object, with JSON texts as the values of members: `replaced` are there, `added` are not.
+
+    Parts to be sent one after the other. Raises InvalidRequest when a member is there twice.
+    """
+    view = memoryview(body)
+    start = body.index(b"{") + 1
+    parts: list[bytes | memoryview] = [view[:start], *(b'"%b":%b,' % (name.encode(), added[name]) for name in added)]
+    for (begin, end), value in sorted((span, replaced[name]) for name, span in _spans(body, replaced).items()):
+        parts += [view[start:begin], value]
+        start = end
+    return (*parts, view[start:])
+
+
+def _spans(body: bytes, names: Mapping[str, bytes]) -> dict[str, tuple[int, int]]:
+    """Where the values of members are that are known to be there.
+
+    A name of letters that occurs once, quoted, can only be that member, unless some name is spelled with escapes.
+    """
+    if b"\\" in body and (b"\\u006" in body or b"\\u007" in body or b"\\u005" in body):
+        return _walked(body, names)
+    found = {}
+    for name in names:
+        quoted = b'"%b"' % name.encode()
+        at = body.index(quoted)
+        text = _TEXT.match(body, at + len(quoted))
+        if text is None or body.find(quoted, at + 1) >= 0:
+            return _walked(body, names)
+        found[name] = text.span(1)
+    return found
+
+
+def _walked(body: bytes, names: Mapping[str, bytes]) -> dict[str, tuple[int, int]]:
+    """The same by walking over all members; much slower."""
+    found: dict[str, tuple[int, int]] = {}
+    for name, begin, end in members(body):
+        if name in names and name in found:
+            raise InvalidRequest(f"The body of your request has '{name}' twice.", param=name)
+        if name in names:
+            found[name] = begin, end
+    return found
+
+
+def members(body: bytes) -> Iterator[tuple[str, int, int]]:
+    """The members of a valid JSON object: name (garbled outside of ASCII), and where the value begins and ends."""
+    # Latin-1 gives every byte a character, so that positions stay what they are.
+    text = body.decode("latin-1")
+    at = _SPACE.match(text, text.index("{") + 1).end()  # type: ignore[union-attr]
+    while text[at] != "}":
+        name, at = _scan(text, at)
+        begin = _SPACE.match(text, _SPACE.match(text, at).end() + 1).end()  # type: ignore[union-attr]
+        end = _scan(text, begin)[1]
+        yield name, begin, end
+        at = _SPACE.match(text, end).end()  # type: ignore[union-attr]
+        if text[at] == ",":
+            at = _SPACE.match(text, at + 1).end()  # type: ignore[union-attr]

@@ -1,0 +1,182 @@
+"""Requests whose target speaks their dialect, passed on as they came: in front of the handlers that translate."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+
+from msgspec.structs import replace
+from starlette.requests import Request
+from starlette.types import Message
+
+from adapters.errors import InvalidRequest
+from adapters.relay import PASSING
+from adapters.types import DialectName, Inbound, Relayed
+from gateway.api.http import (
+    Endpoint,
+    EventStreamResponse,
+    Response,
+    json_response,
+    read_json_body,
+    run_until_disconnect,
+)
+from gateway.api.openai.generation import OPENAI_VERSION, caller_with, meter_headers
+from gateway.auth import Principal
+from gateway.inference import Inference, Passage
+
+PATHS: Mapping[str, DialectName] = {
+    "/v1/chat/completions": "openai_chat",
+    "/v1/completions": "openai_completions",
+    "/v1/embeddings": "openai_embeddings",
+}
+QUEUED_BYTES_MAX = 64 * 1024
+
+
+class Passer:
+    """Opens passages, and wraps the endpoints whose requests can have one."""
+
+    def __init__(self, inference: Inference, body_bytes_max: int) -> None:
+        self._inference = inference
+        self.body_bytes_max = body_bytes_max
+
+    async def open(
+        self, path: str, body: bytes, principal: Principal, request_id: str, headers: Mapping[str, str]
+    ) -> tuple[Passage, Inbound] | None:
+        """The passage of a request, held and not yet begun; None when it is the handler's to answer or to refuse."""
+        dialect = PATHS[path]
+        try:
+            inbound = Inbound(dialect, body, PASSING[dialect].read_head(body))
+        except InvalidRequest:
+            return None
+        if not self._inference.passes(principal, inbound):
+            return None
+        caller = caller_with(principal, request_id, headers, inbound.head.session_key)
+        return await self._inference.passage(principal, inbound, caller), inbound
+
+    def wrap(self, endpoints: Iterable[Endpoint]) -> tuple[Endpoint, ...]:
+        """The endpoints; those in PATHS pass on what they can."""
+        return tuple(self._wrapped(one) if one.path in PATHS else one for one in endpoints)
+
+    def _wrapped(self, endpoint: Endpoint) -> Endpoint:
+        async def handler(request: Request) -> Response:
+            body = await read_json_body(request, self.body_bytes_max)
+            answer = await run_until_disconnect(request, self._answer(endpoint.path, request, body))
+            return answer or await endpoint.handler(_read_again(request, body))
+
+        return replace(endpoint, handler=handler)
+
+    async def _answer(self, path: str, request: Request, body: bytes) -> Response | None:
+        arrived_s = time.perf_counter()
+        state = request.state
+        opened = await self.open(path, body, state.principal, state.request_id, request.headers)
+        if opened is None:
+            return None
+        passage, inbound = opened
+        state.log["model"] = passage.target.name
+        queue = Queue(passage, state.log)
+        if inbound.head.stream:
+            await queue.begun()
+            return EventStreamResponse(queue, passage_headers(passage, arrived_s))
+        relayed = await passage.run(queue)
+        state.log.update(usage_fields(relayed))
+        return json_response(relayed.rest, headers=passage_headers(passage, arrived_s))
+
+
+def passage_headers(passage: Passage, arrived_s: float) -> dict[str, str]:
+    """What the gateway says of a request that was passed on."""
+    return {
+        "openai-version": OPENAI_VERSION,
+        "openai-processing-ms": str(round((time.perf_counter() - arrived_s) * 1000)),
+        "x-gateway-model": passage.target.name,
+        **meter_headers(passage.meter),
+    }
+
+
+def usage_fields(relayed: Relayed) -> dict[str, int]:
+    """What the access log says of a request's use."""
+    usage = relayed.finished.usage
+    return {"prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens}
+
+
+class Queue:
+    """A sink whose stream is read as an event source."""
+
+    def __init__(self, passage: Passage, log: dict[str, str | int | float]) -> None:
+        self._log = log
+        self._waiting: deque[bytes] = deque()
+        self._size = 0
+        self._started = False
+        self._then: Callable[[], None] | None = None
+        self._changed = asyncio.Event()
+        self._passage = passage
+        self._running: asyncio.Task[None] | None = None
+
+    def begin(self, content_type: str) -> None:
+        self._started = True
+        self._changed.set()
+
+    def write(self, data: bytes, outputs: int) -> bool:
+        self._waiting.append(data)
+        self._size += len(data)
+        self._changed.set()
+        return self._size < QUEUED_BYTES_MAX
+
+    def when_drained(self, then: Callable[[], None]) -> None:
+        self._then = then
+
+    async def begun(self) -> None:
+        """Run the passage until its stream begins; raises what came instead."""
+        self._running = running = asyncio.create_task(self._run())
+        running.add_done_callback(lambda _: self._changed.set())
+        try:
+            while not self._started and not running.done():
+                await self._next()
+        except asyncio.CancelledError:
+            running.cancel()
+            raise
+        if not self._started:
+            running.result()
+
+    async def _run(self) -> None:
+        relayed = await self._passage.run(self)
+        self._log.update(usage_fields(relayed))
+        self._waiting.append(relayed.rest)
+
+    async def _next(self) -> None:
+        self._changed.clear()
+        await self._changed.wait()
+
+    def __aiter__(self) -> Queue:
+        return self
+
+    async def __anext__(self) -> bytes:
+        assert self._running is not None
+        while not self._waiting:
+            if self._running.done():
+                self._running.result()
+                raise StopAsyncIteration
+            await self._next()
+        data = b"".join(self._waiting)
+        self._waiting.clear()
+        self._size = 0
+        if self._then is not None:
+            then, self._then = self._then, None
+            then()
+        return data
+
+    async def aclose(self) -> None:
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.wait([self._running])
+
+
+def _read_again(request: Request, body: bytes) -> Request:
+    """The request with its body to read once more."""
+    messages: deque[Message] = deque([{"type": "http.request", "body": body, "more_body": False}])
+
+    async def receive() -> Message:
+        return messages.popleft() if messages else await request.receive()
+
+    return Request(request.scope, receive)

@@ -1,0 +1,81 @@
+"""A gateway on a loopback socket in front of an upstream that plays a script, in the fast lane or through ASGI."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import AsyncIterator
+
+from adapters.connection import Timeouts
+from adapters.http1 import Client as HttpClient
+from adapters.remote import Remote, RemoteModel
+from adapters.upstream import Upstream as Provider
+from adapters.upstream import UpstreamSettings
+from gateway.api import openai as api
+from gateway.api.passing import Passer
+from gateway.api.remote_images import RemoteImages
+from gateway.auth import Authenticator
+from gateway.catalog import Catalog, Target
+from gateway.config import ImagesConfig, ServerConfig
+from gateway.inference import Inference
+from gateway.metering import Metering
+from gateway.secret import Secret
+from gateway.telemetry import Telemetry
+from tests.adapters.upstream import Script, Upstream, upstream
+from tests.fakes import Scripted
+from tests.gateway.api.wire import Served, serve
+
+BODY_BYTES_MAX = 3_000_000
+QUICK = Timeouts(connect_s=1, first_byte_s=0.5, idle_s=0.5, total_s=20)
+
+
+class Door:
+    def __init__(self, served: Served, up: Upstream, telemetry: Telemetry) -> None:
+        self.served = served
+        self.up = up
+        self.telemetry = telemetry
+
+    def outcomes(self) -> dict[str, float]:
+        """How many requests ended how."""
+        lines = self.telemetry.render().decode().splitlines()
+        counted = [line for line in lines if line.startswith("gateway_inference_requests_total{")]
+        return {line.split('outcome="')[1].split('"')[0]: float(line.split()[-1]) for line in counted}
+
+
+@contextlib.asynccontextmanager
+async def opened(
+    script: Script,
+    *,
+    lane: bool = True,
+    limits: ServerConfig | None = None,
+    authenticator: Authenticator | None = None,
+    metering: Metering | None = None,
+    loopback_only: bool = False,
+) -> AsyncIterator[Door]:
+    async with upstream(script) as up:
+        client = HttpClient(proxies={}, timeouts=QUICK)
+        url = f"http://127.0.0.1:{up.port}/v1"
+        settings = UpstreamSettings(name="p", kind="openai-compatible", base_url=url, api_key=Secret("upstream-key"))
+        provider = Provider(settings, client=client)
+        remote = Remote(
+            RemoteModel(name="far", model="their-model", kinds=("chat", "completion", "embedding")), provider
+        )
+        telemetry = Telemetry("test")
+        catalog = Catalog([Target("far", remote, aliases=("f",)), Target("near", Scripted())])
+        inference = Inference(catalog, telemetry, metering)
+        endpoints = api.endpoints(inference, catalog, RemoteImages(ImagesConfig()), BODY_BYTES_MAX)
+        passer = Passer(inference, BODY_BYTES_MAX)
+        async with serve(
+            endpoints, limits, authenticator, passer=passer, lane=lane, loopback_only=loopback_only
+        ) as served:
+            yield Door(served, up, telemetry)
+        await client.close()
+
+
+def body_of(**fields: object) -> bytes:
+    return json.dumps({"model": "far", "messages": [{"role": "user", "content": "hi"}], **fields}).encode()
+
+
+def post(body: bytes, headers: bytes = b"", path: bytes = b"/v1/chat/completions") -> bytes:
+    head = b"POST %b HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n%b" % (path, headers)
+    return head + b"Content-Length: %d\r\n\r\n" % len(body) + body
