@@ -9,9 +9,9 @@ from gateway.moments import moment_us
 GROUPS = "hour,day,month,tenant,key_id,user_id,team_id,org_id,model,provider"
 
 
-def add_limit_options(command: argparse.ArgumentParser) -> None:
-    """The limits of one key, for `gateway keys create`."""
-    limits = command.add_argument_group("limits of this key, in place of the configured ones for keys")
+def add_limit_options(command: argparse.ArgumentParser, of: str) -> None:
+    """The limits of one key, team or the like."""
+    limits = command.add_argument_group(f"limits of this {of}, in place of the configured ones for every {of}")
     limits.add_argument("--rpm", type=int, metavar="N", help="requests per minute")
     limits.add_argument("--tpm", type=int, metavar="N", help="tokens per minute, input and output together")
     limits.add_argument("--concurrent", type=int, metavar="N", help="requests at the same time")
@@ -30,7 +30,7 @@ def add_limit_options(command: argparse.ArgumentParser) -> None:
         help="such as 5/day, or 5/24h for any 24 hours; repeatable",
     )
     limits.add_argument("--time-zone", metavar="ZONE", help="where its days begin, such as Europe/Berlin")
-    limits.add_argument("--wallet", metavar="NAME", help="prepaid credit that pays for the key")
+    limits.add_argument("--wallet", metavar="NAME", help="prepaid credit that pays for it")
 
 
 def add_usage_options(command: argparse.ArgumentParser) -> None:

@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from gateway.moments import iso, moment_us
 
 if TYPE_CHECKING:
-    from gateway.auth.keys import Keys
+    from gateway.auth import Principal
+    from gateway.auth.keyring import Keyring
+    from gateway.auth.records import Directory
     from gateway.config import Config
+    from gateway.errors import GatewayError
     from gateway.state.database import Database
 
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
@@ -69,6 +72,19 @@ def expiry_us(text: str) -> int:
     return expires_us
 
 
+def expiry_or_never(text: str) -> int:
+    """As `expiry_us`; 0 for `never`."""
+    return 0 if text == "never" else expiry_us(text)
+
+
+def span_s(text: str) -> int:
+    """A span such as `24h` in seconds."""
+    match = re.fullmatch(r"(\d{1,6})([smhdw])", text)
+    if match is None:
+        raise argparse.ArgumentTypeError("expected a span such as 10m, 24h or 7d")
+    return int(match[1]) * _UNITS_S[match[2]]
+
+
 def load(options: argparse.Namespace, models: Sequence[str] = ()) -> Config:
     """The configuration as the options, the environment and the file say."""
     from gateway import config
@@ -92,10 +108,10 @@ def require_models(config: Config) -> None:
             raise CommandError(f"model {model.name}: there is no file {model.file}")
 
 
-def with_keys(options: argparse.Namespace, work: Callable[[Keys, Database], Awaitable[T]]) -> T:
-    """Do `work` on the table of keys, beside a running server if there is one."""
-    from gateway.auth.key_text import load_pepper
-    from gateway.auth.keys import Keys
+def with_directory(options: argparse.Namespace, work: Callable[[Directory], Awaitable[T]]) -> T:
+    """Do `work` on organisations, teams and people, beside a running server if there is one."""
+    from gateway.auth.records import Directory
+    from gateway.errors import GatewayError
     from gateway.stores import open_shared
 
     config = load(options)
@@ -103,13 +119,38 @@ def with_keys(options: argparse.Namespace, work: Callable[[Keys, Database], Awai
     async def run(database: Database) -> T:
         shared = await open_shared(config)
         try:
-            keys = Keys(database, load_pepper(Path(config.data_dir), config.auth.pepper), shared=shared)
-            await keys.open()
-            return await work(keys, database)
+            return await work(Directory(database, shared))
+        except GatewayError as error:
+            raise CommandError(_explained(error, options)) from None
         finally:
             await shared.close()
 
     return with_database(options, run)
+
+
+def _explained(error: GatewayError, options: argparse.Namespace) -> str:
+    """What a person is told who named things on the command line."""
+    if error.code != "not_found":
+        return error.message.rstrip(".") + (f" ({error.param})" if error.param else "")
+    named = [name for name in ("id", "team", "org", "user") if getattr(options, name, None)]
+    at = next((name for name in named if error.param == f"{name}_id"), "user" if error.param else (named or [""])[0])
+    return f"there is no {'key' if at == 'id' else at} {getattr(options, at, '')}"
+
+
+def with_keys(options: argparse.Namespace, work: Callable[[Keyring, Directory], Awaitable[T]]) -> T:
+    """Do `work` on the table of keys, beside a running server if there is one."""
+    from gateway.auth.key_text import load_pepper
+    from gateway.auth.keyring import Keyring
+    from gateway.auth.keys import Keys
+
+    config = load(options)
+
+    async def run(directory: Directory) -> T:
+        pepper = load_pepper(Path(config.data_dir), config.auth.pepper)
+        await Keys(directory.database, pepper).open()
+        return await work(Keyring(directory, pepper), directory)
+
+    return with_directory(options, run)
 
 
 def with_database(options: argparse.Namespace, work: Callable[[Database], Awaitable[T]]) -> T:
@@ -122,6 +163,51 @@ def with_database(options: argparse.Namespace, work: Callable[[Database], Awaita
         return await work(database)
 
     return with_database(load(options), run)
+
+
+def operator() -> Principal:
+    """As whom commands act: whoever can write to the database may do everything."""
+    from gateway.audit import CLI
+    from gateway.auth import Principal
+
+    return Principal(tenant=CLI, key_id=CLI, name=CLI, admin=True, kind="admin")
+
+
+async def note(directory: Directory, action: str, subject: str, **details: str | int | bool) -> None:
+    """Put what a command did into the audit log."""
+    from gateway import audit
+
+    await audit.note(directory.database, action, subject, **details)
+
+
+async def user_id(directory: Directory, text: str | None) -> str | None:
+    """The id of a user who is named by it or by an e-mail address."""
+    if text is None or "@" not in text:
+        return text
+    from gateway.auth.users import Users
+
+    return (await Users(directory).by_email(operator(), text)).id
+
+
+def print_json(value: Any) -> None:
+    import msgspec
+
+    print(msgspec.json.encode(value).decode())
+
+
+def print_record(value: Any, options: argparse.Namespace) -> None:
+    """One thing with all its fields: as JSON, or a line for each that says something."""
+    import msgspec
+
+    if options.json:
+        print_json(value)
+        return
+    rows = []
+    for name, field in msgspec.to_builtins(value).items():
+        if field not in (None, [], {}, ""):
+            text = field if isinstance(field, str) else msgspec.json.encode(field).decode()
+            rows.append((name.removesuffix("_us"), moment(field) if name.endswith("_us") else text))
+    print_table(rows)
 
 
 def moment(time_us: int | None) -> str:

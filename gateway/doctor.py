@@ -17,6 +17,7 @@ import msgspec
 
 from gateway import audit
 from gateway.auth.key_text import PEPPER_NAME, PepperError, load_pepper
+from gateway.auth.keyring import count_keys
 from gateway.auth.keys import Keys
 from gateway.config import Config
 from gateway.ledger.store import Ledger
@@ -194,7 +195,7 @@ async def _examine_database(config: Config) -> list[Check]:
             return [*checks, Check("ok", "migrations", f"the next start applies {', '.join(pending)}")]
         keys = Keys(database, load_pepper(Path(config.data_dir), config.auth.pepper))
         await keys.open()
-        count = len([key for key in await keys.list() if key.revoked_us is None])
+        count = await count_keys(database)
         checks += [Check("ok", "migrations", "all applied"), Check("ok", "keys", f"{count} not revoked")]
         return [*checks, await _examine_money(database), await _examine_audit(database)]
     finally:

@@ -14,7 +14,6 @@ from typing import cast, get_args
 import msgspec
 
 from gateway.audit import note
-from gateway.auth.keys import InvalidName
 from gateway.catalog import nano_usd, price_table
 from gateway.config import ModelConfig, RouteConfig
 from gateway.config_limits import BudgetConfig, RateConfig, ScopeLimits
@@ -34,7 +33,7 @@ class UsageError(Exception):
 
 
 def limits_of(options: argparse.Namespace) -> ScopeLimits | None:
-    """The limits that `gateway keys create` was told; None when it was told none. Raises InvalidName."""
+    """The limits that a command was told; None when it was told none. Raises UsageError."""
     try:
         limits = msgspec.convert(
             {
@@ -49,7 +48,7 @@ def limits_of(options: argparse.Namespace) -> ScopeLimits | None:
             ScopeLimits,
         )
     except msgspec.ValidationError as error:
-        raise InvalidName(f"these limits cannot be: {error}") from None
+        raise UsageError(f"these limits cannot be: {error}") from None
     return None if limits == ScopeLimits() else limits
 
 
@@ -62,7 +61,7 @@ def _rate(text: str) -> RateConfig:
         return msgspec.convert({"unit": match[2], "limit": int(match[1]), **_window(match[3])}, RateConfig)
     except ValueError:
         example = "1000:requests:1h or 1000:requests:day"
-        raise InvalidName(f"a rate is LIMIT:requests|tokens:WINDOW such as {example}, not {text!r}") from None
+        raise UsageError(f"a rate is LIMIT:requests|tokens:WINDOW such as {example}, not {text!r}") from None
 
 
 def _window(text: str) -> dict[str, int | str]:
@@ -78,7 +77,7 @@ def _budget(text: str) -> BudgetConfig:
         return msgspec.convert({"usd": amount, **_window(window or "month")}, BudgetConfig)
     except msgspec.ValidationError:
         form = "USD, USD/hour|day|week|month|year|total or USD/24h"
-        raise InvalidName(f"a budget is {form}, not {text!r}") from None
+        raise UsageError(f"a budget is {form}, not {text!r}") from None
 
 
 async def usage(

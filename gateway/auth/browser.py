@@ -15,7 +15,7 @@ from collections.abc import Callable
 import msgspec
 
 from gateway import errors
-from gateway.auth.keys import CACHE_MAX, FRESH_S, OUTAGE_S, PATIENCE_S, REJECTED_MAX
+from gateway.auth.remembered import CACHE_MAX, FRESH_S, OUTAGE_S, PATIENCE_S, REJECTED_MAX
 from gateway.config_people import PeopleConfig
 from gateway.state.database import Database, DatabaseError, Statements
 from gateway.state.shared import SharedState, SharedStateUnavailable

@@ -16,8 +16,11 @@ from pathlib import Path
 
 import msgspec
 
+from gateway.auth.key_rules import KeyChange
 from gateway.auth.key_text import load_pepper
-from gateway.auth.keys import Keys
+from gateway.auth.keyring import Keyring
+from gateway.auth.keys import ADMIN
+from gateway.auth.records import Directory
 from gateway.config import Config, load
 from gateway.config_limits import ScopeLimits
 from gateway.ledger import Entry
@@ -160,8 +163,8 @@ def create_keys(config: Config, limits: Sequence[ScopeLimits]) -> list[tuple[str
 
     async def work(database: Database) -> list[tuple[str, str]]:
         await migrate(database, known())
-        keys = Keys(database, load_pepper(Path(config.data_dir), config.auth.pepper))
-        made = [await keys.create(f"key {i}", limits=one) for i, one in enumerate(limits)]
+        keyring = Keyring(Directory(database), load_pepper(Path(config.data_dir), config.auth.pepper))
+        made = [await keyring.create(ADMIN, f"key {i}", settings=KeyChange(limits=one)) for i, one in enumerate(limits)]
         wallets = Wallets(database)
         for name in {one.wallet for one in limits if one.wallet is not None}:
             await wallets.open(name, "t", 0, bonus_nano=10**15)

@@ -173,9 +173,9 @@ def test_keys_are_created_listed_and_revoked(run: Run) -> None:
     assert (shared["tenant"], shared["admin"]) == ("team", True)
     assert abs(shared["expires_us"] / 1e6 - time.time() - 30 * 86_400) < 60
     lines = run("keys", "list").out.splitlines()
-    assert lines[0].split()[:5] == ["ID", "NAME", "TENANT", "ADMIN", "STATUS"]
-    assert lines[1].split()[:4] == [identity, "laptop", identity, "active"]
-    assert lines[2].split()[:5] == [shared["id"], "ci", "team", "yes", "active"]
+    assert lines[0].split()[:5] == ["ID", "NAME", "TENANT", "TEAM", "KIND"]
+    assert lines[1].split()[:5] == [identity, "laptop", identity, "service", "active"]
+    assert lines[2].split()[:5] == [shared["id"], "ci", "team", "admin", "active"]
     assert run("keys", "revoke", identity, "--reason", "lost").out == f"Key {identity} is revoked.\n"
     # The whole key works as well, for somebody who has nothing else.
     assert json.loads(run("keys", "revoke", shared["key"], "--json").out) == {"id": shared["id"], "revoked": True}
@@ -183,7 +183,7 @@ def test_keys_are_created_listed_and_revoked(run: Run) -> None:
     assert [key["revoked_reason"] for key in listed] == ["lost", ""]
     assert not any("digest" in key or "key" in key for key in listed)
     again = run("keys", "revoke", identity)
-    assert (again.code, again.err) == (1, f"gateway: there is no active key {identity}\n")
+    assert (again.code, again.err) == (1, f"gateway: key {identity} has been revoked already\n")
 
 
 @pytest.mark.parametrize(

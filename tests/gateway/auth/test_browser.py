@@ -10,7 +10,7 @@ import pytest
 
 from gateway.auth import browser as module
 from gateway.auth.browser import BrowserSession, BrowserSessions
-from gateway.auth.keys import FRESH_S, OUTAGE_S
+from gateway.auth.remembered import FRESH_S, OUTAGE_S
 from gateway.config_people import PeopleConfig
 from gateway.errors import GatewayError
 from gateway.state.memory import Memory
