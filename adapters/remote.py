@@ -14,6 +14,7 @@ from adapters.answers import Answer, Reading, fetch, streamed
 from adapters.aws import MessageSplitter
 from adapters.capabilities import Request, refusal
 from adapters.dialects import (
+    anthropic_messages,
     openai_chat_events,
     openai_chat_requests,
     openai_completions_client,
@@ -63,6 +64,7 @@ class ChatDialect(msgspec.Struct, frozen=True):
 
 CHATS: Mapping[DialectName, ChatDialect] = {
     "openai_chat": ChatDialect(openai_chat_requests.render_request, openai_chat_events.EventParser),
+    "anthropic_messages": ChatDialect(anthropic_messages.render_request, anthropic_messages.EventParser),
 }
 
 

@@ -1,0 +1,91 @@
+"""Every dialect is the inverse of itself: what it renders it parses back, within what it can say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from adapters.aws import MessageSplitter
+from adapters.dialects import anthropic_messages, openai_wire
+from adapters.dialects.client import EventParser, Style
+from adapters.sse import EventSplitter
+from adapters.types import ChatRequest, ChoiceFinished, Message
+from tests.adapters.dialects.replay import replayed
+from tests.conformance.conversations import Words, for_providers, requests, streams
+
+HEAD = openai_wire.ResponseHead("id-1", 1700000000, "m", "fp_1")
+
+
+class Inverse(msgspec.Struct, frozen=True, kw_only=True):
+    """Both halves of a dialect."""
+
+    words: Words
+    render_request: Callable[[ChatRequest], bytes]
+    parse_request: Callable[[bytes], ChatRequest]
+    renderer: Callable[[], openai_wire.EventRenderer]
+    parser: Callable[[], EventParser]
+    splitter: Callable[[], EventSplitter | MessageSplitter] = EventSplitter
+
+
+ASKED = ChatRequest("m", (Message("user", "hi"),))
+
+DIALECTS: dict[str, Inverse] = {
+    "anthropic_messages": Inverse(
+        words=Words(
+            model="claude-sonnet-4-6",
+            lifetimes=("5m", "1h"),
+            tool_markers=True,
+            call_markers=True,
+            image_urls=True,
+            documents=True,
+            document_urls=True,
+            tool_images=True,
+            tool_errors=True,
+            redacted=True,
+            parallel=True,
+            strict=True,
+            efforts=("low", "medium", "high", "xhigh", "max"),
+            hides=True,
+            schema_param="output_config.format",
+            end_user=True,
+            stop_sequence=True,
+            details=(
+                ChoiceFinished(0, "content_filter", detail="refusal"),
+                ChoiceFinished(0, "length", detail="model_context_window_exceeded"),
+                ChoiceFinished(0, "stop", detail="pause_turn"),
+            ),
+            refusals=True,
+            cache_writes=True,
+            long_writes=True,
+            reasoning_usage=True,
+        ),
+        render_request=lambda request: anthropic_messages.render_request(request, Style()),
+        parse_request=lambda body: anthropic_messages.parse_request(body).request,
+        renderer=lambda: anthropic_messages.ChunkRenderer(HEAD, openai_wire.Inbound(ASKED, stream=True)),
+        parser=lambda: anthropic_messages.EventParser(ASKED),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+@given(data=st.data())
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_requests(name: str, data: st.DataObject) -> None:
+    dialect = DIALECTS[name]
+    request = data.draw(requests(dialect.words))
+    assert for_providers(dialect.parse_request(dialect.render_request(request))) == request
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+@given(data=st.data())
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_streams(name: str, data: st.DataObject) -> None:
+    dialect = DIALECTS[name]
+    events = data.draw(streams(dialect.words))
+    frames = b"".join(map(dialect.renderer().render, events))
+    at = data.draw(st.integers(0, len(frames)))
+    assert replayed(dialect.parser(), (frames[:at], frames[at:]), dialect.splitter()) == events
