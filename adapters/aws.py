@@ -101,6 +101,19 @@ class MessageSplitter:
         return []
 
 
+def event_message(kind: str, payload: bytes) -> bytes:
+    """An event as a message, such as a server sends it."""
+    given = ((":event-type", kind), (":content-type", "application/json"), (":message-type", "event"))
+    headers = b"".join(
+        struct.pack(f">B{len(name)}sBH{len(value)}s", len(name), name.encode(), 7, len(value), value.encode())
+        for name, value in given
+    )
+    start = struct.pack(">II", _PRELUDE.size + len(headers) + len(payload) + 4, len(headers))
+    start += zlib.crc32(start).to_bytes(4)
+    whole = start + headers + payload
+    return whole + zlib.crc32(whole).to_bytes(4)
+
+
 def _message(raw: bytes, headers_size: int) -> tuple[str, bytes]:
     if zlib.crc32(raw[:-4]) != int.from_bytes(raw[-4:]):
         raise UpstreamInvalid("The provider sent a message that was damaged.")

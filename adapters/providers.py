@@ -109,7 +109,9 @@ def _can(*names: Capability) -> frozenset[Capability]:
     return frozenset(names)
 
 
-_TOOLS = _can("tools", "tool_choice", "parallel_tools")
+# Some have no words to forbid several calls at once.
+_CALLS = _can("tools", "tool_choice")
+_TOOLS = _CALLS | _can("parallel_tools")
 _JSON = _can("json_object", "json_schema")
 _SEEING = _can("images", "image_urls")
 _COMMON = _TOOLS | _JSON | _SEEING | _can("reasoning")
@@ -144,14 +146,14 @@ PROVIDERS: Mapping[ProviderKind, Provider] = {
         base_url="https://bedrock-runtime.{region}.amazonaws.com",
         paths={"bedrock_converse": "/model/{model}/converse-stream"},
         auth="sigv4",
-        capabilities=_TOOLS | _can("images", "documents", "reasoning"),
+        capabilities=_CALLS | _can("images", "documents", "reasoning", "json_schema"),
         requires=("region",),
     ),
     "gemini": Provider(
         base_url="https://generativelanguage.googleapis.com",
         paths={"gemini": "/v1beta/models/{model}:streamGenerateContent?alt=sse"},
         auth="x_goog_api_key",
-        capabilities=_TOOLS | _JSON | _can("images", "image_urls", "audio", "documents", "n", "logprobs", "reasoning"),
+        capabilities=_CALLS | _JSON | _can("images", "image_urls", "documents", "n", "logprobs", "reasoning"),
     ),
     "vertex": Provider(
         base_url="https://{region}-aiplatform.googleapis.com",
@@ -160,7 +162,7 @@ PROVIDERS: Mapping[ProviderKind, Provider] = {
             ":streamGenerateContent?alt=sse"
         },
         auth="google",
-        capabilities=_TOOLS | _JSON | _can("images", "image_urls", "audio", "documents", "n", "logprobs", "reasoning"),
+        capabilities=_CALLS | _JSON | _can("images", "image_urls", "documents", "n", "logprobs", "reasoning"),
         requires=("region", "project"),
     ),
     "openrouter": Provider(
@@ -216,7 +218,7 @@ PROVIDERS: Mapping[ProviderKind, Provider] = {
             "openai_embeddings": "/compatibility/v1/embeddings",
             "rerank": "/v2/rerank",
         },
-        capabilities=(_TOOLS - _can("parallel_tools")) | _JSON | _can("reasoning", "images", "dimensions"),
+        capabilities=_CALLS | _JSON | _can("reasoning", "images", "dimensions"),
         style=Style(usage_option=False, names=False),
     ),
     "ollama": Provider(

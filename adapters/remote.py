@@ -15,6 +15,8 @@ from adapters.aws import MessageSplitter
 from adapters.capabilities import Request, refusal
 from adapters.dialects import (
     anthropic_messages,
+    bedrock_converse,
+    gemini,
     openai_chat_events,
     openai_chat_requests,
     openai_completions_client,
@@ -65,6 +67,8 @@ class ChatDialect(msgspec.Struct, frozen=True):
 CHATS: Mapping[DialectName, ChatDialect] = {
     "openai_chat": ChatDialect(openai_chat_requests.render_request, openai_chat_events.EventParser),
     "anthropic_messages": ChatDialect(anthropic_messages.render_request, anthropic_messages.EventParser),
+    "gemini": ChatDialect(gemini.render_request, gemini.EventParser),
+    "bedrock_converse": ChatDialect(bedrock_converse.render_request, bedrock_converse.EventParser),
 }
 
 

@@ -50,6 +50,9 @@ class Words(msgspec.Struct, frozen=True, kw_only=True):
     document_urls: bool = False
     tool_images: bool = False
     tool_errors: bool = False
+    result_markers: bool = True
+    forbids_calls: bool = True
+    prompt_known: bool = True
     signature: str = "sig"
     redacted: bool = False
     call_signatures: bool = False
@@ -86,7 +89,12 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
     max_leaves=5,
 )
-objects = st.dictionaries(texts, values, max_size=3).map(lambda value: compact(value))
+# In a stream, line ends of Unicode are escaped, so that JSON that holds them is the same but not spelled the same.
+objects = (
+    st.dictionaries(texts, values, max_size=3)
+    .map(lambda value: compact(value))
+    .filter(lambda text: not any(letter in text for letter in "\x85\u2028\u2029"))
+)
 
 
 def compact(value: object) -> str:
@@ -152,10 +160,11 @@ def exchanges(draw: st.DrawFn, words: Words, tools: Sequence[Tool]) -> list[Mess
     said = draw(contents(words, images=False)) if not calls or draw(st.booleans()) else None
     reasoning = "\n".join(one.text for one in thought if one.text) or None
     answer = Message("assistant", said, tool_calls=tuple(calls), reasoning=reasoning, thoughts=thought)
+    inner = words if words.result_markers else msgspec.structs.replace(words, lifetimes=())
     results = [
         Message(
             "tool",
-            draw(contents(words, images=words.tool_images)) if words.tool_images else draw(texts),
+            draw(contents(inner, images=words.tool_images)) if words.tool_images else draw(texts),
             tool_call_id=call.id,
             is_error=draw(st.booleans()) and words.tool_errors,
             cache=draw(lifetimes(words)) if words.tool_markers else None,
@@ -183,7 +192,7 @@ def tool_lists(draw: st.DrawFn, words: Words) -> tuple[Tool, ...]:
 def choices(draw: st.DrawFn, words: Words, tools: Sequence[Tool]) -> ToolChoice:
     if not tools:
         return ToolChoice()
-    mode = draw(st.sampled_from(["none", "auto", "required"]))
+    mode = draw(st.sampled_from(["auto", "required"] + ["none"] * words.forbids_calls))
     parallel = mode == "none" or not words.parallel or draw(st.booleans())
     named: tuple[str, ...] = ()
     if mode == "required":
@@ -272,7 +281,8 @@ def usages(draw: st.DrawFn, words: Words) -> Usage:
 def streams(draw: st.DrawFn, words: Words) -> list[Event]:
     """The events of one answer, as fine as they come out of a parser."""
     usage = draw(usages(words))
-    events: list[Event] = [Started(usage.prompt_tokens, usage.cached_tokens)]
+    known = words.prompt_known
+    events: list[Event] = [Started(usage.prompt_tokens, usage.cached_tokens) if known else Started(0)]
     calls = 0
     for kind in draw(st.lists(st.sampled_from(["text", "thought", "call"]), max_size=5)):
         match kind:
@@ -290,7 +300,7 @@ def streams(draw: st.DrawFn, words: Words) -> list[Event]:
     if words.stop_sequence:
         ends.append(ChoiceFinished(0, "stop", stop_sequence=draw(texts)))
     end = ChoiceFinished(0, "tool_calls") if calls else draw(st.sampled_from(ends))
-    if words.refusals and end.detail == "refusal" and draw(st.booleans()):
+    if words.refusals and end.reason == "content_filter" and draw(st.booleans()):
         events.append(RefusalDelta(0, draw(texts)))
     return [*events, end, Finished(usage)]
 

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from adapters.aws import MessageSplitter
-from adapters.dialects import anthropic_messages, openai_wire
+from adapters.dialects import anthropic_messages, bedrock_converse, gemini, openai_wire
 from adapters.dialects.client import EventParser, Style
 from adapters.sse import EventSplitter
 from adapters.types import ChatRequest, ChoiceFinished, Message
@@ -68,12 +68,77 @@ DIALECTS: dict[str, Inverse] = {
         renderer=lambda: anthropic_messages.ChunkRenderer(HEAD, openai_wire.Inbound(ASKED, stream=True)),
         parser=lambda: anthropic_messages.EventParser(ASKED),
     ),
+    "gemini": Inverse(
+        words=Words(
+            model="gemini-2.5-flash",
+            image_urls=True,
+            documents=True,
+            document_urls=True,
+            tool_errors=True,
+            signature="gemini:",
+            call_signatures=True,
+            narrowed=True,
+            temperature_max=2.0,
+            both_filters=True,
+            seed=True,
+            penalties=True,
+            budgets=True,
+            schema_param="generationConfig.responseJsonSchema",
+            json_object=True,
+            choices_max=3,
+            details=(
+                ChoiceFinished(0, "content_filter", detail="SAFETY"),
+                ChoiceFinished(0, "content_filter", detail="PROHIBITED_CONTENT"),
+                ChoiceFinished(0, "stop", detail="OTHER"),
+            ),
+            refusals=True,
+            reasoning_usage=True,
+            whole_calls=True,
+        ),
+        render_request=lambda request: gemini.render_request(request, Style()),
+        parse_request=lambda body: gemini.parse_request(body, "gemini-2.5-flash").request,
+        renderer=lambda: gemini.ChunkRenderer(HEAD, openai_wire.Inbound(ASKED, stream=True)),
+        parser=lambda: gemini.EventParser(ASKED),
+    ),
+    "bedrock_converse": Inverse(
+        words=Words(
+            model="anthropic.claude-sonnet-4-6-v1:0",
+            lifetimes=("5m", "1h"),
+            tool_markers=True,
+            call_markers=True,
+            documents=True,
+            tool_images=True,
+            result_markers=False,
+            tool_errors=True,
+            redacted=True,
+            strict=True,
+            forbids_calls=False,
+            efforts=("low", "medium", "high", "xhigh", "max"),
+            hides=True,
+            schema_param="outputConfig.textFormat",
+            stop_sequence=True,
+            details=(
+                ChoiceFinished(0, "content_filter"),
+                ChoiceFinished(0, "content_filter", detail="guardrail_intervened"),
+                ChoiceFinished(0, "length", detail="model_context_window_exceeded"),
+                ChoiceFinished(0, "stop", detail="malformed_model_output"),
+            ),
+            cache_writes=True,
+            long_writes=True,
+            prompt_known=False,
+        ),
+        render_request=lambda request: bedrock_converse.render_request(request, Style()),
+        parse_request=lambda body: bedrock_converse.parse_request(body, "anthropic.claude-sonnet-4-6-v1:0").request,
+        renderer=lambda: bedrock_converse.ChunkRenderer(HEAD, openai_wire.Inbound(ASKED, stream=True)),
+        parser=lambda: bedrock_converse.EventParser(ASKED),
+        splitter=MessageSplitter,
+    ),
 }
 
 
 @pytest.mark.parametrize("name", DIALECTS)
 @given(data=st.data())
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_requests(name: str, data: st.DataObject) -> None:
     dialect = DIALECTS[name]
     request = data.draw(requests(dialect.words))
@@ -82,7 +147,7 @@ def test_requests(name: str, data: st.DataObject) -> None:
 
 @pytest.mark.parametrize("name", DIALECTS)
 @given(data=st.data())
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_streams(name: str, data: st.DataObject) -> None:
     dialect = DIALECTS[name]
     events = data.draw(streams(dialect.words))

@@ -53,7 +53,7 @@ def render_request(request: ChatRequest, style: Style | None = None) -> bytes:
     """The body of a request for a stream; raises `InvalidRequest` for what the dialect cannot say."""
     generation, sampling = request.generation, request.generation.sampling
     check_sayable(request)
-    thinking, budget = _thinking(request)
+    thinking, budget = thinking_field(request)
     max_tokens = generation.max_tokens if generation.max_tokens is not None else MAX_TOKENS + budget
     thinks = thinking is not None and thinking["type"] != "disabled"
     system = [part for message in request.messages if _is_system(message) for part in message.parts]
@@ -92,7 +92,7 @@ def adapts(model: str) -> bool:
     return found is not None and (int(found[1]), int(found[2] or 0)) >= (4, 6)
 
 
-def _thinking(request: ChatRequest) -> tuple[Fields | None, int]:
+def thinking_field(request: ChatRequest) -> tuple[Fields | None, int]:
     """The field, and the budget in it; neither where the conversation lacks thoughts that would have to be in it."""
     thinking = request.thinking
     if thinking.enabled is False:
