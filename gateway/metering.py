@@ -223,15 +223,17 @@ def inbound_tokens(body: bytes) -> int:
     An image costs a fixed number, whether it stands in the body or only its address. In a body of more than URLS_BYTES
     the bytes around addresses make up for the images behind them.
     """
-    tokens, at = TEMPLATE_TOKENS, 0
+    tokens, images, at = TEMPLATE_TOKENS + len(body), 0, 0
     while (found := body.find(b";base64,", at)) >= 0:
-        tokens += found - at + IMAGE_TOKENS
         at = body.find(b'"', found)
         if at < 0:
-            return tokens
+            break
+        tokens -= at - found
+        images += 1
     if len(body) <= URLS_BYTES:
-        tokens += IMAGE_TOKENS * body.count(b'"image_url"')
-    return tokens + len(body) - at
+        # Each part names its type and has a member of that name.
+        images = max(images, (body.count(b'"image_url"') + 1) // 2)
+    return tokens + IMAGE_TOKENS * images
 
 
 def _rerank_tokens(request: RerankRequest) -> int:

@@ -28,6 +28,7 @@ PENDING_MAX = 20_000
 RETRY_S = 0.5
 PAGE = 1000
 COLUMNS = Entry.__struct_fields__
+_PRICE, _ACCOUNTS = COLUMNS.index("price"), COLUMNS.index("accounts")
 HOUR_COLUMNS = ("hour_us", "tenant", "key_id", "user_id", "team_id", "model", "provider")
 SUM_COLUMNS = Sums.__struct_fields__
 
@@ -232,7 +233,8 @@ class Ledger:
         """Write entries and everything summed up from them in one transaction; those that are there already are not
         written or summed up again."""
         entries = list({entry.id: entry for entry in reversed(entries)}.values())
-        async with self._database.transaction(concurrent=True) as inside:
+
+        async def write(inside: Statements) -> int:
             rows = await inside.query(
                 f"INSERT INTO ledger ({','.join(COLUMNS)}) VALUES {places(len(entries), len(COLUMNS))} "
                 "ON CONFLICT (id) DO NOTHING RETURNING id",
@@ -242,7 +244,9 @@ class Ledger:
             batch = fold(entry for entry in entries if entry.id in new)
             await post(inside, batch.transfers, batch.charges)
             await _sum_up(inside, batch)
-        self.written += len(new)
+            return len(new)
+
+        self.written += await self._database.run(write)
 
     async def find(self, request_id: str, *, tenant: str | None = None) -> list[Entry]:
         """The entries of a request, its corrections after it."""
@@ -354,13 +358,10 @@ async def _sum_up(inside: Statements, batch: Batch) -> None:
 
 def to_row(entry: Entry) -> tuple[Value, ...]:
     """The columns of an entry."""
-    price = None if entry.price is None else msgspec.json.encode(entry.price).decode()
-    accounts = msgspec.json.encode(entry.accounts).decode()
-    values = (getattr(entry, name) for name in COLUMNS)
-    return tuple(
-        price if name == "price" else accounts if name == "accounts" else value
-        for name, value in zip(COLUMNS, values, strict=True)
-    )
+    values: list[Value] = list(msgspec.structs.astuple(entry))
+    values[_PRICE] = None if entry.price is None else msgspec.json.encode(entry.price).decode()
+    values[_ACCOUNTS] = msgspec.json.encode(entry.accounts).decode()
+    return tuple(values)
 
 
 def from_row(row: Row) -> Entry:

@@ -8,6 +8,7 @@ budget periods too, and is written in the same transaction as what it sums up.
 from __future__ import annotations
 
 import datetime
+import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -131,6 +132,7 @@ async def sweep_windows(database: Database, now_us: int) -> int:
         after = str(rows[-1]["account"])
 
 
+@functools.lru_cache(maxsize=128)
 def places(rows: int, columns: int) -> str:
     """The parameters of several rows: `($1,$2),($3,$4)`."""
     row = range(1, columns + 1)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
+
+T = TypeVar("T")
 
 Value = None | bool | int | float | str | bytes
 Row = dict[str, Value]
@@ -52,6 +55,11 @@ class Database(Statements, Protocol):
         by updates that check what they change, and to touch rows in one order. When a caller is cancelled while the
         commit is under way, the commit may have happened.
         """
+        ...
+
+    async def run(self, work: Callable[[Statements], Coroutine[Any, Any, T]]) -> T:
+        """A `concurrent` transaction in as few trips to the database as it allows. `work` awaits nothing but the
+        statements that it is given."""
         ...
 
     async def close(self) -> None: ...

@@ -6,13 +6,15 @@ import asyncio
 import contextlib
 import hashlib
 import time
-from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from typing import Any, TypeVar
 
 import asyncpg
 import msgspec
 
 from gateway.state.database import Conflict, DatabaseError, DatabaseUnavailable, NoSuchTable, Row, Statements, Value
+
+T = TypeVar("T")
 
 IDLE_S = 300.0
 SERVER_VERSION_MIN = 130_000
@@ -118,6 +120,10 @@ class Postgres:
             if not concurrent:
                 await inside.query("SELECT pg_advisory_xact_lock($1)", _lock("transaction"))
             yield inside
+
+    async def run(self, work: Callable[[Statements], Coroutine[Any, Any, T]]) -> T:
+        async with self.transaction(concurrent=True) as inside:
+            return await work(inside)
 
     @contextlib.asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Statements]:

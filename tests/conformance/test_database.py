@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.state.database import Conflict, Database, DatabaseUnavailable, NoSuchTable
+from gateway.state.database import Conflict, Database, DatabaseUnavailable, NoSuchTable, Statements
 from gateway.state.migrate import Migration, known, migrate, pending
 from gateway.state.postgres import open_postgres
 from gateway.state.sqlite import open_sqlite
@@ -116,6 +116,30 @@ def test_a_transaction_is_all_or_nothing(with_database: With, concurrent: bool) 
                     await inside.execute(INSERT, 4, "d")
                     await inside.execute(*bad)
         assert [row["id"] for row in await database.query("SELECT id FROM t ORDER BY id")] == [1, 2]
+
+    with_database(work)
+
+
+def test_work_that_is_run_is_all_or_nothing_and_gives_its_result(with_database: With) -> None:
+    async def work(database: Database) -> None:
+        async def good(inside: Statements) -> int:
+            await inside.execute(INSERT, 1, "a")
+            return len(await inside.query("SELECT id FROM t"))
+
+        async def bad(inside: Statements) -> None:
+            await inside.execute(INSERT, 2, "b")
+            raise ZeroDivisionError
+
+        async def conflicting(inside: Statements) -> None:
+            await inside.execute(INSERT, 3, "c")
+            await inside.execute(INSERT, 1, "a")
+
+        assert await database.run(good) == 1
+        with pytest.raises(ZeroDivisionError):
+            await database.run(bad)
+        with pytest.raises(Conflict):
+            await database.run(conflicting)
+        assert await database.query("SELECT id FROM t") == [{"id": 1}]
 
     with_database(work)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,7 @@ from gateway.audit import (
     verify,
 )
 from gateway.errors import GatewayError
-from gateway.state.database import DatabaseUnavailable, Statements
+from gateway.state.database import DatabaseUnavailable, Statements, T
 from gateway.state.migrate import known, migrate
 from gateway.state.sqlite import Sqlite, open_sqlite
 
@@ -43,6 +44,10 @@ class Flaky:
         self.forgetful = False
         self.refused = asyncio.Event()
         self.forgot = asyncio.Event()
+
+    async def run(self, work: Callable[[Statements], Coroutine[Any, Any, T]]) -> T:
+        async with self.transaction(concurrent=True) as inside:
+            return await work(inside)
 
     @contextlib.asynccontextmanager
     async def transaction(self, *, concurrent: bool = False) -> AsyncIterator[Statements]:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -17,13 +17,17 @@ from adapters.types import (
     Event,
     Finished,
     Generation,
+    Head,
     ImagePart,
     ImageUrl,
+    Inbound,
     Message,
     NativePart,
     Part,
     ReasoningDelta,
+    Relayed,
     RerankRequest,
+    Sink,
     Started,
     TextDelta,
     TextPart,
@@ -38,7 +42,7 @@ from gateway.inference import Inference, Stream
 from gateway.ledger import Entry
 from gateway.ledger.store import PENDING_MAX, Ledger
 from gateway.limits.limiter import Limiter, LocalCounters, Need
-from gateway.metering import Metering, need_of
+from gateway.metering import Metering, inbound_tokens, need_of
 from gateway.telemetry import Telemetry
 from tests.fakes import HELLO, Scripted, Step, no_balances
 
@@ -285,3 +289,132 @@ def test_everything_a_conversation_holds_is_in_its_worst_case() -> None:
 def test_each_part_is_in_the_worst_case(part: Part, tokens: int) -> None:
     empty = need_of(ChatRequest("m", (Message("user"),)), None).input_tokens
     assert need_of(ChatRequest("m", (Message("user", (part,)),)), None).input_tokens - empty == tokens
+
+
+class Passing(Scripted):
+    """A target that takes chats as they come, and does with the sink what its test says."""
+
+    def __init__(self, play: Callable[[Sink], Awaitable[Relayed]]) -> None:
+        super().__init__()
+        self.play = play
+        self.inbound: Inbound | None = None
+
+    def takes(self, inbound: Inbound) -> bool:
+        return True
+
+    async def relay(self, inbound: Inbound, caller: Caller, sink: Sink) -> Relayed:
+        self.inbound = inbound
+        return await self.play(sink)
+
+
+class Nowhere:
+    """A sink that forgets."""
+
+    def begin(self, content_type: str) -> None:
+        pass
+
+    def write(self, data: bytes, outputs: int) -> bool:
+        return True
+
+    def when_drained(self, then: Callable[[], None]) -> None:
+        raise AssertionError("nobody pauses here")
+
+
+BODY = b'{"model":"m","messages":[{"role":"user","content":"%b"}]}' % (b"hello there " * 20)
+
+
+def passed(
+    play: Callable[[Sink], Awaitable[Relayed]], *, max_tokens: int | None = 10, cancel: bool = False
+) -> tuple[Bench, Passing]:
+    """A bench after one request was passed on, however it ended."""
+    bench, adapter = Bench(), Passing(play)
+
+    async def scenario() -> None:
+        bench.inference._catalog = Catalog([Target("m", adapter, price=PRICE)])
+        inbound = Inbound("openai_chat", BODY, Head("m", max_tokens=max_tokens))
+        passage = await bench.inference.passage(bench.principal, inbound, CALLER)
+        running = asyncio.ensure_future(passage.run(Nowhere()))
+        await asyncio.sleep(0)
+        if cancel:
+            running.cancel()
+        await asyncio.wait([running])
+        assert bench.counters.holds == 0
+        assert bench.standing[1] == 0
+        if not running.cancelled():
+            running.exception()
+
+    asyncio.run(scenario())
+    return bench, adapter
+
+
+def answered(usage: Usage, outputs: int = 0) -> Callable[[Sink], Awaitable[Relayed]]:
+    async def play(sink: Sink) -> Relayed:
+        sink.begin("text/event-stream")
+        for _ in range(outputs):
+            sink.write(b"data: {}\n\n", 1)
+        return Relayed(Finished(usage), b"data: [DONE]\n\n", "text/event-stream")
+
+    return play
+
+
+@pytest.mark.parametrize(
+    ("reported", "outputs", "prompt", "completion", "estimated"),
+    [
+        (Usage(7, 2), 2, 7, 2, False),
+        (Usage(7, 2), 4, 7, 2, False),
+        (Usage(7, 2), 50, 7, 50, False),
+        (Usage(7, 0), 5, 7, 5, False),
+        (Usage(), 5, None, 5, True),
+    ],
+)
+def test_what_was_passed_on_is_charged_as_far_as_it_can_be_believed(
+    reported: Usage, outputs: int, prompt: int | None, completion: int, estimated: bool
+) -> None:
+    bench, _ = passed(answered(reported, outputs), max_tokens=100)
+    entry = bench.entry
+    guess = (len(BODY) + 1024) // 3
+    assert (entry.prompt_tokens, entry.completion_tokens) == (guess if prompt is None else prompt, completion)
+    assert (entry.status, entry.estimated, entry.outcome) == ("posted", estimated, "ok")
+
+
+def test_a_request_that_failed_elsewhere_costs_nothing_and_a_cut_one_what_was_sent() -> None:
+    async def failing(sink: Sink) -> Relayed:
+        raise EngineFailed("away")
+
+    async def breaking(sink: Sink) -> Relayed:
+        sink.begin("text/event-stream")
+        sink.write(b"data: {}\n\n", 3)
+        raise EngineFailed("away")
+
+    async def hanging(sink: Sink) -> Relayed:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    assert passed(failing)[0].entry.status == "voided"
+    entry = passed(breaking)[0].entry
+    assert (entry.status, entry.completion_tokens, entry.estimated, entry.outcome) == (
+        "posted",
+        3,
+        True,
+        "engine_failed",
+    )
+    assert entry.prompt_tokens > 0
+    entry = passed(hanging, cancel=True)[0].entry
+    assert (entry.status, entry.completion_tokens, entry.outcome) == ("posted", 0, "cancelled")
+    assert entry.prompt_tokens > 0
+
+
+def test_an_answer_without_a_bound_gets_the_one_that_is_held() -> None:
+    _, adapter = passed(answered(Usage(7, 2)), max_tokens=None)
+    assert adapter.inbound is not None and adapter.inbound.output_tokens_max is not None
+    assert 0 < adapter.inbound.output_tokens_max < 8192
+    _, adapter = passed(answered(Usage(7, 2)), max_tokens=5)
+    assert adapter.inbound is not None and adapter.inbound.output_tokens_max is None
+
+
+def test_inline_images_count_as_images() -> None:
+    picture = b'{"model":"m","messages":[{"content":[{"type":"image_url","image_url":{"url":"data:;base64,%b"}}]}]}'
+    small, large = (inbound_tokens(picture % (b"x" * size)) for size in (10, 1_000_000))
+    assert small < 10_000
+    assert abs(small - large) < 100 + 2 * 4096
+    assert inbound_tokens(b"x" * 100_000) >= 100_000

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ from gateway.auth.keys import ADMIN, Keys
 from gateway.auth.records import Directory, Key
 from gateway.config import Secret
 from gateway.errors import GatewayError
-from gateway.state.database import DatabaseUnavailable, Row, Statements, Value
+from gateway.state.database import DatabaseUnavailable, Row, Statements, T, Value
 from gateway.state.memory import Memory
 from gateway.state.migrate import known, migrate
 from gateway.state.shared import SharedStateUnavailable
@@ -60,6 +61,10 @@ class Watched:
 
     async def execute(self, sql: str, *parameters: Value) -> int:
         return await self._inner.execute(sql, *parameters)
+
+    async def run(self, work: Callable[[Statements], Coroutine[Any, Any, T]]) -> T:
+        async with self.transaction(concurrent=True) as inside:
+            return await work(inside)
 
     @asynccontextmanager
     async def transaction(self, *, concurrent: bool = False) -> AsyncIterator[Statements]:

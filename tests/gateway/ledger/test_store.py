@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -12,7 +13,7 @@ from gateway.catalog import Price
 from gateway.ledger import Entry
 from gateway.ledger.store import Filter, Ledger
 from gateway.limits.wallets import Wallets
-from gateway.state.database import DatabaseUnavailable, Row, Statements, Value
+from gateway.state.database import DatabaseUnavailable, Row, Statements, T, Value
 from gateway.state.journal import Journal
 from gateway.state.migrate import known, migrate
 from gateway.state.outbox import Outbox
@@ -36,6 +37,10 @@ class Flaky:
 
     async def execute(self, sql: str, *parameters: Value) -> int:
         return await self._inner.execute(sql, *parameters)
+
+    async def run(self, work: Callable[[Statements], Coroutine[Any, Any, T]]) -> T:
+        async with self.transaction(concurrent=True) as inside:
+            return await work(inside)
 
     def transaction(self, *, concurrent: bool = False) -> AbstractAsyncContextManager[Statements]:
         @asynccontextmanager

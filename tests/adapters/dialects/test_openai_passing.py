@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from adapters.dialects import openai_passing
+from adapters.dialects.client import Style
+from adapters.errors import InvalidRequest
+from adapters.types import Head, Inbound
+
+
+def body_of(**fields: object) -> bytes:
+    return json.dumps({"model": "m", **fields}).encode()
+
+
+def rewritten(style: Style | None = None, output_tokens_max: int | None = None, **fields: object) -> dict[str, Any]:
+    body = body_of(**fields)
+    inbound = Inbound("openai_chat", body, openai_passing.read_chat(body), output_tokens_max)
+    found: dict[str, Any] = json.loads(b"".join(openai_passing.rewrite(inbound, "theirs", style or Style())))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("fields", "head"),
+    [
+        ({}, Head("m")),
+        ({"max_tokens": 5, "n": 3, "stream": True}, Head("m", True, 5, 3)),
+        ({"max_completion_tokens": 7, "max_tokens": 5}, Head("m", max_tokens=7)),
+        ({"stream": False, "max_tokens": None, "n": None}, Head("m")),
+        ({"prompt_cache_key": "a", "session_id": "b"}, Head("m", session_key="a")),
+        ({"session_id": "b"}, Head("m", session_key="b")),
+        ({"stream": True, "stream_options": {"include_usage": True}}, Head("m", True, usage_wanted=True)),
+        ({"stream": True, "stream_options": {"include_usage": False, "x": 1}}, Head("m", True)),
+        ({"stream": True, "stream_options": None}, Head("m", True)),
+    ],
+)
+def test_heads_of_chats(fields: dict[str, object], head: Head) -> None:
+    assert openai_passing.read_chat(body_of(messages=[{"x": 1}], **fields)) == head
+
+
+@pytest.mark.parametrize(
+    ("fields", "n", "max_tokens"),
+    [
+        ({"prompt": "a"}, 1, 16),
+        ({"prompt": ["a", "b"], "n": 3, "max_tokens": 0}, 6, 0),
+        ({"prompt": [1, 2, 3]}, 1, 16),
+        ({"prompt": [[1], [2]], "best_of": 5, "n": 2}, 10, 16),
+    ],
+)
+def test_heads_of_completions(fields: dict[str, object], n: int, max_tokens: int) -> None:
+    assert openai_passing.read_completion(body_of(**fields)) == Head("m", max_tokens=max_tokens, n=n)
+
+
+@pytest.mark.parametrize("body", [body_of(stream=True, input="x"), body_of(model=1), b"[]", b"{}"])
+def test_embedding_requests_that_are_none(body: bytes) -> None:
+    with pytest.raises(InvalidRequest):
+        openai_passing.read_embedding(body)
+
+
+def test_what_is_added_to_a_request() -> None:
+    assert rewritten(x=1) == {"model": "theirs", "x": 1}
+    streamed = rewritten(stream=True)
+    assert streamed == {"model": "theirs", "stream": True, "stream_options": {"include_usage": True}}
+    assert rewritten(stream=True, stream_options={"include_usage": True, "x": 1})["stream_options"]["x"] == 1
+    kept = rewritten(stream=True, stream_options={"include_usage": False, "x": 1})["stream_options"]
+    assert kept == {"include_usage": True, "x": 1}
+    assert rewritten(stream=True, stream_options=None)["stream_options"] == {"include_usage": True}
+    assert "stream_options" not in rewritten(Style(usage_option=False), stream=True)
+
+
+def test_a_bound_is_put_where_the_target_knows_it() -> None:
+    assert rewritten(output_tokens_max=9)["max_tokens"] == 9
+    completion = Style(max_tokens="max_completion_tokens")
+    assert rewritten(completion, output_tokens_max=9) == {"model": "theirs", "max_completion_tokens": 9}
+    assert rewritten(completion, output_tokens_max=9, max_tokens=None) == {"model": "theirs", "max_tokens": 9}
+
+
+def test_what_a_request_may_need() -> None:
+    def may_need(capability: str, **fields: object) -> bool:
+        body = body_of(**fields)
+        return openai_passing.may_need(Inbound("openai_chat", body, openai_passing.read_chat(body)), {capability})
+
+    assert may_need("n", n=2) and not may_need("n", n=1)
+    assert may_need("tools", tools=[]) and not may_need("tools", tool_choice="auto")
+    assert may_need("images", messages=[{"content": [{"type": "image_url"}]}])
+    assert may_need("logprobs", top_logprobs=1) and not may_need("logprobs", messages=[{"content": "log"}])
+    assert may_need("tools", x="\u00e9"), "an escape may hide anything"
