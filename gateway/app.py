@@ -28,20 +28,25 @@ from gateway import gauges, logs
 from gateway.alerts import Alerts, Channel
 from gateway.api import openai
 from gateway.api.admin.audit import AuditRoutes
+from gateway.api.admin.invitations import InvitationRoutes
 from gateway.api.admin.ledger import LedgerRoutes
 from gateway.api.admin.routes import Admin, Route
 from gateway.api.admin.server import ServerRoutes
 from gateway.api.admin.wallets import WalletRoutes
 from gateway.api.anthropic import Messages
+from gateway.api.cookies import Cookies
 from gateway.api.docs import DocsPage
 from gateway.api.edge import Edge
 from gateway.api.health import Health, front_page
 from gateway.api.http import Endpoint
 from gateway.api.idempotent import Idempotent
 from gateway.api.lane import Lane
+from gateway.api.log_ins import LogIns
 from gateway.api.openapi import OpenApi
 from gateway.api.passing import Passer
+from gateway.api.people import People, PeopleParts
 from gateway.api.protocol import Report, Wheel
+from gateway.api.providers import Providers
 from gateway.api.remote_images import RemoteImages
 from gateway.api.rerank import Rerank
 from gateway.api.server import ListenError, Server, bind
@@ -50,8 +55,18 @@ from gateway.api.tokens import Tokens
 from gateway.api.usage import OwnUsage
 from gateway.audit import GATEWAY, Audit, Event
 from gateway.auth import Authenticator, Open
+from gateway.auth.accounts import Accounts
+from gateway.auth.attempts import Attempts
+from gateway.auth.browser import BrowserSessions
+from gateway.auth.identities import Identities
+from gateway.auth.invitations import Invitations
 from gateway.auth.key_text import key_id, load_pepper
 from gateway.auth.keys import Keys
+from gateway.auth.newcomers import Newcomers
+from gateway.auth.orgs import Orgs
+from gateway.auth.passwords import Hashing, Passwords
+from gateway.auth.records import Directory
+from gateway.auth.users import Users
 from gateway.banner import Banner
 from gateway.catalog import Adapter, Catalog, Target, nano_usd, price_table
 from gateway.config import AlertsConfig, Config, digest
@@ -70,7 +85,7 @@ from gateway.networks import Networks
 from gateway.remotes import remote_model, upstream_settings
 from gateway.retention import Retention
 from gateway.sessions import Sessions
-from gateway.state.database import Database
+from gateway.state.database import Database, Statements
 from gateway.state.journal import Journal
 from gateway.state.migrate import known, migrate
 from gateway.state.outbox import Outbox
@@ -106,6 +121,7 @@ class Parts(NamedTuple):
     limiter: Limiter
     ledger: Ledger | None = None
     wallets: Wallets | None = None
+    people: PeopleParts | None = None
 
 
 def version() -> str:
@@ -176,13 +192,23 @@ async def opened(config: Config) -> AsyncIterator[Gateway]:
             telemetry, lambda: {one.name: one.status() for one in (*adapters, *remotes)}, lambda: wheel.draining
         )
         wallets = None if database is None else Wallets(database)
-        parts = Parts(config, catalog, inference, health, audit, limiter, ledger, wallets)
+        people = await _open_people(config, database, shared, stack)
+        parts = Parts(config, catalog, inference, health, audit, limiter, ledger, wallets, people)
         passer = Passer(inference, config.server.body_bytes_max)
         endpoints = idempotent.wrap(passer.wrap(routes(parts)))
         loopback_only = not config.auth.enabled
+        cookies = Cookies(config.auth.people.public_url)
+        log_ins = None if people is None else LogIns(people.sessions, cookies)
         proxies = Networks(config.server.trusted_proxies)
         edge = Edge(
-            endpoints, authenticator, telemetry, access_log, audit=audit, loopback_only=loopback_only, proxies=proxies
+            endpoints,
+            authenticator,
+            telemetry,
+            access_log,
+            audit=audit,
+            loopback_only=loopback_only,
+            proxies=proxies,
+            log_ins=log_ins,
         )
         wheel.lane = Lane(edge, passer)
         stack.push_async_callback(_end, asyncio.create_task(_load(pool)))
@@ -300,6 +326,41 @@ async def _open_authenticator(
     return issuers, admin_key
 
 
+async def _open_people(
+    config: Config, database: Database | None, shared: SharedState, stack: AsyncExitStack
+) -> PeopleParts | None:
+    """What lets people in; nobody without a database."""
+    if database is None:
+        return None
+    people, pepper = config.auth.people, load_pepper(Path(config.data_dir), config.auth.pepper)
+    directory, wallets = Directory(database, shared), Wallets(database)
+    bonus_nano = nano_usd(people.bonus_usd or "0")
+
+    async def open_wallet(inside: Statements, name: str, tenant: str, at_us: int) -> None:
+        await wallets.open_in(inside, name, tenant, at_us, bonus_nano)
+
+    sessions = BrowserSessions(directory, pepper, people, shared=shared)
+    stack.push_async_callback(sessions.close)
+    hashing, attempts = Hashing(), Attempts(None if config.state.redis is None else shared, pepper)
+    stack.callback(hashing.close)
+    passwords = Passwords(directory, hashing, people.password_length_min)
+    newcomers, invitations = Newcomers(directory, people, open_wallet), Invitations(database, pepper)
+    accounts = Accounts(directory, people, sessions, newcomers, invitations, (passwords, attempts))
+    identities = Identities(directory, accounts, newcomers, invitations)
+    parts = PeopleParts(accounts, identities, invitations, sessions, Orgs(directory), Users(directory), attempts)
+    if not people.logins:
+        return parts
+    # Imported by those who use it: the HTTP client and the cryptography it needs take long to load.
+    from gateway.auth import oidc
+
+    client = oidc.client()
+    stack.push_async_callback(client.aclose)
+    providers = {one.name: oidc.Provider(one, client) for one in people.logins}
+    for provider in providers.values():
+        stack.push_async_callback(provider.close)
+    return parts._replace(providers=providers, flows=oidc.Flows(pepper, shared))
+
+
 def open_adapters(config: Config) -> list[LlamaCpp | Scripted]:
     """What serves each configured model, in order; engines are not started yet."""
     engines, scripts = iter(engine_settings(config)), engine_scripts(config)
@@ -365,6 +426,7 @@ def routes(parts: Parts) -> tuple[Endpoint, ...]:
     config, catalog, inference, audit = parts.config, parts.catalog, parts.inference, parts.audit
     body_bytes_max, images = config.server.body_bytes_max, RemoteImages(config.images)
     own = OwnUsage(catalog, parts.ledger, parts.limiter, audit, body_bytes_max)
+    people = People(parts.people, Cookies(config.auth.people.public_url), audit)
     endpoints = (
         *openai.endpoints(inference, catalog, images, body_bytes_max),
         *Messages(inference, images, body_bytes_max).endpoints(),
@@ -373,6 +435,8 @@ def routes(parts: Parts) -> tuple[Endpoint, ...]:
         *own.endpoints(),
         *KeptSessions(Sessions(catalog), audit, body_bytes_max).endpoints(),
         *Admin(audit, body_bytes_max).endpoints(admin_routes(parts)),
+        *people.endpoints(),
+        *Providers(people).endpoints(),
         *parts.health.endpoints(),
         *OpenApi(version(), lambda: everything).endpoints(),
         *DocsPage().endpoints(),
@@ -386,6 +450,7 @@ def admin_routes(parts: Parts) -> tuple[Route, ...]:
     return (
         *AuditRoutes(parts.audit).routes(),
         *LedgerRoutes(parts.ledger, parts.catalog.price_of, wall_us).routes(),
+        *InvitationRoutes(parts.people).routes(),
         *WalletRoutes(parts.wallets, parts.limiter, wall_us).routes(),
         *ServerRoutes(parts.config, parts.catalog, parts.health.statuses).routes(),
     )

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from gateway import cli_money, command
+from gateway import cli_log_ins, cli_money, command
 
 if TYPE_CHECKING:
     from gateway.auth.records import Directory
@@ -20,7 +20,7 @@ def add_commands(commands: Any) -> None:
     teams = _group(commands, "teams", "teams and their members: create, list, show, set, archive, restore, add, ...")
     _add_teams(teams)
     _add_members(teams)
-    _add_users(_group(commands, "users", "people: create, list, show, set, disable, enable"))
+    _add_users(_group(commands, "users", "people: create, list, show, set, disable, enable, password, invite, ..."))
 
 
 def _group(commands: Any, name: str, summary: str) -> Any:
@@ -96,6 +96,7 @@ def _add_users(verbs: Any) -> None:
         _add_limits(verb, "user", verb is change)
     for name, summary in (("disable", "refuse all keys and log-ins of a user"), ("enable", "let a user in again")):
         _verb(verbs, name, _users_set, summary, "user").set_defaults(disabled=name == "disable")
+    cli_log_ins.add_verbs(verbs, _verb, ROLES)
 
 
 def _asked(options: argparse.Namespace, kind: Callable[..., Any], *names: str) -> Any:

@@ -25,6 +25,7 @@ from gateway.config_models import ModelConfig as ModelConfig
 from gateway.config_money import AlertsConfig as AlertsConfig
 from gateway.config_money import RetentionConfig as RetentionConfig
 from gateway.config_money import alert_conflicts
+from gateway.config_people import PeopleConfig, people_conflicts
 from gateway.config_providers import ProviderConfig as ProviderConfig
 from gateway.config_providers import RouteConfig as RouteConfig
 from gateway.config_providers import TargetConfig as TargetConfig
@@ -68,6 +69,7 @@ class AuthConfig(Section, frozen=True, kw_only=True):
     admin_key: Secret | None = None
     pepper: Secret | None = None
     issuers: Annotated[tuple[IssuerConfig, ...], Meta(max_length=64)] = ()
+    people: PeopleConfig = PeopleConfig()
 
 
 class IdempotencyConfig(Section, frozen=True, kw_only=True):
@@ -226,6 +228,7 @@ def _conflicts(config: Config) -> Iterator[tuple[str, str]]:
             yield f"server.trusted_proxies[{i}]", str(error)
     yield from issuer_conflicts(config.auth.issuers)
     yield from alert_conflicts(config.alerts)
+    yield from people_conflicts(config.auth.people)
     if config.sessions.encryption_key is not None and config.sessions.encryption_key_file is not None:
         yield "sessions.encryption_key_file", "sessions.encryption_key is set already"
     yield from _state_conflicts(config.state)

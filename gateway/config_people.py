@@ -14,10 +14,10 @@ from gateway.config_limits import Section, Usd
 from gateway.secret import Secret
 
 OrgRole = Literal["viewer", "member", "admin", "owner"]
-Domain = Annotated[str, Meta(pattern=r"^[a-z0-9-]+(\.[a-z0-9-]+)+\Z")]
 Title = Annotated[str, Meta(min_length=1, max_length=100)]
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
+_DOMAIN = re.compile(r"[a-z0-9-]+(\.[a-z0-9-]+)+")
 
 
 class GroupConfig(Section, frozen=True, kw_only=True):
@@ -48,7 +48,7 @@ class LoginConfig(Section, frozen=True, kw_only=True):
     organisation: Title | None = None
     organisation_claim: Text | None = None
     role: OrgRole = "member"
-    email_domains: Annotated[tuple[Domain, ...], Meta(max_length=1000)] = ()
+    email_domains: Annotated[tuple[Text, ...], Meta(max_length=1000)] = ()
     link_verified_email: bool = False
     groups_claim: Text = "groups"
     groups: Annotated[tuple[GroupConfig, ...], Meta(max_length=1000)] = ()
@@ -97,6 +97,11 @@ def people_conflicts(people: PeopleConfig) -> Iterator[tuple[str, str]]:
             yield f"{where}.scopes", "without openid the provider does not say who somebody is"
         if one.organisation is not None and one.organisation_claim is not None:
             yield f"{where}.organisation_claim", "organisation is set already"
+        for j, domain in enumerate(one.email_domains):
+            if not _DOMAIN.fullmatch(domain):
+                yield f"{where}.email_domains[{j}]", "expected a domain in small letters, such as example.com"
+        if one.groups and one.organisation is None and one.organisation_claim is None:
+            yield f"{where}.groups", "they need organisation or organisation_claim: in whose own one they mean nothing"
         for j, group in enumerate(one.groups):
             if group.role is None and group.team is None:
                 yield f"{where}.groups[{j}]", "say what the group means: role, or team"
@@ -106,4 +111,5 @@ def _public_url_problem(url: str) -> str | None:
     if (problem := url_problem(url)) is not None:
         return problem
     parts = urlsplit(url)
-    return None if parts.path in ("", "/") and not parts.query else "expected no more than https://, a host and a port"
+    plain = parts.path in ("", "/") and not parts.query and parts.netloc == parts.netloc.lower()
+    return None if plain else "expected no more than https://, a host in small letters and a port"

@@ -48,6 +48,7 @@ TABLE: Mapping[str, Row] = {
     "key_revoked": Row(401),
     "key_expired": Row(401),
     "invalid_token": Row(401),
+    "invalid_credentials": Row(401),
     "permission_denied": Row(403),
     "model_price_unknown": Row(403),
     "ip_denied": Row(403),

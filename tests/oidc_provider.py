@@ -27,21 +27,26 @@ SYMMETRIC = [{"type": "OCT", "use": ["enc"], "kid": "enc"}, {"type": "OCT", "use
 
 
 class Provider:
-    """`with Provider(redirect_uri) as provider:` serves it at `provider.url`, with nobody known yet."""
+    """`with Provider() as provider:` serves it at `provider.url`, with nobody known yet, for the gateway that is told
+    to come back to `redirect_uri`."""
 
-    def __init__(self, redirect_uri: str) -> None:
+    def __init__(self) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self._redirect_uri = redirect_uri
+        self.redirect_uri = ""
 
     def __enter__(self) -> Provider:
-        command = [sys.executable, "-m", "tests.oidc_provider", str(self.port), self._redirect_uri]
+        self.start()
+        return self
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "tests.oidc_provider", str(self.port), self.redirect_uri]
         self._process = subprocess.Popen(command)
         deadline = time.monotonic() + START_S_MAX
         while True:
             try:
                 httpx.get(f"{self.url}/.well-known/openid-configuration").raise_for_status()
-                return self
+                return
             except httpx.HTTPError:
                 if self._process.poll() is not None or time.monotonic() > deadline:
                     self._process.kill()
@@ -51,6 +56,9 @@ class Provider:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
         self._process.kill()
         self._process.wait()
 

@@ -28,6 +28,7 @@ from gateway.api.http import (
     event_of,
     speaks_anthropic,
 )
+from gateway.api.log_ins import LogIns
 from gateway.audit import Audit
 from gateway.auth import Authenticator, Principal
 from gateway.auth.key_text import key_id
@@ -128,7 +129,7 @@ class Edge:
 
     `loopback_only` refuses requests whose Host is not this machine. Where no key is asked for, it is what keeps a web
     page from reaching the gateway through the visitor's browser under a name that was made to mean 127.0.0.1. Requests
-    of `proxies` come from where these say.
+    of `proxies` come from where these say. `log_ins` knows browsers that send no key.
     """
 
     def __init__(
@@ -141,11 +142,13 @@ class Edge:
         audit: Audit | None = None,
         loopback_only: bool = False,
         proxies: Networks | None = None,
+        log_ins: LogIns | None = None,
     ) -> None:
         self.draining = False
         self._audit = audit or Audit(None)
         self._loopback_only = loopback_only
         self._proxies = proxies
+        self._log_ins = log_ins
         self._router = Router(endpoints)
         self._authenticator = authenticator
         self._telemetry = telemetry
@@ -213,19 +216,29 @@ class Edge:
         if endpoint.permission != PUBLIC:
             address = (scope.get("client") or ("",))[0]
             hostname = request.url.hostname or ""
-            await self.admit(endpoint.permission, scope["headers"], address, hostname, scope["state"])
+            await self.admit(endpoint.permission, scope["headers"], address, hostname, scope["state"], scope)
         return await endpoint.handler(request)
 
     async def admit(
-        self, permission: str, headers: HeaderList, address: str, hostname: str, state: dict[str, Any]
+        self,
+        permission: str,
+        headers: HeaderList,
+        address: str,
+        hostname: str,
+        state: dict[str, Any],
+        scope: Scope | None = None,
     ) -> Principal:
         """Who is asking, if he may; `hostname` is the one of the Host header. Who was refused is in `state` all the
-        same."""
+        same. Without a `scope` there is no cookie to look at."""
         if self.draining:
             raise shutting_down()
         if self._loopback_only and not is_loopback(hostname):
             raise errors.error("permission_denied", "Without keys, only requests to a loopback address are served.")
-        principal = await self._authenticator.authenticate(_credential(headers), address)
+        credential, principal = _credential(headers), None
+        if credential is None and scope is not None and self._log_ins is not None:
+            principal = await self._log_ins.authenticate(scope)
+        if principal is None:
+            principal = await self._authenticator.authenticate(credential, address)
         state["principal"] = principal
         if may(principal, permission) != "allowed":
             raise errors.error("permission_denied", f"This needs the permission {permission}.")

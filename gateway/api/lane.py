@@ -35,7 +35,7 @@ from gateway.logs import Fields
 
 STREAM_HEADERS = "cache-control: no-cache\r\nx-accel-buffering: no\r\ntransfer-encoding: chunked\r\n"
 # The first of these that a request has sends it the usual way.
-UNUSUAL = (b"idempotency-key", b"content-encoding", b"x-gateway-explain", b"anthropic-version")
+UNUSUAL = (b"cookie", b"idempotency-key", b"content-encoding", b"x-gateway-explain", b"anthropic-version")
 
 
 class Connection(Protocol):

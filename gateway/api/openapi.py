@@ -11,6 +11,7 @@ from starlette.requests import Request
 
 from gateway.api.admin.routes import Moment
 from gateway.api.http import Doc, Endpoint, Response, json_response
+from gateway.api.log_ins import SESSION
 from gateway.auth.roles import PUBLIC, TABLE
 
 Schema = dict[str, Any]
@@ -84,7 +85,10 @@ def document(version: str, endpoints: Sequence[Endpoint]) -> Schema:
                     "content": {"application/json": {"schema": {"$ref": COMPONENT.format(name="Error")}}},
                 }
             },
-            "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "description": "An API key, or a token."}},
+            "securitySchemes": {
+                "key": {"type": "http", "scheme": "bearer", "description": "An API key, or a token."},
+                "login": {"type": "apiKey", "in": "cookie", "name": SESSION, "description": "Set by logging in."},
+            },
         },
     }
 
@@ -142,7 +146,7 @@ def _operation(endpoint: Endpoint, of: dict[Any, Schema]) -> Schema:
         "summary": endpoint.summary,
         "tags": [_tag(endpoint)],
         "responses": {str(doc.status): _answer(doc, of), "default": {"$ref": "#/components/responses/Error"}},
-        "security": [] if endpoint.permission == PUBLIC else [{"key": []}],
+        "security": [] if endpoint.permission == PUBLIC else [{"key": []}, {"login": []}],
     }
     notes = [doc.description] if doc.description else []
     if endpoint.permission != PUBLIC:

@@ -9,18 +9,18 @@ import logging
 import re
 import secrets
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 
 import msgspec
 
-from gateway import errors
-from gateway.auth.remembered import CACHE_MAX, FRESH_S, OUTAGE_S, PATIENCE_S, REJECTED_MAX
+from gateway.auth import Principal
+from gateway.auth.records import CHANNEL, Directory
+from gateway.auth.remembered import CACHE_MAX, Remembered
+from gateway.auth.standing import Standing, of_user, user_principal
 from gateway.config_people import PeopleConfig
-from gateway.state.database import Database, DatabaseError, Statements
-from gateway.state.shared import SharedState, SharedStateUnavailable
+from gateway.state.database import DatabaseError, Statements
+from gateway.state.shared import SharedState
 
-CHANNEL = "browser-sessions"
 TOKEN_BYTES = 32
 SEEN_EVERY_US = 60_000_000
 WRITES_MAX = 1000
@@ -50,42 +50,42 @@ class BrowserSession(msgspec.Struct, frozen=True, kw_only=True):
     expires_us: int
 
 
-class _Known(msgspec.Struct, frozen=True):
-    """What the database said about a token (None: nothing), and when by the monotonic clock."""
+class LogIn(msgspec.Struct, frozen=True):
+    """A session that is good, and what stands behind its user."""
 
-    session: BrowserSession | None
-    at_s: float
+    session: BrowserSession
+    standing: Standing
+
+    @property
+    def principal(self) -> Principal:
+        return user_principal(self.standing, self.session.user_id)
 
 
 class BrowserSessions:
-    """The log-ins of a database. `clock` is monotonic seconds, `now_us` the wall clock.
+    """The log-ins of a database. `clock` is monotonic seconds.
 
-    What the database said is believed for FRESH_S, and a log-out is announced, so that it holds on all replicas within
-    five seconds. While the database is away, sessions it has vouched for stay good for OUTAGE_S.
+    What the database said is believed for a moment, and a log-out announced, so that it holds on all replicas within
+    five seconds. While the database is away, sessions it has vouched for stay good for a while.
     """
 
     def __init__(
         self,
-        database: Database,
+        directory: Directory,
         pepper: bytes,
         config: PeopleConfig,
         *,
         shared: SharedState | None = None,
         clock: Callable[[], float] = time.monotonic,
-        now_us: Callable[[], int] = lambda: time.time_ns() // 1000,
     ) -> None:
-        self._database = database
+        self._directory = directory
+        self._database = directory.database
+        self._now_us = directory.now_us
         self._pepper = pepper
         self._idle_us = config.idle_timeout_s * 1_000_000
         self._lifetime_us = config.lifetime_s * 1_000_000
-        self._shared = shared
-        self._clock = clock
-        self._now_us = now_us
-        self._known: OrderedDict[str, _Known] = OrderedDict()
-        self._unknown: OrderedDict[str, _Known] = OrderedDict()
-        self._asking: dict[str, asyncio.Task[_Known]] = {}
-        self._writing: dict[str, asyncio.Task[None]] = {}
-        self._fresh_from_s = clock()
+        self._known: Remembered[LogIn] = Remembered("log-ins", clock)
+        self._seen_us: dict[str, int] = {}
+        self._writing: set[asyncio.Task[None]] = set()
         self._stop_listening = shared.listen(CHANNEL, self._announced) if shared is not None else None
 
     @property
@@ -96,7 +96,7 @@ class BrowserSessions:
         """Write what is under way. The database and the shared state belong to the caller."""
         if self._stop_listening is not None:
             self._stop_listening()
-        await asyncio.gather(*self._writing.values())
+        await asyncio.gather(*self._writing)
 
     async def begin(
         self, inside: Statements, user_id: str, *, provider: str = "", address: str = "", agent: str = ""
@@ -129,21 +129,21 @@ class BrowserSessions:
         )
         return session, token
 
-    async def find(self, token: str) -> BrowserSession | None:
-        """The session behind a token while it is good; 503 when that cannot be known."""
+    async def find(self, token: str) -> LogIn | None:
+        """The log-in behind a token while it is good; 503 when that cannot be known."""
         if not _TOKEN.fullmatch(token):
             return None
         digest = self._digest(token)
-        session = (await self._look_up(digest)).session
-        if session is None:
+        found = await self._known.get(digest, lambda: self._ask(digest))
+        if found is None or self._closed(found.standing):
             return None
-        now_us = self._now_us()
-        if session.expires_us <= now_us or session.seen_us + self._idle_us <= now_us:
-            self._known.pop(digest, None)
+        session, now_us = found.session, self._now_us()
+        seen_us = max(session.seen_us, self._seen_us.get(session.id, 0))
+        if session.expires_us <= now_us or seen_us + self._idle_us <= now_us:
             return None
-        if now_us - session.seen_us >= SEEN_EVERY_US:
-            self._note_seen(digest, session, now_us)
-        return session
+        if now_us - seen_us >= SEEN_EVERY_US:
+            self._note_seen(session.id, now_us)
+        return found
 
     async def list(self, user_id: str) -> list[BrowserSession]:
         """A user's sessions that are good, the last used first."""
@@ -169,65 +169,50 @@ class BrowserSessions:
         sql = "DELETE FROM browser_sessions WHERE user_id = $1 AND id <> $2"
         return await inside.execute(sql, user_id, keep)
 
+    async def drop(self, inside: Statements, session_id: str) -> None:
+        """Log a session out. `announce` has to follow the commit."""
+        await inside.execute("DELETE FROM browser_sessions WHERE id = $1", session_id)
+
     async def announce(self, user_id: str) -> None:
         """Have all replicas ask the database anew about a user's sessions."""
         self._forget(user_id)
-        if self._shared is not None:
-            try:
-                await self._shared.publish(CHANNEL, user_id.encode())
-            except SharedStateUnavailable as error:
-                log.warning("the other replicas learn of a log-out of %s within %g s: %s", user_id, FRESH_S, error)
+        await self._directory.announce(user_id)
 
     def _announced(self, message: bytes | None) -> None:
-        """A user was logged out somewhere; or, with None, some may have been while nothing was heard."""
+        """Something was changed somewhere; or, with None, may have been while nothing was heard."""
         if message is None:
-            self._fresh_from_s = self._clock()
+            self._known.doubt()
         else:
             self._forget(message.decode(errors="replace"))
 
-    def _forget(self, user_id: str) -> None:
-        for digest in [d for d, known in self._known.items() if known.session and known.session.user_id == user_id]:
-            del self._known[digest]
+    def _forget(self, identity: str) -> None:
+        self._known.forget(lambda found: found.standing.concerns(identity))
+
+    def _closed(self, standing: Standing) -> bool:
+        """Whether the user may not be here any more."""
+        user, org = standing.user, standing.org
+        return user is None or user.disabled_us is not None or (org is not None and org.archived_us is not None)
 
     def _digest(self, token: str) -> str:
         return hmac.new(self._pepper, f"browser-session:{token}".encode(), hashlib.sha256).hexdigest()
 
-    async def _look_up(self, digest: str) -> _Known:
-        known = self._known.get(digest) or self._unknown.get(digest)
-        if known is not None and self._clock() - known.at_s < FRESH_S and known.at_s >= self._fresh_from_s:
-            return known
-        task = self._asking.get(digest)
-        if task is None:
-            task = self._asking[digest] = asyncio.create_task(self._ask(digest))
-            task.add_done_callback(lambda _: self._asking.pop(digest, None))
-        # Not awaited itself: a caller that gives up must not take the answer from the others.
-        await asyncio.wait([task], timeout=PATIENCE_S)
-        if task.done() and not isinstance(task.exception(), DatabaseError):
-            return task.result()
-        if known is not None and known.session is not None and self._clock() - known.at_s < OUTAGE_S:
-            return known
-        raise errors.error("overloaded", "Log-ins cannot be checked right now. Try again shortly.", retry_after_s=1)
-
-    async def _ask(self, digest: str) -> _Known:
-        at_s = self._clock()
+    async def _ask(self, digest: str) -> LogIn | None:
         rows = await self._database.query(f"SELECT {_COLUMNS} FROM browser_sessions WHERE digest = $1", digest)
-        known = _Known(msgspec.convert(rows[0], BrowserSession) if rows else None, at_s)
-        here, there = (self._known, self._unknown) if rows else (self._unknown, self._known)
-        there.pop(digest, None)
-        here[digest] = known
-        here.move_to_end(digest)
-        if len(here) > (CACHE_MAX if rows else REJECTED_MAX):
-            here.popitem(last=False)
-        return known
+        if not rows:
+            return None
+        session = msgspec.convert(rows[0], BrowserSession)
+        standing = await of_user(self._database, session.user_id)
+        return None if standing is None else LogIn(session, standing)
 
-    def _note_seen(self, digest: str, session: BrowserSession, now_us: int) -> None:
+    def _note_seen(self, session_id: str, now_us: int) -> None:
         """Write the use behind the request's back, at most once a minute for each session."""
-        if digest not in self._writing and len(self._writing) < WRITES_MAX:
-            task = self._writing[digest] = asyncio.create_task(self._write_seen(session.id, now_us))
-            task.add_done_callback(lambda _: self._writing.pop(digest, None))
-            if (known := self._known.get(digest)) is not None:
-                seen = msgspec.structs.replace(session, seen_us=now_us)
-                self._known[digest] = _Known(seen, known.at_s)
+        if len(self._writing) < WRITES_MAX:
+            if len(self._seen_us) >= CACHE_MAX:
+                self._seen_us.clear()
+            self._seen_us[session_id] = now_us
+            task = asyncio.create_task(self._write_seen(session_id, now_us))
+            self._writing.add(task)
+            task.add_done_callback(self._writing.discard)
 
     async def _write_seen(self, session_id: str, now_us: int) -> None:
         try:

@@ -37,6 +37,7 @@ from gateway.auth.jwks import (
 )
 from gateway.config_auth import IssuerConfig
 from gateway.config_people import LoginConfig
+from gateway.state.shared import SharedState
 
 FLOW_S = 600
 SECRET_BYTES = 32
@@ -95,9 +96,14 @@ class _Problem(msgspec.Struct):
 class Flows:
     """Writes and reads the cookie of a log-in that has begun. `now_s` is the wall clock."""
 
-    def __init__(self, pepper: bytes, now_s: Callable[[], float] = time.time) -> None:
+    def __init__(self, pepper: bytes, shared: SharedState, now_s: Callable[[], float] = time.time) -> None:
         self._key = hmac.digest(pepper, b"oidc-flow", "sha256")
+        self._shared = shared
         self._now_s = now_s
+
+    @property
+    def lifetime_s(self) -> int:
+        return FLOW_S
 
     def begin(self, provider: str, return_to: str, link: str = "") -> Flow:
         return Flow(
@@ -122,6 +128,11 @@ class Flows:
                 return flow
         message = "This log-in was not begun in this browser, or too long ago. Begin it again."
         raise errors.error("invalid_value", message, param="state")
+
+    async def spend(self, flow: Flow) -> None:
+        """Use a flow up: a second answer to it is refused on every replica, and the provider refuses its code too."""
+        if not await self._shared.set(f"oidc-flow:{self.state(flow)}", b"spent", FLOW_S, only_new=True):
+            raise _refusal("The log-in was used before. Begin it again.")
 
     def state(self, flow: Flow) -> str:
         return self._mark("state", flow.secret)
@@ -200,10 +211,8 @@ class Provider:
         named = {"client_id": self.config.client_id, "post_logout_redirect_uri": return_url}
         return _with_query(endpoint, named)
 
-    async def redeem(
-        self, query: Mapping[str, str], flow: Flow, flows: Flows, redirect_uri: str
-    ) -> tuple[Identity, dict[str, Any]]:
-        """Who has come back from the provider with this query, and all the claims that were made.
+    async def redeem(self, query: Mapping[str, str], flow: Flow, flows: Flows, redirect_uri: str) -> Identity:
+        """Who has come back from the provider with this query.
 
         Raises `permission_denied` when the provider or its user refused, `invalid_token` for what proves to be wrong,
         and 502 or 503 when it could not be found out.
@@ -225,7 +234,7 @@ class Provider:
         claims = await self._verified(tokens.id_token, flows.nonce(flow))
         if metadata.userinfo_endpoint is not None and self._lacks(claims):
             claims = await self._user_info(metadata.userinfo_endpoint, tokens.access_token, claims)
-        return self._identity(claims), claims
+        return self._identity(claims)
 
     def _refused(self, problem: str) -> errors.GatewayError:
         if problem in ("server_error", "temporarily_unavailable"):
@@ -364,6 +373,11 @@ class Provider:
         message = "The provider does not answer. Try again shortly."
         wait_s = max(1.0, self._tried_s + FETCH_EVERY_S - self._clock()) if self._metadata is None else 5.0
         return errors.error("overloaded", message, retry_after_s=wait_s)
+
+
+def client() -> httpx.AsyncClient:
+    """What asks providers, all of them."""
+    return httpx.AsyncClient(timeout=FETCH_TIMEOUT_S)
 
 
 def _groups(value: Any) -> frozenset[str]:

@@ -6,11 +6,15 @@ import asyncio
 import unicodedata
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
 from gateway import errors
+from gateway.auth.browser import BrowserSessions
+from gateway.auth.records import Directory, User
+from gateway.state.database import Statements
 
 if TYPE_CHECKING:
     from argon2 import PasswordHasher
@@ -32,6 +36,13 @@ DISTINCT_MIN = 5
 T = TypeVar("T")
 
 
+class Kept(msgspec.Struct, frozen=True):
+    """A password as the database has it. `claimed` while only its user has said that the e-mail address is theirs."""
+
+    hash: str
+    claimed: bool
+
+
 class Verdict(msgspec.Struct, frozen=True):
     """Whether the password is right; `renewed` is its hash under the present parameters when the old one has others."""
 
@@ -43,14 +54,16 @@ class Hashing:
     """Makes and checks hashes. `hasher` None: with the parameters of this module."""
 
     def __init__(self, hasher: PasswordHasher | None = None) -> None:
-        if hasher is None:
-            # Imported by those who use it: it takes as long to load as a good part of the gateway.
-            from argon2 import PasswordHasher as Argon2
-
-            hasher = Argon2(time_cost=PASSES, memory_cost=MEMORY_KIB, parallelism=LANES)
-        self._hasher = hasher
+        self._given = hasher
         self._threads = ThreadPoolExecutor(THREADS, "passwords")
         self._waiting = 0
+
+    @cached_property
+    def _hasher(self) -> PasswordHasher:
+        # Imported by those who use it: it takes as long to load as a good part of the gateway.
+        from argon2 import PasswordHasher
+
+        return self._given or PasswordHasher(time_cost=PASSES, memory_cost=MEMORY_KIB, parallelism=LANES)
 
     def close(self) -> None:
         """Drop what has not begun, and let go of the threads."""
@@ -89,6 +102,57 @@ class Hashing:
 
     def _ended(self) -> None:
         self._waiting -= 1
+
+
+class Passwords:
+    """The passwords of a database. `length_min` is the least number of characters of a new one."""
+
+    def __init__(self, directory: Directory, hashing: Hashing, length_min: int) -> None:
+        self._directory = directory
+        self._hashing = hashing
+        self._length_min = length_min
+
+    async def read(self, statements: Statements, user_id: str) -> Kept | None:
+        rows = await statements.query("SELECT hash, claimed FROM passwords WHERE user_id = $1", user_id)
+        return msgspec.convert(rows[0], Kept, strict=False) if rows else None
+
+    async def verify(self, kept: Kept | None, password: str) -> Verdict:
+        """Check a password; without one it takes as long, and is wrong."""
+        return await self._hashing.verify(None if kept is None else kept.hash, normal(password))
+
+    async def hash(self, password: str, email: str) -> str:
+        """The hash of a new password; raises `invalid_value` when it is too easy to guess."""
+        return await self._hashing.hash(acceptable(password, email, self._length_min))
+
+    async def write(self, inside: Statements, user_id: str, hashed: str, *, claimed: bool) -> None:
+        await inside.execute(
+            "INSERT INTO passwords (user_id, hash, claimed, changed_us) VALUES ($1, $2, $3, $4) ON CONFLICT (user_id) "
+            "DO UPDATE SET hash = excluded.hash, claimed = excluded.claimed, changed_us = excluded.changed_us",
+            user_id,
+            hashed,
+            claimed,
+            self._directory.now_us(),
+        )
+
+    async def renew(self, inside: Statements, user_id: str, old: Kept, renewed: str) -> None:
+        """Keep a hash under the present parameters, unless the password was changed meanwhile."""
+        sql = "UPDATE passwords SET hash = $1 WHERE user_id = $2 AND hash = $3"
+        await inside.execute(sql, renewed, user_id, old.hash)
+
+    async def remove(self, inside: Statements, user_id: str) -> None:
+        await inside.execute("DELETE FROM passwords WHERE user_id = $1", user_id)
+
+    async def set(self, sessions: BrowserSessions, user: User, password: str | None) -> None:
+        """Set somebody's password, or (None) take it away; all their log-ins end. For administrators, who vouch for the
+        address."""
+        hashed = None if password is None else await self.hash(password, user.email)
+        async with self._directory.transaction() as inside:
+            if hashed is None:
+                await self.remove(inside, user.id)
+            else:
+                await self.write(inside, user.id, hashed, claimed=False)
+            await sessions.end_all(inside, user.id)
+        await sessions.announce(user.id)
 
 
 def normal(password: str) -> str:

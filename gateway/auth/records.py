@@ -195,6 +195,12 @@ async def update(inside: Statements, table: str, value: Record, key: Sequence[st
     await inside.execute(f"UPDATE {table} SET {sets} WHERE {where}", *parameters)
 
 
+async def remove(inside: Statements, table: str, **key: Value) -> bool:
+    """Delete the record with these values; whether there was one."""
+    where = " AND ".join(f"{name} = ${i}" for i, name in enumerate(key, 1))
+    return await inside.execute(f"DELETE FROM {table} WHERE {where}", *key.values()) > 0
+
+
 async def find(inside: Statements, table: str, kind: type[R], **key: Value) -> R | None:
     """The record with these values, if there is one."""
     where = " AND ".join(f"{name} = ${i}" for i, name in enumerate(key, 1))

@@ -153,19 +153,23 @@ class Wallets:
 
     async def open(self, name: str, tenant: str, at_us: int, *, bonus_nano: int = 0) -> Wallet:
         """Make a wallet, with a bonus that it gets once. One that exists already stays as it is."""
+        async with self._database.transaction() as inside:
+            await self.open_in(inside, name, tenant, at_us, bonus_nano)
+        return await self.get(name)
+
+    async def open_in(self, inside: Statements, name: str, tenant: str, at_us: int, bonus_nano: int) -> None:
+        """`open` as part of the caller's transaction."""
         if not NAME.fullmatch(name):
             raise ValueError("a wallet's name has 1 to 200 letters, digits and ._:/@+-")
-        async with self._database.transaction() as inside:
-            await inside.execute(
-                "INSERT INTO wallets (id, tenant, created_us) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
-                name,
-                tenant,
-                at_us,
-            )
-            if bonus_nano > 0:
-                bonus = Transfer(f"bonus:{name}", BONUS, WALLET + name, bonus_nano, "bonus", at_us, "opening bonus")
-                await self._once(inside, bonus)
-        return await self.get(name)
+        await inside.execute(
+            "INSERT INTO wallets (id, tenant, created_us) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
+            name,
+            tenant,
+            at_us,
+        )
+        if bonus_nano > 0:
+            bonus = Transfer(f"bonus:{name}", BONUS, WALLET + name, bonus_nano, "bonus", at_us, "opening bonus")
+            await self._once(inside, bonus)
 
     async def get(self, name: str) -> Wallet:
         """A wallet and its balance; raises `not_found`."""

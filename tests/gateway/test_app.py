@@ -162,12 +162,24 @@ def ask(health: Health, path: str) -> httpx.Response:
 
 
 DOCUMENTED = ("GET /openapi.json", "GET /docs", "GET /docs/{name}")
+# Where somebody proves who they are, or says goodbye.
+DOOR = ("GET /auth/v1/ways", "POST /auth/v1/signup", "POST /auth/v1/login", "POST /auth/v1/logout")
+OIDC = ("GET /auth/v1/oidc/{provider}/start", "GET /auth/v1/oidc/{provider}/callback")
 
 
 def test_every_route_is_listed_with_its_permission() -> None:
     routes = app.routes(parts())
     public = {f"{route.method} {route.path}" for route in routes if route.permission == "public"}
-    assert public == {"GET /", "GET /health", "GET /health/live", "GET /health/ready", "GET /metrics", *DOCUMENTED}
+    assert public == {
+        "GET /",
+        "GET /health",
+        "GET /health/live",
+        "GET /health/ready",
+        "GET /metrics",
+        *DOCUMENTED,
+        *DOOR,
+        *OIDC,
+    }
     users = {route.path for route in routes if route.permission in ("inference", "models.read")}
     assert {"/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/models"} <= users
     assert all(route.summary for route in routes)

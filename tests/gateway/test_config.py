@@ -12,6 +12,7 @@ import yaml
 from gateway import config
 from gateway.config import Config, ConfigError, EngineConfig, ModelConfig, Secret, load
 from gateway.config_money import AlertsConfig, SmtpConfig, WebhookConfig
+from gateway.config_people import PeopleConfig
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "config.example.yaml"
@@ -268,6 +269,7 @@ def struct_shape(kind: type[msgspec.Struct]) -> dict[str, Any]:
         "alerts": AlertsConfig,
         "webhook": WebhookConfig,
         "smtp": SmtpConfig,
+        "people": PeopleConfig,
         "sessions": config.SessionsConfig,
         "log": config.LogConfig,
         "engine": EngineConfig,

@@ -18,6 +18,7 @@ from gateway.auth.oidc import FLOW_S, Flow, Flows, Identity, Provider
 from gateway.config_people import LoginConfig
 from gateway.errors import GatewayError
 from gateway.secret import Secret
+from gateway.state.memory import Memory
 from tests.issuer import HEADER, Keys, encode, signed, wrong_tokens
 
 URL = "https://id.example"
@@ -45,7 +46,7 @@ class World:
         self.user_info: dict[str, Any] = {}
         self.answers: dict[str, httpx.Response | Exception] = {}
         self.token: str | None = None
-        self.flows = Flows(b"p" * 32, self.wall)
+        self.flows = Flows(b"p" * 32, Memory(), self.wall)
         self.flow = self.flows.begin("corp", "/ui/")
         client = httpx.AsyncClient(transport=httpx.MockTransport(self.serve))
         self.provider = Provider(config, client, clock=lambda: self.seconds, now_s=self.wall)
@@ -76,8 +77,7 @@ class World:
         return httpx.Response(200, json={"id_token": token, "access_token": "at", "token_type": "Bearer"})
 
     async def redeem(self, **query: str) -> Identity:
-        found, _ = await self.provider.redeem({"code": "c0de"} | query, self.flow, self.flows, BACK)
-        return found
+        return await self.provider.redeem({"code": "c0de"} | query, self.flow, self.flows, BACK)
 
     async def refused(self, **query: str) -> GatewayError:
         with pytest.raises(GatewayError) as refused:
@@ -323,7 +323,7 @@ def test_logging_out_at_the_provider() -> None:
 
 def test_a_flow_is_good_for_its_own_answer_only() -> None:
     now = [NOW_S]
-    flows = Flows(b"p" * 32, lambda: now[0])
+    flows = Flows(b"p" * 32, Memory(), lambda: now[0])
     flow, other = flows.begin("corp", "/ui/", "user_a"), flows.begin("corp", "/ui/")
     sealed, state = flows.seal(flow), flows.state(flow)
     assert flows.open(sealed, "corp", state) == flow
@@ -335,7 +335,7 @@ def test_a_flow_is_good_for_its_own_answer_only() -> None:
         (sealed, "corp", "\u00e9\ud800"),
         (sealed, "another", state),
         (flows.seal(other), "corp", state),
-        (Flows(b"q" * 32, lambda: now[0]).seal(flow), "corp", state),
+        (Flows(b"q" * 32, Memory(), lambda: now[0]).seal(flow), "corp", state),
         (changed + "." + sealed.partition(".")[2], "corp", state),
         (sealed + "x", "corp", state),
         (sealed.partition(".")[0], "corp", state),
@@ -351,8 +351,21 @@ def test_a_flow_is_good_for_its_own_answer_only() -> None:
         flows.open(sealed, "corp", state)
 
 
+def test_a_flow_is_spent_once() -> None:
+    async def work() -> None:
+        flows = Flows(b"p" * 32, Memory())
+        flow = flows.begin("corp", "/")
+        await flows.spend(flow)
+        with pytest.raises(GatewayError) as refused:
+            await flows.spend(flow)
+        assert refused.value.code == "invalid_token"
+        await flows.spend(flows.begin("corp", "/"))
+
+    asyncio.run(work())
+
+
 def test_a_flow_does_not_show_its_secrets() -> None:
-    flows = Flows(b"p" * 32)
+    flows = Flows(b"p" * 32, Memory())
     flow = flows.begin("corp", "/")
     assert isinstance(flow, Flow)
     assert flows.verifier(flow) not in flows.seal(flow)

@@ -35,7 +35,7 @@ from gateway.state.migrate import known, migrate
 from gateway.state.sqlite import open_sqlite
 from gateway.telemetry import Telemetry
 from tests.gateway.api.admin.people import ORG, OTHER_ORG, PEOPLE, Door, Heard
-from tests.gateway.parts import parts
+from tests.gateway.parts import parts, people
 
 Things = Mapping[str, Resource]
 
@@ -47,9 +47,19 @@ async def wallets(database: Database) -> Things:
     return {name: Resource(tenant=tenant, org_id=tenant) for name, tenant in made.items()}
 
 
+async def invitations(database: Database) -> Things:
+    made = people(database).invitations
+    found = {}
+    for org_id in (ORG, OTHER_ORG):
+        invitation, _ = await made.create("alice@example.test", org_id, "member", "somebody")
+        found[invitation.id] = Resource(tenant=org_id, org_id=org_id)
+    return found
+
+
 # For each beginning of a path with parameters: makes such things, and says by their ids whose they are.
 THINGS: Mapping[str, Callable[[Database], Awaitable[Things]]] = {
     "/admin/v1/wallets/{": wallets,
+    "/admin/v1/invitations/{": invitations,
 }
 # What has parameters in its path and is about nothing of anybody's.
 NOBODYS: tuple[str, ...] = ()
@@ -141,7 +151,7 @@ async def filled(folder: Path) -> AsyncIterator[tuple[Database, Parts]]:
     database = await open_sqlite(folder, serve=False)
     try:
         await migrate(database, known())
-        yield database, parts()._replace(wallets=Wallets(database), ledger=Ledger(database))
+        yield database, parts()._replace(wallets=Wallets(database), ledger=Ledger(database), people=people(database))
     finally:
         await database.close()
 
