@@ -42,6 +42,7 @@ from gateway.state.shared import SharedState
 FLOW_S = 600
 SECRET_BYTES = 32
 CODE_LENGTH_MAX = 2048
+SUBJECT_LENGTH_MAX = 255  # Core 1.0 section 2.
 
 log = logging.getLogger(__name__)
 
@@ -278,6 +279,8 @@ class Provider:
             raise _refusal("The token is not meant for this gateway.")
         if claims.get("azp", client) != client:
             raise _refusal("The token is not meant for this gateway.")
+        if len(claims["sub"]) > SUBJECT_LENGTH_MAX or not claims["sub"].isprintable():
+            raise _refusal("The token is of nobody who can be told apart.")
         given = claims.get("nonce")
         if not isinstance(given, str) or not hmac.compare_digest(given.encode(errors="replace"), nonce.encode()):
             raise _refusal("The token belongs to another log-in.")

@@ -23,6 +23,7 @@ async def scenario(world: World) -> None:
     assert (await world.wallets.get(org_id)).balance_nano == BONUS_NANO
     assert (await world.refused(world.sign_up())).code == "conflict"
     assert (await world.refused(world.log_in(EMAIL, "wrong"))).code == "invalid_credentials"
+    assert (await world.refused(world.log_in("a\x00@example.test"))).code == "invalid_credentials"
     again = await world.accounts.log_in(EMAIL, PASSWORD, Visit("192.0.2.1", "", entered.session))
     assert await world.sessions.find(entered.token) is None
     found = await world.sessions.find(again.token)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import secrets
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,11 +17,13 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import pytest
 
-from tests.e2e.server import Server
+from gateway.config import demo_model_path
+from tests.e2e.server import ADMIN_KEY, ROOT, Server
 from tests.oidc_provider import CLIENT, SECRET, Provider
 from tests.stores import Postgres, Valkey
 
 PASSWORD = "correct horse battery"
+ADMIN = {"Authorization": f"Bearer {ADMIN_KEY}"}
 CHAT = {"model": "demo", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 3}
 GROUPS = [{"group": "admins", "role": "admin"}, {"group": "research", "team": "Research"}]
 
@@ -36,7 +41,8 @@ def gateway(tmp_path_factory: pytest.TempPathFactory, provider: Provider) -> Ite
     corp |= {"scopes": ["openid", "email", "profile", "groups"], "organisation": "Acme", "groups": GROUPS}
     away = {"name": "away", "issuer": "http://127.0.0.1:9", "client_id": "x"}
     people = {"signup": "open", "bonus_usd": "0.5", "logins": [corp, away]}
-    config = {"auth": {"people": people}, "server": {"trusted_proxies": ["127.0.0.1/32"]}}
+    model = {"name": "demo", "path": demo_model_path(), "price": {"input": "10000", "output": "10000"}}
+    config = {"auth": {"people": people}, "server": {"trusted_proxies": ["127.0.0.1/32"]}, "models": [model]}
     server = Server(tmp_path_factory.mktemp("people"), config=json.dumps(config))
     provider.redirect_uri = f"{server.url}/auth/v1/oidc/corp/callback"
     provider.start()
@@ -110,6 +116,55 @@ def test_signing_up_using_it_and_logging_out(gateway: Server) -> None:
         assert any(entry["subject"] == me["id"] for entry in audited(gateway, action)), action
     failed = [one for one in audited(gateway, "user.login") if one["outcome"] == "invalid_credentials"]
     assert failed and PASSWORD not in json.dumps(failed)
+
+
+def test_the_bonus_pays_until_it_is_used_up(gateway: Server) -> None:
+    with signed_up(gateway, email()) as client:
+        (budget,) = client.get("/v1/usage/me").json()["budgets"]
+        assert (budget["limit_usd"], budget["spent_usd"]) == ("0.5", "0.0")
+        answer = client.post("/v1/chat/completions", json=CHAT)
+        assert answer.status_code == 200, answer.text
+        (budget,) = client.get("/v1/usage/me").json()["budgets"]
+        assert float(budget["spent_usd"]) > 0
+        for _ in range(10):
+            answer = client.post("/v1/chat/completions", json=CHAT)
+        assert answer.status_code == 429 and code(answer) == "insufficient_quota"
+        wallets = httpx.get(f"{gateway.url}/admin/v1/wallets", headers=ADMIN, params={"limit": 100}).json()["data"]
+        own = client.get("/auth/v1/me").json()["org"]
+        assert [one["tenant"] for one in wallets if own in (one["tenant"], one["id"])] == [own]
+
+
+def test_inviting_gives_no_more_than_one_has(gateway: Server) -> None:
+    def invite(client: httpx.Client, role: str, **more: str) -> httpx.Response:
+        return client.post("/admin/v1/invitations", json={"email": email("guest"), "role": role} | more)
+
+    @contextlib.contextmanager
+    def join(answer: httpx.Response) -> Iterator[httpx.Client]:
+        shown = answer.json()
+        body = {"email": shown["email"], "password": PASSWORD, "invitation": shown["token"]}
+        with browser(gateway) as client:
+            joined = client.post("/auth/v1/signup", json=body)
+            assert joined.status_code == 201 and joined.json()["role"] == shown["role"]
+            assert client.post("/auth/v1/signup", json=body).json()["error"]["param"] == "invitation"
+            yield client
+
+    with signed_up(gateway, email()) as owner, signed_up(gateway, email("other")) as other:
+        org = owner.get("/auth/v1/me").json()["org"]
+        with join(invite(owner, "admin")) as admin, join(invite(owner, "viewer")) as viewer:
+            assert admin.get("/auth/v1/me").json()["org"] == org
+            for role, status in (("owner", 403), ("admin", 201), ("member", 201), ("king", 400)):
+                assert invite(admin, role).status_code == status, role
+            for client in (viewer, other):
+                assert invite(client, "viewer", org_id=org).status_code in (403, 404)
+            pending = admin.get("/admin/v1/invitations", params={"limit": 1}).json()
+            assert pending["has_more"] and [one["token"] for one in pending["data"]] == [None]
+            one = pending["data"][0]["id"]
+            assert viewer.delete(f"/admin/v1/invitations/{one}").status_code == 403
+            assert other.delete(f"/admin/v1/invitations/{one}").status_code == 404
+            assert admin.delete(f"/admin/v1/invitations/{one}").status_code == 204
+            assert admin.delete(f"/admin/v1/invitations/{one}").status_code == 404
+            assert other.get("/admin/v1/invitations", params={"org_id": org}).status_code == 404
+    assert httpx.get(f"{gateway.url}/admin/v1/invitations", headers=ADMIN).status_code == 400
 
 
 def test_the_cookie_is_for_this_site_and_not_for_scripts(gateway: Server) -> None:
@@ -325,6 +380,57 @@ def test_bad_input(gateway: Server, door: str) -> None:
             assert answer.status_code == 415
         assert client.get("/auth/v1/me").status_code == 200
     assert gateway.process.pid == pid and gateway.process.poll() is None
+
+
+QUERIES = ["", "state=", "code=x", "state=x&state=y&code=z", "state=%00", "state=%ff&code=%ff", "state=" + "x" * 4000]
+PATHS = ["corp/callback", "corp/start", "nothing/start", "%2e%2e/start", "CORP/start", "corp%00/callback"]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_bad_input_at_the_way_back(gateway: Server, path: str) -> None:
+    with browser(gateway) as client:
+        for query in (*QUERIES, "return_to=//evil.example", "return_to=%0d%0aset-cookie:a=b"):
+            for flow in (None, "x", "x.y", "e30.e30", "a" * 4000):
+                cookie = {} if flow is None else {"Cookie": f"gateway_flow={flow}"}
+                answer = client.get(f"/auth/v1/oidc/{path}?{query}", headers=cookie)
+                expected = {303, 400} if path == "corp/start" else {400, 404}
+                assert answer.status_code in expected, (query, flow, answer.text)
+                assert "evil" not in answer.headers.get("location", "")
+                if answer.status_code != 303:
+                    assert answer.json()["error"]["code"] and "Traceback" not in answer.text
+        for identity in ("x", "%00", "..", "%2e%2e", "login_" + "0" * 24, "x" * 4000):
+            assert client.delete(f"/auth/v1/logins/{identity}").status_code in (401, 404)
+
+
+def test_who_is_disabled_is_out_at_once(gateway: Server, provider: Provider) -> None:
+    address = email("mallory")
+    provider.sit_down("mallory", email=address, email_verified=True)
+    with browser(gateway) as client:
+
+        def come() -> httpx.Response:
+            return client.get(at_provider(client, "/auth/v1/oidc/corp/start"))
+
+        def until_out() -> None:
+            deadline = time.monotonic() + 5
+            while client.get("/v1/models").status_code != 401:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+
+        assert come().status_code == 303 and client.get("/v1/models").status_code == 200
+        gateway_command(gateway, "users", "disable", address)
+        until_out()
+        refused = come()
+        assert refused.status_code == 403 and code(refused) == "permission_denied"
+        gateway_command(gateway, "users", "enable", address)
+        assert come().status_code == 303 and client.get("/v1/models").status_code == 200
+        gateway_command(gateway, "users", "logout", address)
+        until_out()
+
+
+def gateway_command(server: Server, *arguments: str) -> None:
+    environ = {"PATH": os.environ["PATH"], "HOME": str(server.data_dir)}
+    command = [sys.executable, "-m", "gateway", *arguments, "--data-dir", str(server.data_dir / "state")]
+    subprocess.run(command, check=True, env=environ, cwd=ROOT, capture_output=True)
 
 
 COOKIES = [

@@ -245,6 +245,9 @@ def _query(request: Request, kind: type[Q]) -> Q:
     for name, value in request.query_params.multi_items():
         if name in given:
             raise errors.error("invalid_value", f"Send the parameter {name[:40]!r} once.", param=name[:40])
+        if not value.isprintable():
+            message = f"Invalid value for {name[:40]!r}: expected text that can be printed."
+            raise errors.error("invalid_value", message, param=name[:40])
         given[name] = value
     try:
         return msgspec.convert(given, kind, strict=False, dec_hook=_decode)

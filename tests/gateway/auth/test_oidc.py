@@ -185,6 +185,8 @@ WRONG: dict[str, dict[str, Any]] = {
     "audience": {"aud": "another"},
     "several audiences": {"aud": ["gate way", "another"]},
     "another party": {"azp": "another"},
+    "long subject": {"sub": "x" * 256},
+    "subject with NUL": {"sub": "a\x00"},
     "expired": {"exp": NOW_S - 3600},
     "issued later": {"iat": NOW_S + 3600},
 }

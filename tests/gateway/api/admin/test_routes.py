@@ -186,6 +186,7 @@ def test_a_wrong_body_is_refused_with_its_place(body: Any, code: str, param: str
         ("limit=101", "limit"),
         ("nice=1", "nice"),
         ("limit=1&limit=2", "limit"),
+        ("after=a%00b", "after"),
     ],
 )
 def test_a_wrong_query_is_refused_with_its_place(query: str, param: str) -> None:
