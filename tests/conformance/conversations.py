@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Sequence
 
 import msgspec
@@ -53,7 +54,7 @@ class Words(msgspec.Struct, frozen=True, kw_only=True):
     result_markers: bool = True
     forbids_calls: bool = True
     prompt_known: bool = True
-    signature: str = "sig"
+    signature: str = ""
     redacted: bool = False
     call_signatures: bool = False
     parallel: bool = False
@@ -84,6 +85,7 @@ class Words(msgspec.Struct, frozen=True, kw_only=True):
 texts = st.text(min_size=1, max_size=20)
 names = st.from_regex(r"[a-zA-Z_][a-zA-Z0-9_]{0,12}\Z", fullmatch=True)
 ids = st.from_regex(r"[a-zA-Z0-9_-]{1,20}\Z", fullmatch=True)
+opaque = st.binary(min_size=1, max_size=9).map(lambda data: b64encode(data).decode())
 values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | texts,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
@@ -138,8 +140,8 @@ def contents(words: Words, *, images: bool = True) -> st.SearchStrategy[str | tu
 
 @st.composite
 def thoughts(draw: st.DrawFn, words: Words) -> tuple[Thought, ...]:
-    signed = st.builds(Thought, texts, ids.map(lambda id: words.signature + id))
-    redacted = st.builds(Thought, st.just(""), st.none(), ids)
+    signed = st.builds(Thought, texts, opaque.map(lambda text: words.signature + text))
+    redacted = st.builds(Thought, st.just(""), st.none(), opaque)
     return tuple(draw(st.lists(signed | redacted if words.redacted else signed, max_size=2)))
 
 
@@ -152,7 +154,7 @@ def exchanges(draw: st.DrawFn, words: Words, tools: Sequence[Tool]) -> list[Mess
         ids,
         st.sampled_from([tool.name for tool in tools] or ["gone"]),
         objects,
-        maybe(ids.map(lambda id: words.signature + id), words.call_signatures),
+        maybe(opaque.map(lambda text: words.signature + text), words.call_signatures),
         lifetimes(words) if words.call_markers else st.none(),
     )
     calls = draw(st.lists(called, max_size=2, unique_by=lambda call: call.id))
@@ -290,9 +292,9 @@ def streams(draw: st.DrawFn, words: Words) -> list[Event]:
                 events += [TextDelta(0, text) for text in draw(st.lists(texts, min_size=1, max_size=3))]
             case "thought":
                 events += [ReasoningDelta(0, text) for text in draw(st.lists(texts, min_size=1, max_size=3))]
-                events.append(ReasoningDelta(0, "", words.signature + draw(ids)))
+                events.append(ReasoningDelta(0, "", words.signature + draw(opaque)))
                 if words.redacted and draw(st.booleans()):
-                    events.append(ReasoningDelta(0, "", redacted=draw(ids)))
+                    events.append(ReasoningDelta(0, "", redacted=draw(opaque)))
             case "call":
                 events += draw(calls_of(words, calls))
                 calls += 1
@@ -308,7 +310,7 @@ def streams(draw: st.DrawFn, words: Words) -> list[Event]:
 @st.composite
 def calls_of(draw: st.DrawFn, words: Words, index: int) -> list[Event]:
     id, name, arguments = draw(ids), draw(names), draw(objects)
-    signature = words.signature + draw(ids) if words.call_signatures and draw(st.booleans()) else None
+    signature = words.signature + draw(opaque) if words.call_signatures and draw(st.booleans()) else None
     if words.whole_calls:
         return [ToolCallDelta(0, index, arguments, id, name, signature)]
     at = draw(st.integers(1, len(arguments)))
