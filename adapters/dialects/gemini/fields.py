@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import msgspec
@@ -102,3 +104,38 @@ class Body(Wire):
     tools: Annotated[list[msgspec.Raw], Meta(max_length=512)] = []
     tool_config: ToolConfig | None = None
     generation_config: GenerationConfig | None = None
+
+
+_STRUCTS = (
+    *(Blob, FileData, FunctionCall, FunctionResponse, WirePart, Content, FunctionDeclaration, WireTool),
+    *(FunctionCallingConfig, ToolConfig, ThinkingConfig, GenerationConfig, Body),
+)
+_CAMEL: Mapping[str, str] = {
+    name: told
+    for struct in _STRUCTS
+    for name, told in zip(struct.__struct_fields__, struct.__struct_encode_fields__, strict=True)
+    if name != told
+}
+_SNAKE = re.compile(rb'"(?:%b)"\s*:' % "|".join(_CAMEL).encode())
+# What holds names of the client's own.
+_OPAQUE = ("args", "response", "parameters", "parametersJsonSchema", "responseSchema", "responseJsonSchema")
+
+
+def camel_cased(body: bytes) -> bytes:
+    """The body with all of its own names in camel case; Google takes them with underscores too, and so do its SDKs
+    send some. Of no matter to bodies that are broken."""
+    if _SNAKE.search(body) is None:
+        return body
+    try:
+        return msgspec.json.encode(_renamed(msgspec.json.decode(body)))
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return body
+
+
+def _renamed(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_renamed(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    named = {_CAMEL.get(name, name): inner for name, inner in value.items()}
+    return {name: inner if name in _OPAQUE else _renamed(inner) for name, inner in named.items()}

@@ -17,6 +17,7 @@ from adapters.dialects.gemini.fields import (
     ThinkingConfig,
     WirePart,
     WireTool,
+    camel_cased,
 )
 from adapters.dialects.openai_parts import check_images, parse_base64, parse_image
 from adapters.dialects.openai_tools import invalid, json_object
@@ -60,7 +61,7 @@ def parse_request(body: bytes, model: str, *, stream: bool = True) -> wire.Inbou
 
     Raises `InvalidRequest` with the path of the field at fault.
     """
-    fields = wire.decode(_body, body)
+    fields = wire.decode(_body, camel_cased(body))
     messages = _system(fields.system_instruction)
     ids = _Ids()
     for index, content in enumerate(fields.contents):

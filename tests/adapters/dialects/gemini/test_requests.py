@@ -186,6 +186,21 @@ def test_calls_and_results_without_ids_find_each_other() -> None:
     assert isinstance(last.content, tuple) and isinstance(last.content[0], NativePart)
 
 
+def test_names_with_underscores_are_the_same() -> None:
+    call = {"function_call": {"name": "f", "args": {"mime_type": {"file_uri": 1}}}}
+    request = parse(
+        contents=[{"role": "model", "parts": [call]}],
+        system_instruction={"parts": [{"text": "s"}]},
+        generation_config={"max_output_tokens": 5, "thinking_config": {"thinking_budget": 0}},
+        tools=[{"function_declarations": [{"name": "f", "parameters": {"type": "object"}}]}],
+    )
+    assert request.messages[0] == Message("system", "s")
+    assert request.messages[1].tool_calls[0].arguments == '{"mime_type":{"file_uri":1}}'
+    assert (request.generation.max_tokens, request.thinking, len(request.tools)) == (5, Thinking(False), 1)
+    with pytest.raises(InvalidRequest):
+        dialect.parse_request(b'{"mime_type": ' + b"[" * 100_000, "m")
+
+
 BAD: dict[str, dict[str, Any]] = {
     "contents": {"contents": []},
     "contents[0].role": {"contents": [{"role": "x", "parts": []}]},
