@@ -21,7 +21,8 @@ from gateway.errors import GatewayError
 from gateway.ledger import Entry
 from gateway.ledger.export import csv_header, csv_line, json_line, usd
 from gateway.ledger.store import Filter, GroupBy, Ledger
-from gateway.limits.wallets import Wallets
+from gateway.limits.plans import WALLET
+from gateway.limits.wallets import Transfer, Wallets
 from gateway.state.database import Database
 
 WINDOW_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -90,6 +91,9 @@ async def usage(
         until_us=options.until,
         tenant=options.tenant,
         key_id=options.key_id,
+        org_id=options.org_id,
+        team_id=options.team_id,
+        user_id=options.user_id,
         model=options.model,
     )
     if options.csv or options.jsonl:
@@ -156,14 +160,16 @@ async def _wallets(database: Database, options: argparse.Namespace) -> list[Sequ
     elif verb == "statement":
         lines = await table.statement(name, limit=1000)
         return [
-            ("AT", "KIND", "USD", "FROM", "TO", "NOTE"),
-            *(
-                (_cell("hour_us", line.at_us), line.kind, usd(line.amount_nano), line.debit, line.credit, line.note)
-                for line in lines
-            ),
+            ("AT", "KIND", "USD", "BALANCE", "FROM", "TO", "NOTE"),
+            *(_statement_line(line, WALLET + name) for line in lines),
         ]
     found = await table.all(None if verb == "list" else name)
     return [
         ("NAME", "TENANT", "USD", "STATUS"),
         *((one.id, one.tenant, usd(one.balance_nano), "paused" if one.paused else "active") for one in found),
     ]
+
+
+def _statement_line(line: Transfer, account: str) -> Sequence[str]:
+    amounts = usd(line.gives(account)), usd(line.balance_nano or 0)
+    return _cell("hour_us", line.at_us), line.kind, *amounts, line.debit, line.credit, line.note

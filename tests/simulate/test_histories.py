@@ -7,7 +7,7 @@ import pytest
 from gateway.limits.book import Book
 from gateway.limits.windows import Account, Window
 from tests.simulate.__main__ import STEPS, run_chunk
-from tests.simulate.world import Broken, World
+from tests.simulate.world import Broken, Disk, World
 
 
 def test_histories_hold_every_promise() -> None:
@@ -24,6 +24,7 @@ def test_histories_hold_every_promise() -> None:
         (Window, "advance", lambda self, now_us: self.amounts.clear()),
         (Window, "change", lambda self, slot, amount: None),
         (Book, "restore", lambda self, grant: None),
+        (Disk, "drop", lambda self, ids: [self.gone.add(id) or self.entries.pop(id) for id in ids]),
     ],
 )
 def test_the_histories_find_bugs(monkeypatch: pytest.MonkeyPatch, where: type, name: str, bug: object) -> None:

@@ -1,9 +1,12 @@
-"""One history: requests, crashes, lost counters, repeated and late settles, jumping clocks; checked at every step."""
+"""One history: requests, crashes, lost counters, repeated and late settles, jumping clocks, an outbox, top-ups and
+transfers, dropped detail; checked at every step."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable
+
+from msgspec.structs import replace
 
 from gateway.ledger import Entry, fold
 from gateway.limits.book import Ask, Book, Budget, Gate, Grant, Missing, NotHeld, Rate, Refusal
@@ -29,6 +32,8 @@ class Disk:
         self.entries: dict[str, Entry] = {}
         self.debits: dict[str, int] = {}
         self.credits: dict[str, int] = {}
+        self.dropped: dict[str, int] = {}
+        self.gone: set[str] = set()
 
     def commit(self, entries: list[Entry]) -> None:
         """All or nothing, each entry once: as `Ledger.commit` does it in SQL."""
@@ -38,6 +43,14 @@ class Disk:
         for account, nano in batch.charges.items():
             self.debits[account] = self.debits.get(account, 0) + nano
         self.move(batch.transfers)
+
+    def drop(self, ids: list[str]) -> None:
+        """Forget entries and keep what they charged, as `drop_entries` does it in SQL."""
+        for id in ids:
+            one = self.entries.pop(id)
+            self.gone.add(id)
+            for account in one.accounts:
+                self.dropped[account] = self.dropped.get(account, 0) + one.charged_nano
 
     def move(self, transfers: list[Transfer]) -> None:
         for account, balance in sums(transfers).items():
@@ -61,7 +74,9 @@ class World:
         self.number = 0
         self.book, self.disk, self.model = Book(), Disk(), Model()
         self.queue: list[Entry] = []
+        self.outbox: list[Entry] = []
         self.answered: set[str] = set()
+        self.moved_nano = 0
         self.over: list[str] = []
         if self.limits[WALLET]:
             self.disk.move([Transfer("top-up", FUNDING, WALLET, self.limits[WALLET], "top-up", 0)])
@@ -124,7 +139,7 @@ class World:
     def load(self, account: str) -> None:
         """What an account has spent: what is on the disk, and what is on its way there."""
         spent = {name: nano for name, nano in self.disk.debits.items() if _counter(name) == account}
-        for one in self.queue:
+        for one in (*self.queue, *self.outbox):
             for name in one.accounts:
                 if _counter(name) == account and one.id not in self.disk.entries:
                     spent[name] = spent.get(name, 0) + one.charged_nano
@@ -188,18 +203,71 @@ class World:
     def commit(self) -> None:
         """The writer commits a group; now and then the answer to the commit is lost and it comes again."""
         group = self.queue[: self.random.randrange(1, 8)]
-        self.disk.commit(group)
         if self.random.random() < 0.2:
-            return
+            # The database is away, or nobody knows whether it took them: they are durable in the outbox.
+            if self.random.random() < 0.5:
+                self.disk.commit(group)
+            self.outbox += group
+        else:
+            self.disk.commit(group)
+            if self.random.random() < 0.2:
+                return
         del self.queue[: len(group)]
         self.answered.update(entry.id for entry in group)
 
+    def come_back(self) -> None:
+        """The outbox is brought to the database; perhaps it dies before it has noted that."""
+        self.disk.commit(self.outbox)
+        if self.random.random() < 0.7:
+            self.outbox.clear()
+
+    def drop(self) -> None:
+        """Old detail goes. What may come again is younger than that."""
+        waiting = {one.id for one in (*self.queue, *self.outbox)}
+        old = sorted(self.disk.entries.keys() & self.answered - waiting)
+        self.disk.drop(old[: self.random.randrange(4)])
+
+    def top_up(self) -> None:
+        self.number += 1
+        nano = self.random.choice((1, 30, 200))
+        self.limits[WALLET] += nano
+        self.disk.move([Transfer(f"t{self.number}", FUNDING, WALLET, nano, "top-up", 0)])
+
+    def transfer(self) -> None:
+        """Credit is held, moved, and the hold settled; a crash may come between any two of these."""
+        self.number += 1
+        nano = self.random.randrange(1, 200)
+        budgets = (Budget(WALLET, self.limits[WALLET]),)
+        expires_us = self.now_us + HOLD_US
+        ask = Ask(f"m{self.number}", self.now_us, expires_us, self.now_us, budgets=budgets, input_nano=nano)
+        if isinstance(decision := self.admit(ask), Refusal):
+            return
+        self.say(f"move {nano}")
+        refused, dies = self.random.random() < 0.2, self.random.random() < 0.2
+        if not refused:
+            self.disk.move([Transfer(ask.id, WALLET, "wallet:v", nano, "transfer", 0)])
+            self.moved_nano += nano
+        self.model.end(decision.id, 0, 0 if refused else nano)
+        if dies:
+            self.crash()
+        else:
+            self.book.settle(decision.id, 0, 0 if refused else nano)
+        self.over.append(decision.id)
+
     def crash(self) -> None:
-        """Everything in memory is gone: counters, running requests, entries that were not durable."""
+        """Everything in memory is gone: counters, running requests, entries that were not durable. The journal knows
+        which requests had no end, and the next process writes those as expired that the outbox does not bring."""
         self.say("crash")
+        lost = []
         for one in self.queue:
-            if one.id not in self.disk.entries:
+            if one.id not in self.disk.entries and one.id not in {kept.id for kept in self.outbox}:
                 self.model.lose(one.id, one.charged_nano, one.accounts)
+            lost.append(one)
+        begun = [entry(grant, 0, 0, "expired") for grant in self.model.running.values()]
+        begun += [replace(one, status="expired", cost_nano=0, charged_nano=0) for one in lost]
+        self.disk.commit(self.outbox)
+        self.outbox.clear()
+        self.disk.commit(begun)
         self.over.extend(self.model.running)
         self.model.running.clear()
         self.model.admitted.clear()
@@ -237,7 +305,7 @@ class World:
             self.queue.append(entry(grant, 0, 0, "expired"))
         if self.random.random() < 0.2:
             self.seen = self.seen._replace(rates_us=max(self.seen.rates_us, self.now_us))
-            self.book.forget(self.now_us, None if self.queue else PERIOD_US)
+            self.book.forget(self.now_us, None if self.queue or self.outbox else PERIOD_US)
 
     def check(self) -> None:
         """What holds after every step, so for every prefix of the ledger."""
@@ -251,7 +319,7 @@ class World:
                 raise Broken(f"the window that ends in slot {last} is overspent")
         if sum(self.disk.debits.values()) - sum(self.disk.credits.values()) != self.charged():
             raise Broken("double entry is not zero")
-        if not self.answered <= self.disk.entries.keys():
+        if not self.answered <= self.disk.entries.keys() | self.disk.gone | {one.id for one in self.outbox}:
             raise Broken("a finished answer has no entry")
 
     def charged(self) -> int:
@@ -263,8 +331,9 @@ class World:
         """After all, everything that was not spent can be spent, to the last nano-dollar, and not one more."""
         for identity in list(self.model.running):
             self.end(identity, 0, 0)
-        self.disk.commit(self.queue)
+        self.disk.commit([*self.outbox, *self.queue])
         self.queue.clear()
+        self.outbox.clear()
         self.check_sums()
         self.now_us = max(*self.seen, self.now_us) + 2 * WINDOW_US
         self.now_us = max([self.now_us, *(at_us + 2 * WINDOW_US for _, at_us, _ in self.model.windowed.values())])
@@ -282,7 +351,9 @@ class World:
 
     def check_sums(self) -> None:
         """Every balance is the sum of its entries, and every account is what the model says."""
-        derived: dict[str, int] = {}
+        derived = dict(self.disk.dropped)
+        if self.moved_nano:
+            derived[WALLET] = derived.get(WALLET, 0) + self.moved_nano
         for one in self.disk.entries.values():
             for account in one.accounts:
                 derived[account] = derived.get(account, 0) + one.charged_nano
@@ -333,4 +404,8 @@ ACTIONS: tuple[tuple[Callable[[World], None], int], ...] = (
     (World.jump, 3),
     (World.crash, 3),
     (World.lose_counters, 3),
+    (World.come_back, 4),
+    (World.drop, 3),
+    (World.top_up, 2),
+    (World.transfer, 4),
 )
