@@ -76,9 +76,10 @@ from gateway.errors import GatewayError
 from gateway.idempotency import Idempotency
 from gateway.inference import Inference
 from gateway.ledger.store import Ledger
+from gateway.limits import rest
 from gateway.limits.limiter import Balance, Limiter, LocalCounters, steady_us, wall_us
 from gateway.limits.shared import SharedCounters
-from gateway.limits.wallets import Wallets
+from gateway.limits.wallets import Wallets, money_epoch
 from gateway.logs import AccessLog
 from gateway.metering import Metering
 from gateway.networks import Networks
@@ -89,7 +90,7 @@ from gateway.state.database import Database, Statements
 from gateway.state.journal import Journal
 from gateway.state.migrate import known, migrate
 from gateway.state.outbox import Outbox
-from gateway.state.shared import SharedState
+from gateway.state.shared import SharedState, Under
 from gateway.state.sqlite import open_sqlite
 from gateway.stores import open_database, open_shared
 from gateway.telemetry import Telemetry
@@ -238,6 +239,8 @@ async def _open_money(
 
     ledger = None
     if database is not None:
+        # So that a database that was put in the place of another does not meet counters of that one.
+        shared = Under(shared, f"{await money_epoch(database)}:")
         folder = Path(config.data_dir) / "outbox"
         outbox = Outbox(folder)  # It locks the folder, the journal's too.
         ledger = Ledger(database, outbox, Journal(folder / "running.journal"))
@@ -247,6 +250,10 @@ async def _open_money(
     counters: SharedCounters | LocalCounters
     if config.state.redis is None:
         counters = LocalCounters(lambda: ledger is None or ledger.complete)
+        if ledger is not None:
+            saved, boot = Path(config.data_dir) / "outbox" / "rates.json", rest.boot_id()
+            rest.recall(counters.book, saved, boot)
+            stack.callback(rest.save, counters.book, saved, boot)
     else:
         counters = SharedCounters(shared, config.state.replicas, steady_us)
         counters.start()

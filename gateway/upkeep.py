@@ -79,19 +79,18 @@ def _backup(options: argparse.Namespace) -> int:
 
 def _restore(options: argparse.Namespace) -> int:
     from gateway.audit import note
+    from gateway.limits.wallets import new_money_epoch
     from gateway.state.backup import restore
     from gateway.state.migrate import known
     from gateway.stores import with_database
 
     async def work(database: Sqlite | Postgres) -> Summary:
         summary = await restore(database, options.file, known(), force=options.force)
+        await new_money_epoch(database)
         await note(database, "database.restore", options.file.name, copy_of_us=summary.created_us)
         return summary
 
-    config = options.load(options)
-    _show(with_database(config, work, serve=True))
-    if config.state.redis is not None:
-        print("Empty Redis before the gateways start (FLUSHDB): its counters belong to what was there before.")
+    _show(with_database(options.load(options), work, serve=True))
     return 0
 
 

@@ -51,7 +51,7 @@ GATEWAY_EDGES = {
     "cli_keys": {"auth", "cli_money", "command", "usage"},
     "cli_people": {"auth", "cli_log_ins", "cli_money", "command", "usage"},
     "cli_log_ins": {"auth", "command", "config"},
-    "upkeep": {"audit", "auth", "config", "state", "stores"},
+    "upkeep": {"audit", "auth", "config", "limits", "state", "stores"},
     "cli_bench": set(),
     "cli_money": {"moments"},
     "moments": set(),

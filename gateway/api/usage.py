@@ -103,6 +103,7 @@ class OwnUsage:
                 "limit_usd": usd(one.limit_nano),
                 "remaining_usd": usd(max(one.limit_nano - one.spent_nano, 0)),
                 "resets_at": None if one.ends_us is None else iso(one.ends_us),
+                "paused": one.spent_nano >= one.limit_nano,
             }
             for one in await self._limiter.standings(principal)
         ]

@@ -12,13 +12,13 @@ or account, and a late settle lands in the one that held it. Each slot of a budg
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import msgspec
 from msgspec.structs import replace
 
-from gateway.limits.windows import BUSY_RETRY_US, Account, Room, Window
+from gateway.limits.windows import BUSY_RETRY_US, SLOTS, Account, Room, Window
 
 # Redis counts in doubles, which are exact up to here: nine million dollars in one account.
 NANO_MAX = 2**53 - 1
@@ -119,6 +119,16 @@ class Refusal(msgspec.Struct, frozen=True):
     resets_us: int | None = None
     requests_room: Room | None = None
     tokens_room: Room | None = None
+
+
+class SavedWindow(msgspec.Struct, frozen=True):
+    """A rate's window: what was counted in each of its slots."""
+
+    key: str
+    slot_us: int
+    ends_us: int | None
+    last: int
+    amounts: dict[int, int]
 
 
 class Missing(msgspec.Struct, frozen=True):
@@ -356,6 +366,21 @@ class Book:
             for name in idle:
                 if not self._accounts[name].holders:
                     del self._accounts[name]
+
+    def saved(self) -> list[SavedWindow]:
+        """What is counted in the windows of rates. Nothing is held any more."""
+        return [
+            SavedWindow(key, window.slot_us, window.ends_us, window.last, window.amounts)
+            for key, window in self._windows.items()
+            if window.total
+        ]
+
+    def recall(self, windows: Iterable[SavedWindow]) -> None:
+        """Count on from there, on the same clock; before anything was admitted."""
+        for one in windows:
+            window = self._windows[one.key] = Window(one.slot_us * SLOTS, one.ends_us)
+            window.last = one.last
+            window.fill(one.amounts)
 
     @property
     def holds(self) -> int:

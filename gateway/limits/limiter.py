@@ -421,5 +421,16 @@ def rate_headers(requests: Room | None, tokens: Room | None) -> dict[str, str]:
         if room is not None:
             headers[f"x-ratelimit-limit-{unit}"] = str(room.limit)
             headers[f"x-ratelimit-remaining-{unit}"] = str(room.remaining)
-            headers[f"x-ratelimit-reset-{unit}"] = f"{room.reset_us / 1e6:.3f}s"
+            headers[f"x-ratelimit-reset-{unit}"] = _duration(room.reset_us)
     return headers
+
+
+def _duration(us: int) -> str:
+    """A length of time as OpenAI writes it: `17ms`, `8.64s`, `6m0s`, `1h0m5s`; rounded up to a millisecond."""
+    total_ms = -(-us // 1000)
+    if 0 < total_ms < 1000:
+        return f"{total_ms}ms"
+    minutes, ms = divmod(total_ms, 60_000)
+    seconds = f"{ms / 1000:.3f}".rstrip("0").rstrip(".") + "s"
+    hours, minutes = divmod(minutes, 60)
+    return (f"{hours}h" if hours else "") + (f"{minutes}m" if hours or minutes else "") + seconds

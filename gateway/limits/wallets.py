@@ -10,9 +10,11 @@ from __future__ import annotations
 import datetime
 import functools
 import re
+import secrets
 from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
+from msgspec.structs import replace
 
 from gateway import errors
 from gateway.limits.limiter import Balance
@@ -30,7 +32,10 @@ ROWS_MAX = 500
 
 
 class Transfer(msgspec.Struct, frozen=True):
-    """An amount above zero from one account to another. Its id makes it happen once."""
+    """An amount above zero from one account to another. Its id makes it happen once.
+
+    In a wallet's statement `balance_nano` is what the wallet had after it.
+    """
 
     id: str
     debit: str
@@ -39,6 +44,11 @@ class Transfer(msgspec.Struct, frozen=True):
     kind: str
     at_us: int
     note: str = ""
+    balance_nano: int | None = None
+
+    def gives(self, account: str) -> int:
+        """What it changes an account's balance by."""
+        return self.amount_nano if self.credit == account else -self.amount_nano
 
 
 class Wallet(msgspec.Struct, frozen=True):
@@ -88,6 +98,21 @@ async def post(inside: Statements, transfers: Sequence[Transfer], charges: Mappi
             "credits_nano = balances.credits_nano + excluded.credits_nano",
             *_flat(balances),
         )
+
+
+async def money_epoch(database: Database) -> str:
+    """A name for the history of this database's money: another one after it was put in the place of an earlier one."""
+    sql = "INSERT INTO facts (name, value) VALUES ('money_epoch', $1) ON CONFLICT DO NOTHING"
+    await database.execute(sql, secrets.token_hex(4))
+    return str((await database.query("SELECT value FROM facts WHERE name = 'money_epoch'"))[0]["value"])
+
+
+async def new_money_epoch(database: Database) -> None:
+    """Tell everyone who starts from now on that shared counters belong to another history."""
+    async with database.transaction() as inside:
+        await inside.execute("DELETE FROM facts WHERE name = 'money_epoch'")
+        sql = "INSERT INTO facts (name, value) VALUES ('money_epoch', $1)"
+        await inside.execute(sql, secrets.token_hex(4))
 
 
 async def condense(inside: Statements, ids: Sequence[str]) -> None:
@@ -262,14 +287,24 @@ class Wallets:
             if not found:
                 raise errors.error("invalid_value", "The statement has no such line.", param="after")
             behind = found[0]["at_us"], found[0]["id"]
+        # In one statement, so that balance and lines are of one moment.
         rows = await self._database.query(
-            f"SELECT * FROM transfers WHERE {mine} AND (at_us < $2 OR (at_us = $2 AND id > $3)) "
+            "SELECT *, (SELECT credits_nano - debits_nano FROM balances WHERE account = $1) - "
+            "(SELECT CAST(COALESCE(SUM(CASE WHEN credit = $1 THEN amount_nano ELSE -amount_nano END), 0) AS BIGINT) "
+            f"FROM transfers WHERE {mine} AND (at_us > $2 OR (at_us = $2 AND id <= $3))) AS balance_nano "
+            f"FROM transfers WHERE {mine} AND (at_us < $2 OR (at_us = $2 AND id > $3)) "
             "ORDER BY at_us DESC, id LIMIT $4",
             account,
             *behind,
             min(limit, STATEMENT_MAX),
         )
-        return msgspec.convert(rows, list[Transfer], strict=False)
+        found = msgspec.convert(rows, list[Transfer], strict=False)
+        balance_nano = found[0].balance_nano or 0 if found else 0
+        lines = []
+        for one in found:
+            lines.append(replace(one, balance_nano=balance_nano))
+            balance_nano -= one.gives(account)
+        return lines
 
     async def problems(self) -> list[str]:
         """Wallets whose kept balance is not the sum of their transfers."""

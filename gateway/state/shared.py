@@ -109,3 +109,37 @@ class SharedState(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+
+class Under:
+    """Another shared state with every key under a prefix. It is closed by who opened it."""
+
+    def __init__(self, shared: SharedState, prefix: str) -> None:
+        self._shared = shared
+        self._prefix = prefix
+
+    @property
+    def epoch(self) -> str | None:
+        return self._shared.epoch
+
+    @property
+    def degraded(self) -> bool:
+        return self._shared.degraded
+
+    async def run(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Reply:
+        return await self._shared.run(script, [self._prefix + key for key in keys], arguments)
+
+    async def get(self, key: str) -> bytes | None:
+        return await self._shared.get(self._prefix + key)
+
+    async def set(self, key: str, value: bytes, ttl_s: float, *, only_new: bool = False) -> bool:
+        return await self._shared.set(self._prefix + key, value, ttl_s, only_new=only_new)
+
+    async def publish(self, channel: str, message: bytes) -> None:
+        await self._shared.publish(channel, message)
+
+    def listen(self, channel: str, listener: Listener) -> Callable[[], None]:
+        return self._shared.listen(channel, listener)
+
+    async def close(self) -> None:
+        return

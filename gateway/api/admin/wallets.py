@@ -65,7 +65,8 @@ class Moved(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of a statement. `usd` is below zero where credit went out; `other` is where it came from or went to."""
+    """One line of a statement. `usd` is below zero where credit went out; `other` is where it came from or went to, and
+    `balance_usd` is what the wallet held after it."""
 
     object: str = "wallet.line"
     id: str
@@ -73,6 +74,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     kind: str
     usd: str
     other: str
+    balance_usd: str
     note: str
 
 
@@ -235,9 +237,14 @@ def shown(wallet: Wallet) -> WalletShown:
 def line(transfer: Transfer, account: str) -> Line:
     out = transfer.debit == account
     other = (transfer.credit if out else transfer.debit).removeprefix(WALLET)
-    nano = -transfer.amount_nano if out else transfer.amount_nano
     return Line(
-        id=transfer.id, at=Moment(transfer.at_us), kind=transfer.kind, usd=usd(nano), other=other, note=transfer.note
+        id=transfer.id,
+        at=Moment(transfer.at_us),
+        kind=transfer.kind,
+        usd=usd(transfer.gives(account)),
+        other=other,
+        balance_usd=usd(transfer.balance_nano or 0),
+        note=transfer.note,
     )
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.limits.book import Ask, Book, Budget, Charged, Gate, Grant, Missing, NotHeld, Rate, Refusal
+from gateway.limits.rest import recall, save
 from gateway.limits.windows import Room
 
 MINUTE_US = 60_000_000
@@ -234,3 +236,26 @@ def test_no_window_ever_sees_more_than_the_limit(limit: int, window_us: int, ste
         else:
             retry_us = refused(decision).retry_us
             assert retry_us is not None and 0 < retry_us <= window_us * 61 // 60 + 61
+
+
+def test_rates_go_on_counting_after_a_restart_of_the_same_boot(tmp_path: Path) -> None:
+    daily = Rate("key:k:requests:d", "requests", 5, 86_400_000_000, 10**15)
+    first, path = book(), tmp_path / "rates.json"
+    for n in range(2):
+        granted(first.admit(ask(f"{n}", n * 1_000_000, rates=(RPM, daily))))
+    first.settle("0", 0, 0)
+    save(first, path, "boot")
+    for boot, requests, day in (("boot", 0, 2), ("boot", 2, 4)):
+        again = book()
+        recall(again, path, boot)
+        grant = granted(again.admit(ask("x", 5_000_000, rates=(RPM, daily))))
+        assert grant.requests_room is not None and grant.requests_room.remaining == requests
+        rooms = granted(again.admit(ask("y", 5_000_000, rates=(daily,)))).requests_room
+        assert rooms is not None and rooms.remaining == day - 1
+    save(first, path, "boot")
+    other = book()
+    recall(other, path, "another boot")
+    assert other.saved() == [] and not path.exists()
+    path.write_text("{")
+    recall(other, path, "boot")
+    assert other.saved() == []

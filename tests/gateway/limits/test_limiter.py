@@ -13,7 +13,17 @@ from gateway.catalog import Price
 from gateway.config_limits import BudgetConfig, LimitsConfig, RateConfig, RuleConfig, ScopeLimits
 from gateway.errors import GatewayError
 from gateway.limits.book import Refusal
-from gateway.limits.limiter import Alert, Balance, Limiter, LocalCounters, Need, Reservation, refusal_error
+from gateway.limits.limiter import (
+    Alert,
+    Balance,
+    Limiter,
+    LocalCounters,
+    Need,
+    Reservation,
+    rate_headers,
+    refusal_error,
+)
+from gateway.limits.windows import Room
 
 PRICE = Price(1_000_000, 500_000, 2_000_000)  # 1 nano-USD for a token of input, 2 for one of output.
 TEN = Need(10)
@@ -262,3 +272,19 @@ def test_calendar_rates_begin_anew_at_midnight_in_their_zone() -> None:
 def test_windows_that_cannot_be_are_refused(limits: dict[str, Any]) -> None:
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert(limits, ScopeLimits)
+
+
+@pytest.mark.parametrize(
+    ("us", "text"),
+    [
+        (0, "0s"),
+        (1, "1ms"),
+        (999_000, "999ms"),
+        (8_640_000, "8.64s"),
+        (60_000_000, "1m0s"),
+        (54_248_851_000, "15h4m8.851s"),
+        (3_600_000_000, "1h0m0s"),
+    ],
+)
+def test_lengths_of_time_as_openai_writes_them(us: int, text: str) -> None:
+    assert rate_headers(Room(1, 1, us), None)["x-ratelimit-reset-requests"] == text

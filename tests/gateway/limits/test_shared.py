@@ -13,7 +13,7 @@ from gateway.limits.book import Refusal
 from gateway.limits.limiter import Balance, Limiter, Need, Reservation
 from gateway.limits.shared import SharedCounters
 from gateway.state.memory import Memory
-from gateway.state.shared import Argument, Reply, Script, SharedStateUnavailable
+from gateway.state.shared import Argument, Reply, Script, SharedStateUnavailable, Under
 from tests.gateway.limits.test_limiter import PRICE, START_US, who
 
 BUDGET = ScopeLimits(budgets=(BudgetConfig(usd="0.000000100", period="total", alert_percents=(50,)),))
@@ -297,5 +297,20 @@ def test_a_charge_that_comes_between_reading_a_balance_and_loading_it_is_not_los
         assert isinstance(await second.reserve(41), Refusal)
         assert reads == 2
         await second.hold(40)
+
+    run(scenario)
+
+
+def test_accounts_of_another_money_epoch_begin_with_what_the_database_says() -> None:
+    async def scenario(shared: Fragile, first: Replica, second: Replica) -> None:
+        first.settle(await first.hold(60), 60)
+        await quiet(first)
+        second.counters = SharedCounters(Under(shared, "later:"), 2, lambda: START_US, grace_s=0)
+        second.limiter._counters = second.counters
+        first.debits.clear()
+        second.settle(await second.hold(100), 10)
+        await quiet(second)
+        await second.hold(90)
+        assert isinstance(await second.reserve(1), Refusal)
 
     run(scenario)

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
 from gateway.errors import GatewayError
-from gateway.limits.wallets import Wallets
+from gateway.limits.wallets import Wallets, money_epoch, new_money_epoch
 from gateway.state.migrate import known, migrate
 from gateway.state.sqlite import open_sqlite
 
@@ -75,5 +76,36 @@ def test_transfers_and_refunds(tmp_path: Path) -> None:
         lines = [(line.kind, line.amount_nano) for line in statement]
         assert lines == [("refund", 5), ("transfer", 60), ("bonus", 100)]
         assert [line.kind for line in await wallets.statement("a", after=newest, limit=1)] == ["transfer"]
+
+    with_wallets(tmp_path, scenario)
+
+
+def test_a_statement_has_the_balance_after_each_line_on_every_page(tmp_path: Path) -> None:
+    async def scenario(wallets: Wallets) -> None:
+        await wallets.open("a", "t", 1, bonus_nano=100)
+        await wallets.open("b", "t", 1)
+        for n in range(4):
+            await wallets.top_up("a", 10 + n, f"k{n}", 2 + n // 2)
+            await wallets.transfer("a", "b", 5, f"m{n}", 2 + n // 2)
+        lines, after = [], None
+        while page := await wallets.statement("a", limit=2, after=after):
+            lines += page
+            after = page[-1].id
+        assert [line.balance_nano for line in await wallets.statement("a")] == [line.balance_nano for line in lines]
+        assert lines[0].balance_nano == (await wallets.get("a")).balance_nano == 126
+        for newer, older in itertools.pairwise(lines):
+            assert newer.balance_nano is not None and newer.balance_nano - newer.gives("wallet:a") == older.balance_nano
+        assert lines[-1].balance_nano == 100
+
+    with_wallets(tmp_path, scenario)
+
+
+def test_a_restored_database_has_another_money_epoch(tmp_path: Path) -> None:
+    async def scenario(wallets: Wallets) -> None:
+        database = wallets._database
+        first = await money_epoch(database)
+        assert await money_epoch(database) == first
+        await new_money_epoch(database)
+        assert await money_epoch(database) != first
 
     with_wallets(tmp_path, scenario)
