@@ -281,6 +281,15 @@ class CacheDiagnosis(msgspec.Struct, frozen=True, kw_only=True):
     divergence: Divergence | None
 
 
+class Served(msgspec.Struct, frozen=True):
+    """Which target of a route answered, and the how many-th try that was."""
+
+    target: str
+    provider: str
+    model: str
+    attempts: int = 1
+
+
 class Started(msgspec.Struct, frozen=True):
     """First event of every stream: the request was accepted and its first output is about to follow."""
 
@@ -289,6 +298,7 @@ class Started(msgspec.Struct, frozen=True):
     queue_us: int = 0
     prefill_us: int = 0
     cache: CacheDiagnosis | None = None
+    served: Served | None = None
 
 
 class TextDelta(msgspec.Struct, frozen=True):
@@ -357,6 +367,7 @@ class Embeddings(msgspec.Struct, frozen=True):
     vectors: tuple[bytes, ...]
     dimensions: int
     prompt_tokens: int
+    served: Served | None = None
 
 
 class Ranking(msgspec.Struct, frozen=True):
@@ -364,6 +375,7 @@ class Ranking(msgspec.Struct, frozen=True):
 
     scores: tuple[float, ...]
     prompt_tokens: int
+    served: Served | None = None
 
 
 class SessionInfo(msgspec.Struct, frozen=True, kw_only=True):

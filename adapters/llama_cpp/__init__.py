@@ -149,6 +149,12 @@ class LlamaCpp:
             busyness=worker.busyness,
         )
 
+    def eta_s(self) -> float:
+        """Seconds that a request which came now would wait for its turn; infinite while the model cannot serve."""
+        if self._worker.unavailable() is not None:
+            return math.inf
+        return self._places.eta_s()
+
     @property
     def session_counters(self) -> SessionCounters:
         """What became of kept conversations since the start, over all lives of the worker."""

@@ -27,6 +27,11 @@ class Line:
             victim, error = lost
             victim.owner.evicted(victim, error)
 
+    def eta_s(self) -> float:
+        """Seconds until a request that came now would be granted a place."""
+        self.queue.rates = self._rates()
+        return self.queue.eta_s(self._clock())
+
     def shrink(self, entry: Entry, choices: int) -> None:
         self.queue.shrink(entry, choices)
         self.grant()

@@ -40,6 +40,15 @@ class Owner(Protocol):
     def evicted(self, entry: Entry, error: AdapterError) -> None: ...
 
 
+class _Nobody:
+    def granted(self, entry: Entry) -> None: ...
+
+    def evicted(self, entry: Entry, error: AdapterError) -> None: ...
+
+
+_NOBODY = _Nobody()
+
+
 class Rates(msgspec.Struct, frozen=True):
     """How fast the engine is when all places are taken.
 
@@ -264,6 +273,15 @@ class FairQueue:
             self._head = None
 
     # When a place will be free.
+
+    def eta_s(self, now_s: float) -> float:
+        """Seconds until a request that came now would be dispatched, behind all that wait."""
+        if self.slots_taken < self.parallel and not self.waiting:
+            return 0.0
+        caller = Entry(tenant="", owner=_NOBODY, prompt_tokens=0, max_tokens=1)
+        place = self.waiting + 1
+        simulated = min(place, SIMULATED_PLACES_MAX)
+        return self._place_free_s(simulated, caller, now_s) * place / simulated
 
     def _promise(self, entry: Entry, now_s: float) -> float:
         """Seconds after which the place of this refused caller is expected to be free.

@@ -1,0 +1,457 @@
+"""One name over several targets: picks one, tries others while nothing was shown, and knows how each of them does.
+
+A router is an adapter itself. What happens to a request:
+
+1. Of the first group, the targets that can serve the request and whose breaker lets it in are ordered by the policy.
+2. The first of them is tried. Once its first event has come, the request stays there, whatever happens.
+3. Before that, a failure that another target may not have is tried elsewhere: on the next of the group, or of the next
+   group when the group has no more; on the same one, after a pause, when it is the only one.
+4. A request that is wrong itself fails at once, unless the route says that its kind of wrong falls through: a prompt
+   that is too long, or content that is not wanted, goes to the next group.
+5. Each further try is taken from the one budget of the process, and there are at most `attempts_max`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Literal, Protocol, TypeVar
+
+import msgspec
+from msgspec.structs import replace
+
+from adapters.errors import (
+    AdapterError,
+    Busy,
+    EngineFailed,
+    InvalidRequest,
+    ModelLoading,
+    ModelUnavailable,
+    RateLimited,
+    Timeout,
+    Unavailable,
+    UpstreamFailed,
+    UpstreamRefused,
+)
+from adapters.types import (
+    Caller,
+    Chat,
+    ChatRequest,
+    CompletionRequest,
+    Embedder,
+    EmbeddingRequest,
+    Embeddings,
+    Event,
+    Kind,
+    ModelCard,
+    Ranking,
+    Reranker,
+    RerankRequest,
+    Served,
+    SessionAction,
+    SessionInfo,
+    Sessions,
+    Started,
+    Tokenizer,
+)
+from gateway.routing.backoff import RetryBudget, delay_s
+from gateway.routing.breaker import Breaker
+from gateway.routing.policies import Candidate, Policy, Wish, order, turns
+
+Request = ChatRequest | CompletionRequest | EmbeddingRequest | RerankRequest
+Unary = TypeVar("Unary", Embeddings, Ranking)
+T = TypeVar("T")
+FallsThrough = Literal["context_length_exceeded", "content_filter"]
+
+SMOOTHING = 0.2
+
+
+class Adapter(Chat, Embedder, Reranker, Tokenizer, Sessions, Protocol):
+    """What serves a target."""
+
+    @property
+    def card(self) -> ModelCard: ...
+
+
+class Target(msgspec.Struct, frozen=True, kw_only=True):
+    """An adapter as a route uses it. `identity` is the same on all replicas; `cost_nano` forecasts a request's cost."""
+
+    identity: str
+    provider: str
+    model: str
+    adapter: Adapter
+    weight: float = 1.0
+    cost_nano: Callable[[Request], int | None] = lambda request: None
+
+
+class RouteSettings(msgspec.Struct, frozen=True, kw_only=True):
+    policy: Policy = "weighted"
+    attempts_max: int = 3
+    eta_s_max: float = 5.0
+    falls_through: frozenset[FallsThrough] = frozenset({"context_length_exceeded"})
+
+
+class Standing:
+    """How one target does. Routes that share a target share its standing."""
+
+    def __init__(self, breaker: Breaker) -> None:
+        self.breaker = breaker
+        self.running = 0
+        self.first_output_s: float | None = None
+        self.requests = 0
+        self.failures = 0
+
+    def learn(self, first_output_s: float) -> None:
+        known = self.first_output_s
+        self.first_output_s = first_output_s if known is None else known + SMOOTHING * (first_output_s - known)
+
+
+class Attempt(msgspec.Struct, frozen=True):
+    """One try. `outcome` is `ok` or an error's code, `waited_ms` the pause before it, `took_ms` how long it took until
+    its first event or its failure."""
+
+    target: str
+    outcome: str
+    waited_ms: float
+    took_ms: float
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a request went where it did. `passed_over` says of each target that was not even tried why."""
+
+    request_id: str
+    tenant: str
+    route: str
+    policy: Policy
+    attempts: tuple[Attempt, ...]
+    passed_over: Mapping[str, str]
+
+
+class Visit:
+    """One request at one target, from the try to its end. It ends once."""
+
+    def __init__(self, standing: Standing, clock: Callable[[], float]) -> None:
+        self._standing = standing
+        self._clock = clock
+        self._ended = False
+        self.started_s = clock()
+        standing.running += 1
+        standing.requests += 1
+
+    def answered(self) -> None:
+        """Its first event has come."""
+        self._standing.learn(self._clock() - self.started_s)
+
+    def end(self, error: BaseException | None = None) -> None:
+        """`error` None: all went well. A cancellation is the client's own, and says nothing about the target."""
+        if self._ended:
+            return
+        self._ended = True
+        self._standing.running -= 1
+        breaker, now_s = self._standing.breaker, self._clock()
+        if error is None:
+            breaker.succeeded(now_s)
+        elif isinstance(error, AdapterError) and is_targets_fault(error):
+            self._standing.failures += 1
+            breaker.failed(now_s, error.retry_after_s if isinstance(error, RateLimited) else None)
+        else:
+            breaker.left()
+
+
+def is_targets_fault(error: AdapterError) -> bool:
+    """Whether an error says that the target is ill, and not that a request was wrong or a queue is full."""
+    if isinstance(error, InvalidRequest | ModelLoading):
+        return False
+    return isinstance(error, RateLimited) or not isinstance(error, Busy)
+
+
+def may_go_elsewhere(error: AdapterError) -> bool:
+    """Whether another target may do better."""
+    return isinstance(error, Busy | Unavailable | EngineFailed | UpstreamFailed | Timeout)
+
+
+def may_come_again(error: AdapterError) -> bool:
+    """Whether the same target may do better after a pause. What refuses our credentials will do so again, and whoever
+    waited out a deadline should not wait for another one."""
+    if isinstance(error, UpstreamRefused):
+        return error.status == 408 or error.status >= 500
+    return isinstance(error, RateLimited | EngineFailed | UpstreamFailed)
+
+
+class _Trip:
+    """What a request has met on its way so far."""
+
+    def __init__(self, request: Request, caller: Caller) -> None:
+        self.request = request
+        self.caller = caller
+        self.group = 0
+        self.failed: dict[str, AdapterError] = {}
+        self.passed_over: dict[str, str] = {}
+        self.attempts: list[Attempt] = []
+        self.pause_s = 0.0
+        self.last: AdapterError | None = None
+
+
+class Router:
+    """Chat, Embedder, Reranker, Tokenizer and Sessions over the targets of a route."""
+
+    def __init__(
+        self,
+        name: str,
+        groups: Sequence[Sequence[Target]],
+        settings: RouteSettings,
+        standings: Mapping[str, Standing],
+        budget: RetryBudget,
+        *,
+        decided: Callable[[Decision], None] = lambda decision: None,
+        clock: Callable[[], float] = time.monotonic,
+        draw: Callable[[], float] = random.random,
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        """`standings` has one for each identity; `decided` hears of each decision when its request has a target."""
+        self.name = name
+        self.groups = tuple(tuple(group) for group in groups)
+        self.settings = settings
+        self.standings = standings
+        self._budget = budget
+        self._decided = decided
+        self._clock = clock
+        self._draw = draw
+        self._pause = pause
+        # What each target has saved up in this route's round robin.
+        self._turns = {target.identity: 0.0 for target in self.targets}
+
+    @property
+    def targets(self) -> list[Target]:
+        return [target for group in self.groups for target in group]
+
+    @property
+    def card(self) -> ModelCard:
+        """What at least one target can do."""
+        cards = [target.adapter.card for target in self.targets]
+        contexts = [card.context_tokens for card in cards]
+        kinds = tuple(dict.fromkeys(kind for card in cards for kind in card.kinds))
+        context = None if None in contexts else max(one for one in contexts if one is not None)
+        return replace(cards[0], context_tokens=context, kinds=kinds, vision=any(card.vision for card in cards))
+
+    # What an adapter does
+
+    def chat(self, request: ChatRequest, caller: Caller) -> AsyncIterator[Event]:
+        return self._stream("chat", request, caller, lambda adapter: adapter.chat(request, caller))
+
+    def complete(self, request: CompletionRequest, caller: Caller) -> AsyncIterator[Event]:
+        return self._stream("completion", request, caller, lambda adapter: adapter.complete(request, caller))
+
+    async def embed(self, request: EmbeddingRequest, caller: Caller) -> Embeddings:
+        return await self._unary("embedding", request, caller, lambda adapter: adapter.embed(request, caller))
+
+    async def rerank(self, request: RerankRequest, caller: Caller) -> Ranking:
+        return await self._unary("rerank", request, caller, lambda adapter: adapter.rerank(request, caller))
+
+    async def tokenize(self, text: str, *, special: bool) -> list[int]:
+        return await self._first().tokenize(text, special=special)
+
+    async def detokenize(self, tokens: list[int]) -> str:
+        return await self._first().detokenize(tokens)
+
+    async def apply_template(self, request: ChatRequest) -> tuple[str, int]:
+        return await self._first().apply_template(request)
+
+    async def list_sessions(self, tenant: str | None) -> list[SessionInfo]:
+        """Those of models of this gateway are listed under their own names."""
+        return []
+
+    async def change_session(
+        self, tenant: str, key: str, action: SessionAction, new_key: str | None = None
+    ) -> SessionInfo | None:
+        return None
+
+    def _first(self) -> Adapter:
+        return self.groups[0][0].adapter
+
+    # Ways through the targets
+
+    async def _stream(
+        self, kind: Kind, request: Request, caller: Caller, start: Callable[[Adapter], AsyncIterator[Event]]
+    ) -> AsyncGenerator[Event]:
+        async def begin(adapter: Adapter) -> tuple[AsyncIterator[Event], Event]:
+            events = start(adapter)
+            try:
+                return events, await anext(events)
+            except BaseException:
+                await _close(events)
+                raise
+
+        (events, first), target, visit, attempts = await self._try(kind, _Trip(request, caller), begin)
+        failure: BaseException | None = None
+        try:
+            served = Served(target.identity, target.provider, target.model, attempts)
+            yield replace(first, served=served) if isinstance(first, Started) else first
+            async for event in events:
+                yield event
+        except BaseException as error:
+            failure = error
+            raise
+        finally:
+            visit.end(failure)
+            await _close(events)
+
+    async def _unary(
+        self, kind: Kind, request: Request, caller: Caller, work: Callable[[Adapter], Awaitable[Unary]]
+    ) -> Unary:
+        answer, target, visit, attempts = await self._try(kind, _Trip(request, caller), work)
+        visit.end()
+        return replace(answer, served=Served(target.identity, target.provider, target.model, attempts))
+
+    async def _try(
+        self, kind: Kind, trip: _Trip, work: Callable[[Adapter], Awaitable[T]]
+    ) -> tuple[T, Target, Visit, int]:
+        """Find a target that does the work; raises the last failure when none does."""
+        self._budget.earn()
+        try:
+            while True:
+                target = self._next(kind, trip)
+                if trip.pause_s:
+                    await self._pause(trip.pause_s)
+                result = await self._attempt(target, trip, work)
+                if result is not None:
+                    return result[0], target, result[1], len(trip.attempts)
+        finally:
+            self._decided(
+                Decision(
+                    request_id=trip.caller.request_id,
+                    tenant=trip.caller.tenant,
+                    route=self.name,
+                    policy=self.settings.policy,
+                    attempts=tuple(trip.attempts),
+                    passed_over=trip.passed_over,
+                )
+            )
+
+    async def _attempt(
+        self, target: Target, trip: _Trip, work: Callable[[Adapter], Awaitable[T]]
+    ) -> tuple[T, Visit] | None:
+        """One try; None when it failed in a way that leaves others to be tried."""
+        visit = Visit(self.standings[target.identity], self._clock)
+        try:
+            result = await work(target.adapter)
+        except BaseException as error:
+            visit.end(error)
+            self._note(trip, target, visit, error.code if isinstance(error, AdapterError) else "cancelled")
+            if not isinstance(error, AdapterError) or not self._goes_on(target, trip, error):
+                raise
+            return None
+        visit.answered()
+        self._note(trip, target, visit, "ok")
+        return result, visit
+
+    def _note(self, trip: _Trip, target: Target, visit: Visit, outcome: str) -> None:
+        took_ms = round((self._clock() - visit.started_s) * 1000, 3)
+        trip.attempts.append(Attempt(target.identity, outcome, round(trip.pause_s * 1000, 3), took_ms))
+
+    # Decisions
+
+    def _next(self, kind: Kind, trip: _Trip) -> Target:
+        """The target to try now; raises when there is none. Entering its breaker belongs to the choice."""
+        now_s = self._clock()
+        while trip.group < len(self.groups):
+            if trip.pause_s and trip.last is not None:
+                again = [one for one in self.groups[trip.group] if trip.failed.get(one.identity) is trip.last]
+                if again and self.standings[again[0].identity].breaker.try_enter(now_s + trip.pause_s):
+                    return again[0]
+                trip.pause_s = 0.0
+            fitting = [one for one in self.groups[trip.group] if self._fits(kind, trip, one, now_s)]
+            if fitting:
+                return self._chosen(fitting, trip, now_s)
+            trip.group += 1
+        raise trip.last or self._nobody(trip, now_s)
+
+    def _fits(self, kind: Kind, trip: _Trip, target: Target, now_s: float) -> bool:
+        if target.identity in trip.failed:
+            return False
+        breaker = self.standings[target.identity].breaker
+        problem = self._problem(kind, trip.request, target)
+        if problem is None and not breaker.admits(now_s):
+            problem = f"its breaker is {breaker.state(now_s)}"
+        if problem is not None:
+            trip.passed_over[target.identity] = problem
+        return problem is None
+
+    def _problem(self, kind: Kind, request: Request, target: Target) -> str | None:
+        """What a target cannot do that the request needs."""
+        if kind not in target.adapter.card.kinds:
+            return f"it has no {kind}"
+        refusal: Callable[[Request], InvalidRequest | None] | None = getattr(target.adapter, "refusal", None)
+        error = None if refusal is None else refusal(request)
+        return None if error is None else error.message
+
+    def _chosen(self, fitting: list[Target], trip: _Trip, now_s: float) -> Target:
+        caller = trip.caller
+        conversation = None if caller.session_key is None else f"{caller.tenant}\0{caller.session_key}"
+        wish = Wish(
+            draws=tuple(self._draw() for _ in fitting), conversation=conversation, eta_s_max=self.settings.eta_s_max
+        )
+        candidates = [self._candidate(one, trip.request) for one in fitting]
+        place = order(self.settings.policy, candidates, wish)[0]
+        if self.settings.policy in ("weighted", "sticky"):
+            for one, saved in zip(fitting, turns(candidates, place), strict=True):
+                self._turns[one.identity] = saved
+        entered = self.standings[fitting[place].identity].breaker.try_enter(now_s)
+        assert entered, "only targets whose breaker admits were ordered"
+        return fitting[place]
+
+    def _candidate(self, target: Target, request: Request) -> Candidate:
+        standing = self.standings[target.identity]
+        eta: Callable[[], float] | None = getattr(target.adapter, "eta_s", None)
+        return Candidate(
+            identity=target.identity,
+            weight=target.weight,
+            running=standing.running,
+            turn=self._turns[target.identity],
+            first_output_s=standing.first_output_s,
+            cost_nano=target.cost_nano(request) if self.settings.policy == "cheapest" else None,
+            eta_s=None if eta is None else eta(),
+        )
+
+    def _goes_on(self, target: Target, trip: _Trip, error: AdapterError) -> bool:
+        """Whether the request is tried again after this failure, and where."""
+        trip.last, trip.failed[target.identity], trip.pause_s = error, error, 0.0
+        if isinstance(error, InvalidRequest):
+            # Everybody of the group would say the same; a later group may have a longer context or another opinion.
+            trip.group += 1
+            return error.code in self.settings.falls_through and trip.group < len(self.groups)
+        if len(trip.attempts) >= self.settings.attempts_max or not may_go_elsewhere(error):
+            return False
+        others = [one for group in self.groups[trip.group :] for one in group if one.identity not in trip.failed]
+        if not others:
+            if not may_come_again(error):
+                return False
+            pause_s = delay_s(len(trip.attempts), self._draw(), error.retry_after_s)
+            if pause_s is None:
+                return False
+            # A pause of no length would read as none.
+            trip.pause_s = max(pause_s, 1e-6)
+        return self._budget.spend()
+
+    def _nobody(self, trip: _Trip, now_s: float) -> AdapterError:
+        """Nobody was tried: all targets rest, or none can do what is asked."""
+        waits = [self.standings[one.identity].breaker.wait_s(now_s) for one in self.targets]
+        resting = [wait_s for wait_s in waits if wait_s > 0]
+        if resting:
+            message = f"All targets of '{self.name}' are resting after failures. Try again shortly."
+            return ModelUnavailable(message, retry_after_s=max(min(resting), 1.0))
+        reason = next(iter(trip.passed_over.values()), "it has no targets")
+        message = f"No target of '{self.name}' can serve this request: {reason}"
+        return InvalidRequest(message if message.endswith(".") else f"{message}.", param="model")
+
+
+async def _close(events: AsyncIterator[Event]) -> None:
+    """Stop the work behind a stream, also when this task is being cancelled once more."""
+    aclose = getattr(events, "aclose", None)
+    if aclose is not None:
+        closing = asyncio.ensure_future(aclose())
+        with suppress(AdapterError):
+            await asyncio.shield(closing)

@@ -1,0 +1,371 @@
+"""Routers over scripted targets: where requests go, what is tried again, what is not."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Sequence
+
+import pytest
+
+from adapters import errors
+from adapters.errors import AdapterError, InvalidRequest, RateLimited, Unreachable, UpstreamRefused
+from adapters.scripted import Answer, Script, Scripted
+from adapters.types import (
+    Caller,
+    ChatRequest,
+    CompletionRequest,
+    EmbeddingRequest,
+    Event,
+    Finished,
+    Message,
+    RerankRequest,
+    Started,
+    TextDelta,
+)
+from gateway.routing.backoff import RetryBudget
+from gateway.routing.breaker import Breaker
+from gateway.routing.policies import Policy
+from gateway.routing.router import Decision, Router, RouteSettings, Standing, Target
+
+REQUEST = ChatRequest("route", (Message("user", "hello"),))
+
+
+class Moody(Scripted):
+    """Fails as often as there are errors in its list, before its first event; answers with its name otherwise."""
+
+    def __init__(self, name: str, failures: Sequence[AdapterError] = (), *, late: AdapterError | None = None) -> None:
+        super().__init__(name, Script(answers=(Answer(chunks=(name, "!")),)))
+        self.failures = list(failures)
+        self.late = late
+        self.asked = 0
+        self.eta = 0.0
+
+    def eta_s(self) -> float:
+        return self.eta
+
+    def chat(self, request: ChatRequest, caller: Caller) -> AsyncIterator[Event]:
+        return self._moody(super().chat(request, caller))
+
+    async def _moody(self, events: AsyncIterator[Event]) -> AsyncIterator[Event]:
+        self.asked += 1
+        if self.failures:
+            raise self.failures.pop(0)
+        async for event in events:
+            yield event
+            if isinstance(event, TextDelta) and self.late is not None:
+                raise self.late
+
+
+class Scene:
+    """A route over groups of moody targets, a clock that only pauses move, and all decisions."""
+
+    def __init__(self, *groups: Sequence[Moody], policy: Policy = "priority", **settings: object) -> None:
+        self.now_s = 0.0
+        self.pauses: list[float] = []
+        self.decisions: list[Decision] = []
+        self.budget = RetryBudget()
+        dice = random.Random(5)
+        targets = [
+            [Target(identity=one.name, provider="p", model=one.name, adapter=one) for one in group] for group in groups
+        ]
+        self.standings = {one.name: Standing(Breaker()) for group in groups for one in group}
+        self.router = Router(
+            "route",
+            targets,
+            RouteSettings(policy=policy, **settings),  # type: ignore[arg-type]
+            self.standings,
+            self.budget,
+            decided=self.decisions.append,
+            clock=lambda: self.now_s,
+            draw=dice.random,
+            pause=self._pause,
+        )
+
+    async def _pause(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+        self.now_s += seconds
+
+    async def ask(self, session: str | None = None) -> str:
+        events = [event async for event in self.router.chat(REQUEST, Caller("r", "t", session_key=session))]
+        assert isinstance(events[0], Started)
+        assert isinstance(events[-1], Finished)
+        assert events[0].served is not None
+        text = "".join(event.text for event in events if isinstance(event, TextDelta))
+        assert text == events[0].served.model + "!"
+        return events[0].served.target
+
+    def outcomes(self) -> list[tuple[str, str]]:
+        return [(one.target, one.outcome) for one in self.decisions[-1].attempts]
+
+
+def run(work: Awaitable[None]) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(20):
+            await work
+
+    asyncio.run(bounded())
+
+
+GONE = Unreachable("gone")
+
+
+def test_the_first_that_answers_is_told_with_its_tries() -> None:
+    async def test() -> None:
+        scene = Scene([Moody("a", [GONE]), Moody("b")])
+        assert await scene.ask() == "b"
+        assert scene.outcomes() == [("a", "upstream_error"), ("b", "ok")]
+        assert scene.pauses == []
+
+    run(test())
+
+
+def test_groups_are_tried_in_order() -> None:
+    async def test() -> None:
+        scene = Scene([Moody("a", [GONE])], [Moody("b", [GONE])], [Moody("c")])
+        assert await scene.ask() == "c"
+
+    run(test())
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.Overloaded("full"),
+        errors.QueueFull("full"),
+        errors.ModelLoading("loading"),
+        errors.ModelUnavailable("broken"),
+        errors.EngineFailed("died"),
+        errors.Timeout("slow"),
+        RateLimited("slow down", retry_after_s=3600),
+        errors.BrokeOff("cut"),
+        errors.UpstreamInvalid("html"),
+        UpstreamRefused("no", 500),
+        UpstreamRefused("bad key", 401),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_another_target_may_do_better(error: AdapterError) -> None:
+    async def test() -> None:
+        assert await Scene([Moody("a", [error]), Moody("b")]).ask() == "b"
+
+    run(test())
+
+
+def test_a_wrong_request_fails_at_once() -> None:
+    async def test() -> None:
+        other = Moody("b")
+        scene = Scene([Moody("a", [InvalidRequest("wrong")]), other], [Moody("c")])
+        with pytest.raises(InvalidRequest):
+            await scene.ask()
+        assert other.asked == 0
+        assert scene.standings["a"].failures == 0
+
+    run(test())
+
+
+def test_a_prompt_that_is_too_long_goes_to_the_next_group() -> None:
+    async def test() -> None:
+        long = InvalidRequest("long", code="context_length_exceeded")
+        beside = Moody("b")
+        assert await Scene([Moody("a", [long]), beside], [Moody("c")]).ask() == "c"
+        assert beside.asked == 0
+        with pytest.raises(InvalidRequest, match="long"):
+            await Scene([Moody("a", [long])]).ask()
+        filtered = InvalidRequest("no", code="content_filter")
+        with pytest.raises(InvalidRequest):
+            await Scene([Moody("a", [filtered])], [Moody("c")]).ask()
+        either = frozenset({"context_length_exceeded", "content_filter"})
+        assert await Scene([Moody("a", [filtered])], [Moody("c")], falls_through=either).ask() == "c"
+
+    run(test())
+
+
+def test_the_only_target_is_asked_again_after_a_pause() -> None:
+    async def test() -> None:
+        scene = Scene([Moody("a", [GONE, RateLimited("later", retry_after_s=2)])])
+        assert await scene.ask() == "a"
+        assert scene.outcomes() == [("a", "upstream_error"), ("a", "rate_limit_exceeded"), ("a", "ok")]
+        assert scene.pauses[0] < 1
+        assert scene.pauses[1] >= 2
+
+    run(test())
+
+
+@pytest.mark.parametrize(
+    "error",
+    [RateLimited("tomorrow", retry_after_s=3600), UpstreamRefused("bad key", 401), errors.Timeout("slow"),
+     errors.ModelLoading("soon", retry_after_s=1)],
+    ids=lambda error: type(error).__name__,
+)  # fmt: skip
+def test_what_the_same_target_will_not_do_better(error: AdapterError) -> None:
+    async def test() -> None:
+        only = Moody("a", [error])
+        with pytest.raises(type(error)):
+            await Scene([only]).ask()
+        assert only.asked == 1
+
+    run(test())
+
+
+def test_tries_are_bounded() -> None:
+    async def test() -> None:
+        targets = [Moody(name, [GONE] * 9) for name in "abcdef"]
+        with pytest.raises(Unreachable):
+            await Scene(targets, attempts_max=4).ask()
+        assert sum(one.asked for one in targets) == 4
+
+    run(test())
+
+
+def test_retries_are_a_tenth_of_the_load_when_everything_fails() -> None:
+    async def test() -> None:
+        first, second = Moody("a", [GONE] * 10_000), Moody("b", [GONE] * 10_000)
+        scene = Scene([first, second])
+        # Breakers would do their part; this is what the budget does alone.
+        for standing in scene.standings.values():
+            standing.breaker = _Never()
+        for _ in range(1000):
+            with pytest.raises(Unreachable):
+                await scene.ask()
+        assert 1000 + 100 <= first.asked + second.asked <= 1000 + 100 + 10
+
+    run(test())
+
+
+class _Never(Breaker):
+    def failed(self, now_s: float, retry_after_s: float | None = None) -> None:
+        """Stays closed."""
+
+
+def test_a_target_that_keeps_failing_rests() -> None:
+    async def test() -> None:
+        ill = Moody("a", [GONE] * 5)
+        scene = Scene([ill, Moody("b")])
+        for _ in range(20):
+            assert await scene.ask() == "b"
+        assert ill.asked == 5
+        assert "breaker is open" in scene.decisions[-1].passed_over["a"]
+        scene.now_s += 10
+        assert await scene.ask() == "a"
+
+    run(test())
+
+
+def test_when_all_rest_the_answer_says_for_how_long() -> None:
+    async def test() -> None:
+        scene = Scene([Moody("a", [GONE] * 9)], attempts_max=1)
+        for _ in range(5):
+            with pytest.raises(Unreachable):
+                await scene.ask()
+        with pytest.raises(errors.ModelUnavailable) as caught:
+            await scene.ask()
+        assert caught.value.retry_after_s == 5
+
+    run(test())
+
+
+def test_nothing_is_tried_again_after_the_first_event() -> None:
+    async def test() -> None:
+        other = Moody("b")
+        scene = Scene([Moody("a", late=GONE), other])
+        with pytest.raises(Unreachable):
+            await scene.ask()
+        assert other.asked == 0
+        assert scene.standings["a"].failures == 1
+        assert scene.standings["a"].running == 0
+
+    run(test())
+
+
+def test_a_client_that_leaves_is_nobodys_failure() -> None:
+    async def test() -> None:
+        scene = Scene([Moody("a")])
+        events = scene.router.chat(REQUEST, Caller("r", "t"))
+        assert isinstance(await anext(events), Started)
+        assert scene.standings["a"].running == 1
+        await events.aclose()  # type: ignore[attr-defined]
+        assert (scene.standings["a"].running, scene.standings["a"].failures) == (0, 0)
+        assert scene.standings["a"].breaker.state(0) == "closed"
+
+    run(test())
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [("weighted", {"a": 300, "b": 300}), ("priority", {"a": 600}), ("least_busy", {"a": 300, "b": 300})],
+)
+def test_policies_over_many_requests(policy: Policy, expected: dict[str, int]) -> None:
+    async def test() -> None:
+        scene = Scene([Moody("a"), Moody("b")], policy=policy)
+        counts = Counter([await scene.ask() for _ in range(600)])
+        assert set(counts) == set(expected)
+        assert all(abs(counts[name] - count) <= 60 for name, count in expected.items())
+
+    run(test())
+
+
+def test_a_conversation_returns_to_its_target() -> None:
+    async def test() -> None:
+        scene = Scene([Moody("a"), Moody("b"), Moody("c")], policy="sticky")
+        for talk in map(str, range(30)):
+            assert len({await scene.ask(talk) for _ in range(3)}) == 1
+        assert len({await scene.ask(str(i)) for i in range(30)}) == 3
+
+    run(test())
+
+
+def test_it_overflows_while_the_queue_is_long() -> None:
+    async def test() -> None:
+        local, remote = Moody("local"), Moody("remote")
+        scene = Scene([local, remote], policy="overflow", eta_s_max=2)
+        assert await scene.ask() == "local"
+        local.eta = 3
+        assert await scene.ask() == "remote"
+
+    run(test())
+
+
+def test_the_fastest_is_learnt() -> None:
+    async def test() -> None:
+        scene = Scene([Moody("a"), Moody("b")], policy="fastest")
+        scene.standings["a"].learn(1.0)
+        scene.standings["b"].learn(0.1)
+        assert {await scene.ask() for _ in range(5)} == {"b"}
+
+    run(test())
+
+
+def test_what_a_target_cannot_do_it_is_not_asked_for() -> None:
+    async def test() -> None:
+        speaker = Moody("a")
+        embedder = Scripted("b", Script(answers=(Answer(text="x"),), kinds=("embedding", "rerank")))
+        target = [Target(identity=one.name, provider="p", model=one.name, adapter=one) for one in (speaker, embedder)]
+        scene = Scene([speaker])
+        standings = {one.identity: Standing(Breaker()) for one in target}
+        router = Router("route", [target], RouteSettings(policy="priority"), standings, RetryBudget())
+        answer = await router.embed(EmbeddingRequest("route", ("x",)), Caller("r", "t"))
+        assert answer.served is not None
+        assert answer.served.target == "b"
+        ranking = await router.rerank(RerankRequest("route", "x", ("x",)), Caller("r", "t"))
+        assert ranking.served is not None
+        assert router.card.kinds == ("chat", "completion", "embedding", "rerank")
+        with pytest.raises(InvalidRequest, match="has no rerank"):
+            await scene.router.rerank(RerankRequest("route", "x", ("x",)), Caller("r", "t"))
+
+    run(test())
+
+
+def test_completions_and_tokens() -> None:
+    async def test() -> None:
+        router = Scene([Moody("a")]).router
+        events = [event async for event in router.complete(CompletionRequest("route", ("x",)), Caller("r", "t"))]
+        assert isinstance(events[-1], Finished)
+        assert await router.tokenize("ab", special=False) == [97, 98]
+        assert await router.detokenize([97, 98]) == "ab"
+        assert (await router.apply_template(REQUEST))[1] > 0
+        assert await router.list_sessions(None) == []
+        assert await router.change_session("t", "k", "pin") is None
+
+    run(test())
