@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.metadata
 import logging
 import os
 import socket
@@ -22,37 +21,20 @@ from msgspec.structs import replace
 from adapters import open_adapter, open_remote, open_upstream
 from adapters.llama_cpp import LlamaCpp
 from adapters.llama_cpp.pool import Pool
-from adapters.remote import Remote
 from adapters.scripted import Scripted
 from gateway import gauges, logs
 from gateway.alerts import Alerts, Channel
-from gateway.api import openai
-from gateway.api.admin.audit import AuditRoutes
-from gateway.api.admin.invitations import InvitationRoutes
-from gateway.api.admin.ledger import LedgerRoutes
-from gateway.api.admin.routes import Admin, Route
-from gateway.api.admin.server import ServerRoutes
-from gateway.api.admin.wallets import WalletRoutes
-from gateway.api.anthropic import Messages
 from gateway.api.cookies import Cookies
-from gateway.api.docs import DocsPage
 from gateway.api.edge import Edge
-from gateway.api.health import Health, front_page
-from gateway.api.http import Endpoint
+from gateway.api.health import Health
 from gateway.api.idempotent import Idempotent
 from gateway.api.lane import Lane
 from gateway.api.log_ins import LogIns
-from gateway.api.openapi import OpenApi
+from gateway.api.mount import Parts, routes, version
 from gateway.api.passing import Passer
-from gateway.api.people import People, PeopleParts
+from gateway.api.people import PeopleParts
 from gateway.api.protocol import Report, Wheel
-from gateway.api.providers import Providers
-from gateway.api.remote_images import RemoteImages
-from gateway.api.rerank import Rerank
 from gateway.api.server import ListenError, Server, bind
-from gateway.api.sessions import KeptSessions
-from gateway.api.tokens import Tokens
-from gateway.api.usage import OwnUsage
 from gateway.audit import GATEWAY, Audit, Event
 from gateway.auth import Authenticator, Open
 from gateway.auth.accounts import Accounts
@@ -68,8 +50,9 @@ from gateway.auth.passwords import Hashing, Passwords
 from gateway.auth.records import Directory
 from gateway.auth.users import Users
 from gateway.banner import Banner
-from gateway.catalog import Adapter, Catalog, Target, nano_usd, price_table
-from gateway.config import AlertsConfig, Config, digest
+from gateway.catalog import Adapter, Catalog, Target, dearest, nano_usd, price_place, price_table
+from gateway.config import AlertsConfig, Config, RouteConfig, TargetConfig, digest
+from gateway.config_providers import LOCAL
 from gateway.engines import engine_settings
 from gateway.engines import scripts as engine_scripts
 from gateway.errors import GatewayError
@@ -81,11 +64,16 @@ from gateway.limits.limiter import Balance, Limiter, LocalCounters, steady_us, w
 from gateway.limits.shared import SharedCounters
 from gateway.limits.wallets import Wallets, money_epoch
 from gateway.logs import AccessLog
-from gateway.metering import Metering
+from gateway.metering import Metering, forecast_nano
 from gateway.networks import Networks
-from gateway.remotes import remote_model, upstream_settings
+from gateway.remotes import remote_model, route_settings, upstream_settings
 from gateway.retention import Retention
-from gateway.sessions import Sessions
+from gateway.routing.backoff import RetryBudget
+from gateway.routing.breaker import Breaker
+from gateway.routing.decisions import Decisions
+from gateway.routing.router import Router
+from gateway.routing.router import Target as RouteTarget
+from gateway.routing.standing import Standing
 from gateway.state.database import Database, Statements
 from gateway.state.journal import Journal
 from gateway.state.migrate import known, migrate
@@ -109,24 +97,6 @@ class Gateway(NamedTuple):
     wheel: Wheel
     pool: Pool
     admin_key: str | None
-
-
-class Parts(NamedTuple):
-    """What routes are about. Without keys there is no database, and nothing of what is kept in one."""
-
-    config: Config
-    catalog: Catalog
-    inference: Inference
-    health: Health
-    audit: Audit
-    limiter: Limiter
-    ledger: Ledger | None = None
-    wallets: Wallets | None = None
-    people: PeopleParts | None = None
-
-
-def version() -> str:
-    return importlib.metadata.version("inference-gateway")
 
 
 def serve(config: Config) -> int:
@@ -174,14 +144,16 @@ async def opened(config: Config) -> AsyncIterator[Gateway]:
                 Event(action="key.create", actor=GATEWAY, subject=key_id(admin_key) or "", details={"admin": True})
             )
         adapters = open_adapters(config)
-        remotes = open_remotes(config, stack)
+        decisions = Decisions()
+        routers, standings = open_routes(config, adapters, decisions, stack)
+        telemetry.gauge_source(lambda: gauges.of_standings(standings, time.monotonic()))
         models = [adapter for adapter in adapters if isinstance(adapter, LlamaCpp)]
         pool = Pool(models)
         stack.push_async_callback(pool.close)
         wheel = Wheel(config.server, _reporter(telemetry, access_log))
         telemetry.gauge_source(lambda: gauges.of_models(models))
         telemetry.gauge_source(lambda: [("gateway_connections", (), len(wheel.connections))])
-        catalog = build_catalog(config, adapters, remotes)
+        catalog = build_catalog(config, adapters, routers)
         limiter, ledger = await _open_money(config, database, shared, telemetry, stack)
         if database is not None:
             retention = Retention(database, audit, config.state.retention)
@@ -190,11 +162,11 @@ async def opened(config: Config) -> AsyncIterator[Gateway]:
         idempotent = await _open_idempotent(config, database, ledger, stack)
         inference = Inference(catalog, telemetry, Metering(limiter, ledger, telemetry))
         health = Health(
-            telemetry, lambda: {one.name: one.status() for one in (*adapters, *remotes)}, lambda: wheel.draining
+            telemetry, lambda: {one.name: one.status() for one in (*adapters, *routers)}, lambda: wheel.draining
         )
         wallets = None if database is None else Wallets(database)
         people = await _open_people(config, database, shared, stack)
-        parts = Parts(config, catalog, inference, health, audit, limiter, ledger, wallets, people)
+        parts = Parts(config, catalog, inference, health, audit, limiter, ledger, wallets, people, decisions)
         passer = Passer(inference, config.server.body_bytes_max)
         endpoints = idempotent.wrap(passer.wrap(routes(parts)))
         loopback_only = not config.auth.enabled
@@ -379,19 +351,47 @@ def open_adapters(config: Config) -> list[LlamaCpp | Scripted]:
     ]
 
 
-def open_remotes(config: Config, stack: AsyncExitStack) -> list[Remote]:
-    """What serves each route, in order; nothing is sent to a provider before a request."""
+def open_routes(
+    config: Config, models: Iterable[Adapter], decisions: Decisions, stack: AsyncExitStack
+) -> tuple[list[Router], dict[str, Standing]]:
+    """What serves each route, in order, and how each target does; nothing is sent to a provider before a request."""
     upstreams = {provider.name: open_upstream(upstream_settings(provider)) for provider in config.providers}
     for upstream in upstreams.values():
         stack.push_async_callback(upstream.close)
-    return [
-        open_remote(remote_model(route, target), upstreams[target.provider])
+    local = {model.name: adapter for model, adapter in zip(config.models, models, strict=True)}
+    prices = price_table([*config.models, *config.routes])
+    standings: dict[str, Standing] = {}
+    budget = RetryBudget()
+
+    def target(route: RouteConfig, one: TargetConfig) -> RouteTarget:
+        standings.setdefault(one.identity, Standing(Breaker()))
+        price = prices.get(price_place(route.name, one.identity))
+        return RouteTarget(
+            identity=one.identity,
+            provider=one.provider,
+            model=one.model,
+            adapter=local[one.model]
+            if one.provider == LOCAL
+            else open_remote(remote_model(route, one), upstreams[one.provider]),
+            weight=one.weight,
+            cost_nano=lambda request: None if price is None else forecast_nano(request, price, one.context_tokens),
+        )
+
+    routers = [
+        Router(
+            route.name,
+            [[target(route, one) for one in group] for group in route.groups],
+            route_settings(route),
+            standings,
+            budget,
+            decided=decisions.add,
+        )
         for route in config.routes
-        for target in route.groups[0]
     ]
+    return routers, standings
 
 
-def build_catalog(config: Config, models: Iterable[Adapter], remotes: Iterable[Remote] = ()) -> Catalog:
+def build_catalog(config: Config, models: Iterable[Adapter], routers: Iterable[Router] = ()) -> Catalog:
     """The names the models are offered under; an adapter's is that of its model, a colon and its own."""
     created_s = int(time.time())
     prices = price_table([*config.models, *config.routes])
@@ -413,54 +413,19 @@ def build_catalog(config: Config, models: Iterable[Adapter], remotes: Iterable[R
                     price=prices.get(model.name),
                 )
             )
-    for route, remote in zip(config.routes, remotes, strict=True):
+    for route, router in zip(config.routes, routers, strict=True):
+        known = {one.identity: prices.get(price_place(route.name, one.identity)) for one in router.targets}
         targets.append(
             Target(
                 route.name,
-                remote,
+                router,
                 aliases=route.aliases,
                 created_s=created_s,
-                price=prices.get(route.name),
-                provider=remote.upstream.name,
-                upstream_model=remote.model,
+                price=dearest(known.values()),
+                prices=known,
             )
         )
     return Catalog(targets)
-
-
-def routes(parts: Parts) -> tuple[Endpoint, ...]:
-    """Every route there is, each with its permission."""
-    config, catalog, inference, audit = parts.config, parts.catalog, parts.inference, parts.audit
-    body_bytes_max, images = config.server.body_bytes_max, RemoteImages(config.images)
-    own = OwnUsage(catalog, parts.ledger, parts.limiter, audit, body_bytes_max)
-    people = People(parts.people, Cookies(config.auth.people.public_url), audit)
-    endpoints = (
-        *openai.endpoints(inference, catalog, images, body_bytes_max),
-        *Messages(inference, images, body_bytes_max).endpoints(),
-        *Rerank(inference, catalog, body_bytes_max).endpoints(),
-        *Tokens(inference, body_bytes_max).endpoints(),
-        *own.endpoints(),
-        *KeptSessions(Sessions(catalog), audit, body_bytes_max).endpoints(),
-        *Admin(audit, body_bytes_max).endpoints(admin_routes(parts)),
-        *people.endpoints(),
-        *Providers(people).endpoints(),
-        *parts.health.endpoints(),
-        *OpenApi(version(), lambda: everything).endpoints(),
-        *DocsPage().endpoints(),
-    )
-    everything = (front_page(version(), endpoints), *endpoints)
-    return everything
-
-
-def admin_routes(parts: Parts) -> tuple[Route, ...]:
-    """The routes of administration."""
-    return (
-        *AuditRoutes(parts.audit).routes(),
-        *LedgerRoutes(parts.ledger, parts.catalog.price_of, wall_us).routes(),
-        *InvitationRoutes(parts.people).routes(),
-        *WalletRoutes(parts.wallets, parts.limiter, wall_us).routes(),
-        *ServerRoutes(parts.config, parts.catalog, parts.health.statuses).routes(),
-    )
 
 
 def _reporter(telemetry: Telemetry, access_log: AccessLog) -> Report:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+import itertools
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol, cast
 
 import msgspec
@@ -19,6 +20,7 @@ from adapters.types import (
     ModelCard,
     Relay,
     Reranker,
+    Served,
     Sessions,
     Tokenizer,
     Usage,
@@ -26,6 +28,8 @@ from adapters.types import (
 from gateway import errors
 from gateway.auth import Principal
 from gateway.config import ModelConfig, RouteConfig
+from gateway.config_limits import PriceConfig
+from gateway.config_providers import LOCAL
 
 MILLION = 1_000_000
 
@@ -69,8 +73,19 @@ def nano_usd(usd: str) -> int:
 
 
 def price_table(models: Iterable[ModelConfig | RouteConfig]) -> dict[str, Price]:
-    """The prices of the models and routes that have one. The version changes with any of them."""
-    prices = {model.name: model.price for model in models if model.price is not None}
+    """The prices of the models, by name, and of the targets of routes, by `price_place`. The version changes with any
+    of them."""
+    prices, routes = dict[str, PriceConfig](), list[RouteConfig]()
+    for model in models:
+        if isinstance(model, RouteConfig):
+            routes.append(model)
+        elif model.price is not None:
+            prices[model.name] = model.price
+    for route in routes:
+        for target in itertools.chain.from_iterable(route.groups):
+            price = prices.get(target.model) if target.provider == LOCAL else target.price
+            if price is not None:
+                prices[price_place(route.name, target.identity)] = price
     table = hashlib.sha256(msgspec.json.encode(sorted(prices.items()))).hexdigest()[:12]
     return {
         name: Price(
@@ -80,11 +95,30 @@ def price_table(models: Iterable[ModelConfig | RouteConfig]) -> dict[str, Price]
     }
 
 
+def price_place(route: str, identity: str) -> str:
+    """Where the price of a route's target stands in the table."""
+    return f"{route} {identity}"
+
+
+def dearest(prices: Iterable[Price | None]) -> Price | None:
+    """A price that none of these is above; None when one of them is not known."""
+    known = list(prices)
+    if None in known or not known:
+        return None
+    sure = [price for price in known if price is not None]
+    return Price(
+        max(price.input_nano for price in sure),
+        max(price.cached_nano for price in sure),
+        max(price.output_nano for price in sure),
+        table=sure[0].table,
+    )
+
+
 class Target:
     """A public name and what stands behind it; `created_s` is a Unix time, `price` None is not known (not free).
 
-    With a `lora` it is that adapter over the model whose public name is `parent`. A remote one is the `upstream_model`
-    of a `provider`.
+    With a `lora` it is that adapter over the model whose public name is `parent`. What a route leads to has `prices` of
+    its own, by identity; `price` is then the dearest.
     """
 
     def __init__(
@@ -97,12 +131,10 @@ class Target:
         lora: str | None = None,
         parent: str | None = None,
         price: Price | None = None,
-        provider: str = "local",
-        upstream_model: str | None = None,
+        prices: Mapping[str, Price | None] | None = None,
     ) -> None:
         self.name = name
-        self.provider = provider
-        self.upstream_model = upstream_model or name
+        self._prices = prices or {}
         self.price = price
         self.adapter = adapter
         self.aliases = aliases
@@ -128,6 +160,10 @@ class Target:
             message = f"Invalid value for 'lora': the model '{self.name}' is an adapter already; ask '{self.parent}'."
             raise InvalidRequest(message, param="lora")
         return replace(asked, loras=self._loras)
+
+    def price_at(self, served: Served) -> Price | None:
+        """The price at what served a request."""
+        return self._prices.get(served.target, self.price)
 
     @property
     def fingerprint(self) -> str:

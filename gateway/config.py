@@ -209,7 +209,7 @@ def _conflicts(config: Config) -> Iterator[tuple[str, str]]:
     """What no single type can say, as (path, problem)."""
     yield from _name_conflicts(config)
     yield from provider_conflicts(config.providers)
-    yield from route_conflicts(config.routes, config.providers)
+    yield from route_conflicts(config.routes, config.providers, {model.name for model in config.models})
     try:
         zone_of(config.limits.time_zone)
     except ValueError as error:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from typing import Annotated
+from collections.abc import Container, Iterable, Iterator
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from msgspec import Meta
@@ -18,6 +18,10 @@ from gateway.secret import ProviderKey, SecretUrl
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Text = Annotated[str, Meta(min_length=1, max_length=500, pattern=r"^[!-~]+\Z")]
 Words = Annotated[str, Meta(min_length=1, max_length=1000, pattern=r"^[ -~]+\Z")]
+
+Policy = Literal["weighted", "random", "priority", "least_busy", "fastest", "cheapest", "sticky", "overflow"]
+FallsThrough = Literal["context_length_exceeded", "content_filter"]
+LOCAL = "local"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 # Headers that only say who asks or switch a feature on. Whatever authorises or frames a request is set by us.
@@ -61,7 +65,10 @@ class ProviderConfig(Section, frozen=True, kw_only=True):
 
 
 class TargetConfig(Section, frozen=True, kw_only=True):
-    """A model of a provider as a route uses it. `capabilities` null: all that the provider has."""
+    """A model of a provider as a route uses it. `capabilities` null: all that the provider has.
+
+    With the provider `local` it is one of `models` by its name, which has its own price, context and kinds.
+    """
 
     provider: str
     model: Text
@@ -71,22 +78,27 @@ class TargetConfig(Section, frozen=True, kw_only=True):
     kinds: Annotated[tuple[Kind, ...], Meta(min_length=1)] = ("chat",)
     capabilities: tuple[Capability, ...] | None = None
 
+    @property
+    def identity(self) -> str:
+        """What it is called on all replicas."""
+        return f"{self.provider}/{self.model}"
+
 
 class RouteConfig(Section, frozen=True, kw_only=True):
-    """A public name, and the groups of targets behind it."""
+    """A public name, and the groups of targets behind it: `policy` balances inside a group, the next group is for when
+    one has failed. `attempts_max` bounds all tries of a request, `eta_s_max` the wait before it overflows."""
 
     name: ModelName
     aliases: tuple[ModelName, ...] = ()
     description: Annotated[str, Meta(max_length=500)] = ""
+    policy: Policy = "weighted"
+    attempts_max: Annotated[int, Meta(ge=1, le=10)] = 3
+    eta_s_max: Annotated[float, Meta(ge=0, le=3600)] = 5
+    falls_through: tuple[FallsThrough, ...] = ("context_length_exceeded",)
     groups: Annotated[
         tuple[Annotated[tuple[TargetConfig, ...], Meta(min_length=1, max_length=64)], ...],
         Meta(min_length=1, max_length=16),
     ]
-
-    @property
-    def price(self) -> PriceConfig | None:
-        """What it costs."""
-        return self.groups[0][0].price
 
 
 def provider_conflicts(providers: tuple[ProviderConfig, ...]) -> Iterator[tuple[str, str]]:
@@ -153,20 +165,33 @@ def _header_conflicts(one: ProviderConfig, where: str) -> Iterator[tuple[str, st
             )
 
 
-def route_conflicts(routes: tuple[RouteConfig, ...], providers: Iterable[ProviderConfig]) -> Iterator[tuple[str, str]]:
+def route_conflicts(
+    routes: tuple[RouteConfig, ...], providers: Iterable[ProviderConfig], models: Container[str]
+) -> Iterator[tuple[str, str]]:
     """What no single type can say, as (path, problem)."""
     kinds = {one.name: one.kind for one in providers}
     for i, route in enumerate(routes):
-        if sum(map(len, route.groups)) > 1:
-            yield f"routes[{i}].groups", "a route has one target so far"
+        seen: set[str] = set()
         for g, group in enumerate(route.groups):
             for t, target in enumerate(group):
                 where = f"routes[{i}].groups[{g}][{t}]"
-                if target.provider not in kinds:
-                    known = ", ".join(kinds) or "none is configured"
+                if target.identity in seen:
+                    yield where, f"the route has {target.identity} already"
+                seen.add(target.identity)
+                if target.provider == LOCAL:
+                    yield from _local_conflicts(target, where, models)
+                elif target.provider not in kinds:
+                    known = ", ".join((*kinds, LOCAL))
                     yield f"{where}.provider", f"there is no provider {target.provider!r}; known: {known}"
-                    continue
-                possible = PROVIDERS[kinds[target.provider]].kinds
-                for kind in target.kinds:
-                    if kind not in possible:
-                        yield f"{where}.kinds", f"a provider of kind {kinds[target.provider]} has no {kind}"
+                else:
+                    possible = PROVIDERS[kinds[target.provider]].kinds
+                    for kind in target.kinds:
+                        if kind not in possible:
+                            yield f"{where}.kinds", f"a provider of kind {kinds[target.provider]} has no {kind}"
+
+
+def _local_conflicts(target: TargetConfig, where: str, models: Container[str]) -> Iterator[tuple[str, str]]:
+    if target.model not in models:
+        yield f"{where}.model", f"none of models is called {target.model!r}"
+    if target.price is not None:
+        yield f"{where}.price", f"the price of {target.model!r} is set where it is configured"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from adapters.llama_cpp import LlamaCpp
 from adapters.llama_cpp.messages import SessionCounters
 from gateway.audit import Audit
 from gateway.ledger.store import Ledger
+from gateway.routing.standing import Standing
 from gateway.telemetry import Gauge
 
 if TYPE_CHECKING:
@@ -70,3 +71,16 @@ def of_ledger(ledger: Ledger) -> Iterator[Gauge]:
     yield "gateway_ledger_pending", (), ledger.pending
     yield "gateway_ledger_entries_total", (), ledger.written
     yield "gateway_outbox_bytes", (), ledger.waiting_bytes
+
+
+def of_standings(standings: Mapping[str, Standing], now_s: float) -> Iterator[Gauge]:
+    """How the targets of routes do. A breaker that is open counts 1, a half-open one a half."""
+    levels = {"closed": 0.0, "half_open": 0.5, "open": 1.0}
+    for identity, standing in standings.items():
+        labels = (identity,)
+        yield "gateway_target_breaker", labels, levels[standing.breaker.state(now_s)]
+        yield "gateway_target_running", labels, standing.running
+        yield "gateway_target_requests_total", labels, standing.requests
+        yield "gateway_target_failures_total", labels, standing.failures
+        if standing.first_output_s is not None:
+            yield "gateway_target_first_output_seconds", labels, standing.first_output_s

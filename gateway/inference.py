@@ -21,12 +21,12 @@ from adapters.types import (
     Finished,
     Inbound,
     Kind,
+    Outlet,
     Ranking,
     ReasoningDelta,
     Relay,
     Relayed,
     RerankRequest,
-    Sink,
     Started,
     TextDelta,
     ToolCallDelta,
@@ -92,6 +92,8 @@ class Record:
             self._counted += 1
         elif isinstance(event, Started):
             self._prompt = event
+            if event.served is not None:
+                self.meter.serve(event.served)
         elif isinstance(event, Finished):
             self.end("ok", event.usage, estimated=event.estimated)
 
@@ -255,7 +257,7 @@ class Passage:
         self._caller = caller
         self._record = record
 
-    async def run(self, sink: Sink) -> Relayed:
+    async def run(self, sink: Outlet) -> Relayed:
         """Pass it on. What it used is durable when this is done; the rest of the answer is still to be sent."""
         record = self._record
         record.sent(inbound_tokens(self._inbound.body) // TOKEN_BYTES)
@@ -274,8 +276,9 @@ class Passage:
 class Noted:
     """A sink that has a record of what goes through it."""
 
-    def __init__(self, sink: Sink, record: Record) -> None:
+    def __init__(self, sink: Outlet, record: Record) -> None:
         self.begin = sink.begin
+        self.serving = record.meter.serve
         self.when_drained = sink.when_drained
         self._write = sink.write
         self._passed = record.passed
@@ -353,6 +356,8 @@ class Inference:
         except BaseException as exc:
             record.fail(exc)
             raise
+        if encoded.served is not None:
+            record.meter.serve(encoded.served)
         record.end("ok", Usage(encoded.prompt_tokens))
         await durable(record.meter)
         return encoded, record.meter

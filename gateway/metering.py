@@ -22,6 +22,7 @@ from adapters.types import (
     NativePart,
     Part,
     RerankRequest,
+    Served,
     TextPart,
     Tokenizer,
     Usage,
@@ -56,8 +57,12 @@ OUTPUT_TOKENS = 8192
 class Meter:
     """One request's reservation. It ends exactly once, by plain calls that a cancelled task can still make."""
 
-    def __init__(self, metering: Metering, draft: Entry, reservation: Reservation | None, started_us: int) -> None:
+    def __init__(
+        self, metering: Metering, target: Target, draft: Entry, reservation: Reservation | None, started_us: int
+    ) -> None:
         self._metering = metering
+        self._target = target
+        self.served: Served | None = None
         self._draft = draft
         self._reservation = reservation
         self._started_us = started_us
@@ -74,6 +79,17 @@ class Meter:
         """How the tightest limits on requests and on tokens stand."""
         grant = self.grant
         return (None, None) if grant is None else (grant.requests_room, grant.tokens_room)
+
+    def serve(self, served: Served) -> None:
+        """Note which target of a route answers: it is charged at that one's price."""
+        self.served = served
+        self._draft = msgspec.structs.replace(
+            self._draft,
+            target=served.model,
+            provider=served.provider,
+            attempts=served.attempts,
+            price=self._target.price_at(served),
+        )
 
     def end(self, outcome: str, usage: Usage | None, *, estimated: bool, first_token_us: int | None = None) -> None:
         """Settle and record; `usage` None: nothing came of it and nothing is charged. Again: nothing."""
@@ -147,15 +163,15 @@ class Metering:
             team_id=principal.team_id,
             org_id=principal.org_id,
             model=target.name,
-            target=target.upstream_model,
-            provider=target.provider,
+            target=target.name,
+            provider="local",
             kind=kind,
             price=price,
         )
         reservation = await self._reserve(principal, target, draft.id, request, price)
         if self._ledger is not None:
             self._ledger.begin(draft)
-        return Meter(self, draft, reservation, started_us)
+        return Meter(self, target, draft, reservation, started_us)
 
     async def _reserve(
         self, principal: Principal, target: Target, identity: str, request: Request, price: Price | None
@@ -193,6 +209,12 @@ async def durable(meter: Meter) -> None:
     """Wait until the request's entry is durable. The entry is on its way whatever becomes of the waiting."""
     if meter.durable is not None and not meter.durable.done():
         await asyncio.shield(meter.durable)
+
+
+def forecast_nano(request: Request, price: Price, context_tokens: int | None) -> int:
+    """What a request costs at most at a price, for comparison with another one."""
+    need = need_of(request, context_tokens)
+    return price.input_cost_nano(need.input_tokens) + need.output_tokens * price.output_unit_nano(need.choices)
 
 
 def need_of(request: Request, context_tokens: int | None) -> Need:

@@ -6,6 +6,7 @@ from adapters.connection import Timeouts
 from adapters.remote import RemoteModel
 from adapters.upstream import UpstreamSettings
 from gateway.config import ProviderConfig, RouteConfig, TargetConfig
+from gateway.routing.router import RouteSettings
 
 
 def upstream_settings(provider: ProviderConfig) -> UpstreamSettings:
@@ -48,4 +49,14 @@ def remote_model(route: RouteConfig, target: TargetConfig) -> RemoteModel:
         context_tokens=target.context_tokens,
         description=route.description,
         capabilities=None if target.capabilities is None else frozenset(target.capabilities),
+    )
+
+
+def route_settings(route: RouteConfig) -> RouteSettings:
+    """How a route chooses."""
+    return RouteSettings(
+        policy=route.policy,
+        attempts_max=route.attempts_max,
+        eta_s_max=route.eta_s_max,
+        falls_through=frozenset(route.falls_through),
     )

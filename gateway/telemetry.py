@@ -79,6 +79,18 @@ METRICS: tuple[Metric, ...] = (
         "How often an issuer was asked for its keys since the start: ok, failed.",
         ("issuer", "outcome"),
     ),
+    Metric(
+        "gateway_target_breaker", "gauge", "1 while a target of routes rests, 0.5 while it is tried again.", ("target",)
+    ),
+    Metric("gateway_target_running", "gauge", "Requests that a target of routes works on.", ("target",)),
+    Metric("gateway_target_requests_total", "gauge", "Tries at a target of routes since the start.", ("target",)),
+    Metric("gateway_target_failures_total", "gauge", "Those of them that were its failures.", ("target",)),
+    Metric(
+        "gateway_target_first_output_seconds",
+        "gauge",
+        "Moving average of the time a target of routes takes to begin its answer.",
+        ("target",),
+    ),
     Metric("gateway_outbox_bytes", "gauge", "What waits on the local disk for the database to come back."),
     Metric("gateway_reservations", "gauge", "Running requests that hold a part of a limit."),
     Metric(

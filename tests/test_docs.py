@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from adapters.llama_cpp import tools
-from gateway import app, cli
+from gateway import cli
+from gateway.api import mount
 from gateway.telemetry import METRICS
 from tests.gateway.parts import parts
 
@@ -18,7 +19,7 @@ README = (ROOT / "README.md").read_text()
 
 
 def endpoints() -> list[str]:
-    routes = app.routes(parts())
+    routes = mount.routes(parts())
     return [f"{route.method} {re.sub(':path|:text', '', route.path)}" for route in routes]
 
 

@@ -210,6 +210,14 @@ def own_usage() -> dict[str, Any]:
     return thing(object={"const": "usage"}, key=TEXT, data=many(sums), budgets=many(budget))
 
 
+def decision() -> dict[str, Any]:
+    attempt = thing(target=TEXT, outcome=TEXT, waited_ms=NUMBER, took_ms=NUMBER)
+    reasons = {"type": "object", "additionalProperties": TEXT}
+    return thing(
+        id=TEXT, object={"const": "decision"}, route=TEXT, policy=TEXT, attempts=many(attempt), passed_over=reasons
+    )
+
+
 def cost() -> dict[str, Any]:
     return thing(object={"const": "cost"}, model=TEXT, cost_usd=TEXT, items=many(cost_item()), price_table=TEXT)
 

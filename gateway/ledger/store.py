@@ -303,11 +303,12 @@ class Ledger:
 
     async def reprice(self, price_of: Callable[[str], Price | None], wanted: Filter, at_us: int) -> tuple[int, int]:
         """Write a correction for each entry that its model's price of today would have cost something else; how many
-        were written, and the sum of the differences in nano-USD."""
+        were written, and the sum of the differences in nano-USD. `price_of` is asked for the model, and for the target
+        of a route as the table of prices has it."""
         count = difference_nano = 0
         found: list[Entry] = []
         async for entry in self.entries(wanted):
-            price = price_of(entry.model)
+            price = price_of(entry.model) or price_of(f"{entry.model} {entry.provider}/{entry.target}")
             if entry.status != "posted" or price is None:
                 continue
             sql = f"SELECT {','.join(COLUMNS)} FROM ledger WHERE corrects = $1 ORDER BY id"

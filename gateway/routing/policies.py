@@ -17,11 +17,12 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, get_args
+from typing import get_args
 
 import msgspec
 
-Policy = Literal["weighted", "random", "priority", "least_busy", "fastest", "cheapest", "sticky", "overflow"]
+from gateway.config_providers import Policy as Policy
+
 POLICIES: tuple[Policy, ...] = get_args(Policy)
 
 

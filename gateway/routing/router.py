@@ -18,55 +18,57 @@ import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Literal, Protocol, TypeVar
+from typing import Protocol, TypeVar, cast
 
 import msgspec
 from msgspec.structs import replace
 
 from adapters.errors import (
     AdapterError,
-    Busy,
-    EngineFailed,
     InvalidRequest,
-    ModelLoading,
     ModelUnavailable,
-    RateLimited,
-    Timeout,
-    Unavailable,
-    UpstreamFailed,
-    UpstreamRefused,
 )
 from adapters.types import (
     Caller,
     Chat,
     ChatRequest,
     CompletionRequest,
+    DialectName,
     Embedder,
     EmbeddingRequest,
     Embeddings,
     Event,
+    Inbound,
     Kind,
     ModelCard,
     Ranking,
+    Relay,
+    Relayed,
     Reranker,
     RerankRequest,
     Served,
     SessionAction,
     SessionInfo,
     Sessions,
+    Sink,
     Started,
     Tokenizer,
 )
+from gateway.config_providers import FallsThrough
 from gateway.routing.backoff import RetryBudget, delay_s
-from gateway.routing.breaker import Breaker
+from gateway.routing.decisions import Attempt, Decision
 from gateway.routing.policies import Candidate, Policy, Wish, order, turns
+from gateway.routing.standing import Standing, Visit, may_come_again, may_go_elsewhere
 
-Request = ChatRequest | CompletionRequest | EmbeddingRequest | RerankRequest
+Request = ChatRequest | CompletionRequest | EmbeddingRequest | RerankRequest | Inbound
 Unary = TypeVar("Unary", Embeddings, Ranking)
 T = TypeVar("T")
-FallsThrough = Literal["context_length_exceeded", "content_filter"]
 
-SMOOTHING = 0.2
+KINDS: Mapping[DialectName, Kind] = {
+    "openai_completions": "completion",
+    "openai_embeddings": "embedding",
+    "rerank": "rerank",
+}
 
 
 class Adapter(Chat, Embedder, Reranker, Tokenizer, Sessions, Protocol):
@@ -87,98 +89,19 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     cost_nano: Callable[[Request], int | None] = lambda request: None
 
 
+class RouterStatus(msgspec.Struct, frozen=True):
+    """A route serves as soon as one of its targets does."""
+
+    state: str
+    progress: float
+    reason: str | None = None
+
+
 class RouteSettings(msgspec.Struct, frozen=True, kw_only=True):
     policy: Policy = "weighted"
     attempts_max: int = 3
     eta_s_max: float = 5.0
     falls_through: frozenset[FallsThrough] = frozenset({"context_length_exceeded"})
-
-
-class Standing:
-    """How one target does. Routes that share a target share its standing."""
-
-    def __init__(self, breaker: Breaker) -> None:
-        self.breaker = breaker
-        self.running = 0
-        self.first_output_s: float | None = None
-        self.requests = 0
-        self.failures = 0
-
-    def learn(self, first_output_s: float) -> None:
-        known = self.first_output_s
-        self.first_output_s = first_output_s if known is None else known + SMOOTHING * (first_output_s - known)
-
-
-class Attempt(msgspec.Struct, frozen=True):
-    """One try. `outcome` is `ok` or an error's code, `waited_ms` the pause before it, `took_ms` how long it took until
-    its first event or its failure."""
-
-    target: str
-    outcome: str
-    waited_ms: float
-    took_ms: float
-
-
-class Decision(msgspec.Struct, frozen=True, kw_only=True):
-    """Why a request went where it did. `passed_over` says of each target that was not even tried why."""
-
-    request_id: str
-    tenant: str
-    route: str
-    policy: Policy
-    attempts: tuple[Attempt, ...]
-    passed_over: Mapping[str, str]
-
-
-class Visit:
-    """One request at one target, from the try to its end. It ends once."""
-
-    def __init__(self, standing: Standing, clock: Callable[[], float]) -> None:
-        self._standing = standing
-        self._clock = clock
-        self._ended = False
-        self.started_s = clock()
-        standing.running += 1
-        standing.requests += 1
-
-    def answered(self) -> None:
-        """Its first event has come."""
-        self._standing.learn(self._clock() - self.started_s)
-
-    def end(self, error: BaseException | None = None) -> None:
-        """`error` None: all went well. A cancellation is the client's own, and says nothing about the target."""
-        if self._ended:
-            return
-        self._ended = True
-        self._standing.running -= 1
-        breaker, now_s = self._standing.breaker, self._clock()
-        if error is None:
-            breaker.succeeded(now_s)
-        elif isinstance(error, AdapterError) and is_targets_fault(error):
-            self._standing.failures += 1
-            breaker.failed(now_s, error.retry_after_s if isinstance(error, RateLimited) else None)
-        else:
-            breaker.left()
-
-
-def is_targets_fault(error: AdapterError) -> bool:
-    """Whether an error says that the target is ill, and not that a request was wrong or a queue is full."""
-    if isinstance(error, InvalidRequest | ModelLoading):
-        return False
-    return isinstance(error, RateLimited) or not isinstance(error, Busy)
-
-
-def may_go_elsewhere(error: AdapterError) -> bool:
-    """Whether another target may do better."""
-    return isinstance(error, Busy | Unavailable | EngineFailed | UpstreamFailed | Timeout)
-
-
-def may_come_again(error: AdapterError) -> bool:
-    """Whether the same target may do better after a pause. What refuses our credentials will do so again, and whoever
-    waited out a deadline should not wait for another one."""
-    if isinstance(error, UpstreamRefused):
-        return error.status == 408 or error.status >= 500
-    return isinstance(error, RateLimited | EngineFailed | UpstreamFailed)
 
 
 class _Trip:
@@ -190,9 +113,29 @@ class _Trip:
         self.group = 0
         self.failed: dict[str, AdapterError] = {}
         self.passed_over: dict[str, str] = {}
+        self.refusal: InvalidRequest | None = None
         self.attempts: list[Attempt] = []
         self.pause_s = 0.0
         self.last: AdapterError | None = None
+        self.trying: Target
+        self.shown = False
+
+
+class _Watched:
+    """A sink that notes when something was shown to the client, after which nothing is tried again."""
+
+    def __init__(self, sink: Sink, served: Served, trip: _Trip) -> None:
+        self._sink = sink
+        self._served = served
+        self._trip = trip
+        self.write = sink.write
+        self.when_drained = sink.when_drained
+        self.serving = sink.serving
+
+    def begin(self, content_type: str) -> None:
+        self._trip.shown = True
+        self._sink.serving(self._served)
+        self._sink.begin(content_type)
 
 
 class Router:
@@ -237,6 +180,17 @@ class Router:
         context = None if None in contexts else max(one for one in contexts if one is not None)
         return replace(cards[0], context_tokens=context, kinds=kinds, vision=any(card.vision for card in cards))
 
+    def status(self) -> RouterStatus:
+        """The best of its targets'; one that does not say is ready."""
+        best: RouterStatus | None = None
+        for target in self.targets:
+            ask = getattr(target.adapter, "status", None)
+            found = RouterStatus("ready", 1.0) if ask is None else ask()
+            if best is None or (found.state == "ready", found.progress) > (best.state == "ready", best.progress):
+                best = RouterStatus(found.state, found.progress, found.reason)
+        assert best is not None, "a route has a target"
+        return best
+
     # What an adapter does
 
     def chat(self, request: ChatRequest, caller: Caller) -> AsyncIterator[Event]:
@@ -250,6 +204,28 @@ class Router:
 
     async def rerank(self, request: RerankRequest, caller: Caller) -> Ranking:
         return await self._unary("rerank", request, caller, lambda adapter: adapter.rerank(request, caller))
+
+    def takes(self, inbound: Inbound) -> bool:
+        """Whether every target can be passed the request as it came: which one it will be is not known yet."""
+        return all((relay := _relay(one.adapter)) is not None and relay.takes(inbound) for one in self.targets)
+
+    async def relay(self, inbound: Inbound, caller: Caller, sink: Sink) -> Relayed:
+        """As `Relay` says."""
+        trip = _Trip(inbound, caller)
+
+        async def work(adapter: Adapter) -> Relayed:
+            relay = _relay(adapter)
+            assert relay is not None, "the router takes only what all its targets do"
+            target, attempts = trip.trying, len(trip.attempts) + 1
+            served = Served(target.identity, target.provider, target.model, attempts)
+            relayed = await relay.relay(inbound, caller, _Watched(sink, served, trip))
+            if not trip.shown:
+                sink.serving(served)
+            return relayed
+
+        relayed, _, visit, _ = await self._try(KINDS.get(inbound.dialect, "chat"), trip, work)
+        visit.end()
+        return relayed
 
     async def tokenize(self, text: str, *, special: bool) -> list[int]:
         return await self._first().tokenize(text, special=special)
@@ -335,6 +311,7 @@ class Router:
         self, target: Target, trip: _Trip, work: Callable[[Adapter], Awaitable[T]]
     ) -> tuple[T, Visit] | None:
         """One try; None when it failed in a way that leaves others to be tried."""
+        trip.trying = target
         visit = Visit(self.standings[target.identity], self._clock)
         try:
             result = await work(target.adapter)
@@ -373,20 +350,23 @@ class Router:
         if target.identity in trip.failed:
             return False
         breaker = self.standings[target.identity].breaker
-        problem = self._problem(kind, trip.request, target)
-        if problem is None and not breaker.admits(now_s):
-            problem = f"its breaker is {breaker.state(now_s)}"
-        if problem is not None:
-            trip.passed_over[target.identity] = problem
-        return problem is None
+        refusal = self._refusal(kind, trip.request, target)
+        if refusal is not None:
+            trip.refusal = trip.refusal or refusal
+            trip.passed_over[target.identity] = refusal.message
+        elif not breaker.admits(now_s):
+            trip.passed_over[target.identity] = f"its breaker is {breaker.state(now_s)}"
+        else:
+            return True
+        return False
 
-    def _problem(self, kind: Kind, request: Request, target: Target) -> str | None:
+    def _refusal(self, kind: Kind, request: Request, target: Target) -> InvalidRequest | None:
         """What a target cannot do that the request needs."""
         if kind not in target.adapter.card.kinds:
-            return f"it has no {kind}"
+            return InvalidRequest(f"The model '{self.name}' has no {kind}.", param="model")
         refusal: Callable[[Request], InvalidRequest | None] | None = getattr(target.adapter, "refusal", None)
-        error = None if refusal is None else refusal(request)
-        return None if error is None else error.message
+        # What is passed on as it came was looked at before, and what is wrong with it is for its target to say.
+        return None if refusal is None or isinstance(request, Inbound) else refusal(request)
 
     def _chosen(self, fitting: list[Target], trip: _Trip, now_s: float) -> Target:
         caller = trip.caller
@@ -419,6 +399,8 @@ class Router:
     def _goes_on(self, target: Target, trip: _Trip, error: AdapterError) -> bool:
         """Whether the request is tried again after this failure, and where."""
         trip.last, trip.failed[target.identity], trip.pause_s = error, error, 0.0
+        if trip.shown:
+            return False
         if isinstance(error, InvalidRequest):
             # Everybody of the group would say the same; a later group may have a longer context or another opinion.
             trip.group += 1
@@ -443,9 +425,13 @@ class Router:
         if resting:
             message = f"All targets of '{self.name}' are resting after failures. Try again shortly."
             return ModelUnavailable(message, retry_after_s=max(min(resting), 1.0))
-        reason = next(iter(trip.passed_over.values()), "it has no targets")
-        message = f"No target of '{self.name}' can serve this request: {reason}"
-        return InvalidRequest(message if message.endswith(".") else f"{message}.", param="model")
+        assert trip.refusal is not None, "who does not rest and was not tried has refused"
+        return trip.refusal
+
+
+def _relay(adapter: Adapter) -> Relay | None:
+    """The adapter as one that is passed requests as they came, if it is one."""
+    return cast(Relay, adapter) if hasattr(adapter, "takes") else None
 
 
 async def _close(events: AsyncIterator[Event]) -> None:

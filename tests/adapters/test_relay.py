@@ -18,7 +18,7 @@ from adapters.errors import (
     UpstreamRefused,
 )
 from adapters.relay import Frames, Relaying
-from adapters.types import Caller, Inbound, Relayed, Usage
+from adapters.types import Caller, Inbound, Relayed, Served, Usage
 from adapters.upstream import Upstream as Provider
 from adapters.upstream import UpstreamSettings
 from gateway.secret import Secret
@@ -74,6 +74,10 @@ class Shown:
         self.outputs = 0
         self.pauses = 0
         self._slow = slow
+        self.served: list[Served] = []
+
+    def serving(self, served: Served) -> None:
+        self.served.append(served)
 
     def begin(self, content_type: str) -> None:
         assert self.begun is None

@@ -23,7 +23,7 @@ answers:
 """
 HELLO = "Hello! How can I help?"
 UPSTREAM = """
-models: [{name: theirs, script: canned.yaml}]
+models: [{name: theirs, script: canned.yaml}, {name: crowded, script: canned.yaml}]
 """
 FRONT = """
 providers:
@@ -35,6 +35,7 @@ routes:
     aliases: [gpt-4o]
     groups: [[{{provider: next, model: theirs, kinds: [chat, completion, embedding, rerank],
                price: {{input: "1", output: "1000"}}}}]]
+  - {{name: crowded, groups: [[{{provider: next, model: crowded}}]]}}
   - {{name: plain, groups: [[{{provider: next, model: theirs, capabilities: []}}]]}}
   - {{name: unknown, groups: [[{{provider: next, model: nothing}}]]}}
   - {{name: denied, groups: [[{{provider: wrong-key, model: theirs}}]]}}
@@ -125,7 +126,7 @@ def test_what_a_model_cannot_do_is_refused(sdk: openai.OpenAI) -> None:
 @pytest.mark.parametrize(
     ("model", "text", "status", "code"),
     [
-        ("far", "full", 429, "rate_limit_exceeded"),
+        ("crowded", "full", 429, "rate_limit_exceeded"),
         ("unknown", "hi", 502, "upstream_error"),
         ("denied", "hi", 502, "upstream_error"),
         ("away", "hi", 502, "upstream_error"),

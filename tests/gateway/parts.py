@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from gateway.api.health import Health
+from gateway.api.mount import Parts
 from gateway.api.people import PeopleParts
-from gateway.app import Parts
 from gateway.audit import Audit
 from gateway.auth.accounts import Accounts
 from gateway.auth.attempts import Attempts

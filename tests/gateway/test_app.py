@@ -17,7 +17,7 @@ import httpx
 import msgspec
 import pytest
 
-from gateway import app
+from gateway.api import mount
 from gateway.api.edge import Edge
 from gateway.api.health import Health
 from gateway.auth import Open
@@ -168,7 +168,7 @@ OIDC = ("GET /auth/v1/oidc/{provider}/start", "GET /auth/v1/oidc/{provider}/call
 
 
 def test_every_route_is_listed_with_its_permission() -> None:
-    routes = app.routes(parts())
+    routes = mount.routes(parts())
     public = {f"{route.method} {route.path}" for route in routes if route.permission == "public"}
     assert public == {
         "GET /",

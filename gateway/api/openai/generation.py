@@ -168,8 +168,11 @@ def _headers(stream: Stream, timings: Timings) -> dict[str, str]:
 
 
 def meter_headers(meter: Meter) -> dict[str, str]:
-    """How the caller's limits stand, and what the request cost once that is known."""
+    """How the caller's limits stand, who served the request, and what it cost once that is known."""
     headers = rate_headers(*meter.rooms)
+    if meter.served is not None:
+        headers["x-gateway-target"] = meter.served.target
+        headers["x-gateway-attempts"] = str(meter.served.attempts)
     if meter.cost_nano is not None:
         headers["x-gateway-cost-usd"] = usd(meter.cost_nano)
     return headers

@@ -11,7 +11,7 @@ import openapi_spec_validator
 import pytest
 
 from adapters.types import ModelCard
-from gateway import app
+from gateway.api import mount
 from gateway.api.docs import ASSETS
 from gateway.api.http import Endpoint
 from gateway.api.openapi import document
@@ -27,7 +27,7 @@ BODY = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 def routes() -> tuple[Endpoint, ...]:
     adapter = Scripted(card=ModelCard(context_tokens=99, kinds=("chat",), vision=True))
     adapter.sessions["s1"] = session("s1", "talk")
-    return app.routes(parts(Catalog([Target("m", adapter)])))
+    return mount.routes(parts(Catalog([Target("m", adapter)])))
 
 
 def test_the_document_is_valid_and_complete() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import pytest
 
@@ -19,15 +19,23 @@ from adapters.types import (
     EmbeddingRequest,
     Event,
     Finished,
+    Head,
+    Inbound,
     Message,
+    Relayed,
     RerankRequest,
+    Served,
+    Sink,
     Started,
     TextDelta,
+    Usage,
 )
 from gateway.routing.backoff import RetryBudget
 from gateway.routing.breaker import Breaker
+from gateway.routing.decisions import Decision
 from gateway.routing.policies import Policy
-from gateway.routing.router import Decision, Router, RouteSettings, Standing, Target
+from gateway.routing.router import Router, RouteSettings, Target
+from gateway.routing.standing import Standing
 
 REQUEST = ChatRequest("route", (Message("user", "hello"),))
 
@@ -369,3 +377,83 @@ def test_completions_and_tokens() -> None:
         assert await router.change_session("t", "k", "pin") is None
 
     run(test())
+
+
+class Passing(Scripted):
+    """Takes requests as they came; fails before or after something was shown, when it has to."""
+
+    def __init__(self, name: str, *, early: AdapterError | None = None, late: AdapterError | None = None) -> None:
+        super().__init__(name, Script(answers=(Answer(text="x"),)))
+        self.early, self.late = early, late
+
+    def takes(self, inbound: Inbound) -> bool:
+        return inbound.dialect == "openai_chat"
+
+    async def relay(self, inbound: Inbound, caller: Caller, sink: Sink) -> Relayed:
+        if self.early is not None:
+            raise self.early
+        if inbound.head.stream:
+            sink.begin("text/event-stream")
+            sink.write(self.name.encode(), 1)
+        if self.late is not None:
+            raise self.late
+        return Relayed(Finished(Usage(1, 1)), self.name.encode(), "application/json")
+
+
+class Shown:
+    """A sink that remembers all it was told, in order."""
+
+    def __init__(self) -> None:
+        self.told: list[object] = []
+
+    def serving(self, served: Served) -> None:
+        self.told.append((served.target, served.attempts))
+
+    def begin(self, content_type: str) -> None:
+        self.told.append(content_type)
+
+    def write(self, data: bytes, outputs: int) -> bool:
+        self.told.append(data)
+        return True
+
+    def when_drained(self, then: Callable[[], None]) -> None:
+        then()
+
+
+def passing(*targets: Scripted) -> Router:
+    group = [Target(identity=one.name, provider="p", model=one.name, adapter=one) for one in targets]
+    standings = {one.name: Standing(Breaker()) for one in targets}
+    return Router("route", [group], RouteSettings(policy="priority"), standings, RetryBudget())
+
+
+def inbound(*, stream: bool) -> Inbound:
+    return Inbound("openai_chat", b"{}", Head("route", stream=stream))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_is_passed_on_is_tried_elsewhere_while_nothing_was_shown(stream: bool) -> None:
+    async def test() -> None:
+        router, sink = passing(Passing("a", early=GONE), Passing("b")), Shown()
+        assert router.takes(inbound(stream=stream))
+        relayed = await router.relay(inbound(stream=stream), Caller("r", "t"), sink)
+        assert relayed.rest == b"b"
+        assert sink.told == [("b", 2), *(["text/event-stream", b"b"] if stream else [])]
+        assert router.standings["a"].failures == 1
+
+    run(test())
+
+
+def test_what_was_shown_is_not_tried_again() -> None:
+    async def test() -> None:
+        router, sink = passing(Passing("a", late=GONE), Passing("b")), Shown()
+        with pytest.raises(Unreachable):
+            await router.relay(inbound(stream=True), Caller("r", "t"), sink)
+        assert sink.told == [("a", 1), "text/event-stream", b"a"]
+        assert [one.running for one in router.standings.values()] == [0, 0]
+
+    run(test())
+
+
+def test_a_route_takes_what_all_its_targets_do() -> None:
+    assert not passing(Passing("a"), Scripted("b", Script(answers=(Answer(text="x"),)))).takes(inbound(stream=True))
+    assert not passing(Passing("a")).takes(Inbound("openai_completions", b"{}", Head("route")))

@@ -19,11 +19,11 @@ import pytest
 from msgspec.structs import replace
 from starlette.requests import Request
 
-from gateway import app
+from gateway.api import mount
 from gateway.api.admin.routes import Admin, Call, Route
 from gateway.api.edge import Edge
 from gateway.api.http import Endpoint, Response, json_response
-from gateway.app import Parts
+from gateway.api.mount import Parts
 from gateway.auth import Principal
 from gateway.auth.roles import PUBLIC, TABLE, Resource
 from gateway.config import LogConfig
@@ -66,11 +66,11 @@ NOBODYS: tuple[str, ...] = ()
 
 
 def everything() -> tuple[Endpoint, ...]:
-    return app.routes(parts())
+    return mount.routes(parts())
 
 
 ROUTES = {f"{one.method} {one.path}": one for one in everything()}
-ADMIN_ROUTES = {f"{one.method} {one.path}": one for one in app.admin_routes(parts())}
+ADMIN_ROUTES = {f"{one.method} {one.path}": one for one in mount.admin_routes(parts())}
 
 
 class Spied:
@@ -182,7 +182,7 @@ def test_whose_things_somebody_may_touch(name: str, tmp_path: Path) -> None:
     async def main() -> None:
         async with filled(tmp_path) as (database, filled_parts):
             things = await makers[0](database)
-            (route,) = (one for one in app.admin_routes(filled_parts) if f"{one.method} {one.path}" == name)
+            (route,) = (one for one in mount.admin_routes(filled_parts) if f"{one.method} {one.path}" == name)
             made = spied(route)
             for identity, resource in things.items():
                 for who in (*PEOPLE, "nobody"):

@@ -1,0 +1,92 @@
+"""Every route there is, over the parts that it is about."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from typing import NamedTuple
+
+from gateway.api import openai
+from gateway.api.admin.audit import AuditRoutes
+from gateway.api.admin.invitations import InvitationRoutes
+from gateway.api.admin.ledger import LedgerRoutes
+from gateway.api.admin.routes import Admin, Route
+from gateway.api.admin.server import ServerRoutes
+from gateway.api.admin.wallets import WalletRoutes
+from gateway.api.anthropic import Messages
+from gateway.api.cookies import Cookies
+from gateway.api.decisions import RouteDecisions
+from gateway.api.docs import DocsPage
+from gateway.api.health import Health, front_page
+from gateway.api.http import Endpoint
+from gateway.api.openapi import OpenApi
+from gateway.api.people import People, PeopleParts
+from gateway.api.providers import Providers
+from gateway.api.remote_images import RemoteImages
+from gateway.api.rerank import Rerank
+from gateway.api.sessions import KeptSessions
+from gateway.api.tokens import Tokens
+from gateway.api.usage import OwnUsage
+from gateway.audit import Audit
+from gateway.catalog import Catalog
+from gateway.config import Config
+from gateway.inference import Inference
+from gateway.ledger.store import Ledger
+from gateway.limits.limiter import Limiter, wall_us
+from gateway.limits.wallets import Wallets
+from gateway.routing.decisions import Decisions
+from gateway.sessions import Sessions
+
+
+def version() -> str:
+    return importlib.metadata.version("inference-gateway")
+
+
+class Parts(NamedTuple):
+    """What routes are about. Without keys there is no database, and nothing of what is kept in one."""
+
+    config: Config
+    catalog: Catalog
+    inference: Inference
+    health: Health
+    audit: Audit
+    limiter: Limiter
+    ledger: Ledger | None = None
+    wallets: Wallets | None = None
+    people: PeopleParts | None = None
+    decisions: Decisions = Decisions(0)
+
+
+def routes(parts: Parts) -> tuple[Endpoint, ...]:
+    """Every route there is, each with its permission."""
+    config, catalog, inference, audit = parts.config, parts.catalog, parts.inference, parts.audit
+    body_bytes_max, images = config.server.body_bytes_max, RemoteImages(config.images)
+    own = OwnUsage(catalog, parts.ledger, parts.limiter, audit, body_bytes_max)
+    people = People(parts.people, Cookies(config.auth.people.public_url), audit)
+    endpoints = (
+        *openai.endpoints(inference, catalog, images, body_bytes_max),
+        *Messages(inference, images, body_bytes_max).endpoints(),
+        *Rerank(inference, catalog, body_bytes_max).endpoints(),
+        *Tokens(inference, body_bytes_max).endpoints(),
+        *own.endpoints(),
+        *RouteDecisions(parts.decisions).endpoints(),
+        *KeptSessions(Sessions(catalog), audit, body_bytes_max).endpoints(),
+        *Admin(audit, body_bytes_max).endpoints(admin_routes(parts)),
+        *people.endpoints(),
+        *Providers(people).endpoints(),
+        *parts.health.endpoints(),
+        *OpenApi(version(), lambda: everything).endpoints(),
+        *DocsPage().endpoints(),
+    )
+    everything = (front_page(version(), endpoints), *endpoints)
+    return everything
+
+
+def admin_routes(parts: Parts) -> tuple[Route, ...]:
+    """The routes of administration."""
+    return (
+        *AuditRoutes(parts.audit).routes(),
+        *LedgerRoutes(parts.ledger, parts.catalog.price_of, wall_us).routes(),
+        *InvitationRoutes(parts.people).routes(),
+        *WalletRoutes(parts.wallets, parts.limiter, wall_us).routes(),
+        *ServerRoutes(parts.config, parts.catalog, parts.health.statuses).routes(),
+    )

@@ -1,0 +1,87 @@
+"""How each target does, and what a failure says about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from adapters.errors import (
+    AdapterError,
+    Busy,
+    EngineFailed,
+    InvalidRequest,
+    ModelLoading,
+    RateLimited,
+    Timeout,
+    Unavailable,
+    UpstreamFailed,
+    UpstreamRefused,
+)
+from gateway.routing.breaker import Breaker
+
+SMOOTHING = 0.2
+
+
+class Standing:
+    """How one target does. Routes that share a target share its standing."""
+
+    def __init__(self, breaker: Breaker) -> None:
+        self.breaker = breaker
+        self.running = 0
+        self.first_output_s: float | None = None
+        self.requests = 0
+        self.failures = 0
+
+    def learn(self, first_output_s: float) -> None:
+        known = self.first_output_s
+        self.first_output_s = first_output_s if known is None else known + SMOOTHING * (first_output_s - known)
+
+
+class Visit:
+    """One request at one target, from the try to its end. It ends once."""
+
+    def __init__(self, standing: Standing, clock: Callable[[], float]) -> None:
+        self._standing = standing
+        self._clock = clock
+        self._ended = False
+        self.started_s = clock()
+        standing.running += 1
+        standing.requests += 1
+
+    def answered(self) -> None:
+        """Its first event has come."""
+        self._standing.learn(self._clock() - self.started_s)
+
+    def end(self, error: BaseException | None = None) -> None:
+        """`error` None: all went well. A cancellation is the client's own, and says nothing about the target."""
+        if self._ended:
+            return
+        self._ended = True
+        self._standing.running -= 1
+        breaker, now_s = self._standing.breaker, self._clock()
+        if error is None:
+            breaker.succeeded(now_s)
+        elif isinstance(error, AdapterError) and is_targets_fault(error):
+            self._standing.failures += 1
+            breaker.failed(now_s, error.retry_after_s if isinstance(error, RateLimited) else None)
+        else:
+            breaker.left()
+
+
+def is_targets_fault(error: AdapterError) -> bool:
+    """Whether an error says that the target is ill, and not that a request was wrong or a queue is full."""
+    if isinstance(error, InvalidRequest | ModelLoading):
+        return False
+    return isinstance(error, RateLimited) or not isinstance(error, Busy)
+
+
+def may_go_elsewhere(error: AdapterError) -> bool:
+    """Whether another target may do better."""
+    return isinstance(error, Busy | Unavailable | EngineFailed | UpstreamFailed | Timeout)
+
+
+def may_come_again(error: AdapterError) -> bool:
+    """Whether the same target may do better after a pause. What refuses our credentials will do so again, and whoever
+    waited out a deadline should not wait for another one."""
+    if isinstance(error, UpstreamRefused):
+        return error.status == 408 or error.status >= 500
+    return isinstance(error, RateLimited | EngineFailed | UpstreamFailed)
