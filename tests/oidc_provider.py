@@ -28,19 +28,20 @@ SYMMETRIC = [{"type": "OCT", "use": ["enc"], "kid": "enc"}, {"type": "OCT", "use
 
 class Provider:
     """`with Provider() as provider:` serves it at `provider.url`, with nobody known yet, for the gateway that is told
-    to come back to `redirect_uri`."""
+    to come back to `redirect_uri`. It keeps its signing keys when it is stopped and started."""
 
     def __init__(self) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.redirect_uri = ""
+        self._directory = tempfile.TemporaryDirectory(prefix="gateway-oidc-")
 
     def __enter__(self) -> Provider:
         self.start()
         return self
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "tests.oidc_provider", str(self.port), self.redirect_uri]
+        command = [sys.executable, "-m", "tests.oidc_provider", str(self.port), self.redirect_uri, self._directory.name]
         self._process = subprocess.Popen(command)
         deadline = time.monotonic() + START_S_MAX
         while True:
@@ -56,7 +57,11 @@ class Provider:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
         self.stop()
+        self._directory.cleanup()
 
     def stop(self) -> None:
         self._process.kill()
@@ -77,7 +82,12 @@ def configuration(url: str, directory: str) -> dict[str, Any]:
         "issuer": url,
         "httpc_params": {"timeout": 1},
         "preference": {"subject_types_supported": ["public"]},
-        "key_conf": {"key_defs": keys, "uri_path": "jwks.json"},
+        "key_conf": {
+            "key_defs": keys,
+            "uri_path": "jwks.json",
+            "private_path": f"{directory}/keys.json",
+            "read_only": False,
+        },
         "token_handler_args": {
             "key_conf": {"key_defs": SYMMETRIC},
             "code": {"lifetime": 600, "kwargs": code},
@@ -192,5 +202,4 @@ def serve(port: int, redirect_uri: str, directory: str) -> None:
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as scratch:
-        serve(int(sys.argv[1]), sys.argv[2], scratch)
+    serve(int(sys.argv[1]), sys.argv[2], sys.argv[3])

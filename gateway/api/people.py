@@ -6,7 +6,7 @@ account takes such a log-in; an API key cannot do it, so that one that is lost d
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, NamedTuple, TypeVar
 
 import msgspec
@@ -279,7 +279,7 @@ class People:
         found = await kept(self.parts).sessions.list(person_of(request))
         current = getattr(request.state, "login", None)
         data = [shown_login(one, current) for one in found]
-        return json_response(encode({"object": "list", "data": data, "has_more": False, "next_cursor": None}))
+        return listed(data)
 
     async def end_one(self, request: Request) -> Response:
         session, identity = login_of(request), request.path_params["id"]
@@ -297,6 +297,12 @@ class People:
     async def _body(self, request: Request, kind: type[T]) -> T:
         self.cookies.check_origin(request.scope, strict=False)
         return decoder(kind)(await read_json_body(request, BODY_BYTES_MAX))
+
+
+def listed(data: Sequence[msgspec.Struct]) -> Answer:
+    """A whole list, for its owner's eyes."""
+    body = {"object": "list", "data": data, "has_more": False, "next_cursor": None}
+    return json_response(encode(body), headers={"cache-control": "no-store"})
 
 
 def shown_login(session: BrowserSession, current: BrowserSession | None) -> LoginShown:

@@ -12,7 +12,7 @@ from gateway.api.admin.routes import Moment, encode, kept
 from gateway.api.cookies import local_path
 from gateway.api.http import Answer, Doc, Endpoint, Response, encode_headers, event_of, json_response
 from gateway.api.log_ins import login_of, person_of
-from gateway.api.people import LoggedOut, People
+from gateway.api.people import LoggedOut, People, listed
 from gateway.auth.accounts import Entered, Visit
 from gateway.auth.attempts import PROVIDER_ADDRESS, origin_of
 from gateway.auth.identities import Change
@@ -174,7 +174,7 @@ class Providers:
             )
             for one in await parts.identities.of_user(person_of(request))
         ]
-        return json_response(encode({"object": "list", "data": data, "has_more": False, "next_cursor": None}))
+        return listed(data)
 
     async def unlink(self, request: Request) -> Response:
         session, provider = login_of(request), self._provider(request)

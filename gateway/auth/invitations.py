@@ -13,6 +13,8 @@ import msgspec
 
 from gateway import errors
 from gateway.auth import Role
+from gateway.auth.records import Key, User, find
+from gateway.auth.roles import RANKS
 from gateway.auth.users import check_email
 from gateway.state.database import Database, Statements
 
@@ -118,13 +120,26 @@ class Invitations:
         return msgspec.convert(rows[0], Invitation) if rows else None
 
     async def use(self, inside: Statements, invitation: Invitation) -> None:
-        """Take an invitation, which only one can; raises `invalid_value` for the others."""
+        """Take an invitation, which only one can, and only while whoever gave it could still do so; raises
+        `invalid_value` otherwise."""
+        if not await _stands(inside, invitation):
+            raise unknown()
         sql = "UPDATE invitations SET used_us = $1 WHERE id = $2 AND used_us IS NULL AND expires_us > $1"
         if not await inside.execute(sql, self._now_us(), invitation.id):
             raise unknown()
 
     def _digest(self, token: str) -> str:
         return hmac.new(self._pepper, f"invitation:{token}".encode(), hashlib.sha256).hexdigest()
+
+
+async def _stands(inside: Statements, invitation: Invitation) -> bool:
+    """Whether the inviter still has the rights: who is shown the door must not come back by an invitation."""
+    user = await find(inside, "users", User, id=invitation.inviter)
+    if user is not None:
+        ranks = user.org_id == invitation.org_id and RANKS[user.role] >= RANKS[invitation.role]
+        return user.disabled_us is None and (user.admin or ranks)
+    key = await find(inside, "keys", Key, id=invitation.inviter)
+    return key is None or key.revoked_us is None
 
 
 def unknown() -> errors.GatewayError:

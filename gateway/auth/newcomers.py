@@ -46,7 +46,9 @@ class Newcomers:
         return Place(org.id, self._config.role)
 
     async def admit(self, inside: Statements, email: str, name: str, place: Place) -> User:
-        """A new user; raises `conflict` when the address has one."""
+        """A new user; raises `conflict` when the address has one, `permission_denied` when the place is closed."""
+        if place.org_id is not None:
+            _check_open(await find(inside, "orgs", Org, id=place.org_id))
         now_us = self._directory.now_us()
         identity, org_id = new_id("user"), place.org_id or new_id("org")
         # A wallet pays for all that somebody can do with what they are given: of an organisation of their own that is
@@ -86,8 +88,7 @@ class Newcomers:
             await insert(inside, "orgs", org)
             sql = "INSERT INTO org_sources (source, name, org_id) VALUES ($1, $2, $3)"
             await inside.execute(sql, source, named, org.id)
-        if org.archived_us is not None:
-            raise errors.error("permission_denied", "The organisation is closed.")
+        _check_open(org)
         return org
 
     async def known_org(self, inside: Statements, source: str, named: str) -> Org | None:
@@ -96,6 +97,11 @@ class Newcomers:
             return await find(inside, "orgs", Org, id=named)
         rows = await inside.query("SELECT org_id FROM org_sources WHERE source = $1 AND name = $2", source, named)
         return await find(inside, "orgs", Org, id=rows[0]["org_id"]) if rows else None
+
+
+def _check_open(org: Org | None) -> None:
+    if org is None or org.archived_us is not None:
+        raise errors.error("permission_denied", "The organisation is closed.")
 
 
 def taken() -> errors.GatewayError:

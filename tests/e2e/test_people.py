@@ -32,7 +32,7 @@ GROUPS = [{"group": "admins", "role": "admin"}, {"group": "research", "team": "R
 def provider() -> Iterator[Provider]:
     provider = Provider()
     yield provider
-    provider.stop()
+    provider.close()
 
 
 @pytest.fixture(scope="module")

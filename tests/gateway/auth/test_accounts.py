@@ -198,12 +198,12 @@ def test_what_nobody_can_sign_up_with(tmp_path: Path, email: str, password: str,
 
 def test_signing_up_takes_an_invitation_unless_it_is_open(tmp_path: Path) -> None:
     async def off(world: World) -> None:
-        await world.make_user("owner@example.test")
+        await world.make_user("owner@example.test", role="owner")
         _, token = await world.invitations.create(EMAIL, "org_a", "member", "user_owner")
         assert (await world.refused(world.sign_up(token=token))).code == "permission_denied"
 
     async def invited(world: World) -> None:
-        await world.make_user("owner@example.test")
+        await world.make_user("owner@example.test", role="owner")
         assert (await world.refused(world.sign_up())).code == "permission_denied"
         invitation, token = await world.invitations.create("Alice@example.test", "org_a", "admin", "user_owner")
         assert await world.invitations.list("org_a") == [invitation]
@@ -221,7 +221,7 @@ def test_signing_up_takes_an_invitation_unless_it_is_open(tmp_path: Path) -> Non
 
 def test_an_invitation_ends(tmp_path: Path) -> None:
     async def work(world: World) -> None:
-        await world.make_user("owner@example.test")
+        await world.make_user("owner@example.test", role="owner")
         _, late = await world.invitations.create(EMAIL, "org_a", "member", "user_owner")
         world.clock.seconds += LIFETIME_S
         assert (await world.refused(world.sign_up(token=late))).param == "invitation"
@@ -230,6 +230,26 @@ def test_an_invitation_ends(tmp_path: Path) -> None:
         assert (await world.refused(world.sign_up(token=first))).param == "invitation"
         assert await world.invitations.withdraw(second.id) and not await world.invitations.withdraw(second.id)
         assert (await world.refused(world.sign_up(token=token))).param == "invitation"
+
+    run(tmp_path, work, PeopleConfig(signup="invited"))
+
+
+def test_an_invitation_stands_while_its_inviter_could_give_it(tmp_path: Path) -> None:
+    async def work(world: World) -> None:
+        boss = await world.make_user("boss@example.test", role="owner")
+        for change in ({"disabled_us": 5}, {"role": "member"}, {"org_id": "org_b"}):
+            _, token = await world.invitations.create(EMAIL, "org_a", "admin", boss.id)
+            await world.change(boss, "users", **change)
+            assert (await world.refused(world.sign_up(token=token))).param == "invitation"
+            await world.change(boss, "users")
+            world.clock.seconds += 3600
+        org = await find(world.database, "orgs", Org, id="org_a")
+        assert org is not None
+        _, token = await world.invitations.create(EMAIL, "org_a", "admin", boss.id)
+        await world.change(org, "orgs", archived_us=5)
+        assert (await world.refused(world.sign_up(token=token))).code == "permission_denied"
+        await world.change(org, "orgs")
+        assert (await world.sign_up(token=token)).user.role == "admin"
 
     run(tmp_path, work, PeopleConfig(signup="invited"))
 

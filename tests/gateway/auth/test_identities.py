@@ -147,7 +147,7 @@ def test_who_is_disabled_stays_out(tmp_path: Path) -> None:
 
 def test_an_invited_address_comes_into_its_organisation(tmp_path: Path) -> None:
     async def work(world: World) -> None:
-        await world.make_user("owner@example.test")
+        await world.make_user("owner@example.test", role="owner")
         invitation, token = await world.invitations.create(EMAIL, "org_a", "admin", "user_owner")
         user, _ = await arrive(world, NEW, login(provision=False))
         assert (user.org_id, user.role) == ("org_a", "admin")
