@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import secrets
 import socket
 import sys
 import tempfile
@@ -61,6 +62,7 @@ from gateway.inference import Inference
 from gateway.ledger.store import Ledger
 from gateway.limits import rest
 from gateway.limits.limiter import Balance, Limiter, LocalCounters, steady_us, wall_us
+from gateway.limits.orphans import NAME_CHARS, Orphans
 from gateway.limits.shared import SharedCounters
 from gateway.limits.wallets import Wallets, money_epoch
 from gateway.logs import AccessLog
@@ -154,13 +156,14 @@ async def opened(config: Config) -> AsyncIterator[Gateway]:
         telemetry.gauge_source(lambda: gauges.of_models(models))
         telemetry.gauge_source(lambda: [("gateway_connections", (), len(wheel.connections))])
         catalog = build_catalog(config, adapters, routers)
-        limiter, ledger = await _open_money(config, database, shared, telemetry, stack)
+        process = secrets.token_hex(NAME_CHARS // 2)
+        limiter, ledger = await _open_money(config, database, shared, telemetry, stack, process)
         if database is not None:
             retention = Retention(database, audit, config.state.retention)
             retention.start()
             stack.push_async_callback(retention.close)
         idempotent = await _open_idempotent(config, database, ledger, stack)
-        inference = Inference(catalog, telemetry, Metering(limiter, ledger, telemetry))
+        inference = Inference(catalog, telemetry, Metering(limiter, ledger, telemetry, process=process))
         health = Health(
             telemetry, lambda: {one.name: one.status() for one in (*adapters, *routers)}, lambda: wheel.draining
         )
@@ -202,9 +205,15 @@ async def _open_database(config: Config, stack: AsyncExitStack) -> Database | No
 
 
 async def _open_money(
-    config: Config, database: Database | None, shared: SharedState, telemetry: Telemetry, stack: AsyncExitStack
+    config: Config,
+    database: Database | None,
+    shared: SharedState,
+    telemetry: Telemetry,
+    stack: AsyncExitStack,
+    process: str,
 ) -> tuple[Limiter, Ledger | None]:
-    """Limits and the ledger. Without a database usage is not recorded, and budgets begin at zero with each start."""
+    """Limits and the ledger. Without a database usage is not recorded, and budgets begin at zero with each start.
+    `process` names this process to those that share its counters."""
 
     async def nothing(accounts: Sequence[str]) -> dict[str, Balance]:
         return {}
@@ -216,8 +225,6 @@ async def _open_money(
         folder = Path(config.data_dir) / "outbox"
         outbox = Outbox(folder)  # It locks the folder, the journal's too.
         ledger = Ledger(database, outbox, Journal(folder / "running.journal"))
-        await ledger.start()
-        stack.push_async_callback(ledger.close)
         telemetry.gauge_source(partial(gauges.of_ledger, ledger))
     counters: SharedCounters | LocalCounters
     if config.state.redis is None:
@@ -227,7 +234,14 @@ async def _open_money(
             rest.recall(counters.book, saved, boot)
             stack.callback(rest.save, counters.book, saved, boot)
     else:
-        counters = SharedCounters(shared, config.state.replicas, steady_us)
+        orphans = None if ledger is None else Orphans(shared, process, ledger.charges)
+        counters = SharedCounters(shared, config.state.replicas, steady_us, orphans=orphans)
+        if ledger is not None:
+            ledger.returned = counters.adopt
+    if ledger is not None:
+        await ledger.start()
+        stack.push_async_callback(ledger.close)
+    if isinstance(counters, SharedCounters):
         counters.start()
         stack.push_async_callback(counters.close)
     telemetry.gauge_source(lambda: [("gateway_reservations", (), counters.holds)])

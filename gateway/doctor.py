@@ -9,9 +9,10 @@ import sqlite3
 import stat
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -19,18 +20,21 @@ from gateway import audit
 from gateway.auth.key_text import PEPPER_NAME, PepperError, load_pepper
 from gateway.auth.keyring import count_keys
 from gateway.auth.keys import Keys
+from gateway.canary import sing
 from gateway.config import Config
 from gateway.ledger.store import Ledger
+from gateway.limits.limiter import Counters, LocalCounters, steady_us
+from gateway.limits.shared import SharedCounters
 from gateway.limits.wallets import Wallets
 from gateway.logs import escape
 from gateway.model_files import describe, size
 from gateway.state import migrate
-from gateway.state.database import Database, DatabaseError
+from gateway.state.database import Database, DatabaseError, Statements
 from gateway.state.postgres import Postgres
 from gateway.state.redis import server_facts
 from gateway.state.shared import SharedStateError
 from gateway.state.sqlite import FILE_NAME, Sqlite, integrity_problems, wal_is_safe
-from gateway.stores import open_database
+from gateway.stores import open_database, open_shared
 
 LIBRARY_TIMEOUT_S = 60
 FREE_BYTES_WARN = 1 << 30
@@ -42,6 +46,9 @@ _LOAD_LIBRARY = """
 import llama_cpp
 print(llama_cpp.__version__, llama_cpp.llama_print_system_info().decode())
 """
+
+
+T = TypeVar("T")
 
 
 class Check(msgspec.Struct, frozen=True):
@@ -197,17 +204,50 @@ async def _examine_database(config: Config) -> list[Check]:
         await keys.open()
         count = await count_keys(database)
         checks += [Check("ok", "migrations", "all applied"), Check("ok", "keys", f"{count} not revoked")]
-        return [*checks, await _examine_money(database), await _examine_audit(database)]
+        money = [await _examine_money(database), await _send_canary(config, database)]
+        return [*checks, *money, await _examine_audit(database)]
     finally:
         await database.close()
 
 
-async def _examine_money(database: Database) -> Check:
-    """Every balance derived anew from the entries and transfers it sums up."""
-    problems = await Ledger(database).problems() + await Wallets(database).problems()
+class _Still:
+    """A moment of a database as a database, to be read from while others go on writing."""
+
+    def __init__(self, moment: Statements) -> None:
+        self.query = moment.query
+        self.execute = moment.execute
+
+    def transaction(self, *, concurrent: bool = False) -> AbstractAsyncContextManager[Statements]:
+        raise AssertionError("nobody writes into the past")
+
+    async def run(self, work: Callable[[Statements], Coroutine[Any, Any, T]]) -> T:
+        raise AssertionError("nobody writes into the past")
+
+    async def close(self) -> None: ...
+
+
+async def _examine_money(database: Sqlite | Postgres) -> Check:
+    """Every balance derived anew from the entries and transfers it sums up, all as of one moment."""
+    async with database.snapshot() as moment:
+        problems = await Ledger(_Still(moment)).problems() + await Wallets(_Still(moment)).problems()
     if problems:
         return Check("fail", "money", f"{problems[0]} ({len(problems)} in all)")
     return Check("ok", "money", "every balance is the sum of its entries")
+
+
+async def _send_canary(config: Config, database: Database) -> Check:
+    """A key whose budget is zero asks for an answer."""
+    shared = await open_shared(config)
+    try:
+        counters: Counters = LocalCounters()
+        if config.state.redis is not None:
+            counters = SharedCounters(shared, config.state.replicas, steady_us, grace_s=0)
+        problem = await sing(config.limits, counters, database)
+    except SharedStateError as error:
+        problem = str(error)
+    finally:
+        await shared.close()
+    return Check("fail", "canary", problem) if problem else Check("ok", "canary", "a key without a budget is refused")
 
 
 async def _examine_audit(database: Database) -> Check:

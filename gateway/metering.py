@@ -127,7 +127,7 @@ class Meter:
 class Metering:
     """Makes meters. Without a ledger nothing is recorded; without limits nothing is refused.
 
-    `now_us` is the wall clock, `steady_us` one that is never set.
+    `now_us` is the wall clock, `steady_us` one that is never set. The ids of all reservations begin with `process`.
     """
 
     def __init__(
@@ -138,7 +138,9 @@ class Metering:
         *,
         now_us: Callable[[], int] = wall_us,
         steady_us: Callable[[], int] = steady_us,
+        process: str = "",
     ) -> None:
+        self._process = process
         self._limiter = limiter
         self._ledger = ledger
         self._telemetry = telemetry
@@ -152,7 +154,7 @@ class Metering:
         started_us = self.steady_us()
         price = target.price
         draft = Entry(
-            id=os.urandom(12).hex(),
+            id=self._process + os.urandom(7).hex(),
             request_id=request_id,
             at_us=self._now_us(),
             status="voided",

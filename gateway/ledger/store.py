@@ -14,9 +14,10 @@ from msgspec.structs import replace
 
 from gateway import errors
 from gateway.catalog import Price
-from gateway.ledger import Batch, Entry, Sums, correction, fold
+from gateway.ledger import HOUR_US, Batch, Entry, Sums, correction, fold
 from gateway.ledger.retention import dropped_sums
 from gateway.limits.limiter import wall_us
+from gateway.limits.orphans import Charge
 from gateway.limits.wallets import places, post
 from gateway.limits.windows import slot_is_over
 from gateway.state.database import Database, DatabaseUnavailable, Row, Statements, Value
@@ -26,6 +27,8 @@ from gateway.state.outbox import Outbox, OutboxError
 GROUP_MAX = 400
 PENDING_MAX = 20_000
 RETRY_S = 0.5
+# No request runs longer than this.
+LONGEST_US = 2 * HOUR_US
 PAGE = 1000
 COLUMNS = Entry.__struct_fields__
 _PRICE, _ACCOUNTS = COLUMNS.index("price"), COLUMNS.index("accounts")
@@ -59,7 +62,7 @@ class Ledger:
 
     While the database is away they go to the outbox, and from there to the database when it is back. Without an outbox,
     or when that is full too, they wait in memory and whoever waits for them with them; `full` then says that no more
-    requests should be let in.
+    requests should be let in. `returned` is told what came out of the outbox.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class Ledger:
         *,
         retry_s: float = RETRY_S,
     ) -> None:
+        self.returned: Callable[[Sequence[Charge]], None] = lambda charges: None
         self._retry_s = retry_s
         self._journal = journal
         self._database = database
@@ -77,6 +81,7 @@ class Ledger:
         self._outbox_turn = asyncio.Lock()
         self._emptying: asyncio.Task[None] | None = None
         self._away = False
+        self._stuck = False
         self._pending: deque[tuple[Entry, asyncio.Future[None]]] = deque()
         self._more = asyncio.Event()
         self._writer: asyncio.Task[None] | None = None
@@ -140,7 +145,8 @@ class Ledger:
 
     @property
     def full(self) -> bool:
-        return len(self._pending) >= PENDING_MAX
+        """Whether nothing can be recorded now, neither in the database nor in the outbox, or too much waits for it."""
+        return self._stuck or len(self._pending) >= PENDING_MAX
 
     def add(self, entry: Entry) -> asyncio.Future[None]:
         """Record an entry; a plain call. The future is done once it is durable; shield it, others may wait for it."""
@@ -158,7 +164,9 @@ class Ledger:
             group = [self._pending[i] for i in range(min(len(self._pending), GROUP_MAX))]
             try:
                 await self._keep([entry for entry, _ in group])
+                self._stuck = False
             except (DatabaseUnavailable, OutboxError) as error:
+                self._stuck = True
                 log.error("%d entries of the ledger cannot be written yet: %s", len(self._pending), error)
                 if self._closing:
                     return
@@ -224,8 +232,10 @@ class Ledger:
                 return
             entries = [msgspec.json.decode(record, type=Entry) for record in segment.records]
             for start in range(0, len(entries), GROUP_MAX):
-                await self.commit(entries[start : start + GROUP_MAX])
+                some = entries[start : start + GROUP_MAX]
+                await self.commit(some)
                 self._away = False
+                self.returned([Charge(entry.id, entry.accounts, entry.charged_nano) for entry in some])
             async with self._outbox_turn:
                 await asyncio.to_thread(self._outbox.remove, segment)
 
@@ -285,6 +295,25 @@ class Ledger:
             if len(rows) < PAGE:
                 return
             after = int(str(rows[-1]["at_us"])), str(rows[-1]["id"])
+
+    async def charges(self, prefix: str, since_us: int) -> list[Charge]:
+        """What the requests whose ids begin with `prefix`, and which ended after `since_us`, took from accounts."""
+        rows = await self._database.query(
+            "SELECT id, accounts, charged_nano FROM ledger "
+            "WHERE id >= $1 AND id < $2 AND at_us >= $3 AND at_us + latency_us >= $4",
+            prefix,
+            f"{prefix}~",
+            since_us - LONGEST_US,
+            since_us,
+        )
+        return [
+            Charge(
+                str(row["id"]),
+                msgspec.json.decode(str(row["accounts"]), type=tuple[str, ...]),
+                int(str(row["charged_nano"])),
+            )
+            for row in rows
+        ]
 
     async def summary(self, by: Sequence[GroupBy], wanted: Filter) -> list[Row]:
         """Sums by time and dimension, from whole hours. `hour_us` is the first hour of a day or month (UTC)."""

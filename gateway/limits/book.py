@@ -12,7 +12,7 @@ or account, and a late settle lands in the one that held it. Each slot of a budg
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal
 
 import msgspec
@@ -182,21 +182,62 @@ class Book:
         """Hold the worst case of a request in all its scopes, or say what is in the way and change nothing."""
         if ask.id in self._holds:
             raise ValueError("a request is admitted once")
-        self._now_us = max(self._now_us, ask.now_us)
-        self._wall_us = ask.wall_us
+        self._see(ask)
         missing = tuple(budget.account for budget in ask.budgets if budget.account not in self._accounts)
         if missing:
             return Missing(missing)
         windows = [self._window(rate) for rate in ask.rates]
         for budget in ask.budgets:
             self._accounts[budget.account].advance(self._wall_us)
+        output_tokens, tokens, nano = self._worst_case(ask)
+        refusal = self._refuse(ask, windows, tokens, nano)
+        return refusal if refusal is not None else self._hold(ask, windows, output_tokens, tokens, nano)
+
+    def refusal(self, ask: Ask) -> Refusal | None:
+        """What would be in the way of a request without budgets."""
+        self._see(ask)
+        _, tokens, nano = self._worst_case(ask)
+        return self._refuse(ask, [self._window(rate) for rate in ask.rates], tokens, nano)
+
+    def _see(self, ask: Ask) -> None:
+        self._now_us = max(self._now_us, ask.now_us)
+        self._wall_us = ask.wall_us
+
+    def _worst_case(self, ask: Ask) -> tuple[int, int, int]:
+        """Output tokens per choice, all tokens, and nano-USD."""
         output_tokens = ask.output_tokens
         if ask.output_tokens_min is not None:
             output_tokens = min(output_tokens, max(self._affordable(ask), ask.output_tokens_min))
-        tokens = ask.input_tokens + output_tokens * ask.choices
-        nano = ask.input_nano + output_tokens * ask.unit_nano
-        refusal = self._refuse(ask, windows, tokens, nano)
-        return refusal if refusal is not None else self._hold(ask, windows, output_tokens, tokens, nano)
+        return (
+            output_tokens,
+            ask.input_tokens + output_tokens * ask.choices,
+            ask.input_nano + output_tokens * ask.unit_nano,
+        )
+
+    def count(self, ask: Ask, tokens: int) -> tuple[tuple[str, int], ...]:
+        """Count in its rates a request that was let in elsewhere; the slots its tokens are in."""
+        self._see(ask)
+        slots = []
+        for rate in ask.rates:
+            window = self._window(rate)
+            if rate.unit == "requests":
+                window.add(1)
+            else:
+                slots.append((rate.key, window.add(tokens)))
+        return tuple(slots)
+
+    def uncount(self, slots: tuple[tuple[str, int], ...], surplus: int) -> None:
+        """Such a request used less."""
+        for key, slot in slots:
+            if (window := self._windows.get(key)) is not None:
+                window.change(slot, -surplus)
+
+    def windows(self, now_us: int) -> Iterator[tuple[str, Window]]:
+        """The windows as they are now."""
+        self._now_us = max(self._now_us, now_us)
+        for key, window in self._windows.items():
+            window.advance(self._now_us)
+            yield key, window
 
     def _window(self, rate: Rate) -> Window:
         window = self._windows.get(rate.key)

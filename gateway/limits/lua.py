@@ -43,6 +43,19 @@ local function hold(record, minute, amount)
   record.held = record.held + amount
   record[name] = (record[name] or 0) + amount
 end
+local function charge(record, turn, place, nano)
+  local name = field('s', place)
+  if nano > 0 and (not record.spent or turn ~= (record.turn or 0)) then
+    record.late = (record.late or 0) + 1
+    record.spent = nil
+    for other in pairs(record) do
+      if part(other, 's') then record[other] = nil end
+    end
+  elseif record.spent and (place < 0 or record[name]) then
+    record.spent = record.spent + nano
+    if place >= 0 then record[name] = record[name] + nano end
+  end
+end
 local function advance(record, slot_us)
   local gone = 0
   record.last = math.max(record.last or 0, div(now_us, slot_us))
@@ -228,17 +241,7 @@ for i = 1, accounts do
   local r = read(key)
   if live and r.held then hold(r, mark.minute, -nano_held) end
   local place = take()
-  local name = field('s', place)
-  if nano > 0 and (not r.spent or mark[field('g', i - 1)] ~= (r.turn or 0)) then
-    r.late = (r.late or 0) + 1
-    r.spent = nil
-    for other in pairs(r) do
-      if part(other, 's') then r[other] = nil end
-    end
-  elseif r.spent and (place < 0 or r[name]) then
-    r.spent = r.spent + nano
-    if place >= 0 then r[name] = r[name] + nano end
-  end
+  charge(r, mark[field('g', i - 1)], place, nano)
   if next(r) then write(key, r, ACCOUNT_TTL) end
   reply[#reply + 1] = r.spent or -1
 end
@@ -308,5 +311,67 @@ LATE = (
 local reply = {}
 for i = 1, accounts do reply[i] = read(KEYS[i]).late or 0 end
 return reply
+"""
+)
+
+ADOPT = (
+    COMMON
+    + """
+local nano, mark = take(), read(KEYS[#KEYS])
+if mark.done then return {0} end
+for i = 1, accounts do
+  local r = read(KEYS[i])
+  if mark.minute and mark.minute >= now_minute and r.held then hold(r, mark.minute, -mark.nano) end
+  charge(r, mark[field('g', i - 1)], take(), nano)
+  if next(r) then write(KEYS[i], r, ACCOUNT_TTL) end
+end
+write(KEYS[#KEYS], {done = 1}, HOLD_TTL)
+return {1}
+"""
+)
+
+BEAT = (
+    COMMON
+    + """
+local own, dead_us, r, reply = take(), take(), read(KEYS[1]), {}
+r[field('p', own)] = now_us
+r[field('c', own)] = nil
+for name, beat in pairs(r) do
+  local number = part(name, 'p')
+  local claim = number and field('c', number)
+  if number and math.max(beat, r[claim] or 0) < now_us - dead_us then
+    reply[#reply + 1], reply[#reply + 2] = number, beat
+  end
+end
+for i = 1, #reply, 2 do r[field('c', reply[i])] = now_us end
+write(KEYS[1], r, ACCOUNT_TTL)
+return reply
+"""
+)
+
+LEAVE = (
+    COMMON
+    + """
+local number, r = take(), read(KEYS[1])
+r[field('p', number)], r[field('c', number)] = nil, nil
+r.left = (r.left or 0) + 1
+write(KEYS[1], r, ACCOUNT_TTL)
+return {1}
+"""
+)
+
+TELL = (
+    COMMON
+    + """
+local slot_us, periodic, r = take(), take(), read(KEYS[1])
+r.total, r.held, r.last = r.total or 0, r.held or 0, r.last or 0
+if periodic == 0 then r.total = r.total - advance(r, slot_us) end
+while at < #ARGV do
+  local name, amount = field('s', r.last - take()), take()
+  r[name] = (r[name] or 0) + amount
+  r.total = r.total + amount
+end
+write(KEYS[1], r, window_ttl(slot_us * SLOTS))
+return {1}
 """
 )

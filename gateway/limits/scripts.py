@@ -3,7 +3,8 @@
 Records: a window has its slots `s<slot>`, their `total`, what of it is `held`, and the `last` slot; a gate and an
 account have what is `held` and its parts `x<minute>` by the minute in which holds expire; an account has what was
 `spent`, unless it was not loaded yet, and where it has a window by slot; a hold has its `minute`, what it holds and the
-slots `w<window>` its tokens went into, or `done` once it has ended.
+slots `w<window>` its tokens went into, or `done` once it has ended; the processes have their last beats `p<process>`,
+and `c<process>`, when another one took up what a dead one left.
 
 An account is loaded with what the ledger had at some moment, and nobody can say whether a charge that is told now was
 in that already. So an account counts the `turn`s in which it was loaded, and a hold notes them as `g<account>`. What is
@@ -50,6 +51,18 @@ def _hold(record: Record, minute: int, amount: int) -> None:
 
 def _is_slot(name: str) -> bool:
     return name[0] == "s" and name[1:].isdecimal()
+
+
+def _charge(account: Record, turn: int | None, place: int, nano: int) -> Record:
+    """The account with what was paid, or unloaded where that may have been read already."""
+    if nano > 0 and ("spent" not in account or turn != account.get("turn", 0)):
+        account = {name: value for name, value in account.items() if name != "spent" and not _is_slot(name)}
+        return account | {"late": account.get("late", 0) + 1}
+    if "spent" in account and (place < 0 or f"s{place}" in account):
+        account["spent"] += nano
+        if place >= 0:
+            account[f"s{place}"] += nano
+    return account
 
 
 def _slots(record: Record) -> list[int]:
@@ -246,13 +259,7 @@ def _settle(records: Records, keys: Sequence[str], arguments: Sequence[Argument]
         account = records.read(key) or {}
         if live and "held" in account:
             _hold(account, mark["minute"], -nano_held)
-        if nano > 0 and ("spent" not in account or mark.get(f"g{i}") != account.get("turn", 0)):
-            account = {name: value for name, value in account.items() if name != "spent" and not _is_slot(name)}
-            account["late"] = account.get("late", 0) + 1
-        elif "spent" in account and (place < 0 or f"s{place}" in account):
-            account["spent"] += nano
-            if place >= 0:
-                account[f"s{place}"] += nano
+        account = _charge(account, mark.get(f"g{i}"), place, nano)
         if account:
             records.write(key, account, ACCOUNT_TTL_MS)
         reply.append(account.get("spent", -1))
@@ -311,9 +318,61 @@ def _late(records: Records, keys: Sequence[str], arguments: Sequence[Argument]) 
     return [(records.read(key) or {}).get("late", 0) for key in keys]
 
 
-LATE = Script("limits-late", 1, lua.LATE, _late)
+def _adopt(records: Records, keys: Sequence[str], arguments: Sequence[Argument]) -> Reply:
+    nano, *places = map(int, arguments[3:])
+    mark = records.read(keys[-1]) or {}
+    if "done" in mark:
+        return [0]
+    for i, (key, place) in enumerate(zip(keys[:-1], places, strict=True)):
+        account = records.read(key) or {}
+        if mark.get("minute", -1) >= records.now_us // MINUTE_US and "held" in account:
+            _hold(account, mark["minute"], -mark["nano"])
+        account = _charge(account, mark.get(f"g{i}"), place, nano)
+        if account:
+            records.write(key, account, ACCOUNT_TTL_MS)
+    records.write(keys[-1], {"done": 1}, HOLD_TTL_MS)
+    return [1]
+
+
+def _beat(records: Records, keys: Sequence[str], arguments: Sequence[Argument]) -> Reply:
+    own, dead_us = map(int, arguments[3:])
+    now_us, record = records.now_us, records.read(keys[0]) or {}
+    record[f"p{own}"] = now_us
+    record.pop(f"c{own}", None)
+    beats = {int(name[1:]): beat for name, beat in record.items() if name[0] == "p"}
+    dead = [one for one, beat in beats.items() if max(beat, record.get(f"c{one}", 0)) < now_us - dead_us]
+    record |= {f"c{one}": now_us for one in dead}
+    records.write(keys[0], record, ACCOUNT_TTL_MS)
+    return [value for one in dead for value in (one, beats[one])]
+
+
+def _leave(records: Records, keys: Sequence[str], arguments: Sequence[Argument]) -> Reply:
+    number, record = int(arguments[3]), records.read(keys[0]) or {}
+    kept = {name: value for name, value in record.items() if name not in (f"p{number}", f"c{number}")}
+    records.write(keys[0], kept | {"left": kept.get("left", 0) + 1}, ACCOUNT_TTL_MS)
+    return [1]
+
+
+def _tell(records: Records, keys: Sequence[str], arguments: Sequence[Argument]) -> Reply:
+    slot_us, periodic, *told = map(int, arguments[3:])
+    window = {"total": 0, "held": 0, "last": 0} | (records.read(keys[0]) or {})
+    if not periodic:
+        window["total"] -= _advance(window, slot_us, records.now_us)
+    for age, amount in zip(told[::2], told[1::2], strict=True):
+        name = f"s{window['last'] - age}"
+        window[name] = window.get(name, 0) + amount
+        window["total"] += amount
+    records.write(keys[0], window, _window_ttl_ms(slot_us * SLOTS))
+    return [1]
+
+
 ADMIT = Script("limits-admit", 3, lua.ADMIT, _admit)
 SETTLE = Script("limits-settle", 3, lua.SETTLE, _settle)
+LATE = Script("limits-late", 1, lua.LATE, _late)
 LOAD = Script("limits-load", 3, lua.LOAD, _load)
+ADOPT = Script("limits-adopt", 1, lua.ADOPT, _adopt)
+BEAT = Script("limits-beat", 1, lua.BEAT, _beat)
+TELL = Script("limits-tell", 1, lua.TELL, _tell)
+LEAVE = Script("limits-leave", 1, lua.LEAVE, _leave)
 RESTORE = Script("limits-restore", 2, lua.RESTORE, _restore)
 RENEW = Script("limits-renew", 1, lua.RENEW, _renew)

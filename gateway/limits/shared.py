@@ -1,23 +1,28 @@
 """Counters that all replicas share, and what happens while they are away or have been lost.
 
 Away: rates and concurrency are kept to this replica's part of them; budgets are not spent, because nobody knows what
-the others spend. Lost: every replica holds again what its running requests held, within a grace in which no account is
+the others spend. Back: each replica tells what was let in without the counters, and until all have, each keeps to its
+part as well. Lost: every replica holds again what its running requests held, within a grace in which no account is
 opened; then accounts are read from the ledger. A charge is told to the counters only once its entry is durable, so an
-account that is read after a loss has it already, and one that was read before gets it.
+account that is read after a loss has it already, and one that was read before gets it; one that is being read is read
+again.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 
 from msgspec.structs import replace
 
 from gateway import errors
-from gateway.limits.book import Ask, Book, Charged, Grant, Missing, NotHeld, Rate, Refusal
+from gateway.limits.book import Ask, Charged, Grant, Missing, Rate, Refusal
 from gateway.limits.limiter import Opening
-from gateway.limits.scripts import ADMIT, GRANTED, KINDS, LATE, LOAD, MISSING, RENEW, RESTORE, SETTLE
+from gateway.limits.orphans import Charge, Orphans
+from gateway.limits.scripts import ADMIT, GRANTED, KINDS, LATE, LOAD, MISSING, RENEW, RESTORE, SETTLE, TELL
+from gateway.limits.shares import Counted, Share, Slots
 from gateway.limits.windows import Room
 from gateway.state.shared import Reply, Script, SharedState, SharedStateUnavailable
 
@@ -35,7 +40,13 @@ class SharedCounters:
     """The limiter's counters in shared state. `replicas` share each limit while it is away."""
 
     def __init__(
-        self, shared: SharedState, replicas: int, steady_us: Callable[[], int], *, grace_s: float = GRACE_S
+        self,
+        shared: SharedState,
+        replicas: int,
+        steady_us: Callable[[], int],
+        *,
+        grace_s: float = GRACE_S,
+        orphans: Orphans | None = None,
     ) -> None:
         self._shared = shared
         self._replicas = replicas
@@ -44,33 +55,44 @@ class SharedCounters:
         self._epoch: str | None = None
         self._epoch_seen_us = 0
         self._live: dict[str, tuple[Grant, Ask]] = {}
+        self._counted: dict[str, Slots] = {}
         self._renewed_us = steady_us()
-        self._alone = Book()
-        self._alone_ids: set[str] = set()
+        self._share = Share(replicas)
+        self._away = False
+        self._careful_until_us = 0
         self._tasks: set[asyncio.Task[None]] = set()
-        self._watching: asyncio.Task[None] | None = None
+        self._orphans = orphans
+        self._watching: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        """Begin to watch for losses."""
-        self._watching = asyncio.create_task(self._watch())
+        """Begin to watch for losses, and for other processes that die."""
+        self._watching = [asyncio.create_task(self._watch())]
+        if self._orphans is not None:
+            self._watching.append(asyncio.create_task(self._orphans.watch()))
 
     async def close(self) -> None:
         """Stop; what is still to be settled is tried once more, and else ends by itself when its hold does."""
-        if self._watching is not None:
-            self._watching.cancel()
-            await asyncio.wait([self._watching])
+        for task in self._watching:
+            task.cancel()
+            await asyncio.wait([task])
+        late = set[asyncio.Task[None]]()
         if self._tasks:
             _, late = await asyncio.wait(self._tasks, timeout=1)
             for task in late:
                 task.cancel()
+        if self._orphans is not None and not late and not self._live:
+            with contextlib.suppress(SharedStateUnavailable):
+                await self._orphans.leave()
 
     @property
     def holds(self) -> int:
-        return len(self._live) + len(self._alone_ids)
+        return len(self._live) + self._share.holds
 
     async def admit(self, ask: Ask) -> Grant | Refusal | Missing:
         self._notice()
         ask = replace(ask, expires_us=ask.now_us + HOLD_US)
+        if ask.now_us < self._careful_until_us and (refusal := self._share.refuse(ask)) is not None:
+            return refusal
         deciding = asyncio.ensure_future(self._shared.run(ADMIT, _keys(ask), _arguments(ask)))
         try:
             reply = await asyncio.shield(deciding)
@@ -85,6 +107,7 @@ class SharedCounters:
         decision = _decision(ask, reply)
         if isinstance(decision, Grant):
             self._live[ask.id] = decision, ask
+            self._counted[ask.id] = self._share.count(ask, decision.tokens)
         return decision
 
     def _admit_alone(self, ask: Ask) -> Grant | Refusal | Missing:
@@ -92,17 +115,8 @@ class SharedCounters:
         if ask.budgets:
             message = "What the budget still has cannot be known right now. Try again shortly."
             raise errors.error("budget_unavailable", message, retry_after_s=1)
-        for grant in self._alone.expire(ask.now_us):
-            self._alone_ids.discard(grant.id)
-        rates = tuple(replace(rate, limit=self._part(rate.limit)) for rate in ask.rates)
-        gates = tuple(replace(gate, limit=self._part(gate.limit)) for gate in ask.gates)
-        decision = self._alone.admit(replace(ask, rates=rates, gates=gates))
-        if isinstance(decision, Grant):
-            self._alone_ids.add(ask.id)
-        return decision
-
-    def _part(self, limit: int) -> int:
-        return min(limit, max(limit // self._replicas, 1))
+        self._away = True
+        return self._share.admit(ask)
 
     async def ready(self, accounts: Sequence[str]) -> Mapping[str, int]:
         """Wait until what was lost has been held again; how often each account was `late`."""
@@ -136,14 +150,10 @@ class SharedCounters:
         then: Callable[[tuple[Charged, ...]], None],
         durable: asyncio.Future[None] | None,
     ) -> None:
-        if grant.id in self._alone_ids:
-            self._alone_ids.discard(grant.id)
-            try:
-                self._alone.settle(grant.id, tokens, nano)
-            except NotHeld:
-                log.error("the reservation %s was settled too late", grant.id)
+        if self._share.settle(grant.id, tokens):
             return
         _, ask = self._live[grant.id]
+        self._share.uncount(self._counted.pop(grant.id), grant.tokens - min(tokens, grant.tokens))
         self._spawn(self._settle(ask, grant, tokens, min(nano, grant.nano), then, durable))
 
     async def _settle(
@@ -178,6 +188,20 @@ class SharedCounters:
             except SharedStateUnavailable:
                 await asyncio.sleep(RETRY_S)
 
+    def adopt(self, charges: Sequence[Charge]) -> None:
+        """Charges have reached the ledger after others were read from it, or were left by a process that is gone."""
+        charges = [charge for charge in charges if charge.id not in self._live]
+        if self._orphans is not None and charges:
+            self._spawn(self._adopt(self._orphans, charges))
+
+    async def _adopt(self, orphans: Orphans, charges: Sequence[Charge]) -> None:
+        while True:
+            try:
+                await orphans.adopt(charges)
+                return
+            except SharedStateUnavailable:
+                await asyncio.sleep(RETRY_S)
+
     async def _watch(self) -> None:
         while True:
             self._notice()
@@ -190,6 +214,7 @@ class SharedCounters:
         if now_us - self._renewed_us < RENEW_US:
             return
         self._renewed_us = now_us
+        self._share.forget(now_us)
         for grant, ask in list(self._live.values()):
             if ask.now_us + RENEW_US > now_us:
                 continue
@@ -199,14 +224,28 @@ class SharedCounters:
                 return
 
     def _notice(self) -> None:
-        """See whether everything was lost, and then hold again what still runs."""
-        epoch = self._shared.epoch
-        if epoch == self._epoch:
+        """See whether everything was lost, and then hold again what still runs; or whether the counters are back."""
+        if self._shared.degraded:
+            self._away = True
             return
+        epoch, now_us = self._shared.epoch, self._steady_us()
+        if epoch == self._epoch and not self._away:
+            return
+        lost, self._away = epoch != self._epoch, False
+        if self._epoch is not None:
+            self._careful_until_us = now_us + self._grace_us
         self._epoch = epoch
-        self._epoch_seen_us = self._steady_us()
-        for grant, _ in self._live.values():
-            self._spawn(self._restore(grant))
+        for counted in self._share.take(now_us, everything=lost):
+            self._spawn(self._tell(counted))
+        if lost:
+            self._epoch_seen_us = now_us
+            for grant, _ in self._live.values():
+                self._spawn(self._restore(grant))
+
+    async def _tell(self, counted: Counted) -> None:
+        # An age may have been a whole slot more when it was rounded, so that it is told as one less.
+        amounts = [value for age, amount in counted.amounts for value in (max(age - 1, 0), amount)]
+        await self._insist(TELL, [f"w:{counted.key}"], [0, 0, 0, counted.slot_us, int(counted.periodic), *amounts])
 
     async def _restore(self, grant: Grant) -> None:
         places = (-1 if place is None else place for place in grant.places)

@@ -148,6 +148,12 @@ class Account:
         return self.window.wait_us(excess, wall_us)
 
 
+def account_and_slot(durable_account: str) -> tuple[str, int | None]:
+    """The account and the slot of its window that the ledger's name means."""
+    match = _SLOT.search(durable_account)
+    return (durable_account, None) if match is None else (durable_account[: match.start(2) - 1], int(match[2]))
+
+
 def slot_is_over(durable_account: str, now_us: int) -> bool:
     """Whether an account of the ledger is a slot of a budget's window (`key:k:3600s:8123`) that left it over a day ago,
     so that nobody will ask for it again."""

@@ -52,6 +52,15 @@ _TIME = """local now_us = redis.call('TIME')
 now_us = tonumber(now_us[1]) * 1000000 + tonumber(now_us[2])
 """
 _GIVEN_TIME = "local now_us = tonumber(table.remove(ARGV))\n"
+# All arguments travel as one, and all numbers of a reply: each part of a message costs as much as several numbers do.
+_UNPACK = """local words, ARGV = ARGV[1], {}
+for word in string.gmatch(words, '%S+') do ARGV[#ARGV + 1] = word end
+"""
+_PACK = """local reply = step()
+if reply.err then return reply end
+for i, number in ipairs(reply) do reply[i] = string.format('%.0f', number) end
+return table.concat(reply, ' ')
+"""
 _CHECK_EPOCH = """if redis.call('GET', table.remove(KEYS)) ~= table.remove(ARGV) then
   return redis.error_reply('STALEEPOCH')
 end
@@ -124,15 +133,13 @@ class Redis:
     async def run(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Reply:
         digest, text = self._scripts.get((script.name, script.version)) or self._prepare(script)
         prefix = f"{PREFIX}:{self.epoch}:r:"
-        rest: list[Argument | None] = [len(keys) + 1, *(prefix + key for key in keys), f"{PREFIX}:epoch", *arguments]
-        if self._now_us is not None:
-            rest.append(self._now_us())
-        rest.append(self.epoch)
+        words = [*map(str, arguments), *(() if self._now_us is None else (str(self._now_us()),)), self.epoch or "-"]
+        rest = [len(keys) + 1, *(prefix + key for key in keys), f"{PREFIX}:epoch", " ".join(words)]
         try:
             reply = await self._call("EVALSHA", digest, *rest)
         except NoScriptError:
             reply = await self._call("EVAL", text, *rest)
-        return list(reply)
+        return list(map(int, reply.split()))
 
     async def get(self, key: str) -> bytes | None:
         value: bytes | None = await self._call("GET", f"{PREFIX}:{self.epoch}:v:{key}")
@@ -150,7 +157,8 @@ class Redis:
 
     def _prepare(self, script: Script) -> tuple[str, str]:
         time_of = _TIME if self._now_us is None else _GIVEN_TIME
-        text = f"-- {script.name} {script.version}\n{_CHECK_EPOCH}{time_of}{script.lua}"
+        step = f"local function step()\n{script.lua}\nend\n"
+        text = f"-- {script.name} {script.version}\n{_UNPACK}{_CHECK_EPOCH}{time_of}{step}{_PACK}"
         prepared = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest(), text
         self._scripts[script.name, script.version] = prepared
         return prepared

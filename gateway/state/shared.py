@@ -59,9 +59,10 @@ Step = Callable[[Records, Sequence[str], Sequence[Argument]], Reply]
 class Script(msgspec.Struct, frozen=True):
     """One atomic step, said twice: in Lua for Redis and in Python for memory. Both must agree on every history.
 
-    `lua` sees KEYS and ARGV as usual plus `now_us`, an integer in a double, and returns an array of integers. It reads
-    and writes hashes of integers, formats integers with `string.format('%.0f', n)`, and gives every key it writes a
-    PEXPIRE. Name and version are part of the text the server caches, so replicas of two releases each run their own.
+    Arguments hold no spaces. `lua` sees KEYS and ARGV as usual plus `now_us`, an integer in a double, and returns an
+    array of integers. It reads and writes hashes of integers, formats integers with `string.format('%.0f', n)`, and
+    gives every key it writes a PEXPIRE. Name and version are part of the text the server caches, so replicas of two
+    releases each run their own.
     """
 
     name: str

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from redis.asyncio import Redis
 
@@ -14,8 +16,19 @@ from gateway.limits.wallets import Wallets, sweep_windows
 from gateway.state.migrate import known, migrate
 from gateway.state.postgres import open_postgres
 from gateway.state.redis import open_redis
+from gateway.state.shared import SharedState
 from tests.gateway.ledger.test_entries import PRICE, entry
-from tests.gateway.limits.histories import START_US, Outcome, Step, histories, play_book, play_renewal, play_scripts
+from tests.gateway.limits.histories import (
+    START_US,
+    Outcome,
+    Step,
+    histories,
+    play_book,
+    play_orphans,
+    play_renewal,
+    play_scripts,
+    play_telling,
+)
 from tests.stores import Postgres, Valkey
 
 
@@ -35,14 +48,15 @@ def test_lua_decides_as_the_book_does(valkey: Valkey, history: list[Step]) -> No
     assert asyncio.run(play()) == play_book(history)
 
 
-def test_lua_renews_holds(valkey: Valkey) -> None:
+@pytest.mark.parametrize("scenario", [play_renewal, play_orphans, play_telling])
+def test_lua_does_as_its_twin(valkey: Valkey, scenario: Callable[[SharedState, list[int]], Awaitable[None]]) -> None:
     async def play() -> None:
         async with Redis.from_url(valkey.url) as client:
             await client.flushall()
         clock = [START_US]
         state = await open_redis(valkey.url, now_us=lambda: clock[0])
         try:
-            await play_renewal(state, clock)
+            await scenario(state, clock)
         finally:
             await state.close()
 

@@ -14,6 +14,7 @@ from gateway.auth.keys import Keys
 from gateway.config import Config, ModelConfig, SecretUrl, StateConfig, demo_model_path
 from gateway.state.migrate import known, migrate
 from gateway.state.sqlite import FILE_NAME, open_sqlite
+from gateway.stores import with_database
 from tests.stores import Postgres, Valkey, free_port
 
 
@@ -60,9 +61,10 @@ def test_a_used_data_directory(tmp_path: Path) -> None:
         ("ok", "migrations"),
         ("ok", "keys"),
         ("ok", "money"),
+        ("ok", "canary"),
         ("ok", "audit log"),
     ]
-    assert checks[-3].detail == "1 not revoked"
+    assert checks[-4].detail == "1 not revoked"
 
 
 def test_stores_of_several_replicas(tmp_path: Path, postgres: Postgres, valkey: Valkey) -> None:
@@ -70,6 +72,9 @@ def test_stores_of_several_replicas(tmp_path: Path, postgres: Postgres, valkey: 
     several = Config(data_dir=str(tmp_path / "data"), state=state)
     names = [name for status, name in found([*doctor._database(several), *doctor._shared(several)]) if status == "ok"]
     assert names == ["database", "database clock", "migrations", "redis", "redis clock"]
+    with_database(several, lambda database: migrate(database, known()))
+    names = [name for status, name in found(doctor._database(several)) if status == "ok"]
+    assert names == ["database", "database clock", "migrations", "keys", "money", "canary", "audit log"]
     assert doctor._clock("clock", -3.0).status == "warn"
 
 
@@ -166,6 +171,6 @@ def test_a_balance_that_is_not_the_sum_of_its_entries_is_found(tmp_path: Path) -
         database.execute("INSERT INTO balances VALUES ('key:k:total', 5, 0)")
         database.execute("INSERT INTO audit_head VALUES ('newest', 1, 'ab')")
     database.close()
-    check, chain = list(doctor._database(config(tmp_path)))[-2:]
+    check, _, chain = list(doctor._database(config(tmp_path)))[-3:]
     assert (chain.status, chain.name) == ("fail", "audit log") and "newest entry" in chain.detail
     assert (check.status, check.name) == ("fail", "money") and "key:k:total" in check.detail

@@ -306,6 +306,9 @@ class World:
         if self.random.random() < 0.2:
             self.seen = self.seen._replace(rates_us=max(self.seen.rates_us, self.now_us))
             self.book.forget(self.now_us, None if self.queue or self.outbox else PERIOD_US)
+            if WINDOWED not in self.book._accounts:
+                # With the account goes how late it was in it; the clock may be set back before it is loaded again.
+                self.seen = self.seen._replace(money_us=0)
 
     def check(self) -> None:
         """What holds after every step, so for every prefix of the ledger."""

@@ -7,8 +7,21 @@ from collections.abc import Iterable
 import msgspec
 from hypothesis import strategies as st
 
-from gateway.limits.book import Ask, Book, Budget, Charged, Gate, Grant, Missing, NotHeld, Rate, Refusal
-from gateway.limits.scripts import ADMIT, LOAD, MINUTE_US, RENEW, SETTLE
+from gateway.limits.book import (
+    Ask,
+    Book,
+    Budget,
+    Charged,
+    Gate,
+    Grant,
+    Missing,
+    NotHeld,
+    Rate,
+    Refusal,
+    durable_account,
+)
+from gateway.limits.orphans import BEFORE_US, DEAD_US, Charge, Orphans
+from gateway.limits.scripts import ADMIT, LOAD, MINUTE_US, RENEW, SETTLE, TELL
 from gateway.limits.shared import _arguments, _decision, _keys, _settle_arguments
 from gateway.state.shared import SharedState
 
@@ -172,3 +185,84 @@ async def play_renewal(state: SharedState, set_clock: list[int]) -> None:
     assert await state.run(SETTLE, _keys(ask), _settle_arguments(ask, 0, 50)) == [1, 50]
     assert await state.run(RENEW, _keys(ask), [0, 1, 1, HOLD_US]) == [0]
     assert isinstance(_decision(last, await state.run(ADMIT, _keys(last), _arguments(last))), Grant)
+
+
+async def play_orphans(state: SharedState, set_clock: list[int]) -> None:
+    """What a process that died had recorded is counted by another one: once, whether its holds have run out or not."""
+    window = Budget("w:60s", 1000, 60_000_000)
+    ask = Ask("", 0, HOLD_US, gates=(Gate("g", 9),), budgets=(Budget("a", 1000), window), input_nano=100)
+    await state.run(LOAD, ["a:a"], [0, 0, 1, 0, 7])
+    await state.run(LOAD, ["a:w:60s"], [0, 0, 1, 0, 0])
+    places: dict[str, int | None] = {}
+    for id in ("settled", "recorded", "late", "running", "unknown"):
+        one = msgspec.structs.replace(ask, id=id)
+        grant = _decision(one, await state.run(ADMIT, _keys(one), _arguments(one)))
+        assert isinstance(grant, Grant)
+        places[id] = grant.places[1]
+
+    def charge(id: str, nano: int) -> Charge:
+        return Charge(id, ("a", durable_account("w:60s", places.get(id, places["late"]))), nano)
+
+    one = msgspec.structs.replace(ask, id="settled")
+    await state.run(SETTLE, _keys(one), _settle_arguments(one, 0, 50, (None, places["settled"])))
+    asked: list[tuple[str, int]] = []
+    recorded = [charge("settled", 50), charge("recorded", 60)]
+
+    async def charges(prefix: str, since_us: int) -> list[Charge]:
+        asked.append((prefix, since_us))
+        return recorded
+
+    dead, alive = (Orphans(state, name, charges) for name in ("00000000ff", "0a00000000"))
+    await dead.beat()
+    set_clock[0] += DEAD_US
+    await alive.beat()
+    assert asked == [], "it may still live"
+    set_clock[0] += 1
+    await alive.beat()
+    assert asked == [("00000000ff", START_US - BEFORE_US)]
+    assert await spent(state, ask) == [7 + 50 + 60, 50 + 60]
+    assert await free(state, ask) == 1000 - 117 - 300, "three still hold something"
+    await alive.beat()
+    assert len(asked) == 1, "it was buried"
+    await dead.beat()
+    set_clock[0] += 60 * MINUTE_US
+    recorded[:] = [charge("late", 70), charge("recorded", 60)]
+    await alive.beat()
+    assert await spent(state, ask) == [7 + 50 + 60 + 70, 0]
+    await alive.leave()
+    await dead.beat()
+    assert len(asked) == 2, "who leaves in order is not dead"
+    assert await alive.adopt([charge("told before the counters were lost", 5)]) == 1
+    again = _decision(ask, await state.run(ADMIT, _keys(ask), _arguments(ask)))
+    assert again == Missing(("a", "w:60s")), "nobody knows whether it was read with that charge or without"
+
+
+async def spent(state: SharedState, ask: Ask) -> list[int]:
+    """What its accounts have spent, as a settlement tells that costs nothing."""
+    one = msgspec.structs.replace(ask, id="spent?", gates=(), input_nano=0)
+    assert isinstance(_decision(one, await state.run(ADMIT, _keys(one), _arguments(one))), Grant)
+    return (await state.run(SETTLE, _keys(one), _settle_arguments(one, 0, 0)))[1:]
+
+
+async def free(state: SharedState, ask: Ask) -> int:
+    """What its first account still has."""
+    one = msgspec.structs.replace(ask, id="free?", gates=(), budgets=ask.budgets[:1], input_nano=10**9)
+    refusal = _decision(one, await state.run(ADMIT, _keys(one), _arguments(one)))
+    assert isinstance(refusal, Refusal)
+    return refusal.remaining
+
+
+async def play_telling(state: SharedState, set_clock: list[int]) -> None:
+    """What was let in elsewhere counts from when it was, in sliding windows and in calendar periods."""
+    rates = (Rate("slide", "requests", 10, 60_000_000), Rate("day", "tokens", 100, 86_400_000_000, START_US + 10**9))
+    one = Ask("one", 0, HOLD_US, rates=rates, input_tokens=50)
+    assert await state.run(TELL, ["w:slide"], [0, 0, 0, 1_000_000, 0, 0, 4, 30, 5]) == [1]
+    assert await state.run(TELL, ["w:day"], [0, 0, 0, 1_440_000_000, 1, 0, 40]) == [1]
+    grant = _decision(one, await state.run(ADMIT, _keys(one), _arguments(one)))
+    assert isinstance(grant, Grant) and grant.requests_room is not None and grant.tokens_room is not None
+    assert (grant.requests_room.remaining, grant.tokens_room.remaining) == (0, 10)
+    two = msgspec.structs.replace(one, id="two", input_tokens=1)
+    refusal = _decision(two, await state.run(ADMIT, _keys(two), _arguments(two)))
+    assert isinstance(refusal, Refusal) and refusal.retry_us is not None and refusal.retry_us <= 31_000_000
+    set_clock[0] += 31_000_000
+    assert isinstance(_decision(two, await state.run(ADMIT, _keys(two), _arguments(two))), Grant)

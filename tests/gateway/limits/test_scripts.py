@@ -5,7 +5,16 @@ import asyncio
 from hypothesis import given, settings
 
 from gateway.state.memory import Memory
-from tests.gateway.limits.histories import START_US, Step, histories, play_book, play_renewal, play_scripts
+from tests.gateway.limits.histories import (
+    START_US,
+    Step,
+    histories,
+    play_book,
+    play_orphans,
+    play_renewal,
+    play_scripts,
+    play_telling,
+)
 
 
 @settings(max_examples=300, deadline=None)
@@ -19,3 +28,13 @@ def test_the_scripts_decide_as_the_book_does(history: list[Step]) -> None:
 def test_holds_live_as_long_as_they_are_renewed() -> None:
     clock = [START_US]
     asyncio.run(play_renewal(Memory(now_us=lambda: clock[0]), clock))
+
+
+def test_another_process_counts_what_a_dead_one_left() -> None:
+    clock = [START_US]
+    asyncio.run(play_orphans(Memory(now_us=lambda: clock[0]), clock))
+
+
+def test_what_was_let_in_without_the_counters_is_told_to_them() -> None:
+    clock = [START_US]
+    asyncio.run(play_telling(Memory(now_us=lambda: clock[0]), clock))

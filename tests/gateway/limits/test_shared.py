@@ -149,7 +149,64 @@ def test_while_the_counters_are_away_money_is_not_spent_and_rates_are_shared_out
         refusal = await first.reserve(1, limits)
         assert isinstance(refusal, Refusal) and (refusal.kind, refusal.limit) == ("requests", 3)
         shared.away = False
-        assert len([await second.hold(1, limits) for _ in range(4)]) == 4
+        first.counters._notice()
+        await quiet(first)
+        assert len([await second.hold(1, limits) for _ in range(3)]) == 3
+        refusal = await second.reserve(1, limits)
+        assert isinstance(refusal, Refusal) and (refusal.kind, refusal.limit) == ("requests", 6)
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_an_outage_gives_nobody_a_window_twice(lost: bool) -> None:
+    async def scenario(shared: Fragile, first: Replica, second: Replica) -> None:
+        limits = ScopeLimits(requests_per_minute=10, tokens_per_minute=1000)
+        for replica in (first, second):
+            replica.settle(await replica.hold(400, limits), 100)
+            for _ in range(3):
+                await replica.hold(1, limits)
+            await quiet(replica)
+        shared.away = True
+        for replica in (first, second):
+            await replica.hold(397, limits)
+            for tokens in (1, 500):
+                refusal = await replica.reserve(tokens, limits)
+                assert isinstance(refusal, Refusal) and refusal.remaining == 0
+        shared.away = False
+        if lost:
+            shared.lose()
+        for replica in (first, second):
+            replica.counters._notice()
+            await quiet(replica)
+        refusal = await first.reserve(1, limits)
+        assert isinstance(refusal, Refusal) and refusal.requests_room is not None and refusal.tokens_room is not None
+        assert (refusal.requests_room.limit, refusal.requests_room.remaining) == (10, 0)
+        assert (refusal.tokens_room.limit, refusal.tokens_room.remaining) == (1000, 0)
+
+    run(scenario)
+
+
+def test_until_all_have_told_what_they_let_in_each_keeps_to_its_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(shared: Fragile, first: Replica, second: Replica) -> None:
+        limits = ScopeLimits(requests_per_minute=10)
+        await first.hold(1, limits)
+        first.counters._grace_us = 1
+        shared.away = True
+        for _ in range(4):
+            await second.hold(1, limits)
+        shared.away = False
+        shared.lose()
+        for _ in range(4):
+            await first.hold(1, limits)
+        refusal = await first.reserve(1, limits)
+        assert isinstance(refusal, Refusal) and refusal.limit == 5, "the second has not told of its four yet"
+        second.counters._notice()
+        await quiet(second)
+        first.counters._careful_until_us = 0
+        await first.hold(1, limits)
+        refusal = await first.reserve(1, limits)
+        assert isinstance(refusal, Refusal) and refusal.limit == 10
 
     run(scenario)
 
@@ -184,6 +241,26 @@ def test_lost_counters_come_back_from_the_ledger_and_from_who_still_runs() -> No
         await quiet(second)
         await first.hold(40)
         assert isinstance(await first.reserve(1), Refusal)
+
+    run(scenario)
+
+
+def test_what_is_charged_while_an_account_is_read_is_not_lost() -> None:
+    async def scenario(shared: Fragile, first: Replica, second: Replica) -> None:
+        running = await first.hold(60)
+        shared.lose()
+        read = second.read
+
+        async def read_and_wait(accounts: Sequence[str]) -> dict[str, Balance]:
+            found = await read(accounts)
+            if running.grant.id in first.counters._live:
+                first.settle(running, 60)
+                await quiet(first)
+            return found
+
+        second.limiter._balances = read_and_wait
+        assert isinstance(await second.reserve(41), Refusal), "60 of 100 are spent"
+        assert isinstance(await second.reserve(40), Reservation)
 
     run(scenario)
 
