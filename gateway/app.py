@@ -44,6 +44,7 @@ from gateway.auth.browser import BrowserSessions
 from gateway.auth.identities import Identities
 from gateway.auth.invitations import Invitations
 from gateway.auth.key_text import key_id, load_pepper
+from gateway.auth.keyring import Keyring
 from gateway.auth.keys import Keys
 from gateway.auth.newcomers import Newcomers
 from gateway.auth.orgs import Orgs
@@ -167,9 +168,12 @@ async def opened(config: Config) -> AsyncIterator[Gateway]:
         health = Health(
             telemetry, lambda: {one.name: one.status() for one in (*adapters, *routers)}, lambda: wheel.draining
         )
-        wallets = None if database is None else Wallets(database)
         people = await _open_people(config, database, shared, stack)
-        parts = Parts(config, catalog, inference, health, audit, limiter, ledger, wallets, people, decisions)
+        parts = Parts(config, catalog, inference, health, audit, limiter, ledger, people=people, decisions=decisions)
+        if database is not None:
+            directory = Directory(database, shared)
+            keyring = Keyring(directory, load_pepper(Path(config.data_dir), config.auth.pepper))
+            parts = parts._replace(wallets=Wallets(database), directory=directory, keyring=keyring)
         passer = Passer(inference, config.server.body_bytes_max)
         endpoints = idempotent.wrap(passer.wrap(routes(parts)))
         loopback_only = not config.auth.enabled

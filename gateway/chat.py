@@ -75,9 +75,16 @@ class Server:
         with self._exchange("GET", "/models", None) as response:
             return [model.id for model in msgspec.json.decode(response.read(), type=_Models).data]
 
-    def ask(self, method: str, path: str, kind: type[T], body: Mapping[str, object] | None = None) -> T:
+    def ask(
+        self,
+        method: str,
+        path: str,
+        kind: type[T],
+        body: Mapping[str, object] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> T:
         """The JSON answer at an encoded API path with its query, such as `/sessions/a%2Fb?model=m`."""
-        with self._exchange(method, path, body) as response:
+        with self._exchange(method, path, body, headers) as response:
             return msgspec.json.decode(response.read(), type=kind)
 
     def answer(self, model: str, turns: list[Turn]) -> Generator[str, None, None]:
@@ -97,11 +104,13 @@ class Server:
         raise ChatError("the answer was cut off")
 
     @contextlib.contextmanager
-    def _exchange(self, method: str, path: str, body: Mapping[str, object] | None) -> Iterator[httpx.Response]:
+    def _exchange(
+        self, method: str, path: str, body: Mapping[str, object] | None, headers: Mapping[str, str] | None = None
+    ) -> Iterator[httpx.Response]:
         url = self._endpoint.address("") + path
         content = None if body is None else msgspec.json.encode(body)
         try:
-            with self._client.stream(method, url, content=content) as response:
+            with self._client.stream(method, url, content=content, headers=headers) as response:
                 if response.status_code != httpx.codes.OK:
                     raise ChatError(_refusal(response))
                 yield response

@@ -98,8 +98,11 @@ def _add_serve(commands: Any) -> None:
 def _add_money(commands: Any) -> None:
     summing = command.add(commands, "usage", _usage, "what was used and what it cost, from the ledger")
     cli_money.add_usage_options(summing)
-    wallets = command.add(commands, "wallets", _wallets, "prepaid credit: list, open, top up, refund, statement")
+    wallets = command.add(
+        commands, "wallets", _wallets, "prepaid credit: list, open, top up, refund, transfer, statement"
+    )
     cli_money.add_wallet_options(wallets)
+    command.add_remote_options(wallets, DEFAULT_URL)
     for verb in (summing, wallets):
         command.add_config_options(verb)
 
@@ -190,6 +193,10 @@ def _wallets(options: argparse.Namespace) -> int:
 
     from gateway import usage
 
+    if options.verb == "transfer":
+        # Only the process that serves knows what running requests hold of a wallet.
+        print(usage.transfer(options))
+        return 0
     head, *rows = command.with_database(options, lambda database: usage.wallets(database, options))
     if options.json:
         names = [name.lower() for name in head]

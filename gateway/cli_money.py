@@ -37,12 +37,11 @@ def add_usage_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--by", default="model", metavar="NAMES", help=f"sum up by any of {GROUPS}")
     command.add_argument("--since", type=date_us, default=0, metavar="DATE")
     command.add_argument("--until", type=date_us, default=2**62, metavar="DATE")
-    command.add_argument("--key-id", metavar="ID", help="only this key")
     command.add_argument("--tenant", metavar="NAME", help="only this tenant")
-    command.add_argument("--org-id", metavar="ID", help="only this organisation")
-    command.add_argument("--team-id", metavar="ID", help="only this team")
-    command.add_argument("--user-id", metavar="ID", help="only this user")
     command.add_argument("--model", metavar="NAME", help="only this model")
+    command.add_argument("--provider", metavar="NAME", help="only this provider")
+    for what in ("key", "user", "team", "org"):
+        command.add_argument(f"--{what}-id", metavar="ID", help=f"only this {what}")
     form = command.add_mutually_exclusive_group()
     form.add_argument("--csv", action="store_true", help="every entry as CSV")
     form.add_argument("--jsonl", action="store_true", help="every entry as JSON lines")
@@ -51,10 +50,11 @@ def add_usage_options(command: argparse.ArgumentParser) -> None:
 
 
 def add_wallet_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("verb", choices=("list", "open", "top-up", "refund", "statement"))
+    command.add_argument("verb", choices=("list", "open", "top-up", "refund", "transfer", "statement"))
     command.add_argument("name", nargs="?", help="the wallet")
     command.add_argument("usd", nargs="?", help="amount in US dollars")
     command.add_argument("--tenant", default="default", help="whom a new wallet belongs to")
+    command.add_argument("--to", metavar="NAME", help="the wallet that a transfer goes to, by way of a running server")
     command.add_argument("--idempotency-key", metavar="TEXT", help="a change with the same key happens once")
     command.add_argument("--note", default="", help="kept with the change")
     command.add_argument("--json", action="store_true", help="machine-readable output")

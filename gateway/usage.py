@@ -9,7 +9,8 @@ import secrets
 import sys
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
-from typing import cast, get_args
+from typing import Any, cast, get_args
+from urllib.parse import quote
 
 import msgspec
 
@@ -20,7 +21,7 @@ from gateway.config_limits import BudgetConfig, RateConfig, ScopeLimits
 from gateway.errors import GatewayError
 from gateway.ledger import Entry
 from gateway.ledger.export import csv_header, csv_line, json_line, usd
-from gateway.ledger.store import Filter, GroupBy, Ledger
+from gateway.ledger.store import FILTERED, Filter, GroupBy, Ledger
 from gateway.limits.plans import WALLET
 from gateway.limits.wallets import Transfer, Wallets
 from gateway.state.database import Database
@@ -86,16 +87,8 @@ async def usage(
 ) -> list[Sequence[str]]:
     """Do what `gateway usage` was told; the rows of a table, unless it wrote something else itself."""
     ledger = Ledger(database)
-    wanted = Filter(
-        since_us=options.since,
-        until_us=options.until,
-        tenant=options.tenant,
-        key_id=options.key_id,
-        org_id=options.org_id,
-        team_id=options.team_id,
-        user_id=options.user_id,
-        model=options.model,
-    )
+    given = {name: getattr(options, name) for name in FILTERED}
+    wanted = Filter(since_us=options.since, until_us=options.until, **given)
     if options.csv or options.jsonl:
         await _export(ledger.entries(wanted), as_csv=options.csv)
         return []
@@ -173,3 +166,18 @@ async def _wallets(database: Database, options: argparse.Namespace) -> list[Sequ
 def _statement_line(line: Transfer, account: str) -> Sequence[str]:
     amounts = usd(line.gives(account)), usd(line.balance_nano or 0)
     return _cell("hour_us", line.at_us), line.kind, *amounts, line.debit, line.credit, line.note
+
+
+def transfer(options: argparse.Namespace) -> str:
+    """Have a running server move credit to another wallet; what it says of the wallet that paid, as JSON."""
+    if options.name is None or options.usd is None or options.to is None:
+        raise UsageError("say what goes where: gateway wallets transfer FROM USD --to NAME")
+    from gateway.chat import Server
+
+    root = options.url.rstrip("/").removesuffix("/v1")
+    key = options.idempotency_key or secrets.token_hex(12)
+    body = {"to": options.to, "usd": options.usd, "note": options.note}
+    with Server(f"{root}/admin/v1", options.key) as server:
+        path = f"/wallets/{quote(options.name, safe='')}/transfer"
+        moved = server.ask("POST", path, dict[str, Any], body, {"Idempotency-Key": key})
+    return msgspec.json.encode(moved["wallet"]).decode()

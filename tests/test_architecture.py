@@ -56,7 +56,7 @@ GATEWAY_EDGES = {
     "cli_money": {"moments"},
     "moments": set(),
     "cli_sessions": set(),
-    "usage": {"audit", "auth", "catalog", "config", "config_limits", "errors", "ledger", "limits", "state"},
+    "usage": {"audit", "auth", "catalog", "chat", "config", "config_limits", "errors", "ledger", "limits", "state"},
     "app": {
         "alerts",
         "api",

@@ -11,6 +11,7 @@ import pytest
 from adapters.llama_cpp import tools
 from gateway import cli
 from gateway.api import mount
+from gateway.auth.roles import TABLE
 from gateway.telemetry import METRICS
 from tests.gateway.parts import parts
 
@@ -57,3 +58,8 @@ def test_links_lead_somewhere(link: str) -> None:
 @pytest.mark.parametrize("name", tools.NAMES)
 def test_every_tool_format_is_documented(name: str) -> None:
     assert f"`{name}`" in README
+
+
+@pytest.mark.parametrize("permission", TABLE)
+def test_every_permission_is_documented(permission: str) -> None:
+    assert f"| `{permission}` | {TABLE[permission].about} |" in README

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from gateway.api import openai
 from gateway.api.admin.audit import AuditRoutes
 from gateway.api.admin.invitations import InvitationRoutes
+from gateway.api.admin.keys import KeyRoutes
 from gateway.api.admin.ledger import LedgerRoutes
 from gateway.api.admin.routes import Admin, Route
 from gateway.api.admin.server import ServerRoutes
@@ -27,6 +28,8 @@ from gateway.api.sessions import KeptSessions
 from gateway.api.tokens import Tokens
 from gateway.api.usage import OwnUsage
 from gateway.audit import Audit
+from gateway.auth.keyring import Keyring
+from gateway.auth.records import Directory
 from gateway.catalog import Catalog
 from gateway.config import Config
 from gateway.inference import Inference
@@ -54,6 +57,8 @@ class Parts(NamedTuple):
     wallets: Wallets | None = None
     people: PeopleParts | None = None
     decisions: Decisions = Decisions(0)
+    directory: Directory | None = None
+    keyring: Keyring | None = None
 
 
 def routes(parts: Parts) -> tuple[Endpoint, ...]:
@@ -84,6 +89,7 @@ def routes(parts: Parts) -> tuple[Endpoint, ...]:
 def admin_routes(parts: Parts) -> tuple[Route, ...]:
     """The routes of administration."""
     return (
+        *KeyRoutes(parts.keyring, wall_us).routes(),
         *AuditRoutes(parts.audit).routes(),
         *LedgerRoutes(parts.ledger, parts.catalog.price_of, wall_us).routes(),
         *InvitationRoutes(parts.people).routes(),

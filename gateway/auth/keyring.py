@@ -92,6 +92,11 @@ class Keyring:
         require(principal, "keys.read", key.resource)
         return key
 
+    async def whose(self, identity: str) -> Resource | None:
+        """Whose a key is, for who decides about rights; None when there is no such key."""
+        key = await find(self._directory.database, "keys", Key, id=identity)
+        return None if key is None else key.resource
+
     async def list(
         self, principal: Principal, limit: int, after: str | None = None, **filters: str | None
     ) -> Part[Key]:

@@ -80,4 +80,4 @@ def test_keys_strangers_and_the_chain(tmp_path: Path) -> None:
     gateway(server, "audit", "verify", remembered)
     assert "nothing changed or missing" in gateway(server, "doctor")
     with pytest.raises(subprocess.CalledProcessError):
-        gateway(server, "audit", "verify", "0" * 64)
+        gateway(server, "audit", "verify", "f" * 64)

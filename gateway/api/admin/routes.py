@@ -30,6 +30,8 @@ B = TypeVar("B")
 T = TypeVar("T")
 
 ETAG = re.compile(r'"(\d{1,18})"')
+# No database can keep this character in a text.
+NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,150}")
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 
@@ -177,12 +179,17 @@ class Admin:
 
         async def handler(request: Request) -> Response:
             call: Call[Any, Any] = Call(request, route.permission)
+            if any("\0" in value for value in call.path.values()):
+                raise _not_found()
             if route.about is not None:
                 await self._authorise(route, call)
             if route.query is not None:
                 call.query = _query(request, route.query)
             if decode is not None:
-                call.body = decode(await read_json_body(request, self._body_bytes_max))
+                body = await read_json_body(request, self._body_bytes_max)
+                if NUL.search(body):
+                    raise InvalidRequest("No text of the body may hold the character NUL.")
+                call.body = decode(body)
             answer = await route.handler(call)
             if route.action:
                 subject = call.path.get("id", "") if call.subject is None else call.subject

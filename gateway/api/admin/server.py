@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -108,7 +109,7 @@ class ServerRoutes:
         return Page([engine(name, status) for name, status in self._statuses().items()])
 
     async def settings(self, call: Call[None, None]) -> Response:
-        shown = msgspec.to_builtins(self._config, enc_hook=_mask)
+        shown = hidden(msgspec.to_builtins(self._config, enc_hook=_mask))
         return json_response(encode({"object": "settings", "settings": shown}))
 
 
@@ -155,6 +156,19 @@ def engine(name: str, status: ModelStatus) -> Engine:
         kv_cells_max=None if busyness is None else busyness.cells_max,
         details=None if info is None else msgspec.structs.asdict(info),
     )
+
+
+def hidden(settings: Any, name: str = "") -> Any:
+    """Settings without what often is a secret although it is plain text: the values of headers, and what follows the
+    host in the address of a webhook."""
+    if isinstance(settings, dict):
+        return {key: MASK if name == "headers" else hidden(value, key) for key, value in settings.items()}
+    if isinstance(settings, (list, tuple)):
+        return [hidden(value, name) for value in settings]
+    if isinstance(settings, str) and name == "url":
+        parts = urlsplit(settings)
+        return f"{parts.scheme}://{parts.hostname}/{MASK}"
+    return settings
 
 
 def _mask(value: object) -> object:

@@ -25,6 +25,8 @@ from gateway.api.edge import Edge
 from gateway.api.http import Endpoint, Response, json_response
 from gateway.api.mount import Parts
 from gateway.auth import Principal
+from gateway.auth.keyring import Keyring
+from gateway.auth.records import Directory, Key, insert
 from gateway.auth.roles import PUBLIC, TABLE, Resource
 from gateway.config import LogConfig
 from gateway.ledger.store import Ledger
@@ -34,7 +36,7 @@ from gateway.state.database import Database
 from gateway.state.migrate import known, migrate
 from gateway.state.sqlite import open_sqlite
 from gateway.telemetry import Telemetry
-from tests.gateway.api.admin.people import ORG, OTHER_ORG, PEOPLE, Door, Heard
+from tests.gateway.api.admin.people import ORG, OTHER_ORG, PEOPLE, TEAM, Door, Heard
 from tests.gateway.parts import parts, people
 
 Things = Mapping[str, Resource]
@@ -56,10 +58,32 @@ async def invitations(database: Database) -> Things:
     return found
 
 
+async def keys(database: Database) -> Things:
+    """One of each person, one of a team and one of an organisation, and some of others."""
+    made = [
+        Key(id=who.key_id, name=name, tenant=who.tenant, admin=False, created_us=1, **_place(who))
+        for name, who in PEOPLE.items()
+        if not who.admin
+    ]
+    made += [
+        Key(id="key_of_team", name="t", tenant=ORG, admin=False, created_us=1, org_id=ORG, team_id=TEAM),
+        Key(id="key_of_org", name="o", tenant=ORG, admin=False, created_us=1, org_id=ORG),
+    ]
+    async with database.transaction() as inside:
+        for key in made:
+            await insert(inside, "keys", key, digest="d")
+    return {key.id: key.resource for key in made}
+
+
+def _place(who: Principal) -> dict[str, Any]:
+    return {"org_id": who.org_id, "user_id": who.user_id, "team_id": who.teams[0][0] if who.teams else None}
+
+
 # For each beginning of a path with parameters: makes such things, and says by their ids whose they are.
 THINGS: Mapping[str, Callable[[Database], Awaitable[Things]]] = {
     "/admin/v1/wallets/{": wallets,
     "/admin/v1/invitations/{": invitations,
+    "/admin/v1/keys/{": keys,
 }
 # What has parameters in its path and is about nothing of anybody's.
 NOBODYS: tuple[str, ...] = ()
@@ -151,7 +175,17 @@ async def filled(folder: Path) -> AsyncIterator[tuple[Database, Parts]]:
     database = await open_sqlite(folder, serve=False)
     try:
         await migrate(database, known())
-        yield database, parts()._replace(wallets=Wallets(database), ledger=Ledger(database), people=people(database))
+        directory = Directory(database)
+        yield (
+            database,
+            parts()._replace(
+                wallets=Wallets(database),
+                ledger=Ledger(database),
+                directory=directory,
+                keyring=Keyring(directory, b"p" * 32),
+                people=people(database),
+            ),
+        )
     finally:
         await database.close()
 

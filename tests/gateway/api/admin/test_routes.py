@@ -55,6 +55,7 @@ class Thing(msgspec.Struct, frozen=True):
 
 class NewThing(Body, frozen=True, kw_only=True):
     size: Annotated[int, Meta(ge=1)]
+    note: str = ""
     at: Moment | None = None
 
 
@@ -192,6 +193,14 @@ def test_a_wrong_body_is_refused_with_its_place(body: Any, code: str, param: str
 def test_a_wrong_query_is_refused_with_its_place(query: str, param: str) -> None:
     answer = Desk().ask("owner", "GET", f"/things?{query}")
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+
+
+def test_no_text_holds_what_no_database_can_keep() -> None:
+    desk = Desk()
+    assert desk.ask("owner", "PATCH", "/things/%00", json={"size": 1}).status_code == 404
+    assert desk.ask("owner", "GET", "/things?after=%00").json()["error"]["param"] == "after"
+    for text, status in (("\0", 400), ("\\\0", 400), ("\\u0000", 201)):
+        assert desk.ask("owner", "POST", "/things", json={"size": 1, "note": text}).status_code == status
 
 
 def test_lists_have_a_cursor() -> None:
