@@ -237,7 +237,7 @@ def test_whose_things_somebody_may_touch(name: str, tmp_path: Path) -> None:
 
 def test_no_route_is_forgotten() -> None:
     administration = {name for name in ROUTES if "/admin/" in name}
-    assert administration == set(ADMIN_ROUTES), "administration routes are told by app.admin_routes"
+    assert administration == set(ADMIN_ROUTES), "administration routes are told by mount.admin_routes"
     for name, route in ADMIN_ROUTES.items():
         assert "{" not in route.path or route.about or name in NOBODYS, f"{name}: whose is what is in its path?"
     assert {one.permission for one in ROUTES.values()} <= {PUBLIC, *TABLE}
