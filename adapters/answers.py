@@ -29,7 +29,10 @@ class Answer(msgspec.Struct, frozen=True):
 
 def header_of(headers: Headers, name: bytes) -> bytes | None:
     """The first header of a name in lower case."""
-    return next((value for known, value in headers if known == name), None)
+    for known, value in headers:
+        if known == name:
+            return value
+    return None
 
 
 class Whole:

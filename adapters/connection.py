@@ -212,8 +212,9 @@ class Connection(asyncio.Protocol):
         self._state = "body"
         self._unfinished_bytes = 0
         self._keep = bool(self._parser.should_keep_alive())
-        names = {name for name, _ in self._headers}
-        self._until_close = not names & {b"content-length", b"transfer-encoding"} and status not in (204, 304)
+        if not self._keep:
+            names = {name for name, _ in self._headers}
+            self._until_close = not names & {b"content-length", b"transfer-encoding"} and status not in (204, 304)
         try:
             self._receiver.on_head(status, self._headers, self)
         except Exception as exc:

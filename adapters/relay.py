@@ -47,7 +47,7 @@ class Relaying:
         *,
         now_s: Callable[[], float] = time.time,
     ) -> None:
-        self._dialects = upstream.dialects & frozenset(PASSING)
+        self._targets = {dialect: upstream.target(dialect, model) for dialect in upstream.dialects & frozenset(PASSING)}
         self._upstream = upstream
         self._model = model
         self._lacks = lacks
@@ -55,7 +55,7 @@ class Relaying:
 
     def takes(self, inbound: Inbound) -> bool:
         """As `Relay` says. What a provider lacks as a whole it refuses itself."""
-        if inbound.dialect not in self._dialects:
+        if inbound.dialect not in self._targets:
             return False
         return not self._lacks or not PASSING[inbound.dialect].may_need(inbound, self._lacks)
 
@@ -64,7 +64,7 @@ class Relaying:
         passing, upstream = PASSING[inbound.dialect], self._upstream
         body = passing.rewrite(inbound, self._model, upstream.row.style)
         # Providers that sign bodies speak none of the dialects that are passed on.
-        head = await upstream.head("POST", upstream.target(inbound.dialect, self._model), b"", _JSON)
+        head = await upstream.head("POST", self._targets[inbound.dialect], b"", _JSON)
         if not inbound.head.stream:
             whole = Whole(ANSWER_BYTES_MAX)
             await upstream.wire.send(head, body, whole)

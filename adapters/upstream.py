@@ -71,6 +71,7 @@ class Upstream:
             base_url = base_url.replace("{region}-", "")
         base_url = base_url.format(region=settings.region, project=settings.project)
         self.origin, self._base_path = parse_url(base_url)
+        self._authority = self.origin.authority
         self._headers: Headers = [*self.row.headers, *_own_headers(settings)]
         self._rendered: dict[tuple[str, str], tuple[Headers, bytes]] = {}
 
@@ -100,8 +101,7 @@ class Upstream:
 
     async def head(self, method: str, target: str, body: bytes, headers: Iterable[tuple[str, str]] = ()) -> bytes:
         """The head of a request, authorised; `headers` are further ones."""
-        authority = self.origin.authority
-        more = [*await self._credentials.headers(method, target, authority, body), *headers]
+        more = [*await self._credentials.headers(method, target, self._authority, body), *headers]
         known = self._rendered.get((method, target))
         if known is None or known[0] != more:
             if len(self._rendered) >= RENDERED_MAX:

@@ -49,10 +49,12 @@ class IssuerConfig(Section, frozen=True, kw_only=True):
 
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach `host`."""
+    if host in ("localhost", "127.0.0.1", "::1"):
+        return True
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
-        return host == "localhost"
+        return False
 
 
 def url_problem(url: str) -> str | None:

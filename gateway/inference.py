@@ -77,6 +77,7 @@ class Record:
         self._outputs = 0
         self._counted = 0
         self._prompt: Started | None = None
+        self._estimate: Callable[[], int] | None = None
         self._ended = False
 
     def event(self, event: Event) -> None:
@@ -97,9 +98,9 @@ class Record:
         elif isinstance(event, Finished):
             self.end("ok", event.usage, estimated=event.estimated)
 
-    def sent(self, prompt_tokens: int) -> None:
-        """The request is on its way to a place where it costs its input, which is about this much."""
-        self._prompt = Started(prompt_tokens)
+    def sent(self, prompt_tokens: Callable[[], int]) -> None:
+        """The request is on its way to a place where it costs its input, which is about so much."""
+        self._estimate = prompt_tokens
 
     def passed(self, outputs: int) -> None:
         """Tokens went to the client, at least so many."""
@@ -142,6 +143,8 @@ class Record:
             return
         self._ended = True
         self._telemetry.inference(self._model, outcome)
+        if self._estimate is not None and (usage is None or usage.prompt_tokens <= 0):
+            self._prompt = Started(self._estimate())
         prompt = self._prompt or Started(prompt_tokens=0)
         reported = usage or Usage(cached_tokens=prompt.cached_tokens)
         charged = believable(reported, prompt.prompt_tokens, self._counted)
@@ -260,7 +263,7 @@ class Passage:
     async def run(self, sink: Outlet) -> Relayed:
         """Pass it on. What it used is durable when this is done; the rest of the answer is still to be sent."""
         record = self._record
-        record.sent(inbound_tokens(self._inbound.body) // TOKEN_BYTES)
+        record.sent(lambda: inbound_tokens(self._inbound.body) // TOKEN_BYTES)
         try:
             relayed = await self._relay.relay(self._inbound, self._caller, Noted(sink, record))
         except BaseException as exc:
@@ -315,21 +318,19 @@ class Inference:
         record = await self._admit(principal, target, caller, "chat", request)
         return await self._open(target, lambda: target.adapter.chat(_bounded(request, record), caller), record)
 
-    def passes(self, principal: Principal, inbound: Inbound) -> bool:
-        """Whether the target of a request speaks its dialect, so that nothing has to be translated."""
+    async def passage(self, principal: Principal, inbound: Inbound, caller: Callable[[], Caller]) -> Passage | None:
+        """The way of a request to a target that speaks its dialect, with what it may use held; None where there is no
+        such target, and the request has to be translated. `caller` is only asked for where there is."""
         target = self._catalog.resolve(principal, inbound.head.model)
-        return target.relay(inbound) is not None and _kind(inbound) in target.card.kinds
-
-    async def passage(self, principal: Principal, inbound: Inbound, caller: Caller) -> Passage:
-        """The way of a request that `passes`, with what it may use held."""
-        target = self._catalog.resolve(principal, inbound.head.model)
-        relay = target.relay(inbound)
-        assert relay is not None, "the caller has asked"
-        record = await self._admit(principal, target, caller, _kind(inbound), inbound)
+        kind, relay = _kind(inbound), target.relay(inbound)
+        if relay is None or kind not in target.card.kinds:
+            return None
+        behalf = caller()
+        record = await self._admit(principal, target, behalf, kind, inbound)
         grant = record.meter.grant
         if grant is not None and inbound.head.max_tokens is None and (grant.nano or grant.slots):
             inbound = replace(inbound, output_tokens_max=grant.output_tokens or None)
-        return Passage(target, relay, inbound, caller, record)
+        return Passage(target, relay, inbound, behalf, record)
 
     async def complete(self, principal: Principal, request: CompletionRequest, caller: Caller) -> Stream:
         """Continue raw prompts."""

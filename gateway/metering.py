@@ -222,6 +222,10 @@ def forecast_nano(request: Request, price: Price, context_tokens: int | None) ->
 def need_of(request: Request, context_tokens: int | None) -> Need:
     """A request's worst case without asking the tokeniser: a token has a byte at least, and the context an end."""
     match request:
+        case Inbound(dialect="openai_embeddings", body=body):
+            return Need(inbound_tokens(body))
+        case Inbound(head=head):
+            return _text_need(inbound_tokens(request.body), 1, head.n, head.max_tokens, context_tokens)
         case ChatRequest():
             asked = request.generation
             return _text_need(chat_bytes(request), 1, asked.n, asked.max_tokens, context_tokens)
@@ -234,10 +238,6 @@ def need_of(request: Request, context_tokens: int | None) -> Need:
             tokens, texts = _texts(request.inputs), len(request.inputs)
         case RerankRequest():
             tokens, texts = _rerank_tokens(request), len(request.documents)
-        case Inbound(dialect="openai_embeddings", body=body):
-            return Need(inbound_tokens(body))
-        case Inbound(head=head):
-            return _text_need(inbound_tokens(request.body), 1, head.n, head.max_tokens, context_tokens)
     return Need(tokens if context_tokens is None else min(tokens, texts * context_tokens))
 
 

@@ -168,7 +168,7 @@ def usage_of(body: bytes) -> Usage:
         chunk = _chunk_decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise UpstreamInvalid("The provider's answer is not what was agreed on.") from None
-    if b'"error"' in body[:TAIL_BYTES] and (failure := failure_in_stream(body)) is not None:
+    if chunk.choices is None and b'"error"' in body[:TAIL_BYTES] and (failure := failure_in_stream(body)) is not None:
         raise failure
     return _reported(chunk.usage)
 

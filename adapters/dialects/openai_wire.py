@@ -139,7 +139,8 @@ _REDIRECTING = ("api_base", "base_url", "api_key", "extra_headers")
 def decode(decoder: msgspec.json.Decoder[T], body: bytes | msgspec.Raw, path: str = "") -> T:
     """The body, or what stands in it at `path`, as the decoder's type; what is wrong becomes an `InvalidRequest`."""
     try:
-        str(body, "utf-8")  # The decoder skips unknown fields without looking at their bytes.
+        if type(body) is not bytes or not body.isascii():
+            str(body, "utf-8")  # The decoder skips unknown fields without looking at their bytes.
         return decoder.decode(body)
     except msgspec.ValidationError as exc:
         raise explained(str(exc), path) from None

@@ -18,7 +18,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCy
 
 from adapters.types import Relayed
 from gateway import errors
-from gateway.api.edge import LEFT, Edge, request_id_of, shutting_down
+from gateway.api.edge import LEFT, Edge, new_request_id, request_id_of, shutting_down
 from gateway.api.http import (
     ClientDisconnected,
     HeaderList,
@@ -34,8 +34,8 @@ from gateway.inference import Passage
 from gateway.logs import Fields
 
 STREAM_HEADERS = "cache-control: no-cache\r\nx-accel-buffering: no\r\ntransfer-encoding: chunked\r\n"
-# The first of these that a request has sends it the usual way.
-UNUSUAL = (b"cookie", b"idempotency-key", b"content-encoding", b"x-gateway-explain", b"anthropic-version")
+# A request that has any of these goes the usual way.
+UNUSUAL = frozenset((b"cookie", b"idempotency-key", b"content-encoding", b"x-gateway-explain", b"anthropic-version"))
 
 
 class Connection(Protocol):
@@ -58,6 +58,13 @@ class Lane:
         self.passer = passer
         self.routes = {path.encode(): path for path in PATHS}
         self.permissions = {path: edge.permission("POST", path) for path in PATHS}
+        self._common: tuple[HeaderList, bytes] = ([], b"")
+
+    def common(self, headers: HeaderList) -> bytes:
+        """The headers of every answer as lines; uvicorn makes a new list of them each second."""
+        if self._common[0] is not headers:
+            self._common = headers, b"".join([b"%b: %b\r\n" % pair for pair in headers])
+        return self._common[1]
 
 
 class Exchange(RequestResponseCycle):
@@ -78,7 +85,7 @@ class Exchange(RequestResponseCycle):
         self._size = 0
         self._wanted = False
         self.usual = False
-        self._task: asyncio.Task[Any] | None = None
+        self.task: asyncio.Task[Any] | None = None
         self._left = False
         self._then: Callable[[], None] | None = None
         self._head = b""
@@ -110,9 +117,9 @@ class Exchange(RequestResponseCycle):
     def leave(self) -> None:
         """The client is gone."""
         self.disconnected = True
-        if self._task is not None:
+        if self.task is not None:
             self._left = True
-            self._task.cancel()
+            self.task.cancel()
 
     def drained(self) -> None:
         """More may be written."""
@@ -134,13 +141,14 @@ class Exchange(RequestResponseCycle):
     async def _serve(self) -> bool:
         """Answer; False: the request goes on as an ASGI request."""
         started = time.perf_counter()
-        headers = dict(reversed(self._headers))
-        if not headers.keys().isdisjoint(UNUSUAL):
+        headers = dict(reversed(self._headers))  # Of two headers of a name the first counts.
+        if not UNUSUAL.isdisjoint(headers):
             return False
-        request_id = request_id_of(self._headers)
+        given = headers.get(b"x-request-id")
+        request_id = new_request_id() if given is None else request_id_of(self._headers)
         log: Fields = {}
         status, failure = 200, None
-        self._connection.exchange, self._task = self, asyncio.current_task()
+        self._connection.exchange = self
         try:
             if self.disconnected:
                 raise ClientDisconnected
@@ -156,7 +164,7 @@ class Exchange(RequestResponseCycle):
         except Exception as exc:
             status, failure = self._fail(errors.from_exception(exc, request_id), request_id)
         finally:
-            self._connection.exchange = self._task = None
+            self._connection.exchange = self.task = None
         self._note(status, failure, time.perf_counter() - started, log, request_id)
         return True
 
@@ -165,8 +173,9 @@ class Exchange(RequestResponseCycle):
         client = edge.client(self._connection.client, self._headers)
         permission, host = self._lane.permissions[self._path], hostname_of(headers[b"host"])
         principal = await edge.admit(permission, self._headers, client[0], host, self._state)
-        named = {name.decode("latin-1"): value.decode("latin-1") for name, value in headers.items()}
-        check_body_headers(named, passer.body_bytes_max)
+        if headers.get(b"content-type") != b"application/json" or len(headers.get(b"content-length", b"")) > 6:
+            check_body_headers(_named(headers), passer.body_bytes_max)
+        named = _named(headers) if b"x-session-id" in headers else {}
         body = await self._read(passer.body_bytes_max)
         arrived_s = time.perf_counter()
         opened = await passer.open(self._path, body, principal, request_id, named)
@@ -240,14 +249,14 @@ class Exchange(RequestResponseCycle):
         return error.status, error.code
 
     def _rendered(self, status: int, fields: str) -> bytes:
-        common = b"".join([b"%b: %b\r\n" % pair for pair in self.default_headers])
         close = b"" if self.keep_alive else b"connection: close\r\n"
+        common = self._lane.common(self.default_headers)
         return b"%b%b%b%b\r\n" % (STATUS_LINE[status], common, fields.encode("latin-1"), close)
 
     def _end(self, data: bytes) -> None:
         """Write the last of the answer. The connection is free with it: a quick client's next request is here before
         this task is over."""
-        self._connection.exchange = self._task = None
+        self._connection.exchange = self.task = None
         self.response_started = self.response_complete = True
         if self.disconnected:
             return
@@ -270,11 +279,14 @@ class Exchange(RequestResponseCycle):
 def rendered(passage: Passage, arrived_s: float, request_id: str) -> str:
     """What the gateway says of a request, as lines."""
     headers = passage_headers(passage, arrived_s)
-    headers["x-request-id"] = request_id
     lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
-    if lines.isascii() and lines.count("\r") == len(headers) == lines.count("\n"):
-        return lines
-    return "".join(f"{name.decode()}: {value.decode()}\r\n" for name, value in encode_headers(headers))
+    if not lines.isascii() or lines.count("\r") + lines.count("\n") != 2 * len(headers):
+        lines = "".join(f"{name.decode()}: {value.decode()}\r\n" for name, value in encode_headers(headers))
+    return f"{lines}x-request-id: {request_id}\r\n"
+
+
+def _named(headers: Mapping[bytes, bytes]) -> dict[str, str]:
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in headers.items()}
 
 
 def hostname_of(host: bytes) -> str:

@@ -50,10 +50,10 @@ class Passer:
             inbound = Inbound(dialect, body, PASSING[dialect].read_head(body))
         except InvalidRequest:
             return None
-        if not self._inference.passes(principal, inbound):
-            return None
-        caller = caller_with(principal, request_id, headers, inbound.head.session_key)
-        return await self._inference.passage(principal, inbound, caller), inbound
+        passage = await self._inference.passage(
+            principal, inbound, lambda: caller_with(principal, request_id, headers, inbound.head.session_key)
+        )
+        return None if passage is None else (passage, inbound)
 
     def wrap(self, endpoints: Iterable[Endpoint]) -> tuple[Endpoint, ...]:
         """The endpoints; those in PATHS pass on what they can."""

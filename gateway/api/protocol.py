@@ -16,7 +16,7 @@ from typing import Any, Literal, cast
 
 import httptools
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from gateway import errors
@@ -171,7 +171,7 @@ class GatewayProtocol(HttpToolsProtocol):
         self._dropped_bytes = 0
 
     def on_url(self, url: bytes) -> None:
-        super().on_url(url)
+        self.url += url
         if len(self.url) > self._limits.url_bytes_max:
             self._stop("url_too_long", f"The URL is over the limit of {self._limits.url_bytes_max} bytes.")
 
@@ -187,17 +187,17 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._progress = True
-        if self.parser.get_http_version() not in ("1.0", "1.1"):
+        version, upgrade = self.parser.get_http_version(), self.parser.should_upgrade()
+        if version not in ("1.0", "1.1"):
             self._stop("bad_request", "Only HTTP/1.0 and HTTP/1.1 are spoken here.")
-        self._check_host()
-        if self.parser.should_upgrade() and any(
-            name in (b"content-length", b"transfer-encoding") for name, _ in self.headers
-        ):
+        self._check_host(version)
+        if upgrade and any(name in (b"content-length", b"transfer-encoding") for name, _ in self.headers):
             self._stop("bad_request", "A request with a body cannot ask for an upgrade of the protocol.")
         if len(self.pipeline) >= PIPELINE_MAX:
             self._stop("bad_request", f"More than {PIPELINE_MAX} requests are waiting on this connection.")
         lane = self._wheel.lane
-        if lane is not None and self.url in lane.routes and self._is_plain_post():
+        plain = version == "1.1" and not upgrade
+        if plain and lane is not None and self.url in lane.routes and self.parser.get_method() == b"POST":
             self._begin_exchange(lane)
         else:
             self.scope = self.scope_of(self.url, self.headers)  # type: ignore[assignment]
@@ -214,7 +214,7 @@ class GatewayProtocol(HttpToolsProtocol):
             self._dropped_bytes += len(body)
             if self._dropped_bytes > self._limits.body_bytes_max:
                 self._stop("request_too_large", "The body goes on after its answer.")
-        elif isinstance(self.cycle, Exchange) and not self.cycle.usual:
+        elif type(self.cycle) is Exchange and not self.cycle.usual:
             self.cycle.add(body)
             return
         super().on_body(body)
@@ -245,11 +245,14 @@ class GatewayProtocol(HttpToolsProtocol):
         if self._responding():
             self.cycle.keep_alive = False
 
-    # The fast lane
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        task = self.loop.create_task(cycle.run_asgi(app))
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
+        if type(cycle) is Exchange:
+            cycle.task = task
 
-    def _is_plain_post(self) -> bool:
-        parser = self.parser
-        return parser.get_method() == b"POST" and parser.get_http_version() == "1.1" and not parser.should_upgrade()
+    # The fast lane
 
     def _begin_exchange(self, lane: Lane) -> None:
         """As `super().on_headers_complete`, for a request that may do without a scope."""
@@ -334,9 +337,9 @@ class GatewayProtocol(HttpToolsProtocol):
         self._refusal = errors.error(code, message)
         raise self._refusal
 
-    def _check_host(self) -> None:
+    def _check_host(self, version: str) -> None:
         hosts = [value for name, value in self.headers if name == b"host"]
-        if not hosts and self.parser.get_http_version() == "1.0":
+        if not hosts and version == "1.0":
             return
         if len(hosts) != 1 or HOST.fullmatch(hosts[0]) is None:
             self._stop("bad_request", "Exactly one valid Host header is needed.")

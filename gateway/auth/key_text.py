@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import hmac
 import os
 import re
@@ -86,4 +85,4 @@ def _checksum(body: str) -> str:
 
 def digest(pepper: bytes, text: str) -> str:
     """What is kept of a key: SHA-256 keyed with the pepper, in hexadecimal."""
-    return hmac.new(pepper, text.encode("utf-8", "surrogateescape"), hashlib.sha256).hexdigest()
+    return hmac.digest(pepper, text.encode("utf-8", "surrogateescape"), "sha256").hex()
