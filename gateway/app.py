@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import secrets
@@ -90,6 +91,9 @@ if TYPE_CHECKING:
     pass
 
 
+# New objects between two looks of the garbage collector at them.
+GC_ALLOCATIONS = 10_000
+
 log = logging.getLogger("gateway")
 
 
@@ -115,6 +119,7 @@ def serve(config: Config) -> int:
         async with opened(config) as gateway:
             banner = Banner(config, version(), gateway.admin_key, sys.stdout)
             server = Server(gateway.edge, gateway.wheel, config.server, banner.show)
+            _settle_memory()
             showing = asyncio.create_task(banner.show_loading(gateway.pool.statuses))
             try:
                 await server.serve(sockets)
@@ -124,6 +129,14 @@ def serve(config: Config) -> int:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run())
     return 0
+
+
+def _settle_memory() -> None:
+    """Keep the garbage collector off what was built for good, and let it look at what is new less often: requests leave
+    hardly any cycles behind, and looking for them took a tenth of the time of a request that is passed on."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_ALLOCATIONS, 50, 100)
 
 
 @asynccontextmanager

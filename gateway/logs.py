@@ -59,14 +59,14 @@ class AccessLog:
 
     def __init__(self, config: LogConfig, stream: TextIO) -> None:
         self._stream = stream
-        self._enabled = config.level in ("debug", "info")
+        self.enabled = config.level in ("debug", "info")
         self._line = json_line if config.format == "json" else text_line
         self._pending: list[tuple[float, Fields]] = []
         self._flush_due = False
 
     def add(self, fields: Fields) -> None:
         """Note a request; written within `FLUSH_INTERVAL_S`, at once when too many wait."""
-        if not self._enabled:
+        if not self.enabled:
             return
         self._pending.append((time.time(), fields))
         if len(self._pending) >= PENDING_MAX:

@@ -138,17 +138,18 @@ def rewrite(inbound: Inbound, model: str, style: Style) -> Parts:
     """The body with the target's model, with the usage asked for, and with a bound of the answer where there is one."""
     head = inbound.head
     replaced: dict[str, bytes] = {"model": _encode(model)}
-    added: dict[str, bytes] = {}
     want_usage = head.stream and not head.usage_wanted and style.usage_option
-    if want_usage or inbound.output_tokens_max is not None:
-        fields = _routed_decoder.decode(inbound.body)
-        if want_usage:
-            options = fields.stream_options
-            given = options if isinstance(options, dict) else {}
-            place = added if options is msgspec.UNSET else replaced
-            place["stream_options"] = _encode({**given, "include_usage": True})
-        if inbound.output_tokens_max is not None:
-            _bound(inbound.output_tokens_max, fields, style, replaced, added)
+    if not want_usage and inbound.output_tokens_max is None:
+        return splice(inbound.body, replaced, {})
+    added: dict[str, bytes] = {}
+    fields = _routed_decoder.decode(inbound.body)
+    if want_usage:
+        options = fields.stream_options
+        given = options if isinstance(options, dict) else {}
+        place = added if options is msgspec.UNSET else replaced
+        place["stream_options"] = _encode({**given, "include_usage": True})
+    if inbound.output_tokens_max is not None:
+        _bound(inbound.output_tokens_max, fields, style, replaced, added)
     return splice(inbound.body, replaced, added)
 
 

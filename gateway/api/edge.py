@@ -181,8 +181,11 @@ class Edge:
     ) -> None:
         """The part of `note` that every request has."""
         self._telemetry.request(route, method, status, duration_s)
-        line: Fields = {"method": method, "path": path, "status": status, "ms": round(duration_s * 1000, 1)}
-        self._access_log.add(line | fields | {"request_id": request_id})
+        if self._access_log.enabled:
+            ms = round(duration_s * 1000, 1)
+            line: Fields = {"method": method, "path": path, "status": status, "ms": ms, **fields}
+            line["request_id"] = request_id
+            self._access_log.add(line)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> tuple[int, str | None]:
         """Answer the request; the status for the log, and the code of what failed."""
