@@ -7,6 +7,7 @@ what the request used is recorded first.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping
 
@@ -33,6 +34,7 @@ PASSING: Mapping[DialectName, Passing] = {
     "openai_embeddings": openai_passing.EMBEDDING,
 }
 
+_NAMED = re.compile(rb"(?:event: [^\n]+\ndata: [^\n]*\n\n)+")
 _JSON = (("content-type", "application/json"),)
 
 
@@ -175,6 +177,8 @@ class Frames:
             events = data.count(b"\n\n")
             lines = data.count(b"\n")
             if data.startswith(b"data: ") and lines == 2 * events and data.count(b"\n\ndata: ") == events - 1:
+                return data, events
+            if lines == 3 * events and _NAMED.fullmatch(data):
                 return data, events
         split = self._splitter.feed(data)
         # An empty line completes an event, so nothing of one is left.

@@ -361,5 +361,8 @@ def test_frames_that_are_whole_are_not_taken_apart() -> None:
     assert frames.feed(body[:10]) == (b"", 0)
     assert frames.feed(body[10:]) == (body, 5)
     assert frames.feed(b"data: a\ndata: b\n\n") == (b"data: a b\n\n", 1)
+    named = b"event: a\ndata: {}\n\nevent: b\ndata: {}\n\n"
+    assert frames.feed(named) == (named, 2)
+    assert frames.feed(named + b"data: c\n\n") == (named + b"data: c\n\n", 3)
     assert frames.feed(b"data: a\n\nevent: b\n\n") == (b"data: a\n\n", 1)
     assert frames.end() == (b"", 0)

@@ -276,7 +276,8 @@ def main() -> None:
         for repetition in range(chosen.repetitions):
             for side in sides if repetition % 2 == 0 else reversed(sides):
                 results[side.name].append(measured(bench, side, chosen.seconds))
-        show(results)
+        if chosen.repetitions:
+            show(results)
         if chosen.endure:
             endure(bench, sides, chosen.endure)
 
