@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterator, Mapping
 from json.scanner import c_make_scanner  # type: ignore[attr-defined]
 
+import msgspec
+
 from adapters.errors import InvalidRequest
 
 Parts = tuple[bytes | memoryview, ...]
@@ -18,6 +20,14 @@ Parts = tuple[bytes | memoryview, ...]
 # Below this a copy costs less than a view.
 COPIED_BYTES_MAX = 16 * 1024
 
+# Above this, searching for a name takes longer than decoding.
+SEARCHED_BYTES_MAX = 64 * 1024
+
+_NOTHING = msgspec.Raw(b"")
+_KEY = re.compile(rb'[ \t\n\r]*("(?:[^"\\]|\\.)*")[ \t\n\r]*:[ \t\n\r]*')
+_FOLLOWING = re.compile(rb"[ \t\n\r]*[,}]")
+_values_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_name_decoder = msgspec.json.Decoder(str)
 _SPACE = re.compile(r"[ \t\n\r]*")
 _TEXT = re.compile(rb'[ \t\n\r]*:[ \t\n\r]*("(?:[^"\\]|\\.)*")')
 _scan = c_make_scanner(json.JSONDecoder(strict=False))
@@ -51,6 +61,8 @@ def _spans(body: bytes, names: Mapping[str, bytes]) -> dict[str, tuple[int, int]
 
     A name of letters that occurs once, quoted, can only be that member, unless some name is spelled with escapes.
     """
+    if len(body) > SEARCHED_BYTES_MAX:
+        return _measured(body, names)
     if b"\\" in body and (b"\\u006" in body or b"\\u007" in body or b"\\u005" in body):
         return _walked(body, names)
     found = {}
@@ -64,12 +76,39 @@ def _spans(body: bytes, names: Mapping[str, bytes]) -> dict[str, tuple[int, int]
     return found
 
 
+def _measured(body: bytes, names: Mapping[str, bytes]) -> dict[str, tuple[int, int]]:
+    """The same for large bodies, by the lengths of all values, which takes one pass over them.
+
+    Of two members of a name only the last one's length is known, so each has to be where its value is.
+    """
+    values = _values_decoder.decode(body)
+    found: dict[str, tuple[int, int]] = {}
+    at = body.index(b"{") + 1
+    while (key := _KEY.match(body, at)) is not None:
+        name = _name_decoder.decode(key[1])
+        value = memoryview(values.get(name, _NOTHING))
+        begin, end = key.end(), key.end() + value.nbytes
+        following = _FOLLOWING.match(body, end)
+        if following is None or not body.startswith(value, begin):
+            return _walked(body, names)
+        if name in names and name in found:
+            raise _twice(name)
+        if name in names:
+            found[name] = begin, end
+        at = following.end()
+    return found if len(found) == len(names) else _walked(body, names)
+
+
+def _twice(name: str) -> InvalidRequest:
+    return InvalidRequest(f"The body of your request has '{name}' twice.", param=name)
+
+
 def _walked(body: bytes, names: Mapping[str, bytes]) -> dict[str, tuple[int, int]]:
     """The same by walking over all members; much slower."""
     found: dict[str, tuple[int, int]] = {}
     for name, begin, end in members(body):
         if name in names and name in found:
-            raise InvalidRequest(f"The body of your request has '{name}' twice.", param=name)
+            raise _twice(name)
         if name in names:
             found[name] = begin, end
     return found

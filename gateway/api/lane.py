@@ -103,6 +103,12 @@ class Exchange(RequestResponseCycle):
     def scope(self, value: object) -> None:
         pass
 
+    @property
+    def left(self) -> int:
+        """How much of the body is still to come, 0 where its head does not say."""
+        length = next((value for name, value in self._headers if name == b"content-length"), b"0")
+        return int(length) - self._size
+
     # From the connection
 
     def add(self, data: bytes) -> None:

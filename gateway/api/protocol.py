@@ -136,7 +136,7 @@ class GatewayProtocol(HttpToolsProtocol):
         if self._state == "body":
             self._deadline = self.loop.time() + self._limits.body_timeout_s
         try:
-            if len(data) <= PIECE_BYTES:
+            if len(data) <= PIECE_BYTES or self._is_within_body(len(data)):
                 self._feed(data)
             else:
                 view = memoryview(data)
@@ -149,6 +149,11 @@ class GatewayProtocol(HttpToolsProtocol):
         except (httptools.HttpParserError, GatewayError):
             refusal, self._refusal = self._refusal, None
             self._refuse(refusal or errors.error("bad_request", "The request is not valid HTTP/1.1."))
+
+    def _is_within_body(self, size: int) -> bool:
+        """Whether that much more belongs to the body that is being read, so that no head can begin in it."""
+        cycle = self.cycle
+        return self._state == "body" and type(cycle) is Exchange and not cycle.usual and cycle.left >= size
 
     def pause_writing(self) -> None:
         self._stalled_at = self.loop.time()

@@ -33,20 +33,28 @@ def spliced(body: bytes, replaced: dict[str, bytes] | None = None, added: dict[s
         ),
     ],
 )
-def test_only_the_member_is_replaced(body: bytes, expected: bytes) -> None:
+def test_only_the_member_is_replaced(body: bytes, expected: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert spliced(body, {"model": b'"NEW"'}) == expected
+    monkeypatch.setattr("adapters.dialects.splicing.SEARCHED_BYTES_MAX", 0)
     assert spliced(body, {"model": b'"NEW"'}) == expected
 
 
+@pytest.mark.parametrize("large", [False, True])
 @pytest.mark.parametrize(
     "body",
     [
         b'{"model":"a","model":"b"}',
+        b'{"model":"a","model":"a"}',
+        b'{"model":"a","n":1,"n":12,"model":"b"}',
+        b'{"n":12,"model":"a","n":1,"model":"b"}',
         b'{"model":"a","x":1,"mod\\u0065l":"b"}',
         b'{"\\u006D\\u006F\\u0064\\u0065\\u006C":"a","model":"b"}',
         b'{"model":"a","x":{"model":"c"},"model":"b"}',
     ],
 )
-def test_a_member_that_is_there_twice_is_refused(body: bytes) -> None:
+def test_a_member_that_is_there_twice_is_refused(body: bytes, large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if large:
+        monkeypatch.setattr("adapters.dialects.splicing.SEARCHED_BYTES_MAX", 0)
     with pytest.raises(InvalidRequest) as refused:
         spliced(body, {"model": b'"NEW"'})
     assert refused.value.param == "model"
@@ -59,7 +67,11 @@ def test_members_are_added_in_front_and_objects_replaced() -> None:
     assert spliced(body, replaced, {"max_tokens": b"5"}) == expected
 
 
-def test_random_objects_stay_what_they_are() -> None:
+@pytest.mark.parametrize("large", [False, True])
+def test_random_objects_stay_what_they_are(large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if large:
+        monkeypatch.setattr("adapters.dialects.splicing.SEARCHED_BYTES_MAX", 0)
+        monkeypatch.setattr("adapters.dialects.splicing.COPIED_BYTES_MAX", 0)
     chance = random.Random(7)
     texts = ["model", '"model"', "\\", "ü", "\u2028", "a\nb", "stream", ""]
 
