@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from gateway import cli_audit, cli_bench, cli_keys, cli_money, cli_people, cli_sessions, command, upkeep
+from gateway import cli_audit, cli_bench, cli_keys, cli_money, cli_people, cli_pull, cli_sessions, command, upkeep
 
 if TYPE_CHECKING:
     from gateway.bench import BenchOptions
@@ -72,6 +72,7 @@ def parser() -> argparse.ArgumentParser:
     upkeep.add_commands(commands, command.add, command.add_config_options)
     cli_audit.add_commands(commands, command.add, command.add_config_options)
     _add_models(commands)
+    cli_pull.add_commands(commands)
     _add_sessions(commands)
     _add_chat(commands)
     _add_bench(commands)

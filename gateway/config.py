@@ -15,6 +15,8 @@ import adapters
 from gateway import yaml_lines
 from gateway.config_auth import IssuerConfig, issuer_conflicts
 from gateway.config_auth import is_loopback as is_loopback
+from gateway.config_library import LibraryConfig as LibraryConfig
+from gateway.config_library import library_conflicts
 from gateway.config_limits import ImagesConfig as ImagesConfig
 from gateway.config_limits import LimitsConfig as LimitsConfig
 from gateway.config_limits import Section, zone_of
@@ -124,6 +126,7 @@ class Config(Section, frozen=True, kw_only=True):
     limits: LimitsConfig = LimitsConfig()
     alerts: AlertsConfig = AlertsConfig()
     sessions: SessionsConfig = SessionsConfig()
+    library: LibraryConfig = LibraryConfig()
     images: ImagesConfig = ImagesConfig()
     log: LogConfig = LogConfig()
 
@@ -231,6 +234,7 @@ def _conflicts(config: Config) -> Iterator[tuple[str, str]]:
     yield from people_conflicts(config.auth.people)
     if config.sessions.encryption_key is not None and config.sessions.encryption_key_file is not None:
         yield "sessions.encryption_key_file", "sessions.encryption_key is set already"
+    yield from library_conflicts(config.library)
     yield from _state_conflicts(config.state)
 
 

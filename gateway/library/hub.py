@@ -32,6 +32,7 @@ IDLE_TIMEOUT_S = 30.0
 REDIRECTS_MAX = 5
 CONNECTIONS_PER_HOST = 4
 FILES_MAX = 10_000
+HOSTS = ("*.huggingface.co", "*.hf.co")
 
 
 class Resolution(msgspec.Struct, frozen=True):
@@ -47,7 +48,7 @@ class HubSettings(msgspec.Struct, frozen=True, kw_only=True):
     """`hosts` are where the endpoint may send us for bytes, `*.` standing for any name before; it may do so itself."""
 
     endpoint: str = "https://huggingface.co"
-    hosts: tuple[str, ...] = ("*.huggingface.co", "*.hf.co")
+    hosts: tuple[str, ...] = HOSTS
     token: Secret | None = None
     offline: bool = False
 

@@ -86,7 +86,7 @@ REFUSED = [
     ("server:\n  prot: 1\n", ":2: at server.prot: no such setting; did you mean port?"),
     (
         "5: 1\n",
-        ":1: at 5: no such setting; known: alerts, auth, data_dir, images, limits, log, models, providers, routes,",
+        ":1: at 5: no such setting; known: alerts, auth, data_dir, images, library, limits, log, models, providers,",
     ),
     ("server: 5\n", ":1: at server: expected settings as `name: value` lines, got 5"),
     ("- 1\n", ":1: expected settings as `name: value` lines"),
@@ -271,6 +271,7 @@ def struct_shape(kind: type[msgspec.Struct]) -> dict[str, Any]:
         "smtp": SmtpConfig,
         "people": PeopleConfig,
         "sessions": config.SessionsConfig,
+        "library": config.LibraryConfig,
         "log": config.LogConfig,
         "engine": EngineConfig,
     }

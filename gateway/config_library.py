@@ -1,0 +1,47 @@
+"""The settings of the library: where models are pulled from and to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from msgspec import Meta
+
+from gateway.config_auth import is_loopback
+from gateway.config_limits import Section
+from gateway.config_models import LocalPath
+from gateway.secret import Secret
+
+Host = Annotated[str, Meta(pattern=r"^(\*\.)?[a-z0-9-]+(\.[a-z0-9-]+)*\Z")]
+
+
+class LibraryConfig(Section, frozen=True, kw_only=True):
+    """A hub, and the cache folder (`dir` None: the one that the hub's own tools use).
+
+    `hosts` are where a hub may send us for the bytes of files beside Hugging Face's own. The token stays with the hub's
+    own host.
+    """
+
+    dir: LocalPath | None = None
+    endpoint: Annotated[str, Meta(min_length=1, max_length=500)] = "https://huggingface.co"
+    hosts: tuple[Host, ...] = ()
+    token: Secret | None = None
+    token_file: LocalPath | None = None
+    offline: bool = False
+
+
+def library_conflicts(library: LibraryConfig) -> Iterator[tuple[str, str]]:
+    """What no single type can say, as (path, problem)."""
+    if library.token is not None and library.token_file is not None:
+        yield "library.token_file", "library.token is set already"
+    try:
+        parts = urlsplit(library.endpoint)
+        host = parts.hostname or ""
+    except ValueError:
+        yield "library.endpoint", "not a URL"
+        return
+    if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(host)):
+        yield "library.endpoint", "expected https://; http:// is for a loopback address only"
+    elif not host or parts.username is not None or parts.query or parts.fragment:
+        yield "library.endpoint", "expected a URL with a host, and neither a user, nor a query, nor a fragment"
