@@ -72,6 +72,15 @@ class Valkey:
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
 
+    def slow(self, for_s: float) -> None:
+        """Stall most of the time, for so long."""
+        until = time.monotonic() + for_s
+        while time.monotonic() < until:
+            self.stall()
+            time.sleep(0.15)
+            self.go_on()
+            time.sleep(0.01)
+
 
 class Postgres:
     """A PostgreSQL server in a directory of its own; as root it runs as nobody, because it refuses root."""

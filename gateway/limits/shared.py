@@ -239,8 +239,12 @@ class SharedCounters:
             self._spawn(self._tell(counted))
         if lost:
             self._epoch_seen_us = now_us
-            for grant, _ in self._live.values():
-                self._spawn(self._restore(grant))
+        for grant, _ in self._live.values():
+            # Holds may also have run out while nobody could be told that their requests still run.
+            self._spawn(self._restore(grant) if lost else self._prolong(grant))
+
+    async def _prolong(self, grant: Grant) -> None:
+        await self._insist(RENEW, _held_keys(grant), _held_arguments(grant))
 
     async def _tell(self, counted: Counted) -> None:
         # An age may have been a whole slot more when it was rounded, so that it is told as one less.

@@ -83,6 +83,11 @@ def redis_stalled(folder: Path, scale: float) -> Outcome:
     return outage(folder, lambda valkey, _: valkey.stall(), lambda valkey, _: valkey.go_on(), 20 * scale)
 
 
+def redis_slow(folder: Path, scale: float) -> Outcome:
+    """Every call takes up to 150 ms."""
+    return outage(folder, lambda valkey, _: valkey.slow(20 * scale), lambda valkey, _: valkey.go_on(), 0)
+
+
 def postgres_stopped(folder: Path, scale: float) -> Outcome:
     """PostgreSQL is away for more than a minute."""
     return outage(folder, lambda _, postgres: postgres.stop(), lambda _, postgres: postgres.start(), 75 * scale)
@@ -127,6 +132,7 @@ SCENARIOS: dict[str, Scenario] = {
     "durability": durable,
     "redis-killed": redis_killed,
     "redis-stalled": redis_stalled,
+    "redis-slow": redis_slow,
     "postgres-stopped": postgres_stopped,
     "postgres-stalled": postgres_stalled,
     "disk-full": full_disk,

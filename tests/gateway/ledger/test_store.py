@@ -157,6 +157,19 @@ def test_an_entry_is_durable_in_the_outbox_while_the_database_is_away(tmp_path: 
     with_ledger(tmp_path, scenario, with_outbox=True)
 
 
+def test_while_nothing_can_be_recorded_it_is_full(tmp_path: Path) -> None:
+    async def scenario(ledger: Ledger, database: Flaky) -> None:
+        database.failures = ["before"] * 10_000
+        waiting = ledger.add(entry("a"))
+        while not ledger.full:  # noqa: ASYNC110 - nobody tells.
+            await asyncio.sleep(0)
+        database.failures = []
+        await waiting
+        assert not ledger.full
+
+    with_ledger(tmp_path, scenario)
+
+
 def test_the_outbox_is_emptied_also_while_entries_keep_coming(tmp_path: Path) -> None:
     async def scenario(ledger: Ledger, database: Flaky) -> None:
         database.failures = ["before"]

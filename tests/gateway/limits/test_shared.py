@@ -295,6 +295,25 @@ def test_nothing_is_loaded_within_the_grace_after_a_loss() -> None:
     run(scenario)
 
 
+def test_holds_that_ran_out_during_an_outage_are_held_again() -> None:
+    async def scenario(shared: Fragile, first: Replica, second: Replica) -> None:
+        now_us = 1_700_000_000_000_000
+        shared.inner = Memory(now_us=lambda: now_us)
+        running = await first.hold(60)
+        shared.away = True
+        first.counters._notice()
+        now_us += 600_000_000
+        shared.away = False
+        first.counters._notice()
+        await quiet(first)
+        assert isinstance(await second.reserve(41), Refusal), "60 of 100 are still held"
+        first.settle(running, 10)
+        await quiet(first)
+        assert isinstance(await second.reserve(90), Reservation)
+
+    run(scenario)
+
+
 def test_a_watcher_holds_again_without_being_asked() -> None:
     async def scenario(shared: Fragile, first: Replica, second: Replica) -> None:
         reservation = await first.hold(60)
