@@ -97,7 +97,8 @@ class Call(Generic[Q, B]):
 
     `version` is what `If-Match` names (None: any); the owner of the thing compares it in the statement that changes it
     and raises `precondition_failed`. `query` and `body` are of the route's types, where it has them. `idempotency_key`
-    makes a change happen once where the route says so. `resource` is what the route's `about` found.
+    makes a change happen once where the route says so. `resource` is what the route's `about` found,
+    `hidden` what the caller asked for and may not even know of.
     """
 
     query: Q
@@ -110,6 +111,7 @@ class Call(Generic[Q, B]):
         self.version = _version(request.headers.get("if-match"))
         self.idempotency_key = _idempotency_key(request.headers.get("idempotency-key"))
         self.resource: Resource | None = None
+        self.hidden: Resource | None = None
         self.subject: str | None = None
         self.details: dict[str, str | int | bool] = {}
         self._permission = permission
@@ -130,6 +132,7 @@ class Call(Generic[Q, B]):
             case "denied":
                 raise _denied(permission, param)
             case "hidden":
+                self.hidden = resource
                 raise _not_found(param)
 
 
@@ -190,7 +193,11 @@ class Admin:
                 if NUL.search(body):
                     raise InvalidRequest("No text of the body may hold the character NUL.")
                 call.body = decode(body)
-            answer = await route.handler(call)
+            try:
+                answer = await route.handler(call)
+            except errors.GatewayError:
+                self._note_hidden(route, call)
+                raise
             if route.action:
                 subject = call.path.get("id", "") if call.subject is None else call.subject
                 done = event_of(request.scope, route.action, subject)
@@ -219,11 +226,17 @@ class Admin:
             case "denied":
                 raise _denied(route.permission)
             case "hidden":
-                owner = call.resource.tenant or call.resource.org_id or ""
-                subject = next(iter(call.path.values()), "")
-                action = route.action or route.permission
-                self._audit.add_repeatable(event_of(call.request.scope, action, subject, "not_found", owner=owner))
+                call.hidden = call.resource
+                self._note_hidden(route, call)
                 raise _not_found()
+
+    def _note_hidden(self, route: Route, call: Call[Any, Any]) -> None:
+        """Record that somebody asked for what belongs to others, in the path or in the body."""
+        if call.hidden is not None:
+            owner = call.hidden.tenant or call.hidden.org_id or ""
+            subject = next(iter(call.path.values()), "")
+            action = route.action or route.permission
+            self._audit.add_repeatable(event_of(call.request.scope, action, subject, "not_found", owner=owner))
 
 
 def kept(part: T | None) -> T:

@@ -98,6 +98,8 @@ def test_credit_moves_within_an_organisation_and_never_what_is_held(tmp_path: Pa
             return answer.status_code, str(body["new"] if answer.status_code == 200 else body["error"]["code"])
 
         assert await move("org_admin", "c", "1", "k0") == (404, "not_found")
+        (event,) = desk.audit.events
+        assert (event.action, event.outcome, event.details) == ("wallet.transfer", "not_found", {"owner": "org_b"})
         assert await move("org_viewer", "b", "1", "k0") == (403, "permission_denied")
         assert await move("other", "c", "1", "k0") == (404, "not_found")
         assert await move("org_admin", "a", "1", "k0") == (400, "invalid_value")
