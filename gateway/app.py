@@ -252,7 +252,13 @@ async def _open_money(
             stack.callback(rest.save, counters.book, saved, boot)
     else:
         orphans = None if ledger is None else Orphans(shared, process, ledger.charges)
-        counters = SharedCounters(shared, config.state.replicas, steady_us, orphans=orphans)
+        counters = SharedCounters(
+            shared,
+            config.state.replicas,
+            steady_us,
+            complete=lambda: ledger is None or not ledger.waiting_bytes,
+            orphans=orphans,
+        )
         if ledger is not None:
             ledger.returned = counters.adopt
     if ledger is not None:

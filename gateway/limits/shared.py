@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 
 from msgspec.structs import replace
 
@@ -29,6 +29,9 @@ from gateway.state.shared import Reply, Script, SharedState, SharedStateUnavaila
 GRACE_S = 3.0
 RETRY_S = 0.2
 WATCH_S = 0.25
+# A replica that has entries in its outbox when the counters are lost says so again and again.
+INCOMPLETE = "ledger-incomplete"
+INCOMPLETE_TTL_S = 2.0
 # A replica that dies stops renewing, and what it held comes back after this.
 HOLD_US = 180_000_000
 RENEW_US = 60_000_000
@@ -37,7 +40,8 @@ log = logging.getLogger(__name__)
 
 
 class SharedCounters:
-    """The limiter's counters in shared state. `replicas` share each limit while it is away."""
+    """The limiter's counters in shared state. `replicas` share each limit while it is away; `complete` says that nothing
+    which this one has told the counters waits outside of the ledger."""
 
     def __init__(
         self,
@@ -45,6 +49,7 @@ class SharedCounters:
         replicas: int,
         steady_us: Callable[[], int],
         *,
+        complete: Callable[[], bool] = lambda: True,
         grace_s: float = GRACE_S,
         orphans: Orphans | None = None,
     ) -> None:
@@ -52,6 +57,8 @@ class SharedCounters:
         self._replicas = replicas
         self._steady_us = steady_us
         self._grace_us = round(grace_s * 1e6)
+        self._complete = complete
+        self._incomplete_since_us: int | None = None
         self._epoch: str | None = None
         self._epoch_seen_us = 0
         self._live: dict[str, tuple[Grant, Ask]] = {}
@@ -126,6 +133,9 @@ class SharedCounters:
             if left_us <= 0:
                 break
             await asyncio.sleep(left_us / 1e6)
+        with _unavailable():
+            if await self._shared.get(INCOMPLETE) is not None:
+                raise SharedStateUnavailable("a replica has entries that are not in the ledger yet")
         late = await self._run(LATE, [f"a:{account}" for account in accounts], [0, 0, len(accounts)])
         return dict(zip(accounts, late, strict=True))
 
@@ -136,11 +146,8 @@ class SharedCounters:
 
     async def _run(self, script: Script, keys: list[str], arguments: list[int]) -> Reply:
         """Run a script that is about money and may fail."""
-        try:
+        with _unavailable():
             return await self._shared.run(script, keys, arguments)
-        except SharedStateUnavailable as error:
-            message = "What the budget still has cannot be known right now. Try again shortly."
-            raise errors.error("budget_unavailable", message, retry_after_s=1) from error
 
     def settle(
         self,
@@ -205,8 +212,21 @@ class SharedCounters:
     async def _watch(self) -> None:
         while True:
             self._notice()
+            await self._warn()
             await self._renew()
             await asyncio.sleep(WATCH_S)
+
+    async def _warn(self) -> None:
+        """Keep the others from opening accounts while entries of this replica that lost counters knew wait outside of
+        the ledger."""
+        if self._complete():
+            self._incomplete_since_us = None
+            return
+        if self._incomplete_since_us is None:
+            self._incomplete_since_us = self._steady_us()
+        if self._incomplete_since_us <= self._epoch_seen_us:
+            with contextlib.suppress(SharedStateUnavailable):
+                await self._shared.set(INCOMPLETE, b"1", INCOMPLETE_TTL_S)
 
     async def _renew(self) -> None:
         """Tell now and then that the requests which hold something still run."""
@@ -259,6 +279,16 @@ class SharedCounters:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+@contextlib.contextmanager
+def _unavailable() -> Iterator[None]:
+    """An answer for who needs a budget that cannot be known."""
+    try:
+        yield
+    except SharedStateUnavailable as error:
+        message = "What the budget still has cannot be known right now. Try again shortly."
+        raise errors.error("budget_unavailable", message, retry_after_s=1) from error
 
 
 def _keys(ask: Ask) -> list[str]:

@@ -49,10 +49,10 @@ class Fragile:
         return reply
 
     async def get(self, key: str) -> bytes | None:
-        return None
+        return await self.inner.get(key)
 
     async def set(self, key: str, value: bytes, ttl_s: float, *, only_new: bool = False) -> bool:
-        return True
+        return await self.inner.set(key, value, ttl_s, only_new=only_new)
 
     async def publish(self, channel: str, message: bytes) -> None: ...
 
@@ -407,6 +407,35 @@ def test_accounts_of_another_money_epoch_begin_with_what_the_database_says() -> 
         second.settle(await second.hold(100), 10)
         await quiet(second)
         await second.hold(90)
+        assert isinstance(await second.reserve(1), Refusal)
+
+    run(scenario)
+
+
+def test_no_account_is_opened_while_entries_that_lost_counters_knew_are_not_in_the_ledger() -> None:
+    async def scenario(shared: Fragile, first: Replica, second: Replica) -> None:
+        complete = [True]
+        first.counters._complete = lambda: complete[0]
+        first.settle(await first.hold(60), 60)
+        await quiet(first)
+        spent = dict(first.debits)
+        first.debits.clear()  # The charge is in the outbox of the first replica.
+        complete[0] = False
+        await first.counters._warn()
+        assert isinstance(await second.reserve(41), Refusal), "the counters know it"
+        shared.lose()
+        for one in (first, second):
+            one.counters._notice()
+            await one.counters._warn()
+            await quiet(one)
+        with pytest.raises(GatewayError) as refused:
+            await second.reserve(1)
+        assert refused.value.code == "budget_unavailable"
+        first.debits.update(spent)
+        complete[0] = True
+        await first.counters._warn()
+        shared.inner = Memory()  # What it said has run out.
+        await second.hold(40)
         assert isinstance(await second.reserve(1), Refusal)
 
     run(scenario)
