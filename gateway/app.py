@@ -245,7 +245,7 @@ async def _open_money(
         telemetry.gauge_source(partial(gauges.of_ledger, ledger))
     counters: SharedCounters | LocalCounters
     if config.state.redis is None:
-        counters = LocalCounters(lambda: ledger is None or ledger.complete)
+        counters = LocalCounters(lambda: ledger is not None and ledger.complete)
         if ledger is not None:
             saved, boot = Path(config.data_dir) / "outbox" / "rates.json", rest.boot_id()
             rest.recall(counters.book, saved, boot)

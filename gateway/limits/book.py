@@ -178,6 +178,14 @@ class Book:
                 window.fill(slots or {})
             self._accounts[account] = Account(spent_nano, self._now_us, window)
 
+    def unload(self, account: str) -> bool:
+        """Forget an account that nothing is held of; its durable sum has to be complete. False: something is held."""
+        found = self._accounts.get(account)
+        if found is None or found.holders:
+            return False
+        del self._accounts[account]
+        return True
+
     def admit(self, ask: Ask) -> Grant | Refusal | Missing:
         """Hold the worst case of a request in all its scopes, or say what is in the way and change nothing."""
         if ask.id in self._holds:

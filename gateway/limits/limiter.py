@@ -27,6 +27,8 @@ OUTPUT_TOKENS_MIN = 16
 # How far the clocks of replicas and stores may be apart, for what is read of a window.
 CLOCKS_APART_US = 30_000_000
 SWEEP_US = 60_000_000
+REREAD_US = 60_000_000
+REREAD_MAX = 10_000
 IDLE_US = 3600 * 1_000_000
 
 log = logging.getLogger(__name__)
@@ -105,6 +107,10 @@ class Counters(Protocol):
         """Make an account known, unless it is or has changed since its mark."""
         ...
 
+    async def forget(self, account: str) -> bool:
+        """Read an account anew with the next request; False when that cannot be now."""
+        ...
+
     def settle(
         self,
         grant: Grant,
@@ -155,6 +161,9 @@ class LocalCounters:
     async def load(self, opening: Opening) -> None:
         self.book.load(opening.account, opening.spent_nano, opening.window_us, opening.slots)
 
+    async def forget(self, account: str) -> bool:
+        return self._complete() and self.book.unload(account)
+
     def settle(
         self,
         grant: Grant,
@@ -197,6 +206,7 @@ class Limiter:
         self._alert = alert
         self._wallet_low_nano = wallet_low_nano
         self._credits: dict[str, int] = {}
+        self._reread_us: dict[str, int] = {}
 
     def plan(self, principal: Principal, model: str) -> Plan:
         """The limits that apply now."""
@@ -215,10 +225,25 @@ class Limiter:
             decision = await self._counters.admit(ask)
         if isinstance(decision, Refusal) and decision.key in plan.wallets and await self._credited(decision.key):
             decision = await self._counters.admit(self._ask(identity, plan, need, price))
+        if isinstance(decision, Refusal) and await self._reread(decision):
+            return await self.reserve(identity, plan, need, price)
         if isinstance(decision, Refusal):
             return self._until_reset(plan, ask, decision)
         assert isinstance(decision, Grant), "an account was just loaded"
         return Reservation(decision, plan, price)
+
+    async def _reread(self, refusal: Refusal) -> bool:
+        """Whether to decide once more, with what the ledger says: corrections give money back behind our back. A budget
+        is looked at again at most once in a while."""
+        now_us, account = self._steady_us(), refusal.key
+        if refusal.kind != "budget" or refusal.retry_us == BUSY_RETRY_US:
+            return False
+        if now_us - self._reread_us.get(account, -REREAD_US) < REREAD_US:
+            return False
+        self._reread_us[account] = now_us
+        if len(self._reread_us) > REREAD_MAX:
+            del self._reread_us[next(iter(self._reread_us))]
+        return await self._counters.forget(account)
 
     def _until_reset(self, plan: Plan, ask: Ask, refusal: Refusal) -> Refusal:
         """The refusal with the end of the budget's period, if the request could fit into a new one."""

@@ -289,6 +289,13 @@ class World:
             if identity in self.model.running
         }
 
+    def reread(self) -> None:
+        """Accounts are forgotten, to be read from the disk anew, where that has everything."""
+        if not self.queue and not self.outbox:
+            for account in ("key", "team"):
+                self.book.unload(f"{account}:{self.now_us // PERIOD_US}")
+            self.book.unload(WALLET)
+
     def tick(self) -> None:
         self.now_us += self.random.randrange(WINDOW_US // 2)
         self.expire()
@@ -411,4 +418,5 @@ ACTIONS: tuple[tuple[Callable[[World], None], int], ...] = (
     (World.drop, 3),
     (World.top_up, 2),
     (World.transfer, 4),
+    (World.reread, 4),
 )

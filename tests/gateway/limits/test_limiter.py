@@ -39,7 +39,8 @@ class Bench:
         self.alerts: list[Alert] = []
         self.asked = 0
         self.numbers = 0
-        self.counters = LocalCounters(lambda: True)
+        self.complete = False
+        self.counters = LocalCounters(lambda: self.complete)
         self.limiter = Limiter(
             LimitsConfig(time_zone=time_zone, rules=rules),
             self.counters,
@@ -288,3 +289,19 @@ def test_windows_that_cannot_be_are_refused(limits: dict[str, Any]) -> None:
 )
 def test_lengths_of_time_as_openai_writes_them(us: int, text: str) -> None:
     assert rate_headers(Room(1, 1, us), None)["x-ratelimit-reset-requests"] == text
+
+
+def test_money_that_a_correction_gave_back_can_be_spent_after_a_minute() -> None:
+    bench, principal = Bench(), who(limits=budget("0.000000100", period="total"))
+    held = bench.held(principal, Need(100))
+    bench.limiter.settle(held, 0, 100)
+    (account,) = held.grant.accounts
+    bench.balances[account], bench.complete = Balance(100), True
+    assert isinstance(bench.reserve(principal, Need(1)), Refusal)
+    bench.balances[account] = Balance(30)
+    bench.now_us += 59_000_000
+    assert isinstance(bench.reserve(principal, Need(1)), Refusal), "it was looked at just now"
+    bench.now_us += 1_000_000
+    bench.held(principal, Need(70))
+    assert isinstance(bench.reserve(principal, Need(1)), Refusal)
+    assert bench.asked == 3
