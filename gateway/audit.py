@@ -338,7 +338,7 @@ async def verify(database: Database, remembered: str | None = None) -> Chain:
     anchors = await database.query("SELECT number, hash FROM audit_anchor")
     anchor = (int(str(anchors[0]["number"])), str(anchors[0]["hash"])) if anchors else (0, START)
     number, previous = anchor
-    met, attested = remembered in (None, previous), not anchors
+    met, attested = remembered is None or (bool(anchors) and remembered == previous), not anchors
     sql = f"SELECT {','.join(COLUMNS)} FROM audit WHERE number > $1 AND number <= $2 ORDER BY number LIMIT {PAGE}"
     while page := msgspec.convert(await database.query(sql, number, last), list[Entry]):
         for entry in page:

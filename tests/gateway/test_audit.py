@@ -14,6 +14,7 @@ from gateway.audit import (
     GROUP_MAX,
     PENDING_MAX,
     REPEATED_MAX,
+    START,
     TEXT_LENGTH_MAX,
     Audit,
     Entry,
@@ -225,5 +226,19 @@ def test_without_a_database_nothing_is_kept() -> None:
         audit.add_repeatable(Event(action="access"))
         await audit.close()
         assert (await audit.page(Filter(), 5), audit.pending, audit.lost) == (([], False), 0, 0)
+
+    asyncio.run(scenario())
+
+
+def test_the_hash_before_the_first_entry_is_none_that_one_remembers(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        database = await open_sqlite(tmp_path, serve=True)
+        try:
+            await migrate(database, known())
+            async with database.transaction() as inside:
+                await append(inside, [entry_of(Event(action="key.create"), 1)])
+            assert (await verify(database, START)).problem is not None
+        finally:
+            await database.close()
 
     asyncio.run(scenario())
