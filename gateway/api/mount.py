@@ -10,8 +10,11 @@ from gateway.api.admin.audit import AuditRoutes
 from gateway.api.admin.invitations import InvitationRoutes
 from gateway.api.admin.keys import KeyRoutes
 from gateway.api.admin.ledger import LedgerRoutes
+from gateway.api.admin.orgs import OrgRoutes
 from gateway.api.admin.routes import Admin, Route
 from gateway.api.admin.server import ServerRoutes
+from gateway.api.admin.teams import TeamRoutes
+from gateway.api.admin.users import UserRoutes
 from gateway.api.admin.wallets import WalletRoutes
 from gateway.api.anthropic import Messages
 from gateway.api.cookies import Cookies
@@ -93,6 +96,9 @@ def admin_routes(parts: Parts) -> tuple[Route, ...]:
         *AuditRoutes(parts.audit).routes(),
         *LedgerRoutes(parts.ledger, parts.catalog.price_of, wall_us).routes(),
         *InvitationRoutes(parts.people).routes(),
+        *OrgRoutes(parts.directory).routes(),
+        *TeamRoutes(parts.directory).routes(),
+        *UserRoutes(parts.directory).routes(),
         *WalletRoutes(parts.wallets, parts.limiter, wall_us).routes(),
         *ServerRoutes(parts.config, parts.catalog, parts.health.statuses).routes(),
     )

@@ -26,7 +26,7 @@ from gateway.api.http import Endpoint, Response, json_response
 from gateway.api.mount import Parts
 from gateway.auth import Principal
 from gateway.auth.keyring import Keyring
-from gateway.auth.records import Directory, Key, insert
+from gateway.auth.records import Directory, Key, Org, Team, User, insert
 from gateway.auth.roles import PUBLIC, TABLE, Resource
 from gateway.config import LogConfig
 from gateway.ledger.store import Ledger
@@ -36,7 +36,7 @@ from gateway.state.database import Database
 from gateway.state.migrate import known, migrate
 from gateway.state.sqlite import open_sqlite
 from gateway.telemetry import Telemetry
-from tests.gateway.api.admin.people import ORG, OTHER_ORG, PEOPLE, TEAM, Door, Heard
+from tests.gateway.api.admin.people import ORG, OTHER_ORG, OTHER_TEAM, PEOPLE, TEAM, Door, Heard
 from tests.gateway.parts import parts, people
 
 Things = Mapping[str, Resource]
@@ -79,11 +79,38 @@ def _place(who: Principal) -> dict[str, Any]:
     return {"org_id": who.org_id, "user_id": who.user_id, "team_id": who.teams[0][0] if who.teams else None}
 
 
+async def _kept(database: Database, table: str, *records: Org | Team | User) -> Things:
+    for record in records:
+        await insert(database, table, record)
+    return {record.id: record.resource for record in records}
+
+
+async def orgs(database: Database) -> Things:
+    return await _kept(database, "orgs", *(Org(id=name, name=name, created_us=1) for name in (ORG, OTHER_ORG)))
+
+
+async def teams(database: Database) -> Things:
+    places = ((TEAM, ORG), ("team_c", ORG), (OTHER_TEAM, OTHER_ORG))
+    made = (Team(id=name, org_id=org, name=name, created_us=1) for name, org in places)
+    return await _kept(database, "teams", *made)
+
+
+async def users(database: Database) -> Things:
+    made = []
+    for name, org in (("user_org_member", ORG), ("user_x", ORG), ("user_other", OTHER_ORG)):
+        email = f"{name}@example.com"
+        made.append(User(id=name, org_id=org, email=email, name=name, role="member", admin=False, created_us=1))
+    return await _kept(database, "users", *made)
+
+
 # For each beginning of a path with parameters: makes such things, and says by their ids whose they are.
 THINGS: Mapping[str, Callable[[Database], Awaitable[Things]]] = {
     "/admin/v1/wallets/{": wallets,
     "/admin/v1/invitations/{": invitations,
     "/admin/v1/keys/{": keys,
+    "/admin/v1/orgs/{": orgs,
+    "/admin/v1/teams/{": teams,
+    "/admin/v1/users/{": users,
 }
 # What has parameters in its path and is about nothing of anybody's.
 NOBODYS: tuple[str, ...] = ()

@@ -1,0 +1,146 @@
+"""Organisations over HTTP."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from gateway.api.admin.routes import Body, Call, Moment, Page, Paging, Route, kept, moment
+from gateway.auth.orgs import OrgChange, Orgs
+from gateway.auth.records import Directory, Org, find
+from gateway.auth.roles import Resource
+from gateway.config_limits import ScopeLimits
+
+ALL = "/admin/v1/orgs"
+ONE = "/admin/v1/orgs/{id}"
+Name = Annotated[str, Meta(min_length=1, max_length=100)]
+Models = Annotated[tuple[str, ...], Meta(max_length=1000)]
+
+
+class OrgShown(msgspec.Struct, frozen=True, kw_only=True):
+    """An organisation. `models` null: all. The keys of an archived one are refused."""
+
+    object: str = "org"
+    id: str
+    name: str
+    created_at: Moment
+    archived_at: Moment | None
+    version: int
+    limits: ScopeLimits | None
+    models: tuple[str, ...] | None
+
+
+class NewOrg(Body, frozen=True, kw_only=True):
+    name: Name
+    limits: ScopeLimits | None = None
+    models: Models | None = None
+
+
+class OrgPatch(Body, frozen=True, kw_only=True):
+    """What is left out stays as it is."""
+
+    name: Name | UnsetType = UNSET
+    limits: ScopeLimits | UnsetType | None = UNSET
+    models: Models | UnsetType | None = UNSET
+    archived: bool | UnsetType = UNSET
+
+
+class OrgRoutes:
+    """`/admin/v1/orgs`."""
+
+    def __init__(self, directory: Directory | None) -> None:
+        self._maybe = directory
+
+    @property
+    def _directory(self) -> Directory:
+        return kept(self._maybe)
+
+    @property
+    def _orgs(self) -> Orgs:
+        return Orgs(self._directory)
+
+    def routes(self) -> tuple[Route, ...]:
+        return (
+            Route(
+                "GET",
+                ALL,
+                "orgs.read",
+                self.list,
+                "The organisations you see",
+                "orgs",
+                query=Paging,
+                answer=list[OrgShown],
+            ),
+            Route(
+                "POST",
+                ALL,
+                "orgs.create",
+                self.create,
+                "Make an organisation",
+                "orgs",
+                body=NewOrg,
+                answer=OrgShown,
+                status=201,
+                action="org.create",
+            ),
+            Route("GET", ONE, "orgs.read", self.get, "One organisation", "orgs", answer=OrgShown, about=self.whose),
+            Route(
+                "PATCH",
+                ONE,
+                "orgs.write",
+                self.change,
+                "Change or archive an organisation",
+                "orgs",
+                body=OrgPatch,
+                answer=OrgShown,
+                about=self.whose,
+                action="org.change",
+                description="Limits, models and `archived` are for administrators of the gateway.",
+            ),
+        )
+
+    async def whose(self, call: Call[Any, Any]) -> Resource | None:
+        org = await find(self._directory.database, "orgs", Org, id=call.path["id"])
+        return None if org is None else org.resource
+
+    async def list(self, call: Call[Paging, None]) -> Page[OrgShown]:
+        orgs, more = await self._orgs.list(call.principal, call.query.limit, call.query.after)
+        return Page([shown(org) for org in orgs], orgs[-1].id if more else None)
+
+    async def create(self, call: Call[None, NewOrg]) -> OrgShown:
+        body = call.body
+        org = await self._orgs.create(call.principal, body.name, limits=body.limits, models=body.models)
+        call.note(org.id, name=org.name)
+        return shown(org)
+
+    async def get(self, call: Call[None, None]) -> OrgShown:
+        return shown(await self._orgs.get(call.principal, call.path["id"]))
+
+    async def change(self, call: Call[None, OrgPatch]) -> OrgShown:
+        change = OrgChange(**msgspec.structs.asdict(call.body))
+        org = await self._orgs.change(call.principal, call.path["id"], change, call.version)
+        call.note(org.id, **changes(call.body))
+        return shown(org)
+
+
+def shown(org: Org) -> OrgShown:
+    return OrgShown(
+        id=org.id,
+        name=org.name,
+        created_at=Moment(org.created_us),
+        archived_at=moment(org.archived_us),
+        version=org.version,
+        limits=org.limits,
+        models=org.models,
+    )
+
+
+def changes(body: Body) -> dict[str, str | int | bool]:
+    """What a change asked for, for the audit log."""
+    asked = {name: value for name, value in msgspec.structs.asdict(body).items() if value is not UNSET}
+    return {
+        name: value if isinstance(value, str | bool) else msgspec.json.encode(value).decode()
+        for name, value in asked.items()
+    }

@@ -1,0 +1,165 @@
+"""People over HTTP."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from gateway.api.admin.orgs import Name, changes
+from gateway.api.admin.routes import Body, Call, Moment, Page, Paging, Route, kept, moment
+from gateway.auth import Role
+from gateway.auth.records import Directory, User, find
+from gateway.auth.roles import Resource
+from gateway.auth.users import UserChange, Users
+from gateway.config_limits import ScopeLimits
+
+ALL = "/admin/v1/users"
+ONE = "/admin/v1/users/{id}"
+Email = Annotated[str, Meta(min_length=3, max_length=254)]
+
+
+class UserShown(msgspec.Struct, frozen=True, kw_only=True):
+    """A person with a role in an organisation; `admin` administrates the whole gateway. All keys and log-ins of a
+    disabled one are refused."""
+
+    object: str = "user"
+    id: str
+    org_id: str | None
+    email: str
+    name: str
+    role: Role
+    admin: bool
+    created_at: Moment
+    disabled_at: Moment | None
+    version: int
+    limits: ScopeLimits | None
+
+
+class UserQuery(Paging, kw_only=True, frozen=True):
+    org_id: str | None = None
+
+
+class NewUser(Body, frozen=True, kw_only=True):
+    """`org_id` null: your own organisation."""
+
+    org_id: str | None = None
+    email: Email
+    name: Name | None = None
+    role: Role = "member"
+    admin: bool = False
+    limits: ScopeLimits | None = None
+
+
+class UserPatch(Body, frozen=True, kw_only=True):
+    """What is left out stays as it is."""
+
+    name: Name | UnsetType = UNSET
+    email: Email | UnsetType = UNSET
+    role: Role | UnsetType = UNSET
+    admin: bool | UnsetType = UNSET
+    limits: ScopeLimits | UnsetType | None = UNSET
+    disabled: bool | UnsetType = UNSET
+
+
+class UserRoutes:
+    """`/admin/v1/users`."""
+
+    def __init__(self, directory: Directory | None) -> None:
+        self._maybe = directory
+
+    @property
+    def _directory(self) -> Directory:
+        return kept(self._maybe)
+
+    @property
+    def _users(self) -> Users:
+        return Users(self._directory)
+
+    def routes(self) -> tuple[Route, ...]:
+        return (
+            Route(
+                "GET",
+                ALL,
+                "users.read",
+                self.list,
+                "The people you see",
+                "users",
+                query=UserQuery,
+                answer=list[UserShown],
+            ),
+            Route(
+                "POST",
+                ALL,
+                "users.write",
+                self.create,
+                "Make a user",
+                "users",
+                body=NewUser,
+                answer=UserShown,
+                status=201,
+                action="user.create",
+            ),
+            Route("GET", ONE, "users.read", self.get, "One person", "users", answer=UserShown, about=self.whose),
+            Route(
+                "PATCH",
+                ONE,
+                "users.write",
+                self.change,
+                "Change or disable a person",
+                "users",
+                body=UserPatch,
+                answer=UserShown,
+                about=self.whose,
+                action="user.change",
+                description="`admin` and `email` are for administrators of the gateway.",
+            ),
+        )
+
+    async def whose(self, call: Call[Any, Any]) -> Resource | None:
+        user = await find(self._directory.database, "users", User, id=call.path["id"])
+        return None if user is None else user.resource
+
+    async def list(self, call: Call[UserQuery, None]) -> Page[UserShown]:
+        query = call.query
+        users, more = await self._users.list(call.principal, query.limit, query.after, org_id=query.org_id)
+        return Page([_shown(user) for user in users], users[-1].id if more else None)
+
+    async def create(self, call: Call[None, NewUser]) -> UserShown:
+        body = call.body
+        user = await self._users.create(
+            call.principal,
+            body.org_id or call.principal.org_id,
+            body.email,
+            name=body.name,
+            role=body.role,
+            admin=body.admin,
+            limits=body.limits,
+        )
+        call.note(user.id, email=user.email, role=user.role, admin=user.admin)
+        return _shown(user)
+
+    async def get(self, call: Call[None, None]) -> UserShown:
+        return _shown(await self._users.get(call.principal, call.path["id"]))
+
+    async def change(self, call: Call[None, UserPatch]) -> UserShown:
+        change = UserChange(**msgspec.structs.asdict(call.body))
+        user = await self._users.change(call.principal, call.path["id"], change, call.version)
+        call.note(user.id, **changes(call.body))
+        return _shown(user)
+
+
+def _shown(user: User) -> UserShown:
+    return UserShown(
+        id=user.id,
+        org_id=user.org_id,
+        email=user.email,
+        name=user.name,
+        role=user.role,
+        admin=user.admin,
+        created_at=Moment(user.created_us),
+        disabled_at=moment(user.disabled_us),
+        version=user.version,
+        limits=user.limits,
+    )
