@@ -86,21 +86,29 @@ def _check_metadata(metadata: dict[str, str]) -> None:
             )
 
 
-def check_rights(principal: Principal, change: KeyChange, key: Key, before: Key | None) -> None:
-    """Raise when something is asked for that not everybody may set who may change the key.
+def check_rights(principal: Principal, key: Key, before: Key | None, names: Iterable[str]) -> None:
+    """Raise when one of these is set that not everybody may set who may change the key.
 
-    Limits of a key take the place of a default, and a tag brings limits, so both are for those who limit others.
+    Limits of a key take the place of a default, and a tag brings limits, so both are for those who limit others. To let
+    a key live longer that was given any of this is to give it again.
     """
-    for name in change.given():
-        if before is not None and getattr(before, name) == getattr(key, name):
-            continue
-        untagged = before is not None and name == "tags" and not set(before.tags) <= set(key.tags)
+    asked = {name for name in names if before is None or getattr(before, name) != getattr(key, name)}
+    if before is not None and _longer(before, key):
+        asked |= gifts(key)
+    untagged = before is not None and not set(before.tags) <= set(key.tags)
+    for name in sorted(asked):
         if name == "weight" and not principal.admin:
             raise denied("Only administrators of the gateway weigh keys.", "weight")
-        if name in ("limits", "priority") or untagged:
+        if name in ("limits", "priority") or (name == "tags" and untagged):
             require(principal, "limits.write", key.resource, name)
         if name == "limits" and key.limits is not None and key.limits.wallet is not None and not principal.admin:
             raise denied("Only administrators of the gateway bind keys to wallets.", "limits")
+
+
+def gifts(key: Key, own: Key | None = None) -> set[str]:
+    """What somebody gave this key that not everybody may give, and that the key `own` has not got as well."""
+    given = {"weight": key.weight != 1, "priority": key.priority != 0, "limits": key.limits is not None}
+    return {name for name in given if given[name] and (own is None or getattr(own, name) != getattr(key, name))}
 
 
 def inherited(principal: Principal, own: Key | None, change: KeyChange, *, admin: bool) -> KeyChange:
@@ -120,16 +128,27 @@ def _bound(principal: Principal, *, admin: bool) -> bool:
 
 
 def check_reach(principal: Principal, own: Key | None, key: Key, before: Key | None = None) -> None:
-    """Raise when `key` reaches further than the key `own` that the caller acts with, in what it did not before."""
-    new = {name for name in _EXCESS if before is None or getattr(before, name) != getattr(key, name)}
-    if "scopes" in new and not grantable(principal, key.scopes):
+    """Raise when `key` reaches further than the key `own` that the caller acts with.
+
+    One that only loses something it had `before` need not be in reach. One that gains anything has to be in reach as a
+    whole: otherwise two narrow keys could open each other.
+    """
+    if before is not None and not any(exceeds(before, key) for exceeds in _EXCESS.values()):
+        return
+    if not grantable(principal, key.scopes):
         raise denied("The key would have scopes that the asking one lacks.", "scopes")
-    if own is not None and _bound(principal, admin=key.admin):
-        for name, exceeds in _EXCESS.items():
-            if name in new and exceeds(own, key):
-                raise denied(
-                    f"The key would reach further in its {name.removesuffix('_us')} than the asking one.", name
-                )
+    if own is None or not _bound(principal, admin=key.admin):
+        return
+    if own.limits is not None and (key.counted_as or key.id) != (own.counted_as or own.id):
+        raise denied("A key with limits of its own opens no other, as each would count apart.")
+    for name, exceeds in _EXCESS.items():
+        if exceeds(own, key):
+            name = name.removesuffix("_us")
+            raise denied(f"The key would reach further in its {name} than the asking one.", name)
+
+
+def _more_scopes(own: Key, key: Key) -> bool:
+    return own.scopes is not None and (key.scopes is None or not set(key.scopes) <= set(own.scopes))
 
 
 def _more_models(own: Key, key: Key) -> bool:
@@ -152,7 +171,7 @@ def _longer(own: Key, key: Key) -> bool:
 
 
 _EXCESS: Mapping[str, Callable[[Key, Key], bool]] = {
-    "scopes": lambda own, key: False,
+    "scopes": _more_scopes,
     "models": _more_models,
     "addresses": _more_addresses,
     "expires_us": _longer,

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from gateway import errors
 from gateway.auth import Principal, key_text
-from gateway.auth.key_rules import KeyChange, changed, check_reach, check_rights, inherited
+from gateway.auth.key_rules import KeyChange, changed, check_reach, check_rights, gifts, inherited
 from gateway.auth.records import (
     Directory,
     Key,
@@ -75,12 +75,10 @@ class Keyring:
                 kind="admin" if place.admin else "service" if place.user_id is None else "user",
             )
             own = await _own(inside, principal)
-            if own is not None and own.limits is not None and not principal.admin:
-                raise denied("A key with limits of its own makes no keys, because each would count apart.")
             settings = settings or KeyChange()
             asked = inherited(principal, own, settings, admin=place.admin)
             key = changed(blank, asked, blank.created_us)
-            check_rights(principal, settings, key, None)
+            check_rights(principal, key, None, settings.given())
             check_reach(principal, own, key)
             await insert(inside, "keys", key, digest=key_text.digest(self._pepper, text))
         return key, text
@@ -118,7 +116,7 @@ class Keyring:
             if before.revoked_us is not None:
                 raise errors.error("conflict", "The key has been revoked.")
             key = changed(replace(before, version=before.version + 1), change, self._directory.now_us())
-            check_rights(principal, change, key, before)
+            check_rights(principal, key, before, change.given())
             check_reach(principal, await _own(inside, principal), key, before)
             await update(inside, "keys", key)
         await self._directory.announce(identity)
@@ -142,7 +140,12 @@ class Keyring:
             line = old.counted_as or old.id
             blank = replace(old, id=new, created_us=now_us, last_used_us=None, version=1, counted_as=line)
             key = changed(blank, KeyChange(expires_us=expires_us), now_us)
-            check_reach(principal, await _own(inside, principal), key)
+            own = await _own(inside, principal)
+            check_reach(principal, own, key)
+            check_rights(principal, key, old, ())
+            if own is not None and own.id != old.id:
+                # Whoever rotates a key gets all that was ever given to it.
+                check_rights(principal, key, None, gifts(key, own))
             ends_us = now_us + int(overlap_s * 1_000_000)
             ends_us = ends_us if old.expires_us is None else min(ends_us, old.expires_us)
             await insert(inside, "keys", key, digest=key_text.digest(self._pepper, text))

@@ -175,7 +175,7 @@ def test_a_key_makes_and_opens_none_that_reaches_further(
         _, text = await house.key(me, Place(user_id=ada.id), KeyChange(**own))
         narrow = await house.principal(text, "10.0.0.1")
         (name,) = own
-        asked = "expires_us" if name == "expires_us" else name
+        asked = name.removesuffix("_us")
         for place in (Place(user_id=ada.id), Place(org_id=org.id)):
             await refused(house.key(narrow, place, KeyChange(**more)), "permission_denied", asked)
             child, _ = await house.key(narrow, place)
@@ -187,6 +187,25 @@ def test_a_key_makes_and_opens_none_that_reaches_further(
         await refused(house.keyring.rotate(narrow, wide.id), "permission_denied")
         await house.keyring.rotate(narrow, child.id)
         await house.keyring.change(narrow, wide.id, KeyChange(name="renamed"))
+
+    in_house(tmp_path, work)
+
+
+def test_two_narrow_keys_do_not_open_each_other(tmp_path: Path) -> None:
+    async def work(house: House) -> None:
+        org = await house.org()
+        ada = await house.user(org, "ada", "owner")
+        mine = Place(user_id=ada.id)
+        _, text = await house.key(ADMIN, mine, KeyChange(scopes=("keys.write",)))
+        key, _ = await house.key(ADMIN, mine, KeyChange(scopes=("inference",), models=("small",)))
+        by = await house.principal(text)
+        await refused(house.keyring.change(by, key.id, KeyChange(models=None)), "permission_denied", "scopes")
+        assert (await house.keyring.change(by, key.id, KeyChange(models=()))).models == ()
+        _, text = await house.key(ADMIN, mine, KeyChange(limits=SOME))
+        limited = await house.principal(text)
+        await refused(house.keyring.change(limited, key.id, KeyChange(models=None)), "permission_denied")
+        await refused(house.keyring.rotate(limited, key.id), "permission_denied")
+        await house.keyring.rotate(limited, limited.key_id)
 
     in_house(tmp_path, work)
 
