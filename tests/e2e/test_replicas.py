@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -74,6 +75,24 @@ def test_a_key_holds_everywhere_until_it_is_revoked_everywhere(replicas: Replica
     assert replicas.statuses(key) == [200, 200]
     replicas.command("keys", "revoke", key)
     until(lambda: replicas.statuses(key) == [401, 401], REVOKED_S_MAX)
+
+
+@pytest.mark.parametrize("redis", [True, False])
+def test_an_archived_team_is_refused_everywhere(replicas: Replicas, redis: bool) -> None:
+    org = json.loads(replicas.command("orgs", "create", "Acme", "--json"))["id"]
+    team = json.loads(replicas.command("teams", "create", org, f"lab {redis}", "--json"))["id"]
+    key = replicas.command("keys", "create", "test", "--team", team)
+    assert replicas.statuses(key) == [200, 200]
+    if not redis:
+        replicas.valkey.kill()
+    try:
+        replicas.command("teams", "archive", team)
+        until(lambda: replicas.statuses(key) == [401, 401], REVOKED_S_MAX)
+    finally:
+        if not redis:
+            replicas.valkey.start()
+    replicas.command("teams", "restore", team)
+    until(lambda: replicas.statuses(key) == [200, 200], BACK_S_MAX)
 
 
 def test_a_revocation_is_noticed_without_redis_too(replicas: Replicas) -> None:
