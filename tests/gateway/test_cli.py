@@ -219,6 +219,83 @@ def test_keys_work_while_a_server_runs(run: Run, tmp_path: Path) -> None:
     asyncio.run(serve())
 
 
+def made(run: Run, *arguments: str) -> str:
+    """The id of what a command makes."""
+    result = run(*arguments, "--json")
+    assert result.code == 0, result.err
+    return str(json.loads(result.out)["id"])
+
+
+def test_organisations_teams_and_people(run: Run) -> None:
+    org = made(run, "orgs", "create", "Acme", "--budget", "5/month", "--models", "demo,llama*")
+    team = made(run, "teams", "create", org, "lab")
+    ada = made(run, "users", "create", "Ada@Example.com", "--org", org, "--role", "owner", "--rpm", "5")
+    assert run("teams", "add", team, "ada@example.com", "--role", "admin", "--tpm", "9").code == 0
+    lines = run("teams", "members", team).out.splitlines()
+    assert lines[1].split()[:2] == [ada, "admin"]
+    member = json.loads(run("teams", "set-member", team, ada, "--no-limits", "--role", "viewer", "--json").out)
+    assert (member["role"], member["limits"], member["version"]) == ("viewer", None, 2)
+    shown = run("orgs", "show", org).out
+    assert '["demo","llama*"]' in shown and '"usd":"5"' in shown and "archived" not in shown
+    changed = json.loads(run("orgs", "set", org, "--name", "Acme Inc", "--models", "all", "--json").out)
+    assert (changed["name"], changed["models"], changed["version"]) == ("Acme Inc", None, 2)
+    assert changed["limits"]["budgets"][0]["usd"] == "5", "what is not given stays as it is"
+    assert json.loads(run("teams", "archive", team, "--json").out)["archived_us"]
+    assert json.loads(run("teams", "restore", team, "--json").out)["archived_us"] is None
+    last = run("users", "disable", "ada@example.com")
+    assert (last.code, last.err[:30]) == (1, "gateway: The last owner of an ")
+    bob = made(run, "users", "create", "bob@example.com", "--org", org)
+    assert json.loads(run("users", "disable", bob, "--json").out)["disabled_us"]
+    assert [line.split()[2] for line in run("users", "list", "--org", org).out.splitlines()[1:]] == [
+        "ada@example.com",
+        "bob@example.com",
+    ]
+    assert run("teams", "remove", team, ada).out == f"{ada} is no longer in {team}.\n"
+    assert [len(json.loads(run(group, "list", "--json").out)) for group in ("orgs", "teams", "users")] == [1, 1, 2]
+    audited = run("audit", "list").out
+    for action in ("org.create", "team.create", "user.create", "member.add", "member.change", "member.remove"):
+        assert action in audited
+
+
+def test_keys_of_organisations(run: Run) -> None:
+    org = made(run, "orgs", "create", "Acme")
+    team = made(run, "teams", "create", org, "lab")
+    options = ["--team", team, "--scopes", "inference,models.read", "--models", "demo", "--addresses", "10.0.0.0/8"]
+    options += ["--tags", "batch", "--meta", "owner=ci", "--weight", "2.5", "--priority", "3", "--expires", "30d"]
+    key = json.loads(run("keys", "create", "ci", *options, "--json").out)
+    assert (key["tenant"], key["team_id"], key["kind"]) == (org, team, "service")
+    assert (key["scopes"], key["metadata"], key["weight"]) == (["inference", "models.read"], {"owner": "ci"}, 2.5)
+    changed = run("keys", "set", key["key"], "--addresses", "none", "--scopes", "none", "--expires", "never", "--json")
+    found = json.loads(changed.out)
+    assert (found["addresses"], found["scopes"], found["expires_us"], found["tags"]) == ([], None, None, ["batch"])
+    new = json.loads(run("keys", "rotate", key["id"], "--overlap", "1h", "--json").out)
+    assert (new["counted_as"], new["tags"]) == (key["id"], ["batch"])
+    assert "successor" in run("keys", "show", key["id"]).out
+    listed = run("keys", "list", "--team", team).out.splitlines()
+    assert [line.split()[0] for line in listed[1:]] == [key["id"], new["id"]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["orgs", "show", "org_x"], "there is no org org_x"),
+        (["teams", "create", "org_x", "lab"], "there is no org org_x"),
+        (["teams", "add", "team_x", "who@example.com"], "there is no user who@example.com"),
+        (["users", "create", "nobody", "--org", "org_x"], "This is no e-mail address (email)"),
+        (["keys", "show", "kkkkkkkkkkkk"], "there is no key kkkkkkkkkkkk"),
+        (["keys", "create", "a", "--team", "team_x"], "there is no team team_x"),
+        (["keys", "create", "a", "--scopes", "everything"], "There is no permission 'everything'"),
+        (["keys", "create", "a", "--meta", "x"], "metadata is NAME=VALUE, not 'x'"),
+        (["keys", "set", "kkkkkkkkkkkk"], "say what to change"),
+        (["orgs", "set", "org_x"], "say what to change"),
+    ],
+)
+def test_mistakes_about_people_are_one_line(run: Run, arguments: list[str], says: str) -> None:
+    result = run(*arguments)
+    assert (result.code, result.out) == (1, "")
+    assert result.err.startswith(f"gateway: {says}") and result.err.count("\n") == 1
+
+
 def test_expiry_dates() -> None:
     assert command.expiry_us("2100-01-01") == 4_102_444_800_000_000
     assert command.expiry_us("2100-01-01T01:00:00+01:00") == 4_102_444_800_000_000
