@@ -92,6 +92,7 @@ def test_teams_and_their_members(tmp_path: Path) -> None:
         assert (renamed.name, renamed.version) == ("lab", 2)
         for change in (TeamChange(limits=None), TeamChange(models=("a",)), TeamChange(archived=True)):
             await refused(house.teams.change(lead, team.id, change), "permission_denied")
+        await refused(house.teams.add(lead, team.id, ada.id, "owner"), "permission_denied", "role")
         await house.teams.add(lead, team.id, ada.id)
         await refused(house.teams.set_member(lead, team.id, ada.id, MemberChange(role="owner")), "permission_denied")
         await refused(house.teams.set_member(lead, team.id, bob.id, MemberChange(limits=None)), "permission_denied")
