@@ -336,7 +336,7 @@ async def _open_authenticator(
     # Imported by those who use it: the HTTP client and the cryptography it needs take long to load.
     from gateway.auth.jwt import Issuers
 
-    issuers = Issuers(config.auth.issuers, keys)
+    issuers = Issuers(config.auth.issuers, keys, database=database)
     stack.push_async_callback(issuers.close)
     telemetry.gauge_source(lambda: gauges.of_issuers(issuers.key_sets))
     return issuers, admin_key

@@ -28,6 +28,9 @@ class IssuerConfig(Section, frozen=True, kw_only=True):
     Its keys are at `jwks_url`, else where `<issuer>/.well-known/openid-configuration` says. The tenant is `tenant`, or
     `tenant_prefix` (None: the name and a colon) and the claim `tenant_claim`, or each subject is one of its own. A
     claim is named as it stands in the token, or by a path with dots. Nobody is an administrator without `admin_roles`.
+
+    With `org`, an organisation of this gateway, its subjects belong to that: they share its models and limits, and one
+    whose verified `email_claim` is a user's has that user's roles, teams and limits.
     """
 
     name: str
@@ -40,6 +43,8 @@ class IssuerConfig(Section, frozen=True, kw_only=True):
     tenant_prefix: str | None = None
     team_claim: Text | None = None
     org_claim: Text | None = None
+    org: Annotated[str, Meta(pattern=r"^org_[a-z0-9]{1,40}\Z")] | None = None
+    email_claim: Text = "email"
     roles_claim: Text = "scope"
     required_roles: tuple[Role, ...] = ()
     admin_roles: tuple[Role, ...] = ()
@@ -89,6 +94,8 @@ def issuer_conflicts(issuers: tuple[IssuerConfig, ...]) -> Iterator[tuple[str, s
         at = "issuer" if one.jwks_url is None else "jwks_url"
         if (problem := url_problem(one.jwks_url or one.issuer)) is not None:
             yield f"{where}.{at}", problem
+        if one.org is not None and (one.tenant or one.tenant_claim or one.org_claim or one.team_claim):
+            yield f"{where}.org", "the organisation is the tenant and has the teams: leave out the other settings"
         if one.tenant is not None and one.tenant_claim is not None:
             yield f"{where}.tenant_claim", "tenant is set already"
         if one.tenant is not None and not TENANT.fullmatch(one.tenant):

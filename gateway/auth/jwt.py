@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
@@ -18,7 +19,11 @@ from jwt.utils import base64url_decode
 from gateway import errors
 from gateway.auth import Authenticator, Principal
 from gateway.auth.jwks import FETCH_TIMEOUT_S, IssuerKeys
+from gateway.auth.remembered import Remembered
+from gateway.auth.standing import Standing, of_address, token_principal
+from gateway.auth.users import check_email
 from gateway.config_auth import TENANT, IssuerConfig
+from gateway.state.database import Database
 
 TOKEN_BYTES_MAX = 8192
 KEY_NAME_LENGTH_MAX = 200
@@ -60,6 +65,7 @@ class _Verified(msgspec.Struct, frozen=True):
     generation: int
     until_s: float
     principal: Principal | None
+    email: str = ""
 
 
 class Issuers:
@@ -74,6 +80,7 @@ class Issuers:
         issuers: Iterable[IssuerConfig],
         others: Authenticator,
         *,
+        database: Database | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
         clock: Callable[[], float] = time.monotonic,
         now_s: Callable[[], float] = time.time,
@@ -82,6 +89,8 @@ class Issuers:
         self._issuers = {config.issuer: IssuerKeys(config, self._client, clock) for config in issuers}
         self._others = others
         self._now_s = now_s
+        self._database = database
+        self._standings: Remembered[Standing] = Remembered("organisations", clock)
         self._verified: OrderedDict[bytes, _Verified] = OrderedDict()
 
     @property
@@ -124,7 +133,17 @@ class Issuers:
                 "The token lacks a role or scope that is needed here.",
                 headers={"WWW-Authenticate": 'Bearer error="insufficient_scope"'},
             )
-        return seen.principal
+        org_id = seen.keys.config.org
+        return seen.principal if org_id is None else await self._in_org(seen.principal, org_id, seen.email)
+
+    async def _in_org(self, principal: Principal, org_id: str, email: str) -> Principal:
+        """The principal with what the organisation and its user of that address have now."""
+        assert self._database is not None
+        standing = await self._standings.get(f"{org_id} {email}", partial(of_address, self._database, org_id, email))
+        if standing is None:
+            raise _refusal("The organisation of this issuer is not known here.")
+        standing.check()
+        return token_principal(principal, standing)
 
     async def _verify(self, token: str) -> _Verified:
         """The header and the issuer decide which key is right; nothing else is believed before the signature is."""
@@ -136,7 +155,8 @@ class Issuers:
             raise _refusal(_UNVERIFIED)
         generation, known, claims = await _signed(token, header, keys)
         until_s = _check(known, keys.config, self._now_s())
-        return _Verified(keys, generation, until_s, _principal(known.sub, claims, keys.config))
+        email = _email(claims, keys.config)
+        return _Verified(keys, generation, until_s, _principal(known.sub, claims, keys.config), email)
 
 
 async def verify(token: str, keys: IssuerKeys, now_s: float) -> dict[str, Any]:
@@ -226,6 +246,17 @@ def _scope(claims: dict[str, Any], name: str | None, issuer: str) -> str | None:
     """The team or organisation that a claim names, if it is there."""
     value = None if name is None else claim(claims, name)
     return None if value is None else f"{issuer}:{escape(_identity(value))}"
+
+
+def _email(claims: dict[str, Any], config: IssuerConfig) -> str:
+    """The address that the issuer vouches for; empty where there is none."""
+    found = claim(claims, config.email_claim)
+    if not isinstance(found, str) or claims.get("email_verified", True) is not True:
+        return ""
+    try:
+        return check_email(found)
+    except errors.GatewayError:
+        return ""
 
 
 def _identity(value: Any) -> str:

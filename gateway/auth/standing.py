@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+from msgspec.structs import replace
 
 from gateway import errors
 from gateway.auth import Principal, Role
@@ -49,14 +50,14 @@ class Standing(msgspec.Struct, frozen=True):
     def check(self) -> None:
         """Raise `key_revoked` when something of it is gone."""
         if self.org is not None and self.org.archived_us is not None:
-            raise gone("The organisation of this API key is archived.")
+            raise gone("The organisation is archived.")
         if self.team is not None and self.team.archived_us is not None:
-            raise gone("The team of this API key is archived.")
+            raise gone("The team is archived.")
         if self.user is not None:
             if self.user.disabled_us is not None:
-                raise gone("The user of this API key is disabled.")
+                raise gone("The user is disabled.")
             if self.team is not None and self.team_role is None:
-                raise gone("The user of this API key has left its team.")
+                raise gone("The user has left the team.")
 
     def scopes_limits(self) -> tuple[tuple[str, ScopeLimits], ...]:
         """The limits of everything it belongs to, by the names that the limiter counts under."""
@@ -106,6 +107,17 @@ async def of_user(statements: Statements, user_id: str) -> Standing | None:
         f"SELECT {columns(Org, 'orgs', 'orgs__')}, {columns(User, 'users', 'users__')} FROM users "
         "LEFT JOIN orgs ON orgs.id = users.org_id WHERE users.id = $1",
         user_id,
+    )
+    return await _standing(statements, rows[0]) if rows else None
+
+
+async def of_address(statements: Statements, org_id: str, email: str) -> Standing | None:
+    """What stands behind an e-mail address in an organisation: the organisation and, where there is one, the user."""
+    rows = await statements.query(
+        f"SELECT {columns(Org, 'orgs', 'orgs__')}, {columns(User, 'users', 'users__')} FROM orgs "
+        "LEFT JOIN users ON users.org_id = orgs.id AND users.email = $2 WHERE orgs.id = $1",
+        org_id,
+        email,
     )
     return await _standing(statements, rows[0]) if rows else None
 
@@ -179,3 +191,16 @@ def user_principal(standing: Standing, credential: str) -> Principal:
         kind="user",
         scopes_limits=standing.scopes_limits(),
     )
+
+
+def token_principal(token: Principal, standing: Standing) -> Principal:
+    """Whom a token of an organisation's own issuer stands for: its user, or somebody of whom no more is known."""
+    org, user = standing.org, standing.user
+    assert org is not None
+    found = replace(
+        token, tenant=org.id, org_id=org.id, models=standing.models(), scopes_limits=standing.scopes_limits()
+    )
+    if user is None:
+        return found
+    teams = tuple((member.team_id, member.role) for member in standing.members)
+    return replace(found, user_id=user.id, role=user.role, teams=teams)
