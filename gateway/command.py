@@ -203,11 +203,18 @@ def print_record(value: Any, options: argparse.Namespace) -> None:
         print_json(value)
         return
     rows = []
-    for name, field in msgspec.to_builtins(value).items():
-        if field not in (None, [], {}, ""):
+    for name, field in _told(msgspec.to_builtins(value)).items():
+        if field not in ({}, ""):
             text = field if isinstance(field, str) else msgspec.json.encode(field).decode()
             rows.append((name.removesuffix("_us"), moment(field) if name.endswith("_us") else text))
     print_table(rows)
+
+
+def _told(value: Any) -> Any:
+    """A value without what says nothing."""
+    if not isinstance(value, dict):
+        return value
+    return {name: _told(field) for name, field in value.items() if field is not None and field != []}
 
 
 def moment(time_us: int | None) -> str:
