@@ -61,5 +61,20 @@ def test_every_tool_format_is_documented(name: str) -> None:
 
 
 @pytest.mark.parametrize("permission", TABLE)
-def test_every_permission_is_documented(permission: str) -> None:
-    assert f"| `{permission}` | {TABLE[permission].about} |" in README
+def test_every_permission_is_documented_with_who_has_it(permission: str) -> None:
+    rule = TABLE[permission]
+    assert f"| `{permission}` | {rule.about} | {who(rule.who)} |" in README
+
+
+def who(names: frozenset[str]) -> str:
+    """Those of a row of the table in words."""
+    words = ["keys outside of organisations"] if "plain" in names else []
+    if "self" in names:
+        words.append("everybody, of his own")
+    elif "person" in names:
+        words.append("a person, of his own")
+    for kind, word in (("org", "organisation"), ("team", "team")):
+        roles = [role for role in ("owner", "admin", "member", "viewer") if f"{kind}.{role}" in names]
+        if roles:
+            words.append(f"{word}: {'all' if len(roles) == 4 else ', '.join(roles)}")
+    return "; ".join(words) or "nobody else"
