@@ -15,6 +15,7 @@ DialectName = Literal[
     "openai_embeddings",
     "anthropic_messages",
     "gemini",
+    "gemini_embeddings",
     "bedrock_converse",
     "rerank",
 ]

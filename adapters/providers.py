@@ -62,7 +62,7 @@ CAPABILITIES: tuple[Capability, ...] = get_args(Capability)
 DIALECTS_OF: Mapping[Kind, tuple[DialectName, ...]] = {
     "chat": ("openai_chat", "anthropic_messages", "gemini", "bedrock_converse"),
     "completion": ("openai_completions",),
-    "embedding": ("openai_embeddings",),
+    "embedding": ("openai_embeddings", "gemini_embeddings"),
     "rerank": ("rerank",),
 }
 
@@ -151,9 +151,14 @@ PROVIDERS: Mapping[ProviderKind, Provider] = {
     ),
     "gemini": Provider(
         base_url="https://generativelanguage.googleapis.com",
-        paths={"gemini": "/v1beta/models/{model}:streamGenerateContent?alt=sse"},
+        paths={
+            "gemini": "/v1beta/models/{model}:streamGenerateContent?alt=sse",
+            "gemini_embeddings": "/v1beta/models/{model}:batchEmbedContents",
+        },
         auth="x_goog_api_key",
-        capabilities=_CALLS | _JSON | _can("images", "image_urls", "documents", "n", "logprobs", "reasoning"),
+        capabilities=_CALLS
+        | _JSON
+        | _can("images", "image_urls", "documents", "n", "logprobs", "reasoning", "dimensions"),
     ),
     "vertex": Provider(
         base_url="https://{region}-aiplatform.googleapis.com",

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from adapters.answers import Whole, header_of
 from adapters.connection import Flow, Headers
 from adapters.dialects import openai_passing
+from adapters.dialects.anthropic_messages.passing import MESSAGES
 from adapters.dialects.failures import failure
 from adapters.dialects.passing import Passing, Watch
 from adapters.errors import AdapterError, InvalidRequest, UpstreamInvalid
@@ -32,6 +33,7 @@ PASSING: Mapping[DialectName, Passing] = {
     "openai_chat": openai_passing.CHAT,
     "openai_completions": openai_passing.COMPLETION,
     "openai_embeddings": openai_passing.EMBEDDING,
+    "anthropic_messages": MESSAGES,
 }
 
 _NAMED = re.compile(rb"(?:event: [^\n]+\ndata: [^\n]*\n\n)+")
@@ -66,7 +68,8 @@ class Relaying:
         passing, upstream = PASSING[inbound.dialect], self._upstream
         body = passing.rewrite(inbound, self._model, upstream.row.style)
         # Providers that sign bodies speak none of the dialects that are passed on.
-        head = await upstream.head("POST", self._targets[inbound.dialect], b"", _JSON)
+        headers = (*_JSON, *inbound.headers)
+        head = await upstream.head("POST", self._targets[inbound.dialect], b"", headers)
         if not inbound.head.stream:
             whole = Whole(ANSWER_BYTES_MAX)
             await upstream.wire.send(head, body, whole)

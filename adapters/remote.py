@@ -25,6 +25,7 @@ from adapters.dialects import (
 )
 from adapters.dialects.client import EventParser, Style
 from adapters.dialects.failures import failure, failure_in_stream
+from adapters.dialects.gemini import embeddings as gemini_embeddings
 from adapters.errors import AdapterError, InvalidRequest, UpstreamInvalid
 from adapters.estimates import Tally, prompt_tokens
 from adapters.providers import Capability
@@ -69,6 +70,21 @@ CHATS: Mapping[DialectName, ChatDialect] = {
     "anthropic_messages": ChatDialect(anthropic_messages.render_request, anthropic_messages.EventParser),
     "gemini": ChatDialect(gemini.render_request, gemini.EventParser),
     "bedrock_converse": ChatDialect(bedrock_converse.render_request, bedrock_converse.EventParser),
+}
+
+
+class EmbeddingDialect(msgspec.Struct, frozen=True):
+    """The client half of a dialect for vectors."""
+
+    render: Callable[[EmbeddingRequest], bytes]
+    parse: Callable[[bytes, EmbeddingRequest], Embeddings]
+
+
+EMBEDDINGS: Mapping[DialectName, EmbeddingDialect] = {
+    "openai_embeddings": EmbeddingDialect(
+        openai_embeddings_client.render_request, openai_embeddings_client.parse_answer
+    ),
+    "gemini_embeddings": EmbeddingDialect(gemini_embeddings.render_request, gemini_embeddings.parse_answer),
 }
 
 
@@ -145,9 +161,10 @@ class Remote:
 
     async def embed(self, request: EmbeddingRequest, caller: Caller) -> Embeddings:
         self._check(request)
-        body = openai_embeddings_client.render_request(replace(request, model=self.model))
-        answer = await self._whole(self._dialect("embedding"), body)
-        embeddings = openai_embeddings_client.parse_answer(answer, request)
+        dialect = self._dialect("embedding")
+        client = EMBEDDINGS[dialect]
+        answer = await self._whole(dialect, client.render(replace(request, model=self.model)))
+        embeddings = client.parse(answer, request)
         return replace(embeddings, prompt_tokens=embeddings.prompt_tokens or prompt_tokens(request))
 
     async def rerank(self, request: RerankRequest, caller: Caller) -> Ranking:

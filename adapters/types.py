@@ -136,12 +136,14 @@ class Inbound(msgspec.Struct, frozen=True):
     """A request as it came: a body in a dialect, checked to be JSON, and its head.
 
     `output_tokens_max` bounds each answer of a request whose author set no bound, because no more is held for it.
+    `headers` are those of the client that belong to the dialect.
     """
 
     dialect: DialectName
     body: bytes
     head: Head
     output_tokens_max: int | None = None
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 class TopLogprob(msgspec.Struct, frozen=True, array_like=True):

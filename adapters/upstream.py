@@ -100,13 +100,15 @@ class Upstream:
         return self._base_path + path
 
     async def head(self, method: str, target: str, body: bytes, headers: Iterable[tuple[str, str]] = ()) -> bytes:
-        """The head of a request, authorised; `headers` are further ones."""
+        """The head of a request, authorised; `headers` are further ones, which win over the provider's usual ones."""
         more = [*await self._credentials.headers(method, target, self._authority, body), *headers]
         known = self._rendered.get((method, target))
         if known is None or known[0] != more:
             if len(self._rendered) >= RENDERED_MAX:
                 self._rendered.clear()
-            known = more, render_head(method, target, self.origin, [*self._headers, *more])
+            named = {name for name, _ in more}
+            usual = [one for one in self._headers if one[0] not in named]
+            known = more, render_head(method, target, self.origin, [*usual, *more])
             self._rendered[method, target] = known
         return known[1]
 

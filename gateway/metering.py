@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import Callable
 
 import msgspec
@@ -241,6 +242,10 @@ def need_of(request: Request, context_tokens: int | None) -> Need:
     return Need(tokens if context_tokens is None else min(tokens, texts * context_tokens))
 
 
+# An image as Anthropic has it; in another order its bytes count as text.
+_IMAGE_SOURCE = re.compile(rb'"type"\s*:\s*"base64"\s*,\s*"media_type"\s*:\s*"image/[a-z]+"\s*,\s*"data"\s*:\s*"')
+
+
 def inbound_tokens(body: bytes) -> int:
     """What a body that nobody has parsed has at most in tokens: a byte of text is one at most.
 
@@ -253,6 +258,10 @@ def inbound_tokens(body: bytes) -> int:
         if at < 0:
             break
         tokens -= at - found
+        images += 1
+    for source in _IMAGE_SOURCE.finditer(body):
+        end = body.find(b'"', source.end())
+        tokens -= max(0, end - source.end())
         images += 1
     if len(body) <= URLS_BYTES:
         # Each part names its type and has a member of that name.

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from datetime import UTC, datetime
-
 from msgspec.structs import replace
 from starlette.requests import Request
 
@@ -12,21 +9,13 @@ from adapters.dialects import anthropic_messages as dialect
 from adapters.types import ChatRequest
 from gateway.api import shapes
 from gateway.api.http import Endpoint, Response, json_response, read_json_body, run_until_disconnect
-from gateway.api.openai.generation import Rendering, answer, caller_of
+from gateway.api.openai.generation import Rendering, answer, caller_of, room_headers
 from gateway.api.remote_images import RemoteImages
 from gateway.inference import Inference, Stream
 
 
 def _headers(stream: Stream, took_ms: int) -> dict[str, str]:
-    """How the tightest limits stand, as Anthropic names it."""
-    headers: dict[str, str] = {}
-    for unit, room in zip(("requests", "tokens"), stream.meter.rooms, strict=True):
-        if room is not None:
-            reset = datetime.fromtimestamp(time.time() + room.reset_us / 1e6, UTC)
-            name = f"anthropic-ratelimit-{unit}"
-            headers |= {f"{name}-limit": str(room.limit), f"{name}-remaining": str(room.remaining)}
-            headers[f"{name}-reset"] = reset.strftime("%Y-%m-%dT%H:%M:%SZ")
-    return headers
+    return room_headers(stream.meter)
 
 
 RENDERING: Rendering[ChatRequest] = Rendering("msg_", dialect.ChunkRenderer, dialect.render_answer, _headers)

@@ -28,11 +28,14 @@ from gateway.api.http import (
     error_response,
     too_large,
 )
-from gateway.api.passing import PATHS, Passer, passage_headers, usage_fields
+from gateway.api.passing import PATHS as PASSED
+from gateway.api.passing import Passer, passage_headers, usage_fields
 from gateway.errors import GatewayError
 from gateway.inference import Passage
 from gateway.logs import Fields
 
+# Errors on other paths have other shapes, which ASGI gives them.
+PATHS = tuple(path for path, dialect in PASSED.items() if dialect.startswith("openai"))
 STREAM_HEADERS = "cache-control: no-cache\r\nx-accel-buffering: no\r\ntransfer-encoding: chunked\r\n"
 # A request that has any of these goes the usual way.
 UNUSUAL = frozenset((b"cookie", b"idempotency-key", b"content-encoding", b"x-gateway-explain", b"anthropic-version"))

@@ -22,7 +22,7 @@ from gateway.api.http import (
     read_json_body,
     run_until_disconnect,
 )
-from gateway.api.openai.generation import OPENAI_VERSION, caller_with, meter_headers
+from gateway.api.openai.generation import OPENAI_VERSION, caller_with, meter_headers, room_headers
 from gateway.auth import Principal
 from gateway.inference import Inference, Passage
 
@@ -30,7 +30,11 @@ PATHS: Mapping[str, DialectName] = {
     "/v1/chat/completions": "openai_chat",
     "/v1/completions": "openai_completions",
     "/v1/embeddings": "openai_embeddings",
+    "/v1/messages": "anthropic_messages",
 }
+# What clients say in headers of what belongs to their dialect.
+HEADERS: Mapping[DialectName, tuple[str, ...]] = {"anthropic_messages": ("anthropic-version", "anthropic-beta")}
+HEADER_CHARS_MAX = 1024
 QUEUED_BYTES_MAX = 64 * 1024
 
 
@@ -47,7 +51,8 @@ class Passer:
         """The passage of a request, held and not yet begun; None when it is the handler's to answer or to refuse."""
         dialect = PATHS[path]
         try:
-            inbound = Inbound(dialect, body, PASSING[dialect].read_head(body))
+            head = PASSING[dialect].read_head(body)
+            inbound = Inbound(dialect, body, head, headers=_headers_of(dialect, headers))
         except InvalidRequest:
             return None
         passage = await self._inference.passage(
@@ -78,14 +83,26 @@ class Passer:
         queue = Queue(passage, state.log)
         if inbound.head.stream:
             await queue.begun()
-            return EventStreamResponse(queue, passage_headers(passage, arrived_s))
+            return EventStreamResponse(queue, passage_headers(passage, arrived_s, inbound.dialect))
         relayed = await passage.run(queue)
         state.log.update(usage_fields(relayed))
-        return json_response(relayed.rest, headers=passage_headers(passage, arrived_s))
+        return json_response(relayed.rest, headers=passage_headers(passage, arrived_s, inbound.dialect))
 
 
-def passage_headers(passage: Passage, arrived_s: float) -> dict[str, str]:
+def _headers_of(dialect: DialectName, headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """The client's headers that go with a request; those that cannot be right stay behind."""
+    given = ((name, headers.get(name, "")) for name in HEADERS.get(dialect, ()))
+    return tuple(
+        (name, value)
+        for name, value in given
+        if value and len(value) <= HEADER_CHARS_MAX and value.isascii() and value.isprintable()
+    )
+
+
+def passage_headers(passage: Passage, arrived_s: float, dialect: DialectName = "openai_chat") -> dict[str, str]:
     """What the gateway says of a request that was passed on."""
+    if dialect == "anthropic_messages":
+        return {"x-gateway-model": passage.target.name} | meter_headers(passage.meter) | room_headers(passage.meter)
     return {
         "openai-version": OPENAI_VERSION,
         "openai-processing-ms": str(round((time.perf_counter() - arrived_s) * 1000)),

@@ -14,6 +14,7 @@ from unittest.mock import patch
 from urllib.parse import unquote
 
 import boto3  # type: ignore[import-untyped]
+import msgspec
 import pytest
 from botocore.exceptions import ClientError
 from google import genai
@@ -29,6 +30,8 @@ from adapters.types import (
     Caller,
     ChatRequest,
     ChoiceFinished,
+    EmbeddingRequest,
+    Embeddings,
     Event,
     Finished,
     ImagePart,
@@ -85,6 +88,11 @@ class Mock:
         return self._gemini(path, body) if self.kind == "gemini" else self._bedrock(path, headers, body)
 
     def _gemini(self, path: str, body: bytes) -> tuple[int, str, bytes]:
+        if path.endswith(":batchEmbedContents"):
+            asked = msgspec.json.decode(body)["requests"]
+            assert [one["content"]["parts"][0]["text"] for one in asked] == ["a", "b"]
+            values = [{"values": [0.5, float(index)]} for index, _ in enumerate(asked)]
+            return 200, "application/json", msgspec.json.encode({"embeddings": values})
         found = re.fullmatch(r"/v1(?:beta)?/models/([^:]+):(\w+)(\?alt=sse)?", path)
         assert found is not None, path
         stream = found[2] == "streamGenerateContent"
@@ -331,6 +339,26 @@ def test_boto3_understands_errors() -> None:
         with pytest.raises(ClientError):
             client.converse(modelId=CLAUDE, messages=[{"role": "user", "content": [{"text": "hi"}]}])
         client.close()
+
+
+def test_google_genai_embeds() -> None:
+    with serving(Mock("gemini")) as mock, google(mock) as client:
+        vectors = client.models.embed_content(model="m", contents=["a", "b"]).embeddings
+        assert vectors is not None and [vector.values for vector in vectors] == [[0.5, 0.0], [0.5, 1.0]]
+    request = EmbeddingRequest("m", ("a", "b"))
+
+    async def ask() -> Embeddings:
+        client = Client(proxies={})
+        settings = UpstreamSettings(name="p", kind="gemini", base_url=mock.url, api_key=Text("k"))
+        provider = Upstream(settings, client=client)
+        try:
+            model = Remote(RemoteModel(name="public", model="m", kinds=("embedding",)), provider)
+            return await model.embed(request, Caller("r", "t"))
+        finally:
+            await provider.close()
+
+    with serving(mock):
+        assert asyncio.run(ask()).vectors == (b"\0\0\0?\0\0\0\0", b"\0\0\0?\0\0\x80?")
 
 
 # Our client

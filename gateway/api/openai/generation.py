@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
 from typing import Generic, TypeVar
 
 import msgspec
@@ -175,4 +176,16 @@ def meter_headers(meter: Meter) -> dict[str, str]:
         headers["x-gateway-attempts"] = str(meter.served.attempts)
     if meter.cost_nano is not None:
         headers["x-gateway-cost-usd"] = usd(meter.cost_nano)
+    return headers
+
+
+def room_headers(meter: Meter) -> dict[str, str]:
+    """How the caller's limits stand, as Anthropic names it."""
+    headers: dict[str, str] = {}
+    for unit, room in zip(("requests", "tokens"), meter.rooms, strict=True):
+        if room is not None:
+            reset = datetime.fromtimestamp(time.time() + room.reset_us / 1e6, UTC)
+            name = f"anthropic-ratelimit-{unit}"
+            headers |= {f"{name}-limit": str(room.limit), f"{name}-remaining": str(room.remaining)}
+            headers[f"{name}-reset"] = reset.strftime("%Y-%m-%dT%H:%M:%SZ")
     return headers
