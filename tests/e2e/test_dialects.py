@@ -129,24 +129,6 @@ def test_openais_client_reaches_them(model: str, mocks: dict[str, Mock], gpt: op
     assert mock.asked[-2].generation.max_tokens == 50
 
 
-@pytest.mark.parametrize("model", ["gemini", "claude"])
-def test_what_a_provider_says_of_its_failure_is_told_to_each(
-    model: str, mocks: dict[str, Mock], claude: Anthropic, gpt: openai.OpenAI
-) -> None:
-    kinds = {
-        "gemini": b'{"error":{"code":429,"message":"no","status":"RESOURCE_EXHAUSTED"}}',
-        "claude": b'{"message":"no"}',
-    }
-    mocks[model].failure = 429, kinds[model]
-    try:
-        with pytest.raises(openai.RateLimitError):
-            gpt.chat.completions.create(model=model, messages=PARIS)
-        with pytest.raises(Exception, match="rate_limit_error"):
-            claude.messages.create(model=model, max_tokens=5, messages=PARIS)
-    finally:
-        mocks[model].failure = None
-
-
 def test_what_a_provider_cannot_do_is_refused(claude: Anthropic, gpt: openai.OpenAI) -> None:
     search = {"type": "web_search_20250305", "name": "web_search"}
     for model in ("gemini", "claude"):
@@ -174,3 +156,21 @@ def test_through_two_gateways_in_both_dialects(claude: Anthropic, gpt: openai.Op
     (call,) = called.choices[0].message.tool_calls
     assert (call.function.name, call.function.arguments) == ("get_weather", '{"city": "Paris"}')
     assert called.choices[0].finish_reason == "tool_calls"
+
+
+@pytest.mark.parametrize("model", ["gemini", "claude"])
+def test_what_a_provider_says_of_its_failure_is_told_to_each(
+    model: str, mocks: dict[str, Mock], claude: Anthropic, gpt: openai.OpenAI
+) -> None:
+    kinds = {
+        "gemini": b'{"error":{"code":429,"message":"no","status":"RESOURCE_EXHAUSTED"}}',
+        "claude": b'{"message":"no"}',
+    }
+    mocks[model].failure = 429, kinds[model]
+    try:
+        with pytest.raises(openai.RateLimitError):
+            gpt.chat.completions.create(model=model, messages=PARIS)
+        with pytest.raises(Exception, match="rate_limit_error"):
+            claude.messages.create(model=model, max_tokens=5, messages=PARIS)
+    finally:
+        mocks[model].failure = None

@@ -177,6 +177,17 @@ def test_what_is_wrong_is_refused_before_it_is_sent() -> None:
     run(scenario())
 
 
+def test_tokens_that_nobody_here_can_count_are_estimated() -> None:
+    async def scenario() -> None:
+        async with opened(Provider()) as (_, sdk, _):
+            count = await sdk.messages.count_tokens(model="far", messages=[{"role": "user", "content": "a" * 400}])
+            assert count.input_tokens == 104
+            with pytest.raises(anthropic.NotFoundError):
+                await sdk.messages.count_tokens(model="none", messages=[{"role": "user", "content": "a"}])
+
+    run(scenario())
+
+
 def test_openai_clients_reach_anthropic_too() -> None:
     async def scenario() -> None:
         async with opened(Provider((200, "text/event-stream", TEXT))) as (http, _, _):
