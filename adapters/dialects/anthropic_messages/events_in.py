@@ -140,6 +140,7 @@ class EventParser:
             if problem is not None:
                 raise problem
         try:
+            str(payload, "utf-8")  # The decoder takes arguments without looking at their bytes.
             event = _decoder.decode(payload)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise UpstreamInvalid("The provider sent an event that is none.") from None

@@ -149,6 +149,7 @@ class EventParser:
         if (problem := failure_in_stream(payload)) is not None:
             raise problem
         try:
+            str(payload, "utf-8")  # The decoder takes arguments without looking at their bytes.
             chunk = _decoder.decode(payload)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise UpstreamInvalid("The provider sent a chunk that is none.") from None

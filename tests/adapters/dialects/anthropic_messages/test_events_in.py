@@ -103,6 +103,7 @@ def problem(kind: str) -> bytes:
         (START + b"data: {\n\n", UpstreamInvalid),
         (START + b"data: <html>\n\n", UpstreamInvalid),
         (START + b"data: [1]\n\n", UpstreamInvalid),
+        (START + b'data: {"type":"ping","x":"\xff"}\n\n', UpstreamInvalid),
         (START + START, UpstreamInvalid),
         (TEXT, UpstreamInvalid),
         (START + TEXT + TEXT, UpstreamInvalid),
