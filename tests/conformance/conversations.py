@@ -54,6 +54,7 @@ class Words(msgspec.Struct, frozen=True, kw_only=True):
     result_markers: bool = True
     forbids_calls: bool = True
     prompt_known: bool = True
+    forced_thinking: bool = False
     signature: str = ""
     redacted: bool = False
     call_signatures: bool = False
@@ -240,7 +241,10 @@ def requests(draw: st.DrawFn, words: Words) -> ChatRequest:
     for exchange in draw(st.lists(exchanges(words, tools), max_size=2)):
         messages += exchange
     messages.append(Message("user", draw(contents(words))))
+    choice = draw(choices(words, tools))
     thinking = draw(thinkings(words))
+    if choice.mode == "required" and thinking.enabled and not words.forced_thinking:
+        thinking = Thinking()
     constraints: list[Constraint | None] = [None]
     if words.schema_param:
         constraints.append(Constraint("json_schema", '{"type":"object"}', True, words.schema_param))
@@ -250,7 +254,7 @@ def requests(draw: st.DrawFn, words: Words) -> ChatRequest:
         words.model,
         tuple(messages),
         tools=tools,
-        tool_choice=draw(choices(words, tools)),
+        tool_choice=choice,
         generation=Generation(
             max_tokens=draw(st.integers(5000, 100_000)),
             stop=tuple(draw(st.lists(texts, max_size=3))),

@@ -47,6 +47,7 @@ LOST: Mapping[str, str] = {
     "signatures of calls": "which only Gemini gives",
     "detail of images": "how closely to look at them",
     "texts without a marker": "of one message become one; empty ones vanish",
+    "forced thinking": "before a call that is forced there is none",
     "order of an answer": "thoughts come first, then words, then calls",
     "letters of ids": "other than letters, digits, `_` and `-` become `_`",
     "budget of thinking": "for models that decide themselves; for others an effort becomes a budget",

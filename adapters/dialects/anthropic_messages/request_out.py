@@ -93,11 +93,13 @@ def adapts(model: str) -> bool:
 
 
 def thinking_field(request: ChatRequest) -> tuple[Fields | None, int]:
-    """The field, and the budget in it; neither where the conversation lacks thoughts that would have to be in it."""
+    """The field, and the budget in it; neither before a forced call, nor where the conversation lacks thoughts that
+    would have to be in it: Anthropic refuses both."""
     thinking = request.thinking
     if thinking.enabled is False:
         return {"type": "disabled"}, 0
-    if thinking.enabled is None or _lacks_thoughts(request.messages):
+    forced = bool(request.tools) and request.tool_choice.mode == "required"
+    if thinking.enabled is None or forced or _lacks_thoughts(request.messages):
         return None, 0
     shown: Fields = {} if thinking.shown is None else {"display": "summarized" if thinking.shown else "omitted"}
     if adapts(request.model):

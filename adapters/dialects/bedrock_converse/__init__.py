@@ -32,6 +32,7 @@ LOST: Mapping[str, str] = {
     "markers in results": "a cache point stands behind a result, not in it",
     "texts": "without a marker of one message become one; empty ones vanish",
     "turns": "of one side that follow each other become one",
+    "forced thinking": "before a call that is forced there is none",
     "order of an answer": "thoughts come first, then words, then calls",
     "letters of ids": "other than letters, digits and `_.:-` become `_`, and ids end after 64",
     "letters of titles": "documents are called by simple names, each by another",

@@ -205,6 +205,10 @@ LOSSES: dict[str, Callable[[], object]] = {
         again(replace(ASK, messages=(Message("user", (TextPart("a"), TextPart(""), TextPart("b"))),))).messages
         == (Message("user", "a\nb"),)
     ),
+    "forced thinking": lambda: (
+        again(replace(ASK, tools=THREE, tool_choice=ToolChoice("required"), thinking=Thinking(True))).thinking
+        == Thinking()
+    ),
     "order of an answer": lambda: (
         [block["type"] for block in said(USER, replace(CALL, content="x"))[1]["content"]] == ["text", "tool_use"]
     ),

@@ -256,6 +256,10 @@ LOSSES: dict[str, Callable[[], object]] = {
     ),
     "texts": lambda: again(with_messages(Message("user", TEXTS))).messages == (Message("user", "a\nb"),),
     "turns": lambda: again(with_messages(USER, USER)).messages == (Message("user", "hi\nhi"),),
+    "forced thinking": lambda: (
+        again(replace(ASK, tools=THREE, tool_choice=ToolChoice("required"), thinking=Thinking(True))).thinking
+        == Thinking()
+    ),
     "order of an answer": lambda: (
         [
             {*block}
