@@ -49,6 +49,9 @@ class Retention:
                 await self.once()
             except DatabaseError as error:
                 log.warning("what is old could not be dropped: %s", error)
+            except Exception:
+                # A bug of ours must not end the work for ever.
+                log.exception("what is old could not be dropped")
 
     async def once(self) -> None:
         """Drop what is too old by now."""

@@ -129,6 +129,10 @@ class Alerts:
             except DatabaseError as error:
                 log.warning("alerts wait for the database: %s", error)
                 await asyncio.sleep(self._poll_s)
+            except Exception:
+                # A bug of ours must not end the telling of all others.
+                log.exception("alerts could not be told; they will be tried again")
+                await asyncio.sleep(self._poll_s)
 
     async def store(self) -> None:
         """Bring what was added into the database, and log what nobody had told."""
