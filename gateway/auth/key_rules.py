@@ -79,11 +79,16 @@ def _check_metadata(metadata: dict[str, str]) -> None:
     if len(metadata) > METADATA_MAX:
         raise invalid(f"Metadata has at most {METADATA_MAX} entries.", "metadata")
     for name, value in metadata.items():
-        if not 0 < len(name) <= METADATA_NAME_MAX or len(value) > METADATA_VALUE_MAX or "\0" in name + value:
+        if not 0 < len(name) <= METADATA_NAME_MAX or len(value) > METADATA_VALUE_MAX or not _is_text(name + value):
             raise invalid(
-                f"Names in metadata have 1 to {METADATA_NAME_MAX} characters, values at most {METADATA_VALUE_MAX}.",
+                f"Names of metadata have 1 to {METADATA_NAME_MAX} characters, values {METADATA_VALUE_MAX} at most.",
                 "metadata",
             )
+
+
+def _is_text(value: str) -> bool:
+    """Whether every database takes it: printable characters, and the ends of lines."""
+    return value.replace("\n", "").replace("\t", "").isprintable()
 
 
 def check_rights(principal: Principal, key: Key, before: Key | None, names: Iterable[str]) -> None:
@@ -143,8 +148,8 @@ def check_reach(principal: Principal, own: Key | None, key: Key, before: Key | N
         raise denied("A key with limits of its own opens no other, as each would count apart.")
     for name, exceeds in _EXCESS.items():
         if exceeds(own, key):
-            name = name.removesuffix("_us")
-            raise denied(f"The key would reach further in its {name} than the asking one.", name)
+            param = name.replace("_us", "_at")
+            raise denied(f"The key would reach further than the asking one in its {param}.", param)
 
 
 def _more_scopes(own: Key, key: Key) -> bool:

@@ -202,7 +202,12 @@ async def remove(inside: Statements, table: str, **key: Value) -> bool:
 
 
 async def find(inside: Statements, table: str, kind: type[R], **key: Value) -> R | None:
-    """The record with these values, if there is one."""
+    """The record with these values, if there is one.
+
+    A database need not take every text, and nothing is called by one that cannot be printed.
+    """
+    if not all(value.isprintable() for value in key.values() if isinstance(value, str)):
+        return None
     where = " AND ".join(f"{name} = ${i}" for i, name in enumerate(key, 1))
     rows = await inside.query(f"SELECT {columns(kind)} FROM {table} WHERE {where}", *key.values())
     return record(rows[0], kind) if rows else None

@@ -87,6 +87,8 @@ def gone(message: str) -> errors.GatewayError:
 
 async def of_key(statements: Statements, key_id: str) -> tuple[Key, Standing, str] | None:
     """A key, what stands behind it, and the digest of its text; None when any of it is not there."""
+    if not key_id.isprintable():
+        return None
     rows = await statements.query(
         f"SELECT keys.digest, {columns(Key, 'keys')}, {_BEHIND} FROM keys LEFT JOIN orgs ON orgs.id = keys.org_id "
         "LEFT JOIN teams ON teams.id = keys.team_id LEFT JOIN users ON users.id = keys.user_id WHERE keys.id = $1",
@@ -103,6 +105,8 @@ async def of_key(statements: Statements, key_id: str) -> tuple[Key, Standing, st
 
 async def of_user(statements: Statements, user_id: str) -> Standing | None:
     """What stands behind a user, in no team in particular."""
+    if not user_id.isprintable():
+        return None
     rows = await statements.query(
         f"SELECT {columns(Org, 'orgs', 'orgs__')}, {columns(User, 'users', 'users__')} FROM users "
         "LEFT JOIN orgs ON orgs.id = users.org_id WHERE users.id = $1",

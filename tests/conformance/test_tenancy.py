@@ -104,6 +104,27 @@ def test_lists_have_one_order_and_no_gaps(opened: Open) -> None:
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("text", ["a\0b", "\ud800", "\x1b"])
+def test_text_that_a_database_need_not_take_is_refused(opened: Open, text: str) -> None:
+    async def scenario() -> None:
+        async with opened() as database:
+            house = House(database)
+            org = await house.org()
+            team = await house.team(org)
+            for place in (Place(org_id=text), Place(team_id=text), Place(user_id=text)):
+                await refused(house.key(ADMIN, place), "not_found")
+            await refused(house.key(ADMIN, Place(tenant=text)), "invalid_value", "tenant")
+            await refused(house.key(ADMIN, None, KeyChange(metadata={"a": text})), "invalid_value", "metadata")
+            await refused(house.key(ADMIN, name=text), "invalid_value", "name")
+            await refused(house.teams.add(ADMIN, team.id, text), "not_found", "user_id")
+            await refused(house.users.create(ADMIN, org.id, f"{text}@example.com"), "invalid_value")
+            await refused(house.users.by_email(ADMIN, f"{text}@example.com"), "not_found")
+            for get in (house.orgs.get, house.teams.get, house.users.get, house.keyring.get, house.keyring.revoke):
+                await refused(get(ADMIN, text), "not_found")
+
+    asyncio.run(scenario())
+
+
 def test_of_two_owners_who_leave_at_once_one_stays(opened: Open) -> None:
     async def scenario() -> None:
         async with opened() as database:
