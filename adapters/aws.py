@@ -75,7 +75,7 @@ class MessageSplitter:
 
     def __init__(self, bytes_max: int = MESSAGE_BYTES_MAX) -> None:
         self._bytes_max = bytes_max
-        self._rest = b""
+        self._rest = bytearray()
 
     def feed(self, piece: bytes) -> list[tuple[str, bytes]]:
         """The messages that end in this piece, each as its event type and payload.
@@ -90,8 +90,8 @@ class MessageSplitter:
                 raise UpstreamInvalid("The provider sent a message that is none.")
             if len(self._rest) < total:
                 break
-            found.append(_message(self._rest[:total], headers))
-            self._rest = self._rest[total:]
+            found.append(_message(bytes(self._rest[:total]), headers))
+            del self._rest[:total]
         return found
 
     def end(self) -> list[tuple[str, bytes]]:

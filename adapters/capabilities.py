@@ -14,6 +14,7 @@ from adapters.types import (
     Generation,
     ImagePart,
     ImageUrl,
+    NativePart,
     Part,
     RerankRequest,
 )
@@ -96,6 +97,8 @@ def _part(part: Part) -> Capability | None:
             return "image_urls"
         case DocumentPart(media_type=kind) if kind != "text/plain":
             return "documents"
+        case NativePart(dialect="openai_chat", source=source):
+            return "audio" if b'"input_audio"' in source[:40] else "documents"
     return None
 
 

@@ -72,7 +72,7 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
 
     `paths` lead from the base URL to where each dialect is spoken; `{model}` in one is the model, percent-encoded.
     `base_url` None has to be configured; `{region}` and `{project}` in it are settings too. `headers` go with every
-    request. `chat` is the dialect that chats are translated to.
+    request. `models_path` lists its models, which is how it is asked whether a key is good; None: it has no such list.
     """
 
     paths: Mapping[DialectName, str]
@@ -82,6 +82,7 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     capabilities: frozenset[Capability] = frozenset()
     style: Style = Style()
     key_needed: bool = True
+    models_path: str | None = "/models"
     requires: tuple[str, ...] = ()
 
     @property
@@ -118,8 +119,11 @@ _COMMON = _TOOLS | _JSON | _SEEING | _can("reasoning")
 _OPENAI = _COMMON | _can(
     "audio", "documents", "logprobs", "n", "logit_bias", "suffix", "echo", "token_ids", "dimensions"
 )
-# Engines that one runs oneself: they take whatever OpenAI takes, and constraints of their own.
-_SELF_HOSTED = (_OPENAI - _can("documents")) | _can("grammars")
+# Engines that one runs oneself: they take whatever OpenAI takes, and constraints of their own. They would also fetch
+# images from wherever a client says, inside one's own network; so that is left to us.
+_SELF_HOSTED = (_OPENAI - _can("documents", "image_urls")) | _can("grammars")
+
+_GOOGLE = _CALLS | _JSON | _SEEING | _can("documents", "n", "logprobs", "reasoning")
 
 PROVIDERS: Mapping[ProviderKind, Provider] = {
     "openai": Provider(
@@ -131,6 +135,7 @@ PROVIDERS: Mapping[ProviderKind, Provider] = {
     # The v1 API, where the model is the name of a deployment; with `api_version` the paths before it.
     "azure": Provider(
         paths={dialect: f"/openai/v1{path}" for dialect, path in {**_OPENAI_PATHS, **_RESPONSES}.items()},
+        models_path="/openai/v1/models",
         auth="api_key",
         capabilities=_OPENAI,
         style=Style(max_tokens="max_completion_tokens", developer_role=True),
@@ -138,6 +143,7 @@ PROVIDERS: Mapping[ProviderKind, Provider] = {
     "anthropic": Provider(
         base_url="https://api.anthropic.com",
         paths={"anthropic_messages": "/v1/messages"},
+        models_path="/v1/models",
         auth="x_api_key",
         headers=(("anthropic-version", "2023-06-01"),),
         capabilities=_TOOLS | _SEEING | _can("documents", "reasoning", "json_schema"),
@@ -147,6 +153,7 @@ PROVIDERS: Mapping[ProviderKind, Provider] = {
         paths={"bedrock_converse": "/model/{model}/converse-stream"},
         auth="sigv4",
         capabilities=_CALLS | _can("images", "documents", "reasoning", "json_schema"),
+        models_path=None,
         requires=("region",),
     ),
     "gemini": Provider(
@@ -155,10 +162,9 @@ PROVIDERS: Mapping[ProviderKind, Provider] = {
             "gemini": "/v1beta/models/{model}:streamGenerateContent?alt=sse",
             "gemini_embeddings": "/v1beta/models/{model}:batchEmbedContents",
         },
+        models_path="/v1beta/models",
         auth="x_goog_api_key",
-        capabilities=_CALLS
-        | _JSON
-        | _can("images", "image_urls", "documents", "n", "logprobs", "reasoning", "dimensions"),
+        capabilities=_GOOGLE | _can("dimensions"),
     ),
     "vertex": Provider(
         base_url="https://{region}-aiplatform.googleapis.com",
@@ -167,7 +173,8 @@ PROVIDERS: Mapping[ProviderKind, Provider] = {
             ":streamGenerateContent?alt=sse"
         },
         auth="google",
-        capabilities=_CALLS | _JSON | _can("images", "image_urls", "documents", "n", "logprobs", "reasoning"),
+        capabilities=_GOOGLE,
+        models_path=None,
         requires=("region", "project"),
     ),
     "openrouter": Provider(
@@ -187,7 +194,7 @@ PROVIDERS: Mapping[ProviderKind, Provider] = {
         base_url="https://api.mistral.ai/v1",
         paths={"openai_chat": "/chat/completions", "openai_embeddings": "/embeddings"},
         capabilities=_COMMON | _can("n"),
-        style=Style(usage_option=False, seed="random_seed", reasoning="", names=False),
+        style=Style(usage_option=False, seed="random_seed", reasoning="", names=False, short_ids=True),
     ),
     # Wants the thoughts back that came before calls of tools.
     "deepseek": Provider(
@@ -223,6 +230,7 @@ PROVIDERS: Mapping[ProviderKind, Provider] = {
             "openai_embeddings": "/compatibility/v1/embeddings",
             "rerank": "/v2/rerank",
         },
+        models_path="/v1/models",
         capabilities=_CALLS | _JSON | _can("reasoning", "images", "dimensions"),
         style=Style(usage_option=False, names=False),
     ),
@@ -259,7 +267,7 @@ PROVIDERS: Mapping[ProviderKind, Provider] = {
     # Whatever else speaks OpenAI's dialect: nothing is sent that OpenAI does not know.
     "openai-compatible": Provider(
         paths={**_OPENAI_PATHS, **_RERANK},
-        capabilities=_OPENAI - _can("documents", "audio", "suffix", "echo", "token_ids"),
+        capabilities=_OPENAI - _can("documents", "audio", "image_urls", "suffix", "echo", "token_ids"),
         key_needed=False,
     ),
 }

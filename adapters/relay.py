@@ -61,6 +61,8 @@ class Relaying:
         """As `Relay` says. What a provider lacks as a whole it refuses itself."""
         if inbound.dialect not in self._targets:
             return False
+        if self._upstream.row.style.short_ids and b'"tool_call_id"' in inbound.body:
+            return False  # The ids may be another provider's.
         return not self._lacks or not PASSING[inbound.dialect].may_need(inbound, self._lacks)
 
     async def relay(self, inbound: Inbound, caller: Caller, sink: Sink) -> Relayed:

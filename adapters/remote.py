@@ -58,6 +58,11 @@ ANSWER_BYTES_MAX = 256 << 20
 EVENT_STREAM = b"application/vnd.amazon.eventstream"
 
 
+# What is not passed on even where a provider's row lacks it: an engine inside one's own network would fetch from any
+# address that a client names.
+FETCHING: frozenset[Capability] = frozenset(("image_urls",))
+
+
 class ChatDialect(msgspec.Struct, frozen=True):
     """The client half of a dialect for chats."""
 
@@ -129,9 +134,11 @@ class Remote:
             kinds=model.kinds,
             description=model.description,
             vision="images" in can and "chat" in model.kinds,
+            image_urls="image_urls" in can,
         )
         self._now_s = now_s
-        self._relaying = Relaying(model.model, upstream, upstream.row.capabilities - can, now_s=now_s)
+        lacks = (upstream.row.capabilities | FETCHING) - can
+        self._relaying = Relaying(model.model, upstream, lacks, now_s=now_s)
 
     def status(self) -> RemoteStatus:
         return RemoteStatus()
@@ -223,7 +230,7 @@ class Remote:
 
     async def _events(self, dialect: DialectName, body: bytes, parser: EventParser) -> AsyncGenerator[Event]:
         upstream = self.upstream
-        head = await upstream.head("POST", upstream.target(dialect, self.model), body, _JSON)
+        head = await upstream.head("POST", upstream.target(dialect, self.model), body, _STREAM)
         async with streamed(upstream.wire, head, body) as reading:
             if reading.status != 200:
                 raise await self._failure(reading)
@@ -261,7 +268,8 @@ class Remote:
         return error
 
 
-_JSON = (("content-type", "application/json"), ("accept", "text/event-stream, application/vnd.amazon.eventstream"))
+_JSON = (("content-type", "application/json"), ("accept", "application/json"))
+_STREAM = (("content-type", "application/json"), ("accept", "text/event-stream, application/vnd.amazon.eventstream"))
 
 
 async def _some(reading: Reading) -> bytes:

@@ -16,7 +16,7 @@ class EventSplitter:
 
     def __init__(self, bytes_max: int = EVENT_BYTES_MAX) -> None:
         self._bytes_max = bytes_max
-        self._rest = b""
+        self._rest = bytearray()
         self._scanned = 0
         self._kind = ""
         self._data: list[bytes] = []
@@ -28,19 +28,21 @@ class EventSplitter:
 
         Raises `UpstreamInvalid` when one event is over `bytes_max`.
         """
-        rest = self._rest + piece
+        rest = self._rest
+        rest += piece
         # A CR at the end may be half of a line end.
         end = max(rest.rfind(b"\n", self._scanned), rest.rfind(b"\r", self._scanned, len(rest) - 1)) + 1
         if not end:
-            self._rest, self._scanned = rest, max(0, len(rest) - 1)
+            self._scanned = max(0, len(rest) - 1)
             self._check(len(rest))
             return []
-        self._rest, self._scanned = rest[end:], 0
-        return self._lines(rest[:end])
+        lines, self._scanned = bytes(rest[:end]), 0
+        del rest[:end]
+        return self._lines(lines)
 
     def end(self) -> list[tuple[str, bytes]]:
         """What the end of the stream completes."""
-        rest, self._rest = self._rest, b""
+        rest, self._rest = bytes(self._rest), bytearray()
         events = self._lines(rest) if rest else []
         return events + self._dispatch()
 

@@ -99,6 +99,10 @@ class Upstream:
             path = path.replace(f"{{{name}}}", quote(value, safe=""))
         return self._base_path + path
 
+    def path(self, path: str) -> str:
+        """A path below the base URL, percent-encoded already."""
+        return f"{self._base_path}/{path}"
+
     async def head(self, method: str, target: str, body: bytes, headers: Iterable[tuple[str, str]] = ()) -> bytes:
         """The head of a request, authorised; `headers` are further ones, which win over the provider's usual ones."""
         more = [*await self._credentials.headers(method, target, self._authority, body), *headers]
@@ -116,6 +120,13 @@ class Upstream:
         """What this provider said, as a client may read it."""
         return scrubbed(text, (*self._credentials.secrets(), self.origin.host, *filter(None, self._own_names())))
 
+    def redacted(self, body: bytes) -> bytes:
+        """What this provider sent, without the gateway's key and the provider's host."""
+        for text in (*self._credentials.secrets(), self.origin.host):
+            if text:
+                body = body.replace(text.encode(), b"[removed]")
+        return body
+
     def _own_names(self) -> tuple[str | None, ...]:
         return (self._settings.organization, self._settings.project)
 
@@ -128,12 +139,13 @@ def _client(settings: UpstreamSettings) -> Client:
     return Client(
         keeping=Keeping(connections_max=settings.connections_max),
         timeouts=settings.timeouts,
-        context=lambda: _tls(settings),
+        context=lambda: tls(settings),
         proxies=proxies,
     )
 
 
-def _tls(settings: UpstreamSettings) -> ssl.SSLContext:
+def tls(settings: UpstreamSettings) -> ssl.SSLContext:
+    """Whose certificates are trusted."""
     context = ssl.create_default_context(cafile=settings.ca_file)
     if not settings.verify:
         context.check_hostname = False

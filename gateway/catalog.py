@@ -161,6 +161,10 @@ class Target:
             raise InvalidRequest(message, param="lora")
         return replace(asked, loras=self._loras)
 
+    def leads_to(self, identity: str) -> bool:
+        """Whether it is a route with this target."""
+        return identity in self._prices
+
     def price_at(self, served: Served) -> Price | None:
         """The price at what served a request."""
         return self._prices.get(served.target, self.price)

@@ -64,6 +64,7 @@ def parser() -> argparse.ArgumentParser:
     _add_serve(commands)
     check = command.add(commands, "check", _check, "validate the configuration and print a summary")
     doctor = command.add(commands, "doctor", _doctor, "check this machine, the data directory and the configuration")
+    doctor.add_argument("--online", action="store_true", help="ask each provider whether it takes its key")
     for verb in (check, doctor):
         command.add_config_options(verb)
     cli_keys.add_commands(commands)
@@ -174,7 +175,7 @@ def _doctor(options: argparse.Namespace) -> int:
         return 1
     print("ok    config: valid")
     failed = False
-    for check in doctor.examine(config):
+    for check in doctor.examine(config, online=options.online):
         failed = failed or check.status == "fail"
         print(f"{check.status:<6}{check.name}: {check.detail}", flush=True)
     return int(failed)
@@ -217,7 +218,8 @@ def _models(options: argparse.Namespace) -> int:
             names = server.models()
         print(msgspec.json.encode(names).decode() if options.json else "\n".join(map(chat.escape, names)))
         return 0
-    files = [model_files.describe(model) for model in command.load(options).models]
+    config = command.load(options)
+    files = [model_files.describe(model) for model in config.models]
     if options.json:
         print(msgspec.json.encode(files).decode())
         return 0
@@ -231,6 +233,10 @@ def _models(options: argparse.Namespace) -> int:
             "" if file.size_bytes is None else model_files.size(file.size_bytes),
         )
         rows.append((file.name, *facts, file.path + (f" ({file.problem})" if file.problem else "")))
+    for route in config.routes:
+        for target in (one for group in route.groups for one in group):
+            context = str(target.context_tokens or "")
+            rows.append((route.name, "", "", "", context, "", f"{target.model} of {target.provider}"))
     command.print_table(rows)
     return int(any(file.problem for file in files))
 

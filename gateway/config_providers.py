@@ -55,7 +55,7 @@ class ProviderConfig(Section, frozen=True, kw_only=True):
     headers: dict[str, Words] = {}
     connect_timeout_s: Seconds = 10
     first_byte_timeout_s: Seconds = 600
-    idle_timeout_s: Seconds = 120
+    idle_timeout_s: Seconds = 300
     total_timeout_s: Seconds = 3600
     connections_max: Annotated[int, Meta(ge=1, le=10_000)] = 256
     proxy: SecretUrl | None = None

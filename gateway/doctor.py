@@ -13,21 +13,26 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Literal, TypeVar
+from urllib.parse import urlsplit
 
 import msgspec
 
+from adapters.asking import ask
+from adapters.errors import AdapterError
 from gateway import audit
 from gateway.auth.key_text import PEPPER_NAME, PepperError, load_pepper
 from gateway.auth.keyring import count_keys
 from gateway.auth.keys import Keys
 from gateway.canary import sing
-from gateway.config import Config
+from gateway.config import Config, ProviderConfig, is_loopback
+from gateway.config_providers import LOCAL
 from gateway.ledger.store import Ledger
 from gateway.limits.limiter import Counters, LocalCounters, steady_us
 from gateway.limits.shared import SharedCounters
 from gateway.limits.wallets import Wallets
 from gateway.logs import escape
 from gateway.model_files import describe, size
+from gateway.remotes import upstream_settings
 from gateway.state import migrate
 from gateway.state.database import Database, DatabaseError, Statements
 from gateway.state.postgres import Postgres
@@ -35,6 +40,8 @@ from gateway.state.redis import server_facts
 from gateway.state.shared import SharedStateError
 from gateway.state.sqlite import FILE_NAME, Sqlite, integrity_problems, wal_is_safe
 from gateway.stores import open_database, open_shared
+
+Status = Literal["ok", "warn", "fail"]
 
 LIBRARY_TIMEOUT_S = 60
 FREE_BYTES_WARN = 1 << 30
@@ -54,13 +61,16 @@ T = TypeVar("T")
 class Check(msgspec.Struct, frozen=True):
     """One line of the report."""
 
-    status: Literal["ok", "warn", "fail"]
+    status: Status
     name: str
     detail: str
 
 
-def examine(config: Config) -> Iterator[Check]:
-    """All checks of a configuration that loads, one after the other as they finish."""
+def examine(config: Config, *, online: bool = False) -> Iterator[Check]:
+    """All checks of a configuration that loads, one after the other as they finish.
+
+    `online` asks each provider for its models as well; nothing else leaves the machine.
+    """
     checks: tuple[Callable[[Config], Iterator[Check]], ...] = (
         _python,
         _library,
@@ -71,9 +81,13 @@ def examine(config: Config) -> Iterator[Check]:
         _database,
         _shared,
         _models,
+        _providers,
+        _routes,
     )
     for check in checks:
         yield from check(config)
+    for provider in config.providers if online else ():
+        yield asyncio.run(_ask(provider))
 
 
 def _python(_: Config) -> Iterator[Check]:
@@ -175,7 +189,7 @@ def _data_dir(config: Config) -> Iterator[Check]:
 
 def _disk(config: Config) -> Iterator[Check]:
     free = shutil.disk_usage(_existing(Path(config.data_dir))).free
-    status: Literal["ok", "warn", "fail"] = "ok"
+    status: Status = "ok"
     if free < FREE_BYTES_WARN:
         status = "warn" if free >= FREE_BYTES_FAIL else "fail"
     yield Check(status, "disk", f"{size(free)} free for the data directory")
@@ -298,6 +312,50 @@ def _models(config: Config) -> Iterator[Check]:
         else:
             kind = " ".join(filter(None, (file.architecture, file.quantisation)))
             yield Check("ok", f"model {model.name}", f"{model.file}, {escape(kind)}, {size(file.size_bytes or 0)}")
+
+
+def _providers(config: Config) -> Iterator[Check]:
+    """Each provider by what the configuration says of it; nothing is sent there."""
+    for provider in config.providers:
+        name = f"provider {provider.name}"
+        problems = list(_provider_problems(provider))
+        if problems:
+            yield from (Check(status, name, detail) for status, detail in problems)
+        else:
+            yield Check("ok", name, f"{provider.kind} at {provider.base_url or 'its own address'}")
+
+
+def _provider_problems(provider: ProviderConfig) -> Iterator[tuple[Status, str]]:
+    for path in (provider.api_key_file, provider.google_file, provider.ca_file):
+        if path is not None and not os.access(path, os.R_OK):
+            yield "fail", f"{path} cannot be read"
+    for path in (provider.api_key_file, provider.google_file):
+        if path is not None and os.access(path, os.R_OK) and stat.S_IMODE(Path(path).stat().st_mode) & 0o077:
+            yield "warn", f"other users can read {path}; run: chmod 600 {path}"
+    parts = urlsplit(provider.base_url or "")
+    if parts.scheme == "http" and provider.api_key is not None and not is_loopback(parts.hostname or ""):
+        yield "warn", f"its key goes unencrypted to {parts.hostname}"
+    if not provider.verify:
+        yield "warn", "its certificate is not verified, so that anybody on the way there can read its key"
+
+
+async def _ask(provider: ProviderConfig) -> Check:
+    name = f"provider {provider.name}"
+    try:
+        asked = await ask(upstream_settings(provider))
+    except AdapterError as error:
+        return Check("fail", name, error.message)
+    return Check("ok", name, "it answers, and takes its key" if asked else "it has no list of models to ask for")
+
+
+def _routes(config: Config) -> Iterator[Check]:
+    for route in config.routes:
+        group = [one for group in route.groups for one in group]
+        targets = ", ".join(f"{one.model} of {one.provider}" for one in group)
+        if any(one.price is None and one.provider != LOCAL for one in group):
+            yield Check("warn", f"route {route.name}", f"{targets}; without a price no key with a budget may use it")
+        else:
+            yield Check("ok", f"route {route.name}", targets)
 
 
 def _existing(path: Path) -> Path:

@@ -311,6 +311,10 @@ class Inference:
         self._first_event_timeout_s = first_event_timeout_s
         self._total_timeout_s = total_timeout_s
 
+    def takes_image_urls(self, principal: Principal, request: ChatRequest) -> bool:
+        """Whether images of a request may stay web addresses, because its target's provider fetches them."""
+        return self._catalog.resolve(principal, request.model).card.image_urls
+
     async def chat(self, principal: Principal, request: ChatRequest, caller: Caller) -> Stream:
         """Continue a conversation."""
         target = self._target(principal, request.model, "chat")

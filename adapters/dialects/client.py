@@ -23,10 +23,11 @@ class Style(msgspec.Struct, frozen=True, kw_only=True):
     """How a provider departs from the OpenAI dialects; the other dialects have one provider each.
 
     `max_tokens` and `seed` are how it calls these fields. `usage_option`: it takes `stream_options`. `developer_role`
-    and `names`: it knows that role, and names of speakers. `reasoning` is where it takes how much to think:
-    `reasoning_effort`, OpenRouter's object `reasoning`, or nowhere. `thoughts` is the field where it wants what was
-    thought before an earlier answer. `grammars` is the field for constraints other than JSON, and with it whose way it
-    is. `extra_sampling`: it takes `top_k` and `min_p`. `template_arguments`: it takes `chat_template_kwargs`.
+    and `names`: it knows that role, and names of speakers. `short_ids`: ids of calls are nine letters and digits.
+    `reasoning` is where it takes how much to think: `reasoning_effort`, OpenRouter's object `reasoning`, or nowhere.
+    `thoughts` is the field where it wants what was thought before an earlier answer. `grammars` is the field for
+    constraints other than JSON, and with it whose way it is. `extra_sampling`: it takes `top_k` and `min_p`.
+    `template_arguments`: it takes `chat_template_kwargs`.
     """
 
     max_tokens: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
@@ -34,6 +35,7 @@ class Style(msgspec.Struct, frozen=True, kw_only=True):
     usage_option: bool = True
     developer_role: bool = False
     names: bool = True
+    short_ids: bool = False
     reasoning: Literal["reasoning_effort", "reasoning", ""] = "reasoning_effort"
     thoughts: Literal["reasoning_content", "reasoning", "reasoning_details", ""] = ""
     grammars: Literal["structured_outputs", "grammar", "response_format", ""] = ""

@@ -9,7 +9,16 @@ from msgspec import Meta
 
 from adapters.dialects import openai_wire as wire
 from adapters.dialects.openai_parts import Part, check_images, parse_content
-from adapters.dialects.openai_reasoning import ReasoningFields, parse_reasoning
+from adapters.dialects.openai_reasoning import ReasoningFields, parse_reasoning, parse_thinking
+from adapters.dialects.openai_thoughts import (
+    ExtraContent,
+    ThoughtWriter,
+    WireDetail,
+    details_of,
+    parse_details,
+    parse_signature,
+    signed,
+)
 from adapters.dialects.openai_tools import (
     TOOLS_MAX,
     ChosenTool,
@@ -58,6 +67,7 @@ class WireToolCall(msgspec.Struct):
     id: Annotated[str, Meta(min_length=1, max_length=256)]
     function: Function
     type: str = "function"
+    extra_content: ExtraContent | None = None
 
 
 class WireMessage(msgspec.Struct):
@@ -68,6 +78,7 @@ class WireMessage(msgspec.Struct):
     tool_call_id: Name | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
+    reasoning_details: Annotated[list[WireDetail], Meta(max_length=256)] | None = None
     refusal: str | None = None
     function_call: Function | None = None
 
@@ -117,6 +128,8 @@ def parse_request(body: bytes) -> wire.Inbound[ChatRequest]:
         tool_choice=parse_choice(fields.tool_choice, fields.parallel_tool_calls, tools),
         template_arguments=arguments,
         generation=msgspec.structs.replace(generation, reasoning_tokens_max=reasoning_tokens_max),
+        thinking=parse_thinking(fields),
+        end_user=fields.user,
     )
     return wire.inbound(fields, request)
 
@@ -144,7 +157,11 @@ def _message(message: WireMessage, path: str) -> Message:
     if role == "tool" and not call_id:
         raise InvalidRequest(f"Missing required parameter: '{path}.tool_call_id'.", param=f"{path}.tool_call_id")
     reasoning = (message.reasoning_content or message.reasoning) if role == "assistant" else None
-    return Message(role, content, message.name, calls, call_id if role == "tool" else None, reasoning or None)
+    thoughts = parse_details(message.reasoning_details or ()) if role == "assistant" else ()
+    if thoughts and not reasoning:
+        reasoning = "\n".join(thought.text for thought in thoughts if thought.text)
+    answers = call_id if role == "tool" else None
+    return Message(role, content, message.name, calls, answers, reasoning or None, thoughts)
 
 
 def _legacy_call_id(name: str) -> str:
@@ -158,11 +175,8 @@ def _tool_calls(message: WireMessage, path: str) -> tuple[ToolCall, ...]:
         place = f"{path}.tool_calls[{index}]"
         if call.type != "function":
             raise invalid(f"{place}.type", "expected 'function'")
-        calls.append(
-            ToolCall(
-                call.id, call.function.name, parse_arguments(call.function.arguments, f"{place}.function.arguments")
-            )
-        )
+        arguments = parse_arguments(call.function.arguments, f"{place}.function.arguments")
+        calls.append(ToolCall(call.id, call.function.name, arguments, parse_signature(call.extra_content)))
     if message.function_call is not None:
         name = message.function_call.name
         arguments = parse_arguments(message.function_call.arguments, f"{path}.function_call.arguments")
@@ -178,6 +192,7 @@ class ChunkRenderer:
         self._logprobs = inbound.request.generation.logprobs is not None
         choices = range(inbound.request.generation.n)
         self._opening = [chunks.before + b'{"index":%d,"delta":{' % choice for choice in choices]
+        self._thoughts = [ThoughtWriter() for _ in choices]
         self._before_text = [opening + b'"content":' for opening in self._opening]
         self._open_end = b'},"logprobs":null,"finish_reason":null}'
         self._closing = self._open_end + chunks.after
@@ -193,8 +208,7 @@ class ChunkRenderer:
                     opening + b'"role":"assistant","content":"","refusal":null' + closing for opening in self._opening
                 )
             case ReasoningDelta():
-                thought = b'"reasoning_content":' + wire.quoted(event.text)
-                return self._opening[event.choice] + thought + self._closing if event.text else b""
+                return self._reasoning(event)
             case RefusalDelta():
                 return self._opening[event.choice] + b'"refusal":' + wire.quoted(event.text) + self._closing
             case ToolCallDelta():
@@ -208,6 +222,16 @@ class ChunkRenderer:
                 return self._chunks.end(event.usage)
             case _:
                 return b""
+
+    def _reasoning(self, event: ReasoningDelta) -> bytes:
+        """A signed thought is written once more as a whole, because a client has to give it back as a whole."""
+        frame, writer = b"", self._thoughts[event.choice]
+        if event.text:
+            frame = self._opening[event.choice] + b'"reasoning_content":' + wire.quoted(event.text) + self._closing
+        if (thought := writer.add(event)) is not None:
+            details = wire.one_line(_encode({"reasoning_details": [writer.detail(thought)]}))[1:-1]
+            frame += self._opening[event.choice] + details + self._closing
+        return frame
 
     def _text(self, event: TextDelta) -> bytes:
         if self._logprobs and event.logprobs:
@@ -253,6 +277,8 @@ def _choice(index: int, choice: wire.FoldedChoice, with_logprobs: bool) -> dict[
     }
     if choice.reasoning:
         message["reasoning_content"] = choice.reasoning
+    if thoughts := signed(choice.thoughts):
+        message["reasoning_details"] = details_of(thoughts)
     if calls:
         message["tool_calls"] = calls
     fields = {

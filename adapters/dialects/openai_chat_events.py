@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from adapters.dialects.failures import failure_in_stream
+from adapters.dialects.openai_thoughts import ExtraContent, WireDetail, parse_signature
 from adapters.dialects.openai_usage import WireUsage, parse_usage
 from adapters.errors import UpstreamInvalid, UpstreamRefused
 from adapters.types import (
@@ -43,6 +44,7 @@ class _Call(msgspec.Struct):
     index: int | None = None
     id: str | None = None
     function: _Function | None = None
+    extra_content: ExtraContent | None = None
 
 
 class _Piece(msgspec.Struct):
@@ -53,21 +55,11 @@ class _Piece(msgspec.Struct):
     thinking: list[_Piece] | str | None = None
 
 
-class _Detail(msgspec.Struct):
-    """OpenRouter's."""
-
-    type: str = ""
-    text: str | None = None
-    summary: str | None = None
-    signature: str | None = None
-    data: str | None = None
-
-
 class _Delta(msgspec.Struct):
     content: str | list[_Piece] | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
-    reasoning_details: list[_Detail] | None = None
+    reasoning_details: list[WireDetail] | None = None
     refusal: str | None = None
     tool_calls: list[_Call] | None = None
 
@@ -125,6 +117,7 @@ class EventParser:
         self._started = self._done = False
         self._finished: set[int] = set()
         self._calls: dict[tuple[int, int], str] = {}
+        self._thoughts: dict[int, str] = {}
 
     def feed(self, kind: str, payload: bytes) -> list[Event]:
         """The events of the next chunk."""
@@ -165,7 +158,7 @@ class EventParser:
 
     def _choice(self, choice: _Choice) -> Iterator[Event]:
         index, delta = choice.index, choice.delta or _Delta()
-        yield from _reasoning(index, delta)
+        yield from self._reasoning(index, delta)
         if delta.refusal:
             yield RefusalDelta(index, delta.refusal)
         text, thoughts = _texts(delta.content)
@@ -180,6 +173,25 @@ class EventParser:
             if choice.finish_reason == "error":
                 raise UpstreamRefused("The provider of this model failed.", 500)
             yield self._finish(index, FINISH_REASONS.get(choice.finish_reason, "stop"))
+
+    def _reasoning(self, choice: int, delta: _Delta) -> Iterator[Event]:
+        """vLLM and DeepSeek say `reasoning_content`, OpenRouter, Groq, Ollama and newer vLLMs `reasoning`; some both.
+
+        A signature ends a thought. Whoever sends it with the whole of the thought has sent that in pieces before.
+        """
+        details = delta.reasoning_details or []
+        signature = next((detail.signature for detail in details if detail.signature), None)
+        text = delta.reasoning_content or delta.reasoning or ""
+        if not text:
+            text = "".join(detail.text or detail.summary or "" for detail in details)
+            if signature is not None and text == self._thoughts.get(choice):
+                text = ""
+        self._thoughts[choice] = "" if signature is not None else self._thoughts.get(choice, "") + text
+        if text or signature:
+            yield ReasoningDelta(choice, text, signature)
+        for detail in details:
+            if detail.type == "reasoning.encrypted" and detail.data:
+                yield ReasoningDelta(choice, "", redacted=detail.data)
 
     def _finish(self, index: int, reason: FinishReason) -> ChoiceFinished:
         self._finished.add(index)
@@ -205,21 +217,7 @@ class EventParser:
         if not function.name:
             raise UpstreamInvalid("The provider sent a tool call without a name.")
         self._calls[choice, index] = id = call.id or f"call_{secrets.token_hex(12)}"
-        yield ToolCallDelta(choice, index, arguments, id, function.name)
-
-
-def _reasoning(index: int, delta: _Delta) -> Iterator[Event]:
-    """vLLM and DeepSeek say `reasoning_content`, OpenRouter, Groq, Ollama and newer vLLMs `reasoning`; some both."""
-    text = delta.reasoning_content or delta.reasoning or ""
-    details = delta.reasoning_details or []
-    if not text:
-        text = "".join(detail.text or detail.summary or "" for detail in details)
-    signature = next((detail.signature for detail in details if detail.signature), None)
-    if text or signature:
-        yield ReasoningDelta(index, text, signature)
-    for detail in details:
-        if detail.type == "reasoning.encrypted" and detail.data:
-            yield ReasoningDelta(index, "", redacted=detail.data)
+        yield ToolCallDelta(choice, index, arguments, id, function.name, parse_signature(call.extra_content))
 
 
 def _texts(content: str | list[_Piece] | None) -> tuple[str, str]:

@@ -9,14 +9,19 @@ Refused is what would change the answer: adapters (`lora`), and whatever the pro
 
 from __future__ import annotations
 
+import hashlib
+import re
 from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from adapters.dialects.client import Style
+from adapters.dialects.openai_thoughts import details_of
 from adapters.dialects.openai_tools import call_fields, invalid
+from adapters.dialects.unsayable import chosen
 from adapters.errors import InvalidRequest
 from adapters.types import (
     ChatRequest,
@@ -39,7 +44,7 @@ _encode = msgspec.json.Encoder().encode
 
 def render_request(request: ChatRequest, style: Style) -> bytes:
     """The body of a request for a stream; raises `InvalidRequest` for what the dialect cannot say."""
-    tools = [_tool(tool, style) for tool in _chosen(request)]
+    tools = [_tool(tool, style) for tool in chosen(request)]
     tools += [_native(part, "tools") for part in request.native_tools]
     fields: Fields = {
         "model": request.model,
@@ -115,9 +120,12 @@ def _thinking(request: ChatRequest, style: Style) -> Fields:
     effort = thinking.effort or (None if thinking.enabled is not False else "none")
     fields: Fields = {}
     if style.reasoning == "reasoning":
-        given = {"effort": effort, "max_tokens": thinking.tokens_max, "enabled": thinking.enabled or None}
-        if thinking.tokens_max is not None:
-            del given["effort"]
+        given = {
+            "effort": thinking.effort if thinking.tokens_max is None else None,
+            "max_tokens": thinking.tokens_max,
+            "enabled": thinking.enabled,
+            "exclude": None if thinking.shown is None else not thinking.shown,
+        }
         if reasoning := {name: value for name, value in given.items() if value is not None}:
             fields["reasoning"] = reasoning
     elif style.reasoning and effort is not None:
@@ -125,11 +133,6 @@ def _thinking(request: ChatRequest, style: Style) -> Fields:
     if style.template_arguments and request.template_arguments:
         fields["chat_template_kwargs"] = request.template_arguments
     return fields
-
-
-def _chosen(request: ChatRequest) -> Sequence[Tool]:
-    names = request.tool_choice.names
-    return [tool for tool in request.tools if tool.name in names] if names else request.tools
 
 
 def _choice(request: ChatRequest) -> Fields:
@@ -177,14 +180,23 @@ def _messages(message: Message, style: Style) -> Iterator[Fields]:
     if message.name is not None and style.names:
         fields["name"] = message.name
     if message.tool_calls:
-        fields["tool_calls"] = [call_fields(call) for call in message.tool_calls]
+        # Signatures of calls are Gemini's, which is not spoken to in this dialect.
+        calls = [replace(call, id=_id(call.id, style), signature=None) for call in message.tool_calls]
+        fields["tool_calls"] = [call_fields(call) for call in calls]
     if message.tool_call_id is not None:
-        fields["tool_call_id"] = message.tool_call_id
+        fields["tool_call_id"] = _id(message.tool_call_id, style)
     if message.role == "assistant":
         fields |= _thoughts(message, style)
     yield fields
     if aside:
         yield {"role": "user", "content": _content(aside, style)}
+
+
+def _id(id: str, style: Style) -> str:
+    """The id of a call, or another one in its place for those that do not take it; the same for the same."""
+    if not style.short_ids or re.fullmatch(r"[a-zA-Z0-9]{9}", id):
+        return id
+    return hashlib.blake2b(id.encode(), digest_size=8).hexdigest()[:9]
 
 
 def _content(parts: Sequence[Part], style: Style) -> Any:
@@ -225,12 +237,5 @@ def _thoughts(message: Message, style: Style) -> Fields:
         return {style.thoughts: reasoning} if reasoning else {}
     if style.thoughts != "reasoning_details":
         return {}
-    details = []
-    for index, thought in enumerate(message.thoughts):
-        if thought.redacted is not None:
-            details.append({"type": "reasoning.encrypted", "data": thought.redacted, "index": index})
-        else:
-            details.append(
-                {"type": "reasoning.text", "text": thought.text, "signature": thought.signature, "index": index}
-            )
+    details = details_of(message.thoughts)
     return {"reasoning_details": details} if details else {"reasoning": reasoning} if reasoning else {}

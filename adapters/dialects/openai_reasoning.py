@@ -9,11 +9,12 @@ from msgspec import Meta
 
 from adapters.dialects import openai_wire as wire
 from adapters.errors import InvalidRequest
+from adapters.types import Thinking
 
-Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 Budget = Annotated[int, Meta(ge=-1, le=2**31 - 1)]
 
-_TEMPLATE_EFFORT: dict[str, str] = {"none": "low", "minimal": "low", "xhigh": "high"}
+_TEMPLATE_EFFORT: dict[str, str] = {"none": "low", "minimal": "low", "xhigh": "high", "max": "high"}
 """Templates know three efforts at most; a budget of nothing does the rest of `none`."""
 
 
@@ -23,6 +24,7 @@ class Reasoning(msgspec.Struct):
     effort: Effort | None = None
     max_tokens: Budget | None = None
     enabled: bool | None = None
+    exclude: bool | None = None
 
 
 class TemplateArguments(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
@@ -48,6 +50,17 @@ class ReasoningFields(wire.GenerationFields, kw_only=True):
     thinking_budget: Budget | None = None
     reasoning_budget: Budget | None = None
     chat_template_kwargs: TemplateArguments | None = None
+
+
+def parse_thinking(fields: ReasoningFields) -> Thinking:
+    """The same for a provider."""
+    nested = fields.reasoning or Reasoning()
+    effort = fields.reasoning_effort or nested.effort
+    switch = fields.chat_template_kwargs.enable_thinking if fields.chat_template_kwargs is not None else None
+    enabled = (switch if nested.enabled is None else nested.enabled) if effort is None else effort != "none"
+    budget = _budget(fields, nested, thinks=True)
+    shown = None if nested.exclude is None else not nested.exclude
+    return Thinking(enabled, None if effort == "none" else effort, budget, shown)
 
 
 def parse_reasoning(fields: ReasoningFields) -> tuple[dict[str, str | bool | int], int | None]:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from adapters.dialects.openai_thoughts import signature_fields
 from adapters.errors import InvalidRequest
 from adapters.types import Tool, ToolCall, ToolCallDelta, ToolChoice
 
@@ -154,7 +155,8 @@ def invalid(param: str, reason: str) -> InvalidRequest:
 
 def call_fields(call: ToolCall) -> dict[str, object]:
     """A whole call."""
-    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+    fields = {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+    return fields | signature_fields(call.signature)
 
 
 def delta_fields(event: ToolCallDelta) -> dict[str, object]:
@@ -162,4 +164,5 @@ def delta_fields(event: ToolCallDelta) -> dict[str, object]:
     if event.name is None:
         return {"index": event.index, "function": {"arguments": event.arguments}}
     function = {"name": event.name, "arguments": event.arguments}
-    return {"index": event.index, "id": event.id, "type": "function", "function": function}
+    fields = {"index": event.index, "id": event.id, "type": "function", "function": function}
+    return fields | signature_fields(event.signature)

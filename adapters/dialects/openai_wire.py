@@ -409,7 +409,10 @@ class Folded:
                 calls = self.choices[event.choice].calls
                 known = calls.get(event.index, ToolCall("", "", ""))
                 calls[event.index] = ToolCall(
-                    event.id or known.id, event.name or known.name, known.arguments + event.arguments
+                    event.id or known.id,
+                    event.name or known.name,
+                    known.arguments + event.arguments,
+                    event.signature or known.signature,
                 )
             case ChoiceFinished():
                 choice = self.choices[event.choice]

@@ -54,11 +54,12 @@ class Messages:
 
     async def create(self, request: Request) -> Response:
         inbound = dialect.parse_request(await read_json_body(request, self._body_bytes_max))
-        if self._images.wanted(inbound.request):
+        principal = request.state.principal
+        if self._images.wanted(inbound.request) and not self._inference.takes_image_urls(principal, inbound.request):
             fetched = await run_until_disconnect(request, self._images.fetched(inbound.request))
             inbound = replace(inbound, request=fetched)
         caller = caller_of(request, inbound.session_key)
-        opening = self._inference.chat(request.state.principal, inbound.request, caller)
+        opening = self._inference.chat(principal, inbound.request, caller)
         return await answer(request, inbound, opening, 1, RENDERING)
 
     async def count(self, request: Request) -> Response:

@@ -159,6 +159,12 @@ async def read_json_body(request: Request, limit: int) -> bytes:
     clock: it ends a stalled or broken body by putting the error into `request.state.refusal`.
     """
     check_body_headers(request.headers, limit)
+    return await read_body(request, limit)
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """The same of any type."""
+    _check_size(request.headers, limit)
     parts: list[bytes] = []
     size = 0
     while True:
@@ -184,6 +190,10 @@ def check_body_headers(headers: Mapping[str, str], limit: int) -> None:
             "unsupported_media_type",
             f"The body must be JSON and say so: send the header `Content-Type: application/json`{_instead_of(given)}.",
         )
+    _check_size(headers, limit)
+
+
+def _check_size(headers: Mapping[str, str], limit: int) -> None:
     encoding = headers.get("content-encoding", "identity")
     if encoding.strip().lower() not in ("identity", ""):
         raise errors.error(

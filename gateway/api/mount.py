@@ -23,6 +23,7 @@ from gateway.api.docs import DocsPage
 from gateway.api.health import Health, front_page
 from gateway.api.http import Endpoint
 from gateway.api.openapi import OpenApi
+from gateway.api.passthrough import OwnApis
 from gateway.api.people import People, PeopleParts
 from gateway.api.providers import Providers
 from gateway.api.remote_images import RemoteImages
@@ -39,6 +40,7 @@ from gateway.inference import Inference
 from gateway.ledger.store import Ledger
 from gateway.limits.limiter import Limiter, wall_us
 from gateway.limits.wallets import Wallets
+from gateway.passthrough import PassThrough
 from gateway.routing.decisions import Decisions
 from gateway.sessions import Sessions
 
@@ -62,6 +64,7 @@ class Parts(NamedTuple):
     decisions: Decisions = Decisions(0)
     directory: Directory | None = None
     keyring: Keyring | None = None
+    passthrough: PassThrough | None = None
 
 
 def routes(parts: Parts) -> tuple[Endpoint, ...]:
@@ -75,6 +78,7 @@ def routes(parts: Parts) -> tuple[Endpoint, ...]:
         *Messages(inference, images, body_bytes_max).endpoints(),
         *Rerank(inference, catalog, body_bytes_max).endpoints(),
         *Tokens(inference, body_bytes_max).endpoints(),
+        *OwnApis(parts.passthrough, body_bytes_max).endpoints(),
         *own.endpoints(),
         *RouteDecisions(parts.decisions).endpoints(),
         *KeptSessions(Sessions(catalog), audit, body_bytes_max).endpoints(),

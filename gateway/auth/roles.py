@@ -76,6 +76,7 @@ _ANYONE = frozenset({SELF, PERSON})
 TABLE: Mapping[str, Rule] = _table(
     (
         ("inference", _USERS, "run requests on models"),
+        ("passthrough", _USERS, "send requests to providers in their own API"),
         ("sessions", _USERS, "see and change kept conversations"),
         ("models.read", _ANYONE, "see which models there are"),
         ("usage.read", _ANYONE | _READERS | _TEAM_READERS, "see what was used and what it cost"),

@@ -57,7 +57,7 @@ CANNOT = {
 }
 STYLES = {
     "openai": Style(max_tokens="max_completion_tokens", developer_role=True),
-    "mistral": Style(usage_option=False, seed="random_seed", reasoning="", names=False),
+    "mistral": Style(usage_option=False, seed="random_seed", reasoning="", names=False, short_ids=True),
     "cohere": Style(usage_option=False, names=False),
     "groq": Style(max_tokens="max_completion_tokens", names=False),
     "deepseek": Style(thoughts="reasoning_content"),

@@ -18,6 +18,7 @@ from adapters.errors import (
     UpstreamInvalid,
     UpstreamRefused,
 )
+from adapters.providers import ProviderKind
 from adapters.types import (
     ChatRequest,
     ChoiceFinished,
@@ -25,6 +26,8 @@ from adapters.types import (
     EmbeddingRequest,
     Finished,
     Generation,
+    Head,
+    Inbound,
     Message,
     ReasoningDelta,
     RerankRequest,
@@ -130,6 +133,22 @@ def test_capabilities_of_a_model_replace_its_providers() -> None:
             assert model.refusal(replace(REQUEST, generation=Generation(n=2))) is not None
 
     run(scenario())
+
+
+def test_only_providers_out_there_are_sent_addresses_of_images() -> None:
+    async def scenario(kind: ProviderKind) -> bool:
+        async with remote(answering(b""), kind) as (model, _):
+            assert model.card.vision
+            return model.card.image_urls
+
+    body = b'{"model":"m","messages":[{"content":[{"type":"image_url","image_url":{"url":"http://10.0.0.1/x"}}]}]}'
+
+    async def passed_on(kind: ProviderKind) -> bool:
+        async with remote(answering(b""), kind) as (model, _):
+            return model.takes(Inbound("openai_chat", body, Head("m")))
+
+    assert run(passed_on("openai")) and not run(passed_on("vllm")) and not run(passed_on("openai-compatible"))
+    assert run(scenario("openai")) and not run(scenario("vllm")) and not run(scenario("openai-compatible"))
 
 
 async def failing(answer: bytes, *, close: bool = False) -> AdapterError:
@@ -270,6 +289,19 @@ def test_embeddings() -> None:
         assert found.vectors == (struct.pack("<2f", 0.5, -0.25), struct.pack("<2f", 0.5, 1))
         assert (found.dimensions, found.prompt_tokens) == (2, 3)
         assert asked(script)[1] == {"model": "theirs", "input": ["a", "b"], "encoding_format": "float", "dimensions": 2}
+
+    run(scenario())
+
+
+def test_embeddings_of_gemini() -> None:
+    async def scenario() -> None:
+        script = Recording(reply(b'{"embeddings":[{"values":[0.5,1]}]}', content_type="application/json"))
+        async with remote(script, "gemini") as (model, _):
+            found = await model.embed(EmbeddingRequest("public", ("a",), 2), CALLER)
+        assert (found.vectors, found.prompt_tokens) == ((struct.pack("<2f", 0.5, 1),), 1)
+        head, body = asked(script)
+        assert head.startswith("POST /v1/v1beta/models/theirs:batchEmbedContents ")
+        assert body["requests"][0]["outputDimensionality"] == 2
 
     run(scenario())
 

@@ -69,6 +69,7 @@ class Words(msgspec.Struct, frozen=True, kw_only=True):
     efforts: tuple[Effort, ...] = ()
     budgets: bool = False
     hides: bool = False
+    stops: bool = True
     schema_param: str = ""
     json_object: bool = False
     end_user: bool = False
@@ -257,7 +258,7 @@ def requests(draw: st.DrawFn, words: Words) -> ChatRequest:
         tool_choice=choice,
         generation=Generation(
             max_tokens=draw(st.integers(5000, 100_000)),
-            stop=tuple(draw(st.lists(texts, max_size=3))),
+            stop=tuple(draw(st.lists(texts, max_size=3))) if words.stops else (),
             n=draw(st.integers(1, words.choices_max)),
             sampling=Sampling() if thinking.enabled else draw(samplings(words)),
             constraint=draw(st.sampled_from(constraints)),

@@ -10,7 +10,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from adapters.aws import MessageSplitter
-from adapters.dialects import anthropic_messages, bedrock_converse, gemini, openai_wire
+from adapters.dialects import (
+    anthropic_messages,
+    bedrock_converse,
+    gemini,
+    openai_chat,
+    openai_chat_events,
+    openai_chat_requests,
+    openai_responses,
+    openai_wire,
+)
 from adapters.dialects.client import EventParser, Style
 from adapters.sse import EventSplitter
 from adapters.types import ChatRequest, ChoiceFinished, Message
@@ -31,6 +40,10 @@ class Inverse(msgspec.Struct, frozen=True, kw_only=True):
     splitter: Callable[[], EventSplitter | MessageSplitter] = EventSplitter
 
 
+# A provider that departs from OpenAI's dialect wherever that says more.
+EVERYTHING = Style(
+    developer_role=True, reasoning="reasoning", thoughts="reasoning_details", cache_control=True, extra_sampling=True
+)
 ASKED = ChatRequest("m", (Message("user", "hi"),))
 
 DIALECTS: dict[str, Inverse] = {
@@ -132,6 +145,63 @@ DIALECTS: dict[str, Inverse] = {
         renderer=lambda: bedrock_converse.ChunkRenderer(HEAD, openai_wire.Inbound(ASKED, stream=True)),
         parser=lambda: bedrock_converse.EventParser(ASKED),
         splitter=MessageSplitter,
+    ),
+    "openai_chat": Inverse(
+        words=Words(
+            model="m",
+            lifetimes=("5m", "1h"),
+            image_urls=True,
+            result_markers=False,
+            prompt_known=False,
+            redacted=True,
+            parallel=True,
+            strict=True,
+            temperature_max=2.0,
+            both_filters=True,
+            seed=True,
+            penalties=True,
+            efforts=("minimal", "low", "medium", "high", "xhigh", "max"),
+            budgets=True,
+            hides=True,
+            schema_param="response_format",
+            json_object=True,
+            end_user=True,
+            choices_max=4,
+            reasoning_usage=True,
+        ),
+        render_request=lambda request: openai_chat_requests.render_request(request, EVERYTHING),
+        parse_request=lambda body: openai_chat.parse_request(body).request,
+        renderer=lambda: openai_chat.ChunkRenderer(HEAD, openai_wire.Inbound(ASKED, stream=True, include_usage=True)),
+        parser=lambda: openai_chat_events.EventParser(ASKED),
+    ),
+    "openai_responses": Inverse(
+        words=Words(
+            model="m",
+            image_urls=True,
+            documents=True,
+            document_urls=True,
+            tool_images=True,
+            prompt_known=False,
+            signature="openai:",
+            parallel=True,
+            strict=True,
+            narrowed=True,
+            temperature_max=2.0,
+            both_filters=True,
+            top_k=False,
+            efforts=("minimal", "low", "medium", "high", "xhigh", "max"),
+            stops=False,
+            schema_param="text.format",
+            json_object=True,
+            end_user=True,
+            reasoning_usage=True,
+        ),
+        render_request=lambda request: openai_responses.render_request(request, Style()),
+        parse_request=lambda body: openai_responses.parse_request(body).request,
+        renderer=lambda: openai_responses.ChunkRenderer(
+            HEAD, openai_responses.ResponsesInbound(request=ASKED, stream=True, thoughts=True)
+        ),
+        parser=lambda: openai_responses.EventParser(ASKED),
     ),
 }
 

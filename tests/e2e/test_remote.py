@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,7 +13,7 @@ import openai
 import pytest
 from pydantic import BaseModel
 
-from tests.e2e.server import ADMIN_KEY, Server
+from tests.e2e.server import ADMIN_KEY, ROOT, Server
 
 SCRIPT = """
 kinds: [chat, completion, embedding, rerank]
@@ -27,7 +31,7 @@ models: [{name: theirs, script: canned.yaml}, {name: crowded, script: canned.yam
 """
 FRONT = """
 providers:
-  - {{name: next, kind: gateway, base_url: "{url}/v1", api_key: "${{UPSTREAM_KEY}}"}}
+  - {{name: next, kind: gateway, base_url: "{url}/v1", api_key: "${{UPSTREAM_KEY}}", passthrough: true}}
   - {{name: wrong-key, kind: gateway, base_url: "{url}/v1", api_key: not-a-key}}
   - {{name: away, kind: openai-compatible, base_url: "http://127.0.0.1:9/v1"}}
 routes:
@@ -155,3 +159,56 @@ def test_usage_that_cannot_be_is_estimated(sdk: openai.OpenAI, front: Server) ->
     assert entry["usage"]["estimated"] is True
     assert min(entry["usage"]["prompt_tokens"], entry["usage"]["completion_tokens"]) >= 1
     assert (entry["provider"], entry["target"]) == ("next", "theirs")
+
+
+def test_the_providers_own_api(front: Server) -> None:
+    with front.client() as client:
+        body = {"model": "theirs", "messages": user("hi"), "max_tokens": 100}
+        answer = client.post("/v1/providers/next/chat/completions", json=body)
+        assert answer.status_code == 200
+        assert answer.json()["choices"][0]["message"]["content"] == HELLO
+        assert answer.headers["x-gateway-cost-usd"] == "0.008009"
+        (entry,) = client.get(f"/v1/requests/{answer.headers['x-request-id']}").json()["data"]
+        assert (entry["model"], entry["provider"], entry["usage"]["completion_tokens"]) == ("far", "next", 8)
+        models = client.get("/v1/providers/next/models?key=mine&x=1").json()
+        assert "theirs" in [one["id"] for one in models["data"]]
+        with client.stream("POST", "/v1/providers/next/chat/completions", json=body | {"stream": True}) as stream:
+            lines = [line for line in stream.iter_lines() if line]
+        assert lines[-1] == "data: [DONE]" and len(lines) == 11
+        wrong = client.post("/v1/providers/next/chat/completions", json=body | {"model": "nothing"})
+        assert wrong.status_code == 404 and wrong.json()["error"]["code"] == "model_not_found"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/providers/away/models",
+        "/v1/providers/nobody/models",
+        "/v1/providers/next/../health",
+        "/v1/providers/next/%2e%2e/health",
+        "/v1/providers/next/a/%2e%2e%2f%2e%2e/health",
+        "/v1/providers/next//health",
+        "/v1/providers/next/a%00b",
+        "/v1/providers/next/a%5cb",
+        "/v1/providers/next/",
+    ],
+)
+def test_paths_that_lead_elsewhere(front: Server, path: str) -> None:
+    with socket.create_connection(("127.0.0.1", front.port)) as raw:
+        request = f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {ADMIN_KEY}\r\nConnection: close\r\n\r\n"
+        raw.sendall(request.encode())
+        assert b" 404 " in raw.makefile("rb").readline()
+
+
+def test_the_doctor_asks_providers_only_when_told_to(front: Server) -> None:
+    command = [sys.executable, "-m", "gateway", "doctor", "--config", str(front.data_dir / "config.yaml")]
+    environ = {"PATH": os.environ["PATH"], "UPSTREAM_KEY": ADMIN_KEY}
+    offline, online = (
+        subprocess.run([*command, *more], cwd=ROOT, env=environ, capture_output=True, text=True).stdout
+        for more in ([], ["--online"])
+    )
+    assert "it answers" not in offline
+    assert "ok    provider next: it answers, and takes its key" in online
+    assert "fail  provider wrong-key: The provider of this model refuses the gateway's credentials." in online
+    assert "fail  provider away: The upstream cannot be reached." in online
+    assert ADMIN_KEY not in online

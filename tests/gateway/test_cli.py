@@ -322,10 +322,10 @@ def test_doctor(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     from gateway import doctor
 
     good, bad = doctor.Check("ok", "first", "well"), doctor.Check("fail", "second", "unwell")
-    monkeypatch.setattr(doctor, "examine", lambda _: iter([good]))
+    monkeypatch.setattr(doctor, "examine", lambda _, online: iter([good]))
     result = run("doctor")
     assert (result.code, result.out) == (0, "ok    config: valid\nok    first: well\n")
-    monkeypatch.setattr(doctor, "examine", lambda _: iter([bad, good]))
+    monkeypatch.setattr(doctor, "examine", lambda _, online: iter([bad, good]))
     assert run("doctor").code == 1
     Path("config.yaml").write_text("x: 1")
     result = run("doctor")
@@ -387,7 +387,7 @@ def test_every_option_of_the_bench_can_be_given() -> None:
 def test_interrupts_and_closed_pipes_are_no_tracebacks(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     from gateway import doctor
 
-    def interrupted(_: object) -> object:
+    def interrupted(_: object, online: bool) -> object:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(doctor, "examine", interrupted)
@@ -409,7 +409,7 @@ def test_interrupts_and_closed_pipes_are_no_tracebacks(run: Run, monkeypatch: py
 def test_a_bug_is_not_hidden(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     from gateway import doctor
 
-    def broken(_: object) -> object:
+    def broken(_: object, online: bool) -> object:
         raise ZeroDivisionError
 
     monkeypatch.setattr(doctor, "examine", broken)

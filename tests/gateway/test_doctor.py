@@ -11,7 +11,18 @@ import pytest
 from gateway import doctor
 from gateway.auth.key_text import load_pepper
 from gateway.auth.keys import Keys
-from gateway.config import Config, ModelConfig, SecretUrl, StateConfig, demo_model_path
+from gateway.config import (
+    Config,
+    ModelConfig,
+    ProviderConfig,
+    ProviderKey,
+    RouteConfig,
+    SecretUrl,
+    StateConfig,
+    TargetConfig,
+    demo_model_path,
+)
+from gateway.config_limits import PriceConfig
 from gateway.state.migrate import known, migrate
 from gateway.state.sqlite import FILE_NAME, open_sqlite
 from gateway.stores import with_database
@@ -174,3 +185,32 @@ def test_a_balance_that_is_not_the_sum_of_its_entries_is_found(tmp_path: Path) -
     check, _, chain = list(doctor._database(config(tmp_path)))[-3:]
     assert (chain.status, chain.name) == ("fail", "audit log") and "newest entry" in chain.detail
     assert (check.status, check.name) == ("fail", "money") and "key:k:total" in check.detail
+
+
+def test_providers_and_routes_are_examined_without_asking_them(tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text("sk-x")
+    key.chmod(0o644)
+    providers = (
+        ProviderConfig(name="fine", kind="openai", api_key=ProviderKey("sk-x")),
+        ProviderConfig(
+            name="open", kind="vllm", base_url="http://vllm:8000/v1", api_key=ProviderKey("k"), verify=False
+        ),
+        ProviderConfig(name="shown", kind="openai", api_key_file=str(key)),
+        ProviderConfig(name="lost", kind="vertex", google_file=str(tmp_path / "gone"), region="a", project="b"),
+    )
+    routes = (
+        RouteConfig(name="free", groups=((TargetConfig(provider="fine", model="m", price=PriceConfig(input="0")),),)),
+        RouteConfig(name="unknown", groups=((TargetConfig(provider="fine", model="m"),),)),
+    )
+    checks = list(doctor.examine(Config(data_dir=str(tmp_path / "data"), providers=providers, routes=routes)))
+    told = [(check.status, check.name, check.detail) for check in checks if check.name.startswith(("prov", "rou"))]
+    assert told == [
+        ("ok", "provider fine", "openai at its own address"),
+        ("warn", "provider open", "its key goes unencrypted to vllm"),
+        ("warn", "provider open", told[2][2]),
+        ("warn", "provider shown", f"other users can read {key}; run: chmod 600 {key}"),
+        ("fail", "provider lost", f"{tmp_path / 'gone'} cannot be read"),
+        ("ok", "route free", "m of fine"),
+        ("warn", "route unknown", "m of fine; without a price no key with a budget may use it"),
+    ]

@@ -296,3 +296,8 @@ def test_plain_iterators_serve_too() -> None:
         assert bench.outcomes() == ["cancelled 1"]
 
     run(scenario())
+
+
+def test_whether_addresses_of_images_may_stay() -> None:
+    for card in (ModelCard(), ModelCard(image_urls=True)):
+        assert Bench(card=card).inference.takes_image_urls(PRINCIPAL, REQUEST) == card.image_urls

@@ -10,7 +10,7 @@ import pytest
 
 from adapters.dialects import openai_chat, openai_parts
 from adapters.errors import InvalidRequest
-from adapters.types import ImagePart, ImageUrl, Message, TextPart
+from adapters.types import DocumentPart, ImagePart, ImageUrl, Message, NativePart, TextPart
 
 Json = dict[str, Any]
 PIXEL = base64.b64encode(b"an image").decode()
@@ -115,3 +115,31 @@ def test_the_size_of_images_is_bounded() -> None:
     with pytest.raises(InvalidRequest, match="all images and documents have at most") as caught:
         parse(image(f"data:image/png;base64,{large}"), image(f"data:image/png;base64,{large}"))
     assert caught.value.param == "messages[0].content[1]"
+
+
+def test_documents_and_recordings() -> None:
+    file = {"type": "file", "file": {"file_data": f"data:application/pdf;base64,{PIXEL}", "filename": "a.pdf"}}
+    kept = {"type": "file", "file": {"file_id": "file-1"}}
+    sound = {"type": "input_audio", "input_audio": {"data": PIXEL, "format": "wav"}}
+    content = parse(file, kept, sound).content
+    assert isinstance(content, tuple)
+    document, native, audio = content
+    assert document == DocumentPart(b"an image", "application/pdf", title="a.pdf")
+    assert isinstance(native, NativePart) and json.loads(native.source) == kept
+    assert isinstance(audio, NativePart) and json.loads(audio.source) == sound
+
+
+def test_how_closely_to_look_is_kept_for_those_who_fetch() -> None:
+    assert parse(image("https://example.com/x.png", detail="low")).content == (
+        ImageUrl("https://example.com/x.png", detail="low"),
+    )
+
+
+def test_markers_of_what_to_cache() -> None:
+    marked = text("a") | {"cache_control": {"type": "ephemeral", "ttl": "1h"}}
+    picture = image(f"data:image/png;base64,{PIXEL}") | {"cache_control": {"type": "ephemeral"}}
+    assert parse(marked, text("b"), picture).content == (
+        TextPart("a", "1h"),
+        TextPart("b"),
+        ImagePart(b"an image", "image/png", "5m"),
+    )

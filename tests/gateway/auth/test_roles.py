@@ -32,10 +32,12 @@ def test_administrators_may_everything_and_nobody_else_reaches_another_organisat
     assert may(ADMIN, permission, OTHERS) == "allowed"
     for role, team in itertools.product((*ROLES, None), (*ROLES, None)):
         somebody = person(role, *([("team_a", team)] if team else []), ("team_b", "owner"))
-        if permission not in ("inference", "sessions"):
+        if permission not in ("inference", "sessions", "passthrough"):
             assert may(somebody, permission, OTHERS) == "hidden"
     assert may(replace(PLAIN, tenant="x"), permission, replace(OTHERS, org_id=None)) in ("hidden", "allowed")
-    assert may(PLAIN, permission, OTHERS) == ("allowed" if permission in ("inference", "sessions") else "hidden")
+    assert may(PLAIN, permission, OTHERS) == (
+        "allowed" if permission in ("inference", "sessions", "passthrough") else "hidden"
+    )
 
 
 @pytest.mark.parametrize(

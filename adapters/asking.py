@@ -1,0 +1,29 @@
+"""Asks a provider for its models, to see whether it can be reached and takes its key."""
+
+from __future__ import annotations
+
+import time
+
+from adapters.answers import fetch
+from adapters.connection import Timeouts
+from adapters.dialects.failures import failure
+from adapters.upstream import Upstream, UpstreamSettings
+
+ANSWER_BYTES_MAX = 16 << 20
+TIMEOUTS = Timeouts(connect_s=5, first_byte_s=10, idle_s=10, total_s=20)
+
+
+async def ask(settings: UpstreamSettings) -> bool:
+    """Whether it was asked, as some have no such list; raises the `AdapterError` that requests would get."""
+    upstream = Upstream(settings)
+    try:
+        if upstream.row.models_path is None:
+            return False
+        target = upstream.path(upstream.row.models_path.removeprefix("/"))
+        head = await upstream.head("GET", target, b"")
+        answer = await fetch(upstream.wire, head, b"", bytes_max=ANSWER_BYTES_MAX, timeouts=TIMEOUTS)
+        if answer.status != 200:
+            raise failure(answer.status, answer.body, {}, time.time())
+        return True
+    finally:
+        await upstream.close()

@@ -1,0 +1,127 @@
+"""Requests passed on to a provider in its own API, with the gateway's key in the place of the client's."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AsyncExitStack, suppress
+from urllib.parse import quote, quote_from_bytes, unquote_to_bytes
+
+import msgspec
+
+from adapters.answers import Reading, streamed
+from adapters.dialects.failures import failure
+from adapters.dialects.recognised import latest, usage_in
+from adapters.errors import AdapterError, UpstreamInvalid
+from adapters.sse import EventSplitter
+from adapters.types import Usage
+from adapters.upstream import Upstream
+
+ANSWER_BYTES_MAX = 64 << 20
+# What of a request's headers goes along; nothing that authorises, frames or routes.
+HEADERS = ("accept", "content-type", "anthropic-version", "anthropic-beta", "openai-beta")
+# Names under which some APIs take a key in the query.
+_KEYS = (b"key", b"api_key", b"api-key", b"apikey", b"access_token", b"token")
+_SAFE = "-._~!$&'()*+,=:@"
+
+
+class Outgoing(msgspec.Struct, frozen=True):
+    """A request to pass on. `path` is decoded and checked to climb nowhere, `query` is as it came."""
+
+    method: str
+    path: str
+    query: bytes
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+
+
+class Exchange:
+    """A request and its answer. Whoever opens it closes it."""
+
+    def __init__(self, upstream: Upstream) -> None:
+        self._upstream = upstream
+        self._stack = AsyncExitStack()
+        self._reading = Reading()
+        self.status = 0
+        self.content_type = ""
+        self.usage: Usage | None = None
+        self.received_bytes = 0
+
+    async def open(self, outgoing: Outgoing) -> None:
+        """Send the request and wait for the head of its answer.
+
+        Raises an `AdapterError`, also where the answer is about the gateway's own account or leads elsewhere.
+        """
+        upstream = self._upstream
+        target = upstream.path(quote(outgoing.path, safe="/" + _SAFE)) + _query(outgoing.query)
+        head = await upstream.head(outgoing.method, target, outgoing.body, _passed(outgoing.headers))
+        self._reading = await self._stack.enter_async_context(streamed(upstream.wire, head, outgoing.body))
+        self.status = self._reading.status
+        self.content_type = (self._reading.header(b"content-type") or b"application/octet-stream").decode("latin-1")
+        if self.status in (401, 402, 403, 407) or 300 <= self.status < 400:
+            await self.drop()
+            raise failure(self.status, b"", {}, 0.0)
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether the answer is to be passed on as it comes."""
+        return self.status == 200 and self.content_type.partition(";")[0].strip().lower() == "text/event-stream"
+
+    async def events(self) -> AsyncIterator[bytes]:
+        """Whole events of a stream, framed anew."""
+        splitter = EventSplitter()
+        async for piece in self._reading:
+            self.received_bytes += len(piece)
+            if frames := self._framed(splitter.feed(piece)):
+                yield frames
+        if frames := self._framed(splitter.end()):
+            yield frames
+        await self.aclose()
+
+    async def body(self) -> bytes:
+        """The whole answer. Of an error it says nothing about the gateway's key or where the provider is."""
+        parts = []
+        async for piece in self._reading:
+            self.received_bytes += len(piece)
+            if self.received_bytes > ANSWER_BYTES_MAX:
+                raise UpstreamInvalid("The provider's answer is too large.")
+            parts.append(piece)
+        await self.aclose()
+        body = b"".join(parts)
+        self.usage = usage_in(body)
+        return body if self.status < 400 else self._upstream.redacted(body)
+
+    async def drop(self) -> None:
+        """The same without a word. Nothing in it waits, so that a cancelled task can still do it."""
+        with suppress(AdapterError):
+            await self.aclose()
+
+    async def aclose(self) -> None:
+        """Drop what is still to come; raises why the answer broke off, if it did."""
+        await self._stack.aclose()
+
+    def _framed(self, events: Iterable[tuple[str, bytes]]) -> bytes:
+        frames = b""
+        for kind, payload in events:
+            self.usage = latest(self.usage, usage_in(payload))
+            name = b"event: " + kind.encode() + b"\n" if kind else b""
+            frames += name + b"data: " + payload.replace(b"\n", b"\ndata: ") + b"\n\n"
+        return frames
+
+
+def _passed(headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    return [(name, value) for name, value in headers if name in HEADERS]
+
+
+def _query(raw: bytes) -> str:
+    """The query without anything that would be taken for a key."""
+    pairs = [pair for pair in raw.split(b"&") if pair and _name(pair) not in _KEYS]
+    encoded = "&".join("=".join(_encoded(part) for part in pair.split(b"=", 1)) for pair in pairs)
+    return f"?{encoded}" if encoded else ""
+
+
+def _name(pair: bytes) -> bytes:
+    return unquote_to_bytes(pair.partition(b"=")[0].replace(b"+", b" ")).strip().lower()
+
+
+def _encoded(part: bytes) -> str:
+    return quote_from_bytes(unquote_to_bytes(part.replace(b"+", b"%20")), safe="-._~")

@@ -1,0 +1,76 @@
+"""Signed thoughts on their way to a client and back."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from openai.lib.streaming._deltas import accumulate_delta
+
+from adapters.dialects import openai_chat, openai_wire
+from adapters.types import (
+    ChatRequest,
+    ChoiceFinished,
+    Event,
+    Finished,
+    Message,
+    ReasoningDelta,
+    Started,
+    TextDelta,
+    Thought,
+    ToolCall,
+    ToolCallDelta,
+    Usage,
+)
+
+HEAD = openai_wire.ResponseHead("id", 1, "m", "fp")
+EVENTS: list[Event] = [
+    Started(1),
+    ReasoningDelta(0, "Let me "),
+    ReasoningDelta(0, "think.\u2028"),
+    ReasoningDelta(0, "", "sig=="),
+    ReasoningDelta(0, "", redacted="opaque"),
+    ReasoningDelta(0, "And unsigned."),
+    TextDelta(0, "Yes."),
+    ToolCallDelta(0, 0, "{}", "call_1", "f", "gemini:abc"),
+    ChoiceFinished(0, "tool_calls"),
+    Finished(Usage(1, 1)),
+]
+REQUEST = ChatRequest("m", (Message("user", "hi"),))
+GIVEN_BACK = Message(
+    "assistant",
+    "Yes.",
+    tool_calls=(ToolCall("call_1", "f", "{}", "gemini:abc"),),
+    reasoning="Let me think.\u2028And unsigned.",
+    thoughts=(Thought("Let me think.\u2028", "sig=="), Thought("", redacted="opaque")),
+)
+
+
+def parsed(message: dict[str, Any]) -> Message:
+    body = {"model": "m", "messages": [{"role": "user", "content": "hi"}, message]}
+    return openai_chat.parse_request(json.dumps(body).encode()).request.messages[1]
+
+
+def test_a_whole_answer_can_be_given_back() -> None:
+    folded = openai_wire.Folded(1)
+    for event in EVENTS:
+        folded.add(event)
+    answer = json.loads(openai_chat.render_answer(HEAD, REQUEST, folded))
+    assert parsed(answer["choices"][0]["message"]) == GIVEN_BACK
+
+
+def test_a_stream_can_be_given_back_as_the_sdk_folds_it() -> None:
+    renderer = openai_chat.ChunkRenderer(HEAD, openai_wire.Inbound(REQUEST, stream=True))
+    frames = b"".join(map(renderer.render, EVENTS)).split(b"\n\n")
+    message: dict[Any, Any] = {}
+    for frame in frames:
+        if frame.startswith(b"data: {"):
+            message = accumulate_delta(message, json.loads(frame[6:])["choices"][0]["delta"])
+    assert parsed(message) == GIVEN_BACK
+
+
+def test_thoughts_without_a_signature_are_only_text() -> None:
+    message = parsed(
+        {"role": "assistant", "content": "x", "reasoning_details": [{"type": "reasoning.text", "text": "a"}]}
+    )
+    assert message.thoughts == ()
