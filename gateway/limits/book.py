@@ -315,8 +315,7 @@ class Book:
             if rate.unit == "requests":
                 window.add(1)
             else:
-                slots.append((rate.key, window.add(tokens)))
-                window.held += tokens
+                slots.append((rate.key, window.hold(tokens)))
         for gate in ask.gates:
             self._running[gate.key] = self._running.get(gate.key, 0) + 1
         places = []
@@ -352,7 +351,7 @@ class Book:
         for key, slot in grant.slots:
             if (window := self._windows.get(key)) is not None:
                 window.change(slot, -surplus)
-                window.held -= grant.tokens
+                window.held = max(window.held - grant.tokens, 0)
         for key in grant.gates:
             self._leave(key)
         charged = []

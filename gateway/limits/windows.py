@@ -72,6 +72,11 @@ class Window:
         self.total += amount
         return self.last
 
+    def hold(self, amount: int) -> int:
+        """Count what may be given back; the slot it went into. What has left the window is given back no more."""
+        self.held = min(self.held, self.total) + amount
+        return self.add(amount)
+
     def change(self, slot: int, amount: int) -> None:
         """Count more, or with a negative amount less, in a slot; nothing when it has left the window."""
         if slot in self.amounts:
@@ -80,7 +85,7 @@ class Window:
 
     def wait_us(self, excess: int, now_us: int) -> int:
         """How long until `excess` of what is counted has left; shorter when running requests may give it back."""
-        if excess <= self.held:
+        if excess <= min(self.held, self.total):
             return BUSY_RETRY_US
         if self.ends_us is not None:
             return max(self.ends_us - now_us, 1)

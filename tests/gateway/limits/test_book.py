@@ -259,3 +259,12 @@ def test_rates_go_on_counting_after_a_restart_of_the_same_boot(tmp_path: Path) -
     path.write_text("{")
     recall(other, path, "boot")
     assert other.saved() == []
+
+
+def test_tokens_that_have_left_a_window_are_not_expected_back() -> None:
+    counters = book()
+    granted(counters.admit(ask("runs on", 0, rates=(TPM,), input_tokens=30)))
+    granted(counters.admit(ask("done", 61_000_000, rates=(TPM,), input_tokens=80)))
+    counters.settle("done", 80, 0)
+    refusal = refused(counters.admit(ask("x", 61_000_000, rates=(TPM,), input_tokens=25)))
+    assert refusal.retry_us == 61_000_000, "only the second request's tokens are in the way, and nobody holds them"
