@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 COMMON = """
-local SLOTS, BUSY, MINUTE, ACCOUNT_TTL, HOLD_TTL = 60, 1000000, 60000000, 604800000, 14400000
+local SLOTS, BUSY, MINUTE, ACCOUNT_TTL, HOLD_TTL, NOTED_MAX = 60, 1000000, 60000000, 604800000, 14400000, 10000
 local at = 0
 local function take() at = at + 1; return tonumber(ARGV[at]) end
 local function div(a, b) return math.floor(a / b) end
@@ -80,6 +80,27 @@ local function leaves(record, excess, slot_us)
   return math.max((last + SLOTS + 1) * slot_us - now_us, 1)
 end
 local windows, gates, accounts = take(), take(), take()
+local function enter(mark)
+  for i = windows + 1, windows + gates do mark['@' .. KEYS[i]] = 1 end
+  local noted = KEYS[#KEYS - 1]
+  if gates > 0 and redis.call('HLEN', noted) < NOTED_MAX then
+    redis.call('HSET', noted, KEYS[#KEYS], 1)
+    redis.call('PEXPIRE', noted, string.format('%.0f', HOLD_TTL))
+  end
+end
+local function free(mark)
+  for name in pairs(mark) do
+    if string.sub(name, 1, 1) == '@' then
+      local key = string.sub(name, 2)
+      local r = read(key)
+      if r.held and mark.minute >= now_minute then
+        hold(r, mark.minute, -1)
+        write(key, r, HOLD_TTL)
+      end
+      mark[name] = nil
+    end
+  end
+end
 """
 
 ADMIT = (
@@ -199,6 +220,7 @@ for i = 1, accounts do
   mark[field('g', i - 1)] = a.r.turn or 0
   write(KEYS[windows + gates + i], a.r, ACCOUNT_TTL)
 end
+enter(mark)
 write(KEYS[#KEYS], mark, HOLD_TTL)
 local head = reply({0, output, tokens, nano})
 for _, slot in ipairs(slots) do head[#head + 1] = slot end
@@ -227,14 +249,8 @@ for i = 1, windows do
     write(KEYS[i], r, window_ttl(window_us))
   end
 end
-for i = 1, gates do
-  local key = KEYS[windows + i]
-  local r = read(key)
-  if live and r.held then
-    hold(r, mark.minute, -1)
-    write(key, r, HOLD_TTL)
-  end
-end
+free(mark)
+if gates > 0 then redis.call('HDEL', KEYS[#KEYS - 1], KEYS[#KEYS]) end
 local reply = {1}
 for i = 1, accounts do
   local key = KEYS[windows + gates + i]
@@ -281,7 +297,9 @@ for i = 1, gates + accounts do
   if place >= 0 then r[field('s', place)] = r[field('s', place)] or 0 end
   write(KEYS[i], r, i <= gates and HOLD_TTL or ACCOUNT_TTL)
 end
-write(KEYS[#KEYS], {minute = minute, tokens = 0, nano = nano}, HOLD_TTL)
+mark = {minute = minute, tokens = 0, nano = nano}
+enter(mark)
+write(KEYS[#KEYS], mark, HOLD_TTL)
 return {1}
 """
 )
@@ -291,15 +309,19 @@ RENEW = (
     + """
 local minute, mark = div(now_us + take(), MINUTE), read(KEYS[#KEYS])
 if mark.done or not mark.minute then return {0} end
-if mark.minute == minute then return {1} end
+local held = true
+for i = 1, gates do held = held and mark['@' .. KEYS[i]] end
+if held and mark.minute == minute then return {1} end
+free(mark)
 for i = 1, gates + accounts do
   local amount, r = i <= gates and 1 or mark.nano, read(KEYS[i])
   expire(r)
-  if mark.minute >= now_minute then hold(r, mark.minute, -amount) end
+  if i > gates and mark.minute >= now_minute then hold(r, mark.minute, -amount) end
   hold(r, minute, amount)
   write(KEYS[i], r, i <= gates and HOLD_TTL or ACCOUNT_TTL)
 end
 mark.minute = minute
+enter(mark)
 write(KEYS[#KEYS], mark, HOLD_TTL)
 return {1}
 """
@@ -319,6 +341,7 @@ ADOPT = (
     + """
 local nano, mark = take(), read(KEYS[#KEYS])
 if mark.done then return {0} end
+free(mark)
 for i = 1, accounts do
   local r = read(KEYS[i])
   if mark.minute and mark.minute >= now_minute and r.held then hold(r, mark.minute, -mark.nano) end
@@ -330,16 +353,34 @@ return {1}
 """
 )
 
+RELEASE = (
+    COMMON
+    + """
+local noted, freed = redis.call('HKEYS', KEYS[1]), 0
+for i = 1, math.min(take(), #noted) do
+  local mark = read(noted[i])
+  if mark.minute then
+    freed = freed + 1
+    free(mark)
+    write(noted[i], mark, HOLD_TTL)
+  end
+  redis.call('HDEL', KEYS[1], noted[i])
+end
+return {freed, redis.call('HLEN', KEYS[1])}
+"""
+)
+
 BEAT = (
     COMMON
     + """
 local own, dead_us, r, reply = take(), take(), read(KEYS[1]), {}
+if (r[field('p', own)] or 0) < now_us - div(dead_us, 3) then r[field('b', own)] = now_us end
 r[field('p', own)] = now_us
 r[field('c', own)] = nil
 for name, beat in pairs(r) do
   local number = part(name, 'p')
   local claim = number and field('c', number)
-  if number and math.max(beat, r[claim] or 0) < now_us - dead_us then
+  if number and math.max(beat, r[field('b', own)], r[claim] or 0) < now_us - dead_us then
     reply[#reply + 1], reply[#reply + 2] = number, beat
   end
 end
@@ -353,7 +394,7 @@ LEAVE = (
     COMMON
     + """
 local number, r = take(), read(KEYS[1])
-r[field('p', number)], r[field('c', number)] = nil, nil
+r[field('p', number)], r[field('b', number)], r[field('c', number)] = nil, nil, nil
 r.left = (r.left or 0) + 1
 write(KEYS[1], r, ACCOUNT_TTL)
 return {1}

@@ -3,8 +3,10 @@
 Records: a window has its slots `s<slot>`, their `total`, what of it is `held`, and the `last` slot; a gate and an
 account have what is `held` and its parts `x<minute>` by the minute in which holds expire; an account has what was
 `spent`, unless it was not loaded yet, and where it has a window by slot; a hold has its `minute`, what it holds and the
-slots `w<window>` its tokens went into, or `done` once it has ended; the processes have their last beats `p<process>`,
-and `c<process>`, when another one took up what a dead one left.
+slots `w<window>` its tokens went into and a field `@<key>` for each gate it is in, or `done` once it has ended; the
+processes have their last beats `p<process>`, since when they beat without a gap `b<process>`, and `c<process>`, when
+another one took up what a dead one left; and each process has a record whose fields are the keys of its holds that are
+in gates, so that another one finds them when it has died.
 
 An account is loaded with what the ledger had at some moment, and nobody can say whether a charge that is told now was
 in that already. So an account counts the `turn`s in which it was loaded, and a hold notes them as `g<account>`. What is
@@ -24,6 +26,8 @@ from gateway.state.shared import Argument, Record, Records, Reply, Script
 MINUTE_US = 60_000_000
 ACCOUNT_TTL_MS = 7 * 86_400_000
 HOLD_TTL_MS = 4 * 3_600_000
+# Holds of a process past this many are not noted: those would run out by themselves if it died.
+NOTED_MAX = 10_000
 GRANTED, REFUSED, MISSING = 0, 1, 2
 KINDS: tuple[Literal["requests", "tokens", "concurrency", "budget"], ...] = (
     "requests",
@@ -47,6 +51,35 @@ def _hold(record: Record, minute: int, amount: int) -> None:
     name = f"x{minute}"
     record["held"] += amount
     record[name] = record.get(name, 0) + amount
+
+
+def _enter(records: Records, keys: Sequence[str], gates: Sequence[str], mark: Record) -> None:
+    """Name the gates of a hold in its mark, and note it among those of its process."""
+    mark |= {f"@{key}": 1 for key in gates}
+    noted = records.read(keys[-2]) or {}
+    if gates and len(noted) < NOTED_MAX:
+        records.write(keys[-2], noted | {keys[-1]: 1}, HOLD_TTL_MS)
+
+
+def _free(records: Records, mark: Record) -> None:
+    """Take a hold out of its gates."""
+    for name in [name for name in mark if name[0] == "@"]:
+        gate = records.read(name[1:])
+        if gate is not None and mark["minute"] >= records.now_us // MINUTE_US:
+            _hold(gate, mark["minute"], -1)
+            records.write(name[1:], gate, HOLD_TTL_MS)
+        del mark[name]
+
+
+def _forget(records: Records, noted_key: str, hold_key: str) -> int:
+    """Note a hold no longer; how many its process still has."""
+    noted = records.read(noted_key) or {}
+    noted.pop(hold_key, None)
+    if noted:
+        records.write(noted_key, noted, HOLD_TTL_MS)
+    else:
+        records.delete(noted_key)
+    return len(noted)
 
 
 def _is_slot(name: str) -> bool:
@@ -179,7 +212,7 @@ def _admit(records: Records, keys: Sequence[str], arguments: Sequence[Argument])
     ]
     gate_limits, rest = rest[4 * n_windows : 4 * n_windows + n_gates], rest[4 * n_windows + n_gates :]
     gates = [records.read(key) or {} for key in keys[n_windows : n_windows + n_gates]]
-    found = [records.read(key) or {} for key in keys[n_windows + n_gates : -1]]
+    found = [records.read(key) or {} for key in keys[n_windows + n_gates : -2]]
     if missing := [i for i, account in enumerate(found) if "spent" not in account]:
         return [MISSING, *missing]
     accounts = [
@@ -204,7 +237,9 @@ def _admit(records: Records, keys: Sequence[str], arguments: Sequence[Argument])
     places = [account.hold(records, minute, nano) for account in accounts]
     mark = {"minute": minute, "tokens": tokens, "nano": nano}
     mark |= {f"g{i}": account.record.get("turn", 0) for i, account in enumerate(accounts)}
-    records.write(keys[-1], mark | {f"w{i}": one.last for i, one in enumerate(windows) if one.unit}, HOLD_TTL_MS)
+    mark |= {f"w{i}": one.last for i, one in enumerate(windows) if one.unit}
+    _enter(records, keys, keys[n_windows : n_windows + n_gates], mark)
+    records.write(keys[-1], mark, HOLD_TTL_MS)
     return [GRANTED, output, tokens, nano, *_rooms(windows, now_us), *(one.last for one in windows), *places]
 
 
@@ -250,12 +285,10 @@ def _settle(records: Records, keys: Sequence[str], arguments: Sequence[Argument]
                 window[f"s{slot}"] -= surplus
                 window["total"] -= surplus
             records.write(key, window, _window_ttl_ms(windows_us[i]))
-    for key in keys[n_windows : n_windows + n_gates]:
-        if live and (gate := records.read(key)) is not None:
-            _hold(gate, mark["minute"], -1)
-            records.write(key, gate, HOLD_TTL_MS)
+    _free(records, mark)
+    _forget(records, keys[-2], keys[-1])
     reply = [1]
-    for i, (key, place) in enumerate(zip(keys[n_windows + n_gates : -1], places, strict=True)):
+    for i, (key, place) in enumerate(zip(keys[n_windows + n_gates : -2], places, strict=True)):
         account = records.read(key) or {}
         if live and "held" in account:
             _hold(account, mark["minute"], -nano_held)
@@ -284,14 +317,16 @@ def _restore(records: Records, keys: Sequence[str], arguments: Sequence[Argument
     if records.read(keys[-1]) is not None:
         return [0]
     minute = (records.now_us + ttl_us) // MINUTE_US
-    for i, key in enumerate(keys[:-1]):
+    for i, key in enumerate(keys[:-2]):
         record = records.read(key) or {}
         _expire(record, records.now_us)
         _hold(record, minute, 1 if i < n_gates else nano)
         if i >= n_gates and places[i - n_gates] >= 0:
             record.setdefault(f"s{places[i - n_gates]}", 0)
         records.write(key, record, HOLD_TTL_MS if i < n_gates else ACCOUNT_TTL_MS)
-    records.write(keys[-1], {"minute": minute, "tokens": 0, "nano": nano}, HOLD_TTL_MS)
+    mark = {"minute": minute, "tokens": 0, "nano": nano}
+    _enter(records, keys, keys[:n_gates], mark)
+    records.write(keys[-1], mark, HOLD_TTL_MS)
     return [1]
 
 
@@ -301,16 +336,19 @@ def _renew(records: Records, keys: Sequence[str], arguments: Sequence[Argument])
     minute = (now_us + ttl_us) // MINUTE_US
     if "done" in mark or "minute" not in mark:
         return [0]
-    if mark["minute"] == minute:
+    if mark["minute"] == minute and all(f"@{key}" in mark for key in keys[:n_gates]):
         return [1]
-    for i, key in enumerate(keys[:-1]):
+    _free(records, mark)
+    for i, key in enumerate(keys[:-2]):
         amount, record = 1 if i < n_gates else mark["nano"], records.read(key) or {}
         _expire(record, now_us)
-        if mark["minute"] >= now_us // MINUTE_US:
+        if i >= n_gates and mark["minute"] >= now_us // MINUTE_US:
             _hold(record, mark["minute"], -amount)
         _hold(record, minute, amount)
         records.write(key, record, HOLD_TTL_MS if i < n_gates else ACCOUNT_TTL_MS)
-    records.write(keys[-1], mark | {"minute": minute}, HOLD_TTL_MS)
+    mark["minute"] = minute
+    _enter(records, keys, keys[:n_gates], mark)
+    records.write(keys[-1], mark, HOLD_TTL_MS)
     return [1]
 
 
@@ -323,6 +361,7 @@ def _adopt(records: Records, keys: Sequence[str], arguments: Sequence[Argument])
     mark = records.read(keys[-1]) or {}
     if "done" in mark:
         return [0]
+    _free(records, mark)
     for i, (key, place) in enumerate(zip(keys[:-1], places, strict=True)):
         account = records.read(key) or {}
         if mark.get("minute", -1) >= records.now_us // MINUTE_US and "held" in account:
@@ -334,13 +373,28 @@ def _adopt(records: Records, keys: Sequence[str], arguments: Sequence[Argument])
     return [1]
 
 
+def _release(records: Records, keys: Sequence[str], arguments: Sequence[Argument]) -> Reply:
+    noted, freed, left = list(records.read(keys[0]) or {}), 0, 0
+    for key in noted[: int(arguments[3])]:
+        mark = records.read(key) or {}
+        if "minute" in mark:
+            freed += 1
+            _free(records, mark)
+            records.write(key, mark, HOLD_TTL_MS)
+        left = _forget(records, keys[0], key)
+    return [freed, left]
+
+
 def _beat(records: Records, keys: Sequence[str], arguments: Sequence[Argument]) -> Reply:
     own, dead_us = map(int, arguments[3:])
     now_us, record = records.now_us, records.read(keys[0]) or {}
+    if record.get(f"p{own}", 0) < now_us - dead_us // 3:
+        record[f"b{own}"] = now_us
     record[f"p{own}"] = now_us
     record.pop(f"c{own}", None)
+    since_us = record[f"b{own}"]
     beats = {int(name[1:]): beat for name, beat in record.items() if name[0] == "p"}
-    dead = [one for one, beat in beats.items() if max(beat, record.get(f"c{one}", 0)) < now_us - dead_us]
+    dead = [one for one, beat in beats.items() if max(beat, since_us, record.get(f"c{one}", 0)) < now_us - dead_us]
     record |= {f"c{one}": now_us for one in dead}
     records.write(keys[0], record, ACCOUNT_TTL_MS)
     return [value for one in dead for value in (one, beats[one])]
@@ -348,7 +402,7 @@ def _beat(records: Records, keys: Sequence[str], arguments: Sequence[Argument]) 
 
 def _leave(records: Records, keys: Sequence[str], arguments: Sequence[Argument]) -> Reply:
     number, record = int(arguments[3]), records.read(keys[0]) or {}
-    kept = {name: value for name, value in record.items() if name not in (f"p{number}", f"c{number}")}
+    kept = {name: value for name, value in record.items() if name not in (f"p{number}", f"b{number}", f"c{number}")}
     records.write(keys[0], kept | {"left": kept.get("left", 0) + 1}, ACCOUNT_TTL_MS)
     return [1]
 
@@ -366,13 +420,14 @@ def _tell(records: Records, keys: Sequence[str], arguments: Sequence[Argument]) 
     return [1]
 
 
-ADMIT = Script("limits-admit", 3, lua.ADMIT, _admit)
-SETTLE = Script("limits-settle", 3, lua.SETTLE, _settle)
+ADMIT = Script("limits-admit", 4, lua.ADMIT, _admit)
+SETTLE = Script("limits-settle", 4, lua.SETTLE, _settle)
 LATE = Script("limits-late", 1, lua.LATE, _late)
 LOAD = Script("limits-load", 3, lua.LOAD, _load)
-ADOPT = Script("limits-adopt", 1, lua.ADOPT, _adopt)
-BEAT = Script("limits-beat", 1, lua.BEAT, _beat)
+ADOPT = Script("limits-adopt", 2, lua.ADOPT, _adopt)
+RELEASE = Script("limits-release", 1, lua.RELEASE, _release)
+BEAT = Script("limits-beat", 2, lua.BEAT, _beat)
 TELL = Script("limits-tell", 1, lua.TELL, _tell)
-LEAVE = Script("limits-leave", 1, lua.LEAVE, _leave)
-RESTORE = Script("limits-restore", 2, lua.RESTORE, _restore)
-RENEW = Script("limits-renew", 1, lua.RENEW, _renew)
+LEAVE = Script("limits-leave", 2, lua.LEAVE, _leave)
+RESTORE = Script("limits-restore", 3, lua.RESTORE, _restore)
+RENEW = Script("limits-renew", 2, lua.RENEW, _renew)

@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from gateway import errors
 from gateway.limits.book import Ask, Charged, Grant, Missing, Rate, Refusal
 from gateway.limits.limiter import Opening
-from gateway.limits.orphans import Charge, Orphans
+from gateway.limits.orphans import Charge, Orphans, noted_key
 from gateway.limits.scripts import ADMIT, GRANTED, KINDS, LATE, LOAD, MISSING, RENEW, RESTORE, SETTLE, TELL
 from gateway.limits.shares import Counted, Share, Slots
 from gateway.limits.windows import Room
@@ -32,7 +32,7 @@ WATCH_S = 0.25
 # A replica that has entries in its outbox when the counters are lost says so again and again.
 INCOMPLETE = "ledger-incomplete"
 INCOMPLETE_TTL_S = 2.0
-# A replica that dies stops renewing, and what it held comes back after this.
+# A replica that dies stops renewing, and the money it held comes back after this.
 HOLD_US = 180_000_000
 RENEW_US = 60_000_000
 
@@ -300,12 +300,14 @@ def _keys(ask: Ask) -> list[str]:
         *(f"w:{rate.key}" for rate in ask.rates),
         *(f"g:{gate.key}" for gate in ask.gates),
         *(f"a:{budget.account}" for budget in ask.budgets),
+        noted_key(ask.id),
         f"h:{ask.id}",
     ]
 
 
 def _held_keys(grant: Grant) -> list[str]:
-    return [*(f"g:{key}" for key in grant.gates), *(f"a:{name}" for name in grant.accounts), f"h:{grant.id}"]
+    held = [*(f"g:{key}" for key in grant.gates), *(f"a:{name}" for name in grant.accounts)]
+    return [*held, noted_key(grant.id), f"h:{grant.id}"]
 
 
 def _held_arguments(grant: Grant) -> list[int]:

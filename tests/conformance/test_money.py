@@ -24,8 +24,10 @@ from tests.gateway.limits.histories import (
     Step,
     histories,
     play_book,
+    play_deaths,
     play_orphans,
     play_renewal,
+    play_return,
     play_scripts,
     play_telling,
 )
@@ -48,7 +50,7 @@ def test_lua_decides_as_the_book_does(valkey: Valkey, history: list[Step]) -> No
     assert asyncio.run(play()) == play_book(history)
 
 
-@pytest.mark.parametrize("scenario", [play_renewal, play_orphans, play_telling])
+@pytest.mark.parametrize("scenario", [play_renewal, play_orphans, play_deaths, play_return, play_telling])
 def test_lua_does_as_its_twin(valkey: Valkey, scenario: Callable[[SharedState, list[int]], Awaitable[None]]) -> None:
     async def play() -> None:
         async with Redis.from_url(valkey.url) as client:

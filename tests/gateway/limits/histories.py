@@ -23,7 +23,7 @@ from gateway.limits.book import (
 from gateway.limits.orphans import BEFORE_US, DEAD_US, Charge, Orphans
 from gateway.limits.scripts import ADMIT, LOAD, MINUTE_US, RENEW, SETTLE, TELL
 from gateway.limits.shared import _arguments, _decision, _keys, _settle_arguments
-from gateway.state.shared import SharedState
+from gateway.state.shared import Reply, SharedState
 
 START_US = 1_700_000_000_000_000
 HOLD_US = 5 * MINUTE_US
@@ -214,8 +214,8 @@ async def play_orphans(state: SharedState, set_clock: list[int]) -> None:
 
     dead, alive = (Orphans(state, name, charges) for name in ("00000000ff", "0a00000000"))
     await dead.beat()
-    set_clock[0] += DEAD_US
     await alive.beat()
+    await beats(alive, set_clock, DEAD_US)
     assert asked == [], "it may still live"
     set_clock[0] += 1
     await alive.beat()
@@ -228,6 +228,8 @@ async def play_orphans(state: SharedState, set_clock: list[int]) -> None:
     set_clock[0] += 60 * MINUTE_US
     recorded[:] = [charge("late", 70), charge("recorded", 60)]
     await alive.beat()
+    assert len(asked) == 1, "nobody was heard for an hour, so that tells nothing of the others"
+    await beats(alive, set_clock, DEAD_US + 5_000_000)
     assert await spent(state, ask) == [7 + 50 + 60 + 70, 0]
     await alive.leave()
     await dead.beat()
@@ -235,6 +237,91 @@ async def play_orphans(state: SharedState, set_clock: list[int]) -> None:
     assert await alive.adopt([charge("told before the counters were lost", 5)]) == 1
     again = _decision(ask, await state.run(ADMIT, _keys(ask), _arguments(ask)))
     assert again == Missing(("a", "w:60s")), "nobody knows whether it was read with that charge or without"
+
+
+async def beats(one: Orphans, set_clock: list[int], for_us: int) -> None:
+    """Let time pass in which a process says again and again that it lives."""
+    for _ in range(for_us // 5_000_000):
+        set_clock[0] += 5_000_000
+        await one.beat()
+
+
+async def play_deaths(state: SharedState, set_clock: list[int]) -> None:
+    """The slots of a process that died are free again, once; its money is held until the holds run out."""
+    ask = Ask("", 0, HOLD_US, gates=(Gate("g", 2), Gate("h", 300)), budgets=(Budget("a", 1000),), input_nano=100)
+    await state.run(LOAD, ["a:a"], [0, 0, 1, 0, 0])
+
+    async def admitted(*ids: str, gates: tuple[Gate, ...] = ask.gates) -> list[bool]:
+        replies = []
+        for id in ids:
+            one = msgspec.structs.replace(ask, id=id, gates=gates)
+            replies.append(isinstance(_decision(one, await state.run(ADMIT, _keys(one), _arguments(one))), Grant))
+        return replies
+
+    async def settled(id: str, gates: tuple[Gate, ...] = ask.gates) -> Reply:
+        one = msgspec.structs.replace(ask, id=id, gates=gates)
+        return await state.run(SETTLE, _keys(one), _settle_arguments(one, 0, 10))
+
+    async def charges(prefix: str, since_us: int) -> list[Charge]:
+        return [Charge("00000000ff-recorded", ("a",), 60)]
+
+    dead, alive = (Orphans(state, name, charges) for name in ("00000000ff", "0a00000000"))
+    free_gate = (Gate("i", 1000),)
+    assert await admitted("00000000ff-ended", "00000000ff-recorded") == [True, True]
+    assert await settled("00000000ff-ended") == [1, 10]
+    assert await admitted("00000000ff-running", "0a00000000-1") == [True, False]
+    many = [f"00000000ff-{number}" for number in range(250)]
+    ask = msgspec.structs.replace(ask, budgets=())
+    assert await admitted(*many, gates=free_gate) == [True] * 250
+    await dead.beat()
+    await alive.beat()
+    await beats(alive, set_clock, DEAD_US)
+    assert await admitted("0a00000000-1") == [False], "it may still live"
+    await beats(alive, set_clock, 5_000_000)
+    # One was recorded, the other one only ran.
+    assert await admitted("0a00000000-1", "0a00000000-2", "0a00000000-3") == [True, True, False]
+    assert await admitted("0a00000000-4", gates=(Gate("i", 1),)) == [True], "all 250 are free"
+    ask = msgspec.structs.replace(ask, budgets=(Budget("a", 1000),), gates=())
+    assert (await spent(state, ask), await free(state, ask)) == ([70], 1000 - 70 - 100)
+    # It was only out of reach: what it ends frees no slot that is another's by now, and is charged.
+    assert await settled("00000000ff-running") == [1, 80]
+    assert await free(state, ask) == 1000 - 80
+    ask = msgspec.structs.replace(ask, budgets=())
+    assert await settled(many[0], free_gate) == [1]
+    assert await admitted("0a00000000-5") == [False]
+    assert await admitted("0a00000000-5", gates=(Gate("i", 1),)) == [False]
+
+
+async def play_return(state: SharedState, set_clock: list[int]) -> None:
+    """A process that was taken for dead has its slots again when it renews its holds, and frees them once."""
+    ask = Ask("00000000ff-1", 0, HOLD_US, gates=(Gate("g", 2),))
+    other = msgspec.structs.replace(ask, id="0a00000000-1")
+
+    async def charges(prefix: str, since_us: int) -> list[Charge]:
+        return []
+
+    async def room() -> int:
+        """How many more find a slot."""
+        asks = [msgspec.structs.replace(other, id=f"0b00000000-{set_clock[0]}-{number}") for number in range(3)]
+        found = [one for one in asks if (await state.run(ADMIT, _keys(one), _arguments(one)))[0] == 0]
+        for one in found:
+            await state.run(SETTLE, _keys(one), _settle_arguments(one, 0, 0))
+        return len(found)
+
+    lost, alive = (Orphans(state, name, charges) for name in ("00000000ff", "0a00000000"))
+    await state.run(ADMIT, _keys(ask), _arguments(ask))
+    await lost.beat()
+    await alive.beat()
+    assert await room() == 1
+    await beats(alive, set_clock, DEAD_US + 5_000_000)
+    assert await room() == 2
+    assert await state.run(RENEW, _keys(ask), [0, 1, 0, HOLD_US]) == [1]
+    assert await room() == 1
+    await lost.beat()
+    await beats(alive, set_clock, DEAD_US + 5_000_000)
+    assert await room() == 2, "it died after all"
+    assert await state.run(SETTLE, _keys(ask), _settle_arguments(ask, 0, 0)) == [1]
+    assert await room() == 2
 
 
 async def spent(state: SharedState, ask: Ask) -> list[int]:

@@ -10,8 +10,10 @@ from tests.gateway.limits.histories import (
     Step,
     histories,
     play_book,
+    play_deaths,
     play_orphans,
     play_renewal,
+    play_return,
     play_scripts,
     play_telling,
 )
@@ -33,6 +35,16 @@ def test_holds_live_as_long_as_they_are_renewed() -> None:
 def test_another_process_counts_what_a_dead_one_left() -> None:
     clock = [START_US]
     asyncio.run(play_orphans(Memory(now_us=lambda: clock[0]), clock))
+
+
+def test_the_slots_of_a_dead_process_are_free_again() -> None:
+    clock = [START_US]
+    asyncio.run(play_deaths(Memory(now_us=lambda: clock[0]), clock))
+
+
+def test_a_process_that_was_only_out_of_reach_has_its_slots_again() -> None:
+    clock = [START_US]
+    asyncio.run(play_return(Memory(now_us=lambda: clock[0]), clock))
 
 
 def test_what_was_let_in_without_the_counters_is_told_to_them() -> None:
