@@ -106,6 +106,7 @@ class GatewayError(Exception):
     """An answer other than success, on purpose.
 
     `message` is shown to the client, so it never holds a path of the server, a key, a prompt or an upstream's address.
+    `owner` is for the audit log: whose it is that was asked for and has to look as if it were not there.
     """
 
     def __init__(
@@ -126,6 +127,7 @@ class GatewayError(Exception):
         self.param = param
         self.retry_after_s = retry_after_s if retry_after_s is not None or row is None else row.retry_after_s
         self.headers = dict(headers or {})
+        self.owner: str | None = None
 
     @property
     def kind(self) -> str:

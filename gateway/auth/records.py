@@ -262,12 +262,14 @@ async def page(
 
 
 def require(principal: Principal, permission: str, resource: Resource | None, param: str | None = None) -> None:
-    """Raise `permission_denied`, or `not_found` of what the caller may not even know of."""
+    """Raise `permission_denied`, or `not_found` of what the caller may not even know of, with its `owner`."""
     match may(principal, permission, resource):
         case "denied":
             raise denied(f"This needs the permission {permission}.", param)
         case "hidden":
-            raise not_found(param)
+            hidden = not_found(param)
+            hidden.owner = "" if resource is None else resource.tenant or resource.org_id or ""
+            raise hidden
 
 
 def denied(message: str, param: str | None = None) -> errors.GatewayError:

@@ -22,7 +22,8 @@ from gateway import errors
 from gateway.api.http import Answer, Doc, Endpoint, Response, event_of, json_response, read_json_body
 from gateway.audit import Audit
 from gateway.auth import Principal
-from gateway.auth.roles import Reach, Resource, may, reach
+from gateway.auth.records import not_found, require
+from gateway.auth.roles import Reach, Resource, reach
 from gateway.moments import iso, moment_us
 
 Q = TypeVar("Q")
@@ -97,8 +98,7 @@ class Call(Generic[Q, B]):
 
     `version` is what `If-Match` names (None: any); the owner of the thing compares it in the statement that changes it
     and raises `precondition_failed`. `query` and `body` are of the route's types, where it has them. `idempotency_key`
-    makes a change happen once where the route says so. `resource` is what the route's `about` found,
-    `hidden` what the caller asked for and may not even know of.
+    makes a change happen once where the route says so. `resource` is what the route's `about` found.
     """
 
     query: Q
@@ -111,7 +111,6 @@ class Call(Generic[Q, B]):
         self.version = _version(request.headers.get("if-match"))
         self.idempotency_key = _idempotency_key(request.headers.get("idempotency-key"))
         self.resource: Resource | None = None
-        self.hidden: Resource | None = None
         self.subject: str | None = None
         self.details: dict[str, str | int | bool] = {}
         self._permission = permission
@@ -128,12 +127,7 @@ class Call(Generic[Q, B]):
 
     def require(self, permission: str, resource: Resource | None, param: str | None = None) -> None:
         """Raise unless the caller has another permission too: `permission_denied`, or `not_found` of what is hidden."""
-        match may(self.principal, permission, resource):
-            case "denied":
-                raise _denied(permission, param)
-            case "hidden":
-                self.hidden = resource
-                raise _not_found(param)
+        require(self.principal, permission, resource, param)
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -183,20 +177,20 @@ class Admin:
         async def handler(request: Request) -> Response:
             call: Call[Any, Any] = Call(request, route.permission)
             if any("\0" in value for value in call.path.values()):
-                raise _not_found()
-            if route.about is not None:
-                await self._authorise(route, call)
-            if route.query is not None:
-                call.query = _query(request, route.query)
-            if decode is not None:
-                body = await read_json_body(request, self._body_bytes_max)
-                if NUL.search(body):
-                    raise InvalidRequest("No text of the body may hold the character NUL.")
-                call.body = decode(body)
+                raise not_found()
             try:
+                if route.about is not None:
+                    await _authorise(route, call)
+                if route.query is not None:
+                    call.query = _query(request, route.query)
+                if decode is not None:
+                    body = await read_json_body(request, self._body_bytes_max)
+                    if NUL.search(body):
+                        raise InvalidRequest("No text of the body may hold the character NUL.")
+                    call.body = decode(body)
                 answer = await route.handler(call)
-            except errors.GatewayError:
-                self._note_hidden(route, call)
+            except errors.GatewayError as error:
+                self._note_hidden(route, call, error)
                 raise
             if route.action:
                 subject = call.path.get("id", "") if call.subject is None else call.subject
@@ -216,27 +210,23 @@ class Admin:
         )
         return Endpoint(route.path, route.method, handler, route.permission, route.summary, doc)
 
-    async def _authorise(self, route: Route, call: Call[Any, Any]) -> None:
-        """Compare what the route is about with the caller's rights; what is hidden looks as if it were not there."""
-        assert route.about is not None
-        call.resource = await route.about(call)
-        if call.resource is None:
-            raise _not_found()
-        match may(call.principal, route.permission, call.resource):
-            case "denied":
-                raise _denied(route.permission)
-            case "hidden":
-                call.hidden = call.resource
-                self._note_hidden(route, call)
-                raise _not_found()
-
-    def _note_hidden(self, route: Route, call: Call[Any, Any]) -> None:
-        """Record that somebody asked for what belongs to others, in the path or in the body."""
-        if call.hidden is not None:
-            owner = call.hidden.tenant or call.hidden.org_id or ""
+    def _note_hidden(self, route: Route, call: Call[Any, Any], error: errors.GatewayError) -> None:
+        """Record that somebody asked for what belongs to others, in the path or in the body, whoever noticed it."""
+        if error.owner is not None:
             subject = next(iter(call.path.values()), "")
-            action = route.action or route.permission
-            self._audit.add_repeatable(event_of(call.request.scope, action, subject, "not_found", owner=owner))
+            event = event_of(
+                call.request.scope, route.action or route.permission, subject, error.code, owner=error.owner
+            )
+            self._audit.add_repeatable(event)
+
+
+async def _authorise(route: Route, call: Call[Any, Any]) -> None:
+    """Compare what the route is about with the caller's rights; what is hidden looks as if it were not there."""
+    assert route.about is not None
+    call.resource = await route.about(call)
+    if call.resource is None:
+        raise not_found()
+    require(call.principal, route.permission, call.resource)
 
 
 def kept(part: T | None) -> T:
@@ -319,11 +309,3 @@ def _idempotency_key(given: str | None) -> str | None:
         message = "An Idempotency-Key has 1 to 150 printable ASCII characters without spaces."
         raise InvalidRequest(message, param="Idempotency-Key")
     return given
-
-
-def _denied(permission: str, param: str | None = None) -> errors.GatewayError:
-    return errors.error("permission_denied", f"This needs the permission {permission}.", param=param)
-
-
-def _not_found(param: str | None = None) -> errors.GatewayError:
-    return errors.error("not_found", "There is nothing of this name.", param=param)

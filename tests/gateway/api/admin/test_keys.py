@@ -144,3 +144,22 @@ def test_what_no_key_can_have(tmp_path: Path, body: dict[str, Any], param: str) 
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
 
     with_keys(tmp_path, script)
+
+
+def test_who_names_what_is_hidden_from_him_is_in_the_audit_log(tmp_path: Path) -> None:
+    async def script(desk: Desk, keys: Keys) -> None:
+        hidden = await desk.ask("other", "POST", "/keys", {"name": "x", "org_id": "org_a"})
+        absent = await desk.ask("other", "POST", "/keys", {"name": "x", "org_id": "org_x"})
+        assert (hidden.status_code, hidden.json()) == (404, absent.json())
+        (event,) = desk.audit.events
+        assert (event.action, event.outcome, event.details) == ("key.create", "not_found", {"owner": "org_a"})
+
+    with_keys(tmp_path, script)
+
+
+def test_a_refusal_names_the_field_that_was_sent(tmp_path: Path) -> None:
+    async def script(desk: Desk, keys: Keys) -> None:
+        past = await desk.ask("admin", "POST", "/keys", {"name": "x", "org_id": "org_a", "expires_at": "2001-01-01"})
+        assert (past.status_code, past.json()["error"]["param"]) == (400, "expires_at")
+
+    with_keys(tmp_path, script)
