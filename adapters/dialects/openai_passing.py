@@ -28,7 +28,6 @@ SIGNS: Mapping[str, tuple[bytes, ...]] = {
     "tool_choice": (b'"tool_choice"',),
     "parallel_tools": (b'"parallel_tool_calls"',),
     "images": (b'"image_url"',),
-    "image_urls": (b'"image_url"',),
     "audio": (b'"input_audio"',),
     "documents": (b'"file"',),
     "json_object": (b'"json_object"',),
@@ -242,11 +241,43 @@ class ChunkWatch:
 
 
 def may_need(inbound: Inbound, capabilities: Collection[str]) -> bool:
-    """Goes by the bytes of names and values anywhere in the body; escaped ones count as any."""
-    body = inbound.body
-    if ("n" in capabilities and inbound.head.n > 1) or b"\\u00" in body:
+    """Goes by the bytes of names and values anywhere in the body; escaped ones count as any. Addresses of images are
+    looked for in the messages, where there may be one."""
+    body, escaped = inbound.body, b"\\u00" in inbound.body
+    if "image_urls" in capabilities and (escaped or b'"image_url"' in body) and _names_images(body):
         return True
-    return any(sign in body for capability in capabilities for sign in SIGNS.get(capability, ()))
+    if "n" in capabilities and inbound.head.n > 1:
+        return True
+    signs = [sign for capability in capabilities for sign in SIGNS.get(capability, ())]
+    return bool(signs) and (escaped or any(sign in body for sign in signs))
+
+
+def _names_images(body: bytes) -> bool:
+    """Whether a message has an image by its address; what is not as it should be counts as one."""
+    try:
+        messages = msgspec.json.decode(body, type=_Shown).messages
+    except (msgspec.DecodeError, RecursionError):
+        return True
+    parts = [part for message in messages if isinstance(message.content, list) for part in message.content]
+    return any(
+        isinstance(part, dict) and "image_url" in part and not _url_of(part["image_url"]).startswith("data:")
+        for part in parts
+    )
+
+
+def _url_of(image: object) -> str:
+    url = image.get("url") if isinstance(image, dict) else image
+    return url if isinstance(url, str) else ""
+
+
+class _ShownMessage(msgspec.Struct):
+    content: Any = None
+
+
+class _Shown(msgspec.Struct):
+    """The part of a body that images can stand in."""
+
+    messages: list[_ShownMessage] = []
 
 
 CHAT = Passing("chat", read_chat, rewrite, ChunkWatch, usage_of, may_need)

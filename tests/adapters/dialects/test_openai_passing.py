@@ -87,3 +87,30 @@ def test_what_a_request_may_need() -> None:
     assert may_need("images", messages=[{"content": [{"type": "image_url"}]}])
     assert may_need("logprobs", top_logprobs=1) and not may_need("logprobs", messages=[{"content": "log"}])
     assert may_need("tools", x="\u00e9"), "an escape may hide anything"
+
+
+@pytest.mark.parametrize(
+    ("image", "named"),
+    [
+        ({"url": "data:image/png;base64,iVBORw0KGgo="}, False),
+        ({"url": "https://example.com/x.png"}, True),
+        ({"url": "http://169.254.169.254/"}, True),
+        ({"url": 5}, True),
+        ("https://example.com/x.png", True),
+        (None, True),
+    ],
+)
+def test_addresses_of_images_are_seen_and_images_themselves_pass(image: object, named: bool) -> None:
+    content = [{"type": "text", "text": "Grüße"}, {"type": "image_url", "image_url": image}]
+    for escaped in (True, False):
+        body = json.dumps({"model": "m", "messages": [{"role": "user", "content": content}]}, ensure_ascii=escaped)
+        for text in (body, body.replace('"image_url": ', '"image\\u005furl": ')):
+            assert (
+                openai_passing.CHAT.may_need(Inbound("openai_chat", text.encode(), Head("m")), {"image_urls"}) is named
+            )
+
+
+def test_escapes_alone_are_no_reason_to_translate() -> None:
+    body = b'{"model": "m", "messages": [{"role": "user", "content": "\\u00fc image_url"}]}'
+    assert not openai_passing.CHAT.may_need(Inbound("openai_chat", body, Head("m")), {"image_urls"})
+    assert openai_passing.CHAT.may_need(Inbound("openai_chat", body, Head("m")), {"image_urls", "tools"})
