@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Literal, Protocol
 
 import msgspec
@@ -51,6 +51,12 @@ __all__ = [
 ]
 
 Kind = Literal["chat", "completion", "embedding", "rerank"]
+# What requests in a dialect ask for, where that is not a chat.
+KINDS: Mapping[DialectName, Kind] = {
+    "openai_completions": "completion",
+    "openai_embeddings": "embedding",
+    "rerank": "rerank",
+}
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 Tier = Literal["cells", "ram", "disk"]
 SessionAction = Literal["pin", "unpin", "reset", "delete", "fork"]
@@ -144,6 +150,10 @@ class Inbound(msgspec.Struct, frozen=True):
     head: Head
     output_tokens_max: int | None = None
     headers: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def kind(self) -> Kind:
+        return KINDS.get(self.dialect, "chat")
 
 
 class TopLogprob(msgspec.Struct, frozen=True, array_like=True):

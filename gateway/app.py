@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import uvloop
 from msgspec.structs import replace
@@ -88,10 +88,6 @@ from gateway.state.shared import SharedState, Under
 from gateway.state.sqlite import open_sqlite
 from gateway.stores import open_database, open_shared
 from gateway.telemetry import Telemetry
-
-if TYPE_CHECKING:
-    pass
-
 
 log = logging.getLogger("gateway")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Protocol, cast
 
 import msgspec
@@ -39,6 +39,11 @@ class Adapter(Chat, Embedder, Reranker, Tokenizer, Sessions, Protocol):
 
     @property
     def card(self) -> ModelCard: ...
+
+
+def relay_of(adapter: Adapter) -> Relay | None:
+    """The adapter as one that is passed requests as they came, if it is one."""
+    return cast(Relay, adapter) if hasattr(adapter, "takes") else None
 
 
 class Price(msgspec.Struct, frozen=True):
@@ -149,8 +154,8 @@ class Target:
 
     def relay(self, inbound: Inbound) -> Relay | None:
         """The adapter as one that takes a request as it came, if it does."""
-        takes: Callable[[Inbound], bool] | None = getattr(self.adapter, "takes", None)
-        return cast(Relay, self.adapter) if takes is not None and takes(inbound) else None
+        relay = relay_of(self.adapter)
+        return relay if relay is not None and relay.takes(inbound) else None
 
     def generation(self, asked: Generation) -> Generation:
         """What was asked for, with the adapter that the name stands for."""

@@ -14,7 +14,6 @@ from adapters.types import (
     Caller,
     ChatRequest,
     CompletionRequest,
-    DialectName,
     EmbeddingRequest,
     Embeddings,
     Event,
@@ -53,13 +52,6 @@ _KIND_NAMES: dict[Kind, str] = {
     "completion": "completions",
     "embedding": "embeddings",
     "rerank": "reranking",
-}
-
-
-_KINDS: dict[DialectName, Kind] = {
-    "openai_completions": "completion",
-    "openai_embeddings": "embedding",
-    "rerank": "rerank",
 }
 
 
@@ -326,7 +318,7 @@ class Inference:
         """The way of a request to a target that speaks its dialect, with what it may use held; None where there is no
         such target, and the request has to be translated. `caller` is only asked for where there is."""
         target = self._catalog.resolve(principal, inbound.head.model)
-        kind, relay = _kind(inbound), target.relay(inbound)
+        kind, relay = inbound.kind, target.relay(inbound)
         if relay is None or kind not in target.card.kinds:
             return None
         behalf = caller()
@@ -415,10 +407,6 @@ class Inference:
                 return await work
         except TimeoutError:
             raise Timeout("The request took too long.") from None
-
-
-def _kind(inbound: Inbound) -> Kind:
-    return _KINDS.get(inbound.dialect, "chat")
 
 
 def _bounded(request: TextRequest, record: Record) -> TextRequest:

@@ -18,7 +18,7 @@ import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Protocol, TypeVar, cast
+from typing import TypeVar
 
 import msgspec
 from msgspec.structs import replace
@@ -30,11 +30,8 @@ from adapters.errors import (
 )
 from adapters.types import (
     Caller,
-    Chat,
     ChatRequest,
     CompletionRequest,
-    DialectName,
-    Embedder,
     EmbeddingRequest,
     Embeddings,
     Event,
@@ -42,18 +39,15 @@ from adapters.types import (
     Kind,
     ModelCard,
     Ranking,
-    Relay,
     Relayed,
-    Reranker,
     RerankRequest,
     Served,
     SessionAction,
     SessionInfo,
-    Sessions,
     Sink,
     Started,
-    Tokenizer,
 )
+from gateway.catalog import Adapter, relay_of
 from gateway.config_providers import FallsThrough
 from gateway.routing.backoff import RetryBudget, delay_s
 from gateway.routing.decisions import Attempt, Decision
@@ -63,19 +57,6 @@ from gateway.routing.standing import Standing, Visit, may_come_again, may_go_els
 Request = ChatRequest | CompletionRequest | EmbeddingRequest | RerankRequest | Inbound
 Unary = TypeVar("Unary", Embeddings, Ranking)
 T = TypeVar("T")
-
-KINDS: Mapping[DialectName, Kind] = {
-    "openai_completions": "completion",
-    "openai_embeddings": "embedding",
-    "rerank": "rerank",
-}
-
-
-class Adapter(Chat, Embedder, Reranker, Tokenizer, Sessions, Protocol):
-    """What serves a target."""
-
-    @property
-    def card(self) -> ModelCard: ...
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,16 +98,16 @@ class _Trip:
         self.attempts: list[Attempt] = []
         self.pause_s = 0.0
         self.last: AdapterError | None = None
-        self.trying: Target
+        # Who serves it, as far as the try that is under way or was the last one goes.
+        self.served: Served
         self.shown = False
 
 
 class _Watched:
     """A sink that notes when something was shown to the client, after which nothing is tried again."""
 
-    def __init__(self, sink: Sink, served: Served, trip: _Trip) -> None:
+    def __init__(self, sink: Sink, trip: _Trip) -> None:
         self._sink = sink
-        self._served = served
         self._trip = trip
         self.write = sink.write
         self.when_drained = sink.when_drained
@@ -134,7 +115,7 @@ class _Watched:
 
     def begin(self, content_type: str) -> None:
         self._trip.shown = True
-        self._sink.serving(self._served)
+        self._sink.serving(self._trip.served)
         self._sink.begin(content_type)
 
 
@@ -207,23 +188,21 @@ class Router:
 
     def takes(self, inbound: Inbound) -> bool:
         """Whether every target can be passed the request as it came: which one it will be is not known yet."""
-        return all((relay := _relay(one.adapter)) is not None and relay.takes(inbound) for one in self.targets)
+        return all((relay := relay_of(one.adapter)) is not None and relay.takes(inbound) for one in self.targets)
 
     async def relay(self, inbound: Inbound, caller: Caller, sink: Sink) -> Relayed:
         """As `Relay` says."""
         trip = _Trip(inbound, caller)
 
         async def work(adapter: Adapter) -> Relayed:
-            relay = _relay(adapter)
+            relay = relay_of(adapter)
             assert relay is not None, "the router takes only what all its targets do"
-            target, attempts = trip.trying, len(trip.attempts) + 1
-            served = Served(target.identity, target.provider, target.model, attempts)
-            relayed = await relay.relay(inbound, caller, _Watched(sink, served, trip))
+            relayed = await relay.relay(inbound, caller, _Watched(sink, trip))
             if not trip.shown:
-                sink.serving(served)
+                sink.serving(trip.served)
             return relayed
 
-        relayed, _, visit, _ = await self._try(KINDS.get(inbound.dialect, "chat"), trip, work)
+        relayed, visit = await self._try(inbound.kind, trip, work)
         visit.end()
         return relayed
 
@@ -261,11 +240,11 @@ class Router:
                 await _close(events)
                 raise
 
-        (events, first), target, visit, attempts = await self._try(kind, _Trip(request, caller), begin)
+        trip = _Trip(request, caller)
+        (events, first), visit = await self._try(kind, trip, begin)
         failure: BaseException | None = None
         try:
-            served = Served(target.identity, target.provider, target.model, attempts)
-            yield replace(first, served=served) if isinstance(first, Started) else first
+            yield replace(first, served=trip.served) if isinstance(first, Started) else first
             async for event in events:
                 yield event
         except BaseException as error:
@@ -278,13 +257,12 @@ class Router:
     async def _unary(
         self, kind: Kind, request: Request, caller: Caller, work: Callable[[Adapter], Awaitable[Unary]]
     ) -> Unary:
-        answer, target, visit, attempts = await self._try(kind, _Trip(request, caller), work)
+        trip = _Trip(request, caller)
+        answer, visit = await self._try(kind, trip, work)
         visit.end()
-        return replace(answer, served=Served(target.identity, target.provider, target.model, attempts))
+        return replace(answer, served=trip.served)
 
-    async def _try(
-        self, kind: Kind, trip: _Trip, work: Callable[[Adapter], Awaitable[T]]
-    ) -> tuple[T, Target, Visit, int]:
+    async def _try(self, kind: Kind, trip: _Trip, work: Callable[[Adapter], Awaitable[T]]) -> tuple[T, Visit]:
         """Find a target that does the work; raises the last failure when none does."""
         self._budget.earn()
         try:
@@ -294,7 +272,7 @@ class Router:
                     await self._pause(trip.pause_s)
                 result = await self._attempt(target, trip, work)
                 if result is not None:
-                    return result[0], target, result[1], len(trip.attempts)
+                    return result
         finally:
             self._decided(
                 Decision(
@@ -311,7 +289,7 @@ class Router:
         self, target: Target, trip: _Trip, work: Callable[[Adapter], Awaitable[T]]
     ) -> tuple[T, Visit] | None:
         """One try; None when it failed in a way that leaves others to be tried."""
-        trip.trying = target
+        trip.served = Served(target.identity, target.provider, target.model, len(trip.attempts) + 1)
         visit = Visit(self.standings[target.identity], self._clock)
         try:
             result = await work(target.adapter)
@@ -385,14 +363,16 @@ class Router:
 
     def _candidate(self, target: Target, request: Request) -> Candidate:
         standing = self.standings[target.identity]
-        eta: Callable[[], float] | None = getattr(target.adapter, "eta_s", None)
+        # Each of these looks over a queue or a whole request, so only who decides by it asks.
+        policy = self.settings.policy
+        eta: Callable[[], float] | None = getattr(target.adapter, "eta_s", None) if policy == "overflow" else None
         return Candidate(
             identity=target.identity,
             weight=target.weight,
             running=standing.running,
             turn=self._turns[target.identity],
             first_output_s=standing.first_output_s,
-            cost_nano=target.cost_nano(request) if self.settings.policy == "cheapest" else None,
+            cost_nano=target.cost_nano(request) if policy == "cheapest" else None,
             eta_s=None if eta is None else eta(),
         )
 
@@ -427,11 +407,6 @@ class Router:
             return ModelUnavailable(message, retry_after_s=max(min(resting), 1.0))
         assert trip.refusal is not None, "who does not rest and was not tried has refused"
         return trip.refusal
-
-
-def _relay(adapter: Adapter) -> Relay | None:
-    """The adapter as one that is passed requests as they came, if it is one."""
-    return cast(Relay, adapter) if hasattr(adapter, "takes") else None
 
 
 async def _close(events: AsyncIterator[Event]) -> None:
