@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from msgspec.structs import replace
 
-from adapters.errors import AdapterError, EngineFailed, InvalidRequest, Timeout
+from adapters.errors import InvalidRequest, Timeout
 from adapters.types import (
     Caller,
     ChatRequest,
@@ -17,33 +17,23 @@ from adapters.types import (
     EmbeddingRequest,
     Embeddings,
     Event,
-    Finished,
     Inbound,
     Kind,
-    Outlet,
     Ranking,
-    ReasoningDelta,
-    Relay,
-    Relayed,
     RerankRequest,
-    Started,
-    TextDelta,
-    ToolCallDelta,
     Usage,
 )
 from gateway.auth import Principal
 from gateway.catalog import Catalog, Target
 from gateway.errors import GatewayError
-from gateway.ledger import believable
-from gateway.metering import Meter, Metering, Request, durable, inbound_tokens
+from gateway.metering import Meter, Metering, Request, durable
+from gateway.streams import Passage, Record, Stream
 from gateway.telemetry import Telemetry
 
 T = TypeVar("T")
 Encoded = TypeVar("Encoded", Embeddings, Ranking)
 TextRequest = TypeVar("TextRequest", ChatRequest, CompletionRequest)
 
-# What a token of a prompt that nobody counted is taken to have in bytes.
-TOKEN_BYTES = 3
 FIRST_EVENT_TIMEOUT_S = 600.0
 TOTAL_TIMEOUT_S = 3600.0
 
@@ -53,234 +43,6 @@ _KIND_NAMES: dict[Kind, str] = {
     "embedding": "embeddings",
     "rerank": "reranking",
 }
-
-
-class Record:
-    """Counts one request and settles its meter. It ends exactly once, by plain calls that a cancelled task can make."""
-
-    def __init__(self, model: str, telemetry: Telemetry, clock: Callable[[], float], meter: Meter) -> None:
-        self.meter = meter
-        self._model = model
-        self._telemetry = telemetry
-        self._clock = clock
-        self._started_s = clock()
-        self._first_s: float | None = None
-        self._output_s: float | None = None
-        self._outputs = 0
-        self._counted = 0
-        self._prompt: Started | None = None
-        self._estimate: Callable[[], int] | None = None
-        self._ended = False
-
-    def event(self, event: Event) -> None:
-        """Note the next event of the stream; the last one ends the record."""
-        kind = type(event)
-        if isinstance(event, TextDelta):
-            self._output()
-            self._counted += len(event.logprobs) or 1
-        elif kind is ToolCallDelta:
-            self._output()
-            self._counted += 1
-        elif kind is ReasoningDelta:
-            self._counted += 1
-        elif isinstance(event, Started):
-            self._prompt = event
-            if event.served is not None:
-                self.meter.serve(event.served)
-        elif isinstance(event, Finished):
-            self.end("ok", event.usage, estimated=event.estimated)
-
-    def sent(self, prompt_tokens: Callable[[], int]) -> None:
-        """The request is on its way to a place where it costs its input, which is about so much."""
-        self._estimate = prompt_tokens
-
-    def passed(self, outputs: int) -> None:
-        """Tokens went to the client, at least so many."""
-        if outputs:
-            self._output()
-            self._counted += outputs
-
-    def _output(self) -> None:
-        now_s = self._clock()
-        if self._output_s is None:
-            self._first_s = now_s
-            self._telemetry.first_token(self._model, now_s - self._started_s)
-        else:
-            self._telemetry.gap(self._model, now_s - self._output_s)
-        self._output_s = now_s
-        self._outputs += 1
-
-    def fail(self, exc: BaseException) -> None:
-        """The request ended with an exception; a cancellation is the client's or the server's own wish."""
-        if isinstance(exc, (AdapterError, GatewayError)):
-            self.end(exc.code)
-        elif isinstance(exc, Exception):
-            self.end("internal_error")
-        else:
-            self.cancel()
-
-    def cancel(self) -> None:
-        """The client left, or the server ends; what was computed for it by then is its own."""
-        self.end("cancelled", cancelled=True)
-
-    def end(
-        self, outcome: str, usage: Usage | None = None, *, cancelled: bool = False, estimated: bool = False
-    ) -> None:
-        """Count and settle the request.
-
-        What was sent of a stream that was cut is charged, each output as one token at least, with the whole input. A
-        request that we failed before its first output costs nothing.
-        """
-        if self._ended:
-            return
-        self._ended = True
-        self._telemetry.inference(self._model, outcome)
-        if self._estimate is not None and (usage is None or usage.prompt_tokens <= 0):
-            self._prompt = Started(self._estimate())
-        prompt = self._prompt or Started(prompt_tokens=0)
-        reported = usage or Usage(cached_tokens=prompt.cached_tokens)
-        charged = believable(reported, prompt.prompt_tokens, self._counted)
-        self._telemetry.tokens(self._model, charged)
-        used = usage is not None or self._counted > 0 or (cancelled and self._prompt is not None)
-        first_us = None if self._first_s is None else round((self._first_s - self._started_s) * 1e6)
-        self.meter.end(
-            outcome, charged if used else None, estimated=estimated or usage is None, first_token_us=first_us
-        )
-
-
-class Stream:
-    """The events of one request. The first, `started`, has been awaited already and is handed out once more.
-
-    It ends after its `Finished` or it raises. One task at a time reads it, and whoever stops before its end closes it.
-    """
-
-    def __init__(self, target: Target, events: AsyncIterator[Event], record: Record) -> None:
-        self.target = target
-        self.meter = record.meter
-        self.started = Started(prompt_tokens=0)
-        self._events = events
-        self._next = events.__anext__
-        self._record = record
-        self._pending: Event | None = None
-        self._finished = False
-        self._expired = False
-        self._reader: asyncio.Task[object] | None = None
-        self._timer: asyncio.TimerHandle | None = None
-
-    async def open(self, first_event_timeout_s: float, total_timeout_s: float) -> None:
-        """Await the first event; raises whatever kept it from coming, a `Timeout` too."""
-        self._expire_after(first_event_timeout_s)
-        first = await self.__anext__()
-        if not isinstance(first, Started):
-            failure = EngineFailed("The model's answer did not begin as it should.")
-            self._record.fail(failure)
-            await self.aclose()
-            raise failure
-        self.started = self._pending = first
-        self._expire_after(total_timeout_s)
-
-    def __aiter__(self) -> Stream:
-        return self
-
-    async def __anext__(self) -> Event:
-        if self._pending is not None:
-            event, self._pending = self._pending, None
-            return event
-        try:
-            if self._expired:
-                raise Timeout("The request took too long.")
-            event = await self._read()
-        except BaseException as exc:
-            if not self._finished:
-                self._stop_timer()
-                self._record.fail(exc)
-            raise
-        self._record.event(event)
-        if type(event) is Finished:
-            self._finished = True
-            self._stop_timer()
-            await durable(self.meter)
-        return event
-
-    async def _read(self) -> Event:
-        """The adapter's next event. An end without `Finished` is a failure, and so is the timer's cancellation."""
-        self._reader = task = asyncio.current_task()
-        try:
-            return await self._next()
-        except StopAsyncIteration:
-            if self._finished:
-                raise
-            raise EngineFailed("The model's answer broke off.") from None
-        except asyncio.CancelledError:
-            if self._expired and task is not None and task.uncancel() == 0:
-                raise Timeout("The request took too long.") from None
-            raise
-        finally:
-            self._reader = None
-
-    def _expire_after(self, timeout_s: float) -> None:
-        self._stop_timer()
-        self._timer = asyncio.get_running_loop().call_later(timeout_s, self._expire)
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def _expire(self) -> None:
-        """One timer per stream instead of a time-out per event; it only cancels a task that waits for the adapter."""
-        self._expired = True
-        if self._reader is not None:
-            self._reader.cancel()
-
-    async def aclose(self) -> None:
-        """Stop the work; a no-op after the end."""
-        self._stop_timer()
-        self._record.cancel()
-        aclose = getattr(self._events, "aclose", None)
-        if aclose is not None:
-            await aclose()
-
-
-class Passage:
-    """A request that its target takes as it came. Whoever has one runs it, once."""
-
-    def __init__(self, target: Target, relay: Relay, inbound: Inbound, caller: Caller, record: Record) -> None:
-        self.target = target
-        self.meter = record.meter
-        self._relay = relay
-        self._inbound = inbound
-        self._caller = caller
-        self._record = record
-
-    async def run(self, sink: Outlet) -> Relayed:
-        """Pass it on. What it used is durable when this is done; the rest of the answer is still to be sent."""
-        record = self._record
-        record.sent(lambda: inbound_tokens(self._inbound.body) // TOKEN_BYTES)
-        try:
-            relayed = await self._relay.relay(self._inbound, self._caller, Noted(sink, record))
-        except BaseException as exc:
-            record.fail(exc)
-            raise
-        record.passed(relayed.outputs)
-        usage = relayed.finished.usage
-        record.end("ok", usage, estimated=relayed.finished.estimated or not usage.prompt_tokens)
-        await durable(record.meter)
-        return relayed
-
-
-class Noted:
-    """A sink that has a record of what goes through it."""
-
-    def __init__(self, sink: Outlet, record: Record) -> None:
-        self.begin = sink.begin
-        self.serving = record.meter.serve
-        self.when_drained = sink.when_drained
-        self._write = sink.write
-        self._passed = record.passed
-
-    def write(self, data: bytes, outputs: int) -> bool:
-        self._passed(outputs)
-        return self._write(data, outputs)
 
 
 class Inference:

@@ -25,7 +25,7 @@ def configure(config: LogConfig, stream: TextIO) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(config.level.upper())
-    # uvicorn tells its life at info level in its own words; app.py says the same better.
+    # uvicorn tells its life at info level in its own words; the banner says the same better.
     for name in ("uvicorn", "uvicorn.error", "asyncio", "httpx"):
         logging.getLogger(name).setLevel(logging.WARNING)
 

@@ -14,7 +14,8 @@ from gateway.api.http import Endpoint, Response, json_response, read_json_body, 
 from gateway.api.openai.generation import Rendering, answer, caller_of, room_headers
 from gateway.api.remote_images import RemoteImages
 from gateway.auth import Principal
-from gateway.inference import Inference, Stream
+from gateway.inference import Inference
+from gateway.streams import Stream
 
 
 def _headers(stream: Stream, took_ms: int) -> dict[str, str]:

@@ -31,8 +31,8 @@ from gateway.api.http import (
 from gateway.api.passing import PATHS as PASSED
 from gateway.api.passing import Passer, passage_headers, usage_fields
 from gateway.errors import GatewayError
-from gateway.inference import Passage
 from gateway.logs import Fields
+from gateway.streams import Passage
 
 # Errors on other paths have other shapes, which ASGI gives them.
 PATHS = tuple(path for path, dialect in PASSED.items() if dialect.startswith("openai"))

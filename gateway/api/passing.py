@@ -24,7 +24,8 @@ from gateway.api.http import (
 )
 from gateway.api.openai.generation import OPENAI_VERSION, caller_with, meter_headers, room_headers
 from gateway.auth import Principal
-from gateway.inference import Inference, Passage
+from gateway.inference import Inference
+from gateway.streams import Passage
 
 PATHS: Mapping[str, DialectName] = {
     "/v1/chat/completions": "openai_chat",

@@ -24,7 +24,8 @@ from adapters.types import (
 from gateway.auth import Principal
 from gateway.catalog import Catalog, Target
 from gateway.errors import GatewayError
-from gateway.inference import Inference, Stream
+from gateway.inference import Inference
+from gateway.streams import Stream
 from gateway.telemetry import Telemetry
 from tests.fakes import HELLO, Scripted, Step
 from tests.gateway.api.wire import run

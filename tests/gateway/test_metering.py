@@ -38,11 +38,12 @@ from gateway.auth import Principal
 from gateway.catalog import Catalog, Price, Target
 from gateway.config_limits import BudgetConfig, LimitsConfig, ScopeLimits
 from gateway.errors import GatewayError
-from gateway.inference import Inference, Stream
+from gateway.inference import Inference
 from gateway.ledger import Entry
 from gateway.ledger.store import PENDING_MAX, Ledger
 from gateway.limits.limiter import Limiter, LocalCounters, Need
 from gateway.metering import Metering, inbound_tokens, need_of
+from gateway.streams import Stream
 from gateway.telemetry import Telemetry
 from tests.fakes import HELLO, Scripted, Step, no_balances
 

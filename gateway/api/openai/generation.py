@@ -16,10 +16,10 @@ from adapters.errors import InvalidRequest
 from adapters.types import Caller, Event, Finished, Timings
 from gateway.api.http import EventStreamResponse, Response, json_response, run_until_disconnect
 from gateway.auth import Principal
-from gateway.inference import Stream
 from gateway.ledger.export import usd
 from gateway.limits.limiter import rate_headers
 from gateway.metering import Meter
+from gateway.streams import Stream
 
 RequestT = TypeVar("RequestT")
 

@@ -1,0 +1,223 @@
+"""Builds every part from the configuration, opens in order, closes in reverse, and serves."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import uvloop
+from msgspec.structs import replace
+
+from adapters.llama_cpp import LlamaCpp
+from adapters.llama_cpp.pool import Pool
+from gateway import gauges, logs
+from gateway.api.cookies import Cookies
+from gateway.api.edge import Edge
+from gateway.api.health import Health
+from gateway.api.idempotent import Idempotent
+from gateway.api.lane import Lane
+from gateway.api.log_ins import LogIns
+from gateway.api.mount import Parts, routes, version
+from gateway.api.passing import Passer
+from gateway.api.protocol import Report, Wheel
+from gateway.api.server import ListenError, Server, bind
+from gateway.app.models import build_catalog, open_adapters, open_passthrough, open_routes
+from gateway.app.money import open_money
+from gateway.app.people import open_authenticator, open_people
+from gateway.audit import GATEWAY, Audit, Event
+from gateway.auth.key_text import key_id, load_pepper
+from gateway.auth.keyring import Keyring
+from gateway.auth.records import Directory
+from gateway.banner import Banner
+from gateway.config import Config, digest
+from gateway.errors import GatewayError
+from gateway.idempotency import Idempotency
+from gateway.inference import Inference
+from gateway.ledger.store import Ledger
+from gateway.limits.orphans import NAME_CHARS
+from gateway.limits.wallets import Wallets
+from gateway.logs import AccessLog
+from gateway.memory import settle_memory
+from gateway.metering import Metering
+from gateway.networks import Networks
+from gateway.retention import Retention
+from gateway.routing.decisions import Decisions
+from gateway.state.database import Database
+from gateway.state.migrate import known, migrate
+from gateway.state.sqlite import open_sqlite
+from gateway.stores import open_database, open_shared
+from gateway.telemetry import Telemetry
+
+log = logging.getLogger("gateway")
+
+
+class Gateway(NamedTuple):
+    """A gateway whose parts are open. `admin_key` is the text of a key that was made just now."""
+
+    edge: Edge
+    wheel: Wheel
+    pool: Pool
+    admin_key: str | None
+
+
+def serve(config: Config) -> int:
+    """Serve until a signal ends it; the exit code. Raises what keeps it from starting, bar an address that is taken."""
+    logs.configure(config.log, sys.stderr)
+    try:
+        sockets = bind(config.server.host, config.server.port)
+    except ListenError as exc:
+        print(f"gateway: {exc}", file=sys.stderr)
+        return 1
+
+    async def run() -> None:
+        async with opened(config) as gateway:
+            banner = Banner(config, version(), gateway.admin_key, sys.stdout)
+            server = Server(gateway.edge, gateway.wheel, config.server, banner.show)
+            settle_memory()
+            showing = asyncio.create_task(banner.show_loading(gateway.pool.statuses))
+            try:
+                await server.serve(sockets)
+            finally:
+                showing.cancel()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run())
+    return 0
+
+
+@asynccontextmanager
+async def opened(config: Config) -> AsyncIterator[Gateway]:
+    """All parts, open and with their models loading; closed in reverse order at the end."""
+    async with AsyncExitStack() as stack:
+        telemetry = Telemetry(version())
+        access_log = AccessLog(config.log, sys.stderr)
+        stack.callback(access_log.flush)
+        database = await _open_database(config, stack)
+        audit = Audit(database)
+        audit.start()
+        stack.push_async_callback(audit.close)
+        telemetry.gauge_source(partial(gauges.of_audit, audit))
+        shared = await open_shared(config)
+        stack.push_async_callback(shared.close)
+        telemetry.gauge_source(lambda: [("gateway_shared_state_degraded", (), float(shared.degraded))])
+        authenticator, admin_key = await open_authenticator(config, database, shared, telemetry, stack)
+        if admin_key is not None:
+            audit.add(
+                Event(action="key.create", actor=GATEWAY, subject=key_id(admin_key) or "", details={"admin": True})
+            )
+        adapters = open_adapters(config)
+        decisions = Decisions()
+        routers, standings = open_routes(config, adapters, decisions, stack)
+        telemetry.gauge_source(lambda: gauges.of_standings(standings, time.monotonic()))
+        models = [adapter for adapter in adapters if isinstance(adapter, LlamaCpp)]
+        pool = Pool(models)
+        stack.push_async_callback(pool.close)
+        wheel = Wheel(config.server, _reporter(telemetry, access_log))
+        telemetry.gauge_source(lambda: gauges.of_models(models))
+        telemetry.gauge_source(lambda: [("gateway_connections", (), len(wheel.connections))])
+        catalog = build_catalog(config, adapters, routers)
+        process = secrets.token_hex(NAME_CHARS // 2)
+        limiter, ledger = await open_money(config, database, shared, telemetry, stack, process)
+        if database is not None:
+            retention = Retention(database, audit, config.state.retention)
+            retention.start()
+            stack.push_async_callback(retention.close)
+        idempotent = await _open_idempotent(config, database, ledger, stack)
+        metering = Metering(limiter, ledger, telemetry, process=process)
+        inference = Inference(catalog, telemetry, metering)
+        health = Health(
+            telemetry, lambda: {one.name: one.status() for one in (*adapters, *routers)}, lambda: wheel.draining
+        )
+        people = await open_people(config, database, shared, stack)
+        parts = Parts(config, catalog, inference, health, audit, limiter, ledger, people=people, decisions=decisions)
+        parts = parts._replace(passthrough=open_passthrough(config, stack, catalog, metering))
+        if database is not None:
+            directory = Directory(database, shared)
+            keyring = Keyring(directory, load_pepper(Path(config.data_dir), config.auth.pepper))
+            parts = parts._replace(wallets=Wallets(database), directory=directory, keyring=keyring)
+        passer = Passer(inference, config.server.body_bytes_max)
+        endpoints = idempotent.wrap(passer.wrap(routes(parts)))
+        cookies = Cookies(config.auth.people.public_url)
+        log_ins = None if people is None else LogIns(people.sessions, cookies)
+        edge = Edge(
+            endpoints,
+            authenticator,
+            telemetry,
+            access_log,
+            audit=audit,
+            loopback_only=not config.auth.enabled,
+            proxies=Networks(config.server.trusted_proxies),
+            log_ins=log_ins,
+        )
+        wheel.lane = Lane(edge, passer)
+        stack.push_async_callback(_end, asyncio.create_task(_load(pool)))
+        started = Event(action="gateway.start", actor=GATEWAY, subject=socket.gethostname(), details=_facts(config))
+        audit.add(started)
+        stack.callback(audit.add, replace(started, action="gateway.stop"))
+        yield Gateway(edge, wheel, pool, admin_key)
+
+
+async def _open_database(config: Config, stack: AsyncExitStack) -> Database | None:
+    """The database; none without keys, when there is nobody to tell apart."""
+    if not config.auth.enabled:
+        return None
+    database = await open_database(config, serve=True)
+    stack.push_async_callback(database.close)
+    await migrate(database, known())
+    return database
+
+
+def _facts(config: Config) -> dict[str, str | int | bool]:
+    """What the audit log says about a process that serves."""
+    return {"version": version(), "config_sha256": digest(config), "pid": os.getpid()}
+
+
+async def _open_idempotent(
+    config: Config, database: Database | None, ledger: Ledger | None, stack: AsyncExitStack
+) -> Idempotent:
+    """Results of named requests; without a database they last as long as this process."""
+    if database is None:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="gateway-"))
+        database = await open_sqlite(Path(folder), serve=True)
+        stack.push_async_callback(database.close)
+        await migrate(database, known())
+    idempotency = Idempotency(database, ledger, config.state.idempotency, alone=config.state.redis is None)
+    await idempotency.open()
+    stack.push_async_callback(idempotency.close)
+    idempotent = Idempotent(idempotency, config.server.body_bytes_max)
+    stack.push_async_callback(idempotent.close)
+    return idempotent
+
+
+def _reporter(telemetry: Telemetry, access_log: AccessLog) -> Report:
+    """Counts and logs what the protocol refuses before it is a request."""
+
+    def report(error: GatewayError, request_id: str) -> None:
+        telemetry.request("refused", "", error.status, 0.0)
+        access_log.add({"status": error.status, "error": error.code, "request_id": request_id})
+
+    return report
+
+
+async def _load(pool: Pool) -> None:
+    try:
+        await pool.start()
+    except Exception:
+        log.exception("loading the models failed unexpectedly")
+
+
+async def _end(loading: asyncio.Task[None]) -> None:
+    loading.cancel()
+    with suppress(asyncio.CancelledError):
+        await loading
