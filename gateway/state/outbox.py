@@ -99,10 +99,11 @@ class Outbox:
             yield Segment(path, records, torn_bytes)
 
     def remove(self, segment: Segment) -> None:
+        """Forget a segment. One whose file is gone is forgotten even when that was not synced: it may come again."""
         with _translated(self._path):
             segment.path.unlink(missing_ok=True)
+            self._sizes.pop(segment.path, None)
             os.fsync(self._directory)
-        self._sizes.pop(segment.path, None)
 
     def close(self) -> None:
         self._end_segment()
@@ -113,8 +114,13 @@ class Outbox:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
         self._next += 1
         self._sizes[path] = 0
+        try:
+            os.fsync(self._directory)
+        except OSError:
+            # What is written to a file whose name may be lost is not safe.
+            os.close(descriptor)
+            raise
         self._writing = path, descriptor
-        os.fsync(self._directory)
         return self._writing
 
     def _end_segment(self) -> None:

@@ -155,6 +155,33 @@ def test_a_disk_that_fails_is_said_and_leaves_the_rest_readable(
     outbox.close()
 
 
+def test_a_folder_that_was_not_synced_leaves_nothing_that_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox = Outbox(tmp_path)
+    outbox.append([b"first"])
+    (first,) = outbox.segments()
+    fsync = os.fsync
+
+    def fail(descriptor: int) -> None:
+        if os.path.samestat(os.fstat(descriptor), os.stat(tmp_path)):  # noqa: PTH116
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OutboxError):
+        outbox.remove(first)
+    assert (outbox.size_bytes, list(outbox.segments())) == (0, [])
+    # Nothing is called safe in a file whose name was not synced, the second time neither.
+    for _ in range(2):
+        with pytest.raises(OutboxError):
+            outbox.append([b"not safe"])
+    monkeypatch.undo()
+    outbox.append([b"safe"])
+    assert [segment.records for segment in outbox.segments() if segment.records] == [(b"safe",)]
+    outbox.close()
+
+
 def test_one_process_at_a_time(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path)
     with pytest.raises(OutboxError, match="another gateway uses"):
