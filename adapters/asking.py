@@ -1,4 +1,4 @@
-"""Asks a provider for its models, to see whether it can be reached and takes its key."""
+"""Asks a provider for its models or whether it is well, to see if it can be reached and takes its key."""
 
 from __future__ import annotations
 
@@ -27,3 +27,15 @@ async def ask(settings: UpstreamSettings) -> bool:
         return True
     finally:
         await upstream.close()
+
+
+async def knock(upstream: Upstream, path: str | None, timeout_s: float) -> int:
+    """The status with which a provider answers at a path of its host, or (None) where its kind says how it is.
+
+    Authorised like any request, and like any request it follows no redirect.
+    """
+    row = upstream.row
+    target = path or row.health_path or upstream.path((row.models_path or "/").removeprefix("/"))
+    head = await upstream.head("GET", target, b"")
+    timeouts = Timeouts(connect_s=timeout_s, first_byte_s=timeout_s, idle_s=timeout_s, total_s=timeout_s)
+    return (await fetch(upstream.wire, head, b"", bytes_max=ANSWER_BYTES_MAX, timeouts=timeouts)).status

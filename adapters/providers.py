@@ -73,6 +73,7 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     `paths` lead from the base URL to where each dialect is spoken; `{model}` in one is the model, percent-encoded.
     `base_url` None has to be configured; `{region}` and `{project}` in it are settings too. `headers` go with every
     request. `models_path` lists its models, which is how it is asked whether a key is good; None: it has no such list.
+    `health_path` is where its host says whether it is well.
     """
 
     paths: Mapping[DialectName, str]
@@ -83,6 +84,7 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     style: Style = Style()
     key_needed: bool = True
     models_path: str | None = "/models"
+    health_path: str | None = None
     requires: tuple[str, ...] = ()
 
     @property
@@ -244,6 +246,7 @@ PROVIDERS: Mapping[ProviderKind, Provider] = {
     "vllm": Provider(
         paths={**_OPENAI_PATHS, **_RESPONSES, **_MESSAGES, **_RERANK},
         capabilities=_SELF_HOSTED - _can("suffix"),
+        health_path="/health",
         style=Style(
             extra_sampling=True, grammars="structured_outputs", template_arguments=True, thoughts="reasoning_content"
         ),
@@ -253,6 +256,7 @@ PROVIDERS: Mapping[ProviderKind, Provider] = {
         base_url="http://127.0.0.1:8080/v1",
         paths={**_OPENAI_PATHS, **_RESPONSES, **_MESSAGES, **_RERANK},
         capabilities=_SELF_HOSTED - _can("echo", "suffix", "dimensions"),
+        health_path="/health",
         style=Style(extra_sampling=True, grammars="grammar", template_arguments=True, thoughts="reasoning_content"),
         key_needed=False,
     ),
@@ -260,6 +264,7 @@ PROVIDERS: Mapping[ProviderKind, Provider] = {
     "gateway": Provider(
         paths={**_OPENAI_PATHS, **_MESSAGES, **_RERANK},
         capabilities=_SELF_HOSTED,
+        health_path="/health/ready",
         style=Style(
             extra_sampling=True, grammars="structured_outputs", template_arguments=True, thoughts="reasoning_content"
         ),

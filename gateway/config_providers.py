@@ -13,6 +13,7 @@ from adapters.providers import PROVIDERS, Capability, ProviderKind
 from adapters.types import Kind
 from gateway.config_limits import PriceConfig, Section
 from gateway.config_models import LocalPath, ModelName
+from gateway.config_routing import HealthConfig
 from gateway.secret import ProviderKey, SecretUrl
 
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
@@ -35,7 +36,7 @@ class ProviderConfig(Section, frozen=True, kw_only=True):
     `api_key` is its key or token, or is in `api_key_file`, read anew when it changes. `oauth`: Anthropic's key is an
     OAuth token. `aws_*` are for Bedrock without a key, `google_file` is a service account for Vertex. `organization`
     and `project` are OpenAI's, `project` Vertex's as well, `api_version` is Azure's. `passthrough` opens
-    `/v1/providers/{name}/...`.
+    `/v1/providers/{name}/...`. With `health` it is asked whether it is well, and left alone while it is not.
     """
 
     name: str
@@ -62,6 +63,7 @@ class ProviderConfig(Section, frozen=True, kw_only=True):
     ca_file: LocalPath | None = None
     verify: bool = True
     passthrough: bool = False
+    health: HealthConfig | None = None
 
 
 class TargetConfig(Section, frozen=True, kw_only=True):
@@ -118,6 +120,8 @@ def provider_conflicts(providers: tuple[ProviderConfig, ...]) -> Iterator[tuple[
                 yield where, f"{name} is missing for a provider of kind {one.kind}"
         yield from _credential_conflicts(one, where)
         yield from _header_conflicts(one, where)
+        if one.health is not None and one.health.path is None and row.health_path is row.models_path is None:
+            yield f"{where}.health", f"path is missing: a provider of kind {one.kind} has nothing to ask for"
         if one.proxy is not None and not one.proxy.reveal().startswith(("http://", "https://")):
             yield f"{where}.proxy", "expected a URL that starts with http:// or https:// (the value is not shown)"
 

@@ -82,5 +82,13 @@ def of_standings(standings: Mapping[str, Standing], now_s: float) -> Iterator[Ga
         yield "gateway_target_running", labels, standing.running
         yield "gateway_target_requests_total", labels, standing.requests
         yield "gateway_target_failures_total", labels, standing.failures
+        if standing.condition is not None:
+            yield "gateway_target_healthy", labels, float(standing.condition.ill is None)
+            yield (
+                "gateway_target_checks_total",
+                (identity, "ok"),
+                standing.condition.checks - standing.condition.failures,
+            )
+            yield "gateway_target_checks_total", (identity, "failed"), standing.condition.failures
         if standing.first_output_s is not None:
             yield "gateway_target_first_output_seconds", labels, standing.first_output_s

@@ -6,6 +6,8 @@ from adapters.connection import Timeouts
 from adapters.remote import RemoteModel
 from adapters.upstream import UpstreamSettings
 from gateway.config import ProviderConfig, RouteConfig, TargetConfig
+from gateway.config_routing import HealthConfig
+from gateway.routing.health import HealthSettings
 from gateway.routing.router import RouteSettings
 
 
@@ -37,6 +39,16 @@ def upstream_settings(provider: ProviderConfig) -> UpstreamSettings:
         proxy=provider.proxy,
         ca_file=provider.ca_file,
         verify=provider.verify,
+    )
+
+
+def health_settings(health: HealthConfig) -> HealthSettings:
+    """How a provider is asked whether it is well."""
+    return HealthSettings(
+        interval_s=health.interval_s,
+        healthy_after=health.healthy_after,
+        unhealthy_after=health.unhealthy_after,
+        status=health.status,
     )
 
 

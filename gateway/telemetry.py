@@ -91,6 +91,13 @@ METRICS: tuple[Metric, ...] = (
         "Moving average of the time a target of routes takes to begin its answer.",
         ("target",),
     ),
+    Metric("gateway_target_healthy", "gauge", "0 while the health check of a target of routes fails.", ("target",)),
+    Metric(
+        "gateway_target_checks_total",
+        "gauge",
+        "Health checks of a target of routes since the start: ok, failed.",
+        ("target", "outcome"),
+    ),
     Metric("gateway_outbox_bytes", "gauge", "What waits on the local disk for the database to come back."),
     Metric("gateway_reservations", "gauge", "Running requests that hold a part of a limit."),
     Metric(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
+import time
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from gateway.api import openai
@@ -13,6 +15,7 @@ from gateway.api.admin.ledger import LedgerRoutes
 from gateway.api.admin.orgs import OrgRoutes
 from gateway.api.admin.routes import Admin, Route
 from gateway.api.admin.server import ServerRoutes
+from gateway.api.admin.targets import TargetRoutes
 from gateway.api.admin.teams import TeamRoutes
 from gateway.api.admin.users import UserRoutes
 from gateway.api.admin.wallets import WalletRoutes
@@ -42,6 +45,7 @@ from gateway.limits.limiter import Limiter, wall_us
 from gateway.limits.wallets import Wallets
 from gateway.passthrough import PassThrough
 from gateway.routing.decisions import Decisions
+from gateway.routing.standing import Standing
 from gateway.sessions import Sessions
 
 
@@ -65,6 +69,7 @@ class Parts(NamedTuple):
     directory: Directory | None = None
     keyring: Keyring | None = None
     passthrough: PassThrough | None = None
+    standings: Callable[[], Mapping[str, Standing]] = dict
 
 
 def routes(parts: Parts) -> tuple[Endpoint, ...]:
@@ -104,5 +109,6 @@ def admin_routes(parts: Parts) -> tuple[Route, ...]:
         *TeamRoutes(parts.directory).routes(),
         *UserRoutes(parts.directory).routes(),
         *WalletRoutes(parts.wallets, parts.limiter, wall_us).routes(),
+        *TargetRoutes(parts.standings, time.monotonic).routes(),
         *ServerRoutes(parts.config, parts.catalog, parts.health.statuses).routes(),
     )

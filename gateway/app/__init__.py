@@ -141,7 +141,8 @@ async def opened(config: Config) -> AsyncIterator[Gateway]:
         )
         people = await open_people(config, database, shared, stack)
         parts = Parts(config, catalog, inference, health, audit, limiter, ledger, people=people, decisions=decisions)
-        parts = parts._replace(passthrough=open_passthrough(config, stack, catalog, metering))
+        passthrough = open_passthrough(config, stack, catalog, metering)
+        parts = parts._replace(passthrough=passthrough, standings=lambda: standings)
         if database is not None:
             directory = Directory(database, shared)
             keyring = Keyring(directory, load_pepper(Path(config.data_dir), config.auth.pepper))

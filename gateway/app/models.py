@@ -7,20 +7,23 @@ from collections.abc import Iterable
 from contextlib import AsyncExitStack
 
 from adapters import open_adapter, open_remote, open_upstream
+from adapters.asking import knock
 from adapters.llama_cpp import LlamaCpp
 from adapters.remote import RemoteModel
 from adapters.scripted import Scripted
+from adapters.upstream import Upstream
 from gateway.catalog import Adapter, Catalog, Target, dearest, price_place, price_table
-from gateway.config import Config, RouteConfig, TargetConfig
+from gateway.config import Config, ProviderConfig, RouteConfig, TargetConfig
 from gateway.config_providers import LOCAL
 from gateway.engines import engine_settings
 from gateway.engines import scripts as engine_scripts
 from gateway.metering import Metering, forecast_nano
 from gateway.passthrough import PassThrough
-from gateway.remotes import remote_model, route_settings, upstream_settings
+from gateway.remotes import health_settings, remote_model, route_settings, upstream_settings
 from gateway.routing.backoff import RetryBudget
 from gateway.routing.breaker import Breaker
 from gateway.routing.decisions import Decisions
+from gateway.routing.health import Checks, Condition
 from gateway.routing.router import Router
 from gateway.routing.router import Target as RouteTarget
 from gateway.routing.standing import Standing
@@ -44,13 +47,14 @@ def open_routes(
     upstreams = {provider.name: open_upstream(upstream_settings(provider)) for provider in config.providers}
     for upstream in upstreams.values():
         stack.push_async_callback(upstream.close)
+    conditions = {one.name: _watched(one, upstreams[one.name], stack) for one in config.providers if one.health}
     local = {model.name: adapter for model, adapter in zip(config.models, models, strict=True)}
     prices = price_table([*config.models, *config.routes])
     standings: dict[str, Standing] = {}
     budget = RetryBudget()
 
     def target(route: RouteConfig, one: TargetConfig) -> RouteTarget:
-        standings.setdefault(one.identity, Standing(Breaker()))
+        standings.setdefault(one.identity, Standing(Breaker(), conditions.get(one.provider)))
         price = prices.get(price_place(route.name, one.identity))
         return RouteTarget(
             identity=one.identity,
@@ -75,6 +79,16 @@ def open_routes(
         for route in config.routes
     ]
     return routers, standings
+
+
+def _watched(provider: ProviderConfig, upstream: Upstream, stack: AsyncExitStack) -> Condition:
+    """How a provider does by checks that run from now on."""
+    assert provider.health is not None
+    health, condition = provider.health, Condition(health_settings(provider.health))
+    checks = Checks(provider.name, condition, lambda: knock(upstream, health.path, health.timeout_s))
+    checks.start()
+    stack.push_async_callback(checks.close)
+    return condition
 
 
 def open_passthrough(config: Config, stack: AsyncExitStack, catalog: Catalog, metering: Metering) -> PassThrough:

@@ -82,6 +82,11 @@ class Breaker:
         if many or self._in_a_row >= self._settings.failures:
             self._open(now_s, self._open_for_s)
 
+    def try_again(self, now_s: float) -> None:
+        """Something else than a request says that the target may be well again: the next request is a trial."""
+        self._until_s, self._open_for_s = now_s, self._settings.open_s
+        self._trial = False
+
     def left(self) -> None:
         """The request ended in a way that says nothing about the target, such as its client leaving."""
         self._trial = False

@@ -315,7 +315,7 @@ class Router:
         while trip.group < len(self.groups):
             if trip.pause_s and trip.last is not None:
                 again = [one for one in self.groups[trip.group] if trip.failed.get(one.identity) is trip.last]
-                if again and self.standings[again[0].identity].breaker.try_enter(now_s + trip.pause_s):
+                if again and self.standings[again[0].identity].try_enter(now_s + trip.pause_s):
                     return again[0]
                 trip.pause_s = 0.0
             fitting = [one for one in self.groups[trip.group] if self._fits(kind, trip, one, now_s)]
@@ -327,13 +327,13 @@ class Router:
     def _fits(self, kind: Kind, trip: _Trip, target: Target, now_s: float) -> bool:
         if target.identity in trip.failed:
             return False
-        breaker = self.standings[target.identity].breaker
+        standing = self.standings[target.identity]
         refusal = self._refusal(kind, trip.request, target)
         if refusal is not None:
             trip.refusal = trip.refusal or refusal
             trip.passed_over[target.identity] = refusal.message
-        elif not breaker.admits(now_s):
-            trip.passed_over[target.identity] = f"its breaker is {breaker.state(now_s)}"
+        elif not standing.admits(now_s):
+            trip.passed_over[target.identity] = standing.absence(now_s)
         else:
             return True
         return False
@@ -357,7 +357,7 @@ class Router:
         if self.settings.policy in ("weighted", "sticky"):
             for one, saved in zip(fitting, turns(candidates, place), strict=True):
                 self._turns[one.identity] = saved
-        entered = self.standings[fitting[place].identity].breaker.try_enter(now_s)
+        entered = self.standings[fitting[place].identity].try_enter(now_s)
         assert entered, "only targets whose breaker admits were ordered"
         return fitting[place]
 
@@ -400,10 +400,10 @@ class Router:
 
     def _nobody(self, trip: _Trip, now_s: float) -> AdapterError:
         """Nobody was tried: all targets rest, or none can do what is asked."""
-        waits = [self.standings[one.identity].breaker.wait_s(now_s) for one in self.targets]
+        waits = [self.standings[one.identity].wait_s(now_s) for one in self.targets]
         resting = [wait_s for wait_s in waits if wait_s > 0]
         if resting:
-            message = f"All targets of '{self.name}' are resting after failures. Try again shortly."
+            message = f"All targets of '{self.name}' are resting. Try again shortly."
             return ModelUnavailable(message, retry_after_s=max(min(resting), 1.0))
         assert trip.refusal is not None, "who does not rest and was not tried has refused"
         return trip.refusal

@@ -17,19 +17,51 @@ from adapters.errors import (
     UpstreamRefused,
 )
 from gateway.routing.breaker import Breaker
+from gateway.routing.health import Condition
 
 SMOOTHING = 0.2
 
 
 class Standing:
-    """How one target does. Routes that share a target share its standing."""
+    """How one target does. Routes that share a target share its standing.
 
-    def __init__(self, breaker: Breaker) -> None:
+    With a `condition` it is left alone while its origin is ill, and comes back with one request as a trial.
+    """
+
+    def __init__(self, breaker: Breaker, condition: Condition | None = None) -> None:
         self.breaker = breaker
+        self.condition = condition
+        self._recoveries = 0 if condition is None else condition.recoveries
         self.running = 0
         self.first_output_s: float | None = None
         self.requests = 0
         self.failures = 0
+
+    def admits(self, now_s: float) -> bool:
+        """Whether `try_enter` would let a request in."""
+        condition = self.condition
+        if condition is not None:
+            if condition.ill is not None:
+                return False
+            if condition.recoveries != self._recoveries:
+                self._recoveries = condition.recoveries
+                self.breaker.try_again(now_s)
+        return self.breaker.admits(now_s)
+
+    def try_enter(self, now_s: float) -> bool:
+        """Let a request in, or not."""
+        return self.admits(now_s) and self.breaker.try_enter(now_s)
+
+    def absence(self, now_s: float) -> str:
+        """Why it admits nobody."""
+        ill = None if self.condition is None else self.condition.ill
+        return ill or f"its breaker is {self.breaker.state(now_s)}"
+
+    def wait_s(self, now_s: float) -> float:
+        """How long until another request may be let in at the earliest; 0 when it may now."""
+        if self.condition is not None and self.condition.ill is not None:
+            return self.condition.settings.interval_s
+        return self.breaker.wait_s(now_s)
 
     def learn(self, first_output_s: float) -> None:
         known = self.first_output_s

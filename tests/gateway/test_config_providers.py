@@ -10,6 +10,7 @@ import yaml
 
 from adapters.providers import CAPABILITIES, PROVIDERS
 from gateway.config import Config, ConfigError, ProviderConfig, RouteConfig, TargetConfig, digest, load
+from gateway.config_routing import HealthConfig
 from gateway.remotes import remote_model, upstream_settings
 
 ROOT = Path(__file__).parents[2]
@@ -73,6 +74,9 @@ def with_provider(**fields: Any) -> str:
         ({"headers": {"x-a": "b\nc"}}, "visible ASCII"),
         ({"organization": "a b"}, "text of visible ASCII"),
         ({"proxy": "socks5://x"}, "http:// or https://"),
+        ({"kind": "bedrock", "region": "eu-west-1", "health": {}}, "has nothing to ask for"),
+        ({"health": {"path": "https://elsewhere.test/"}}, "at providers[0].health.path"),
+        ({"health": {"interval_s": 0}}, "at providers[0].health.interval_s"),
         ({"name": "local"}, "already taken"),
         ({"name": "a/b"}, "a name has 1 to 64 letters"),
     ],
@@ -118,7 +122,7 @@ def test_the_example_explains_every_setting_of_providers_and_routes() -> None:
     assert list(provider) and set(provider) == set(ProviderConfig.__struct_fields__)
     assert set(route) == set(RouteConfig.__struct_fields__)
     assert set(route["groups"][0][0]) == set(TargetConfig.__struct_fields__)
-    defaults = msgspec.to_builtins(ProviderConfig(name="openai", kind="openai"))
+    defaults = msgspec.to_builtins(ProviderConfig(name="openai", kind="openai", health=HealthConfig()))
     assert provider | {"api_key": None} == defaults
     text = (ROOT / "config.example.yaml").read_text()
     assert all(re.search(rf"\b{name}\b", text) for name in (*CAPABILITIES, *PROVIDERS))

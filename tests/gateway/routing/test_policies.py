@@ -108,3 +108,22 @@ def test_without_a_conversation_the_sticky_policy_takes_turns() -> None:
 def test_it_overflows_when_the_queue_is_too_long(etas: tuple[float | None, ...], first: int) -> None:
     candidates = [replace(one, eta_s=eta_s) for one, eta_s in zip(targets(1, 1), etas, strict=True)]
     assert order("overflow", candidates, Wish(draws=(0.0, 0.0), eta_s_max=5))[0] == first
+
+
+def test_a_canary_gets_exactly_its_share_of_requests() -> None:
+    candidates, chosen = targets(99, 1), []
+    for _ in range(1000):
+        first = order("weighted", candidates, Wish(draws=(0.0,) * 2))[0]
+        chosen.append(first)
+        candidates = [replace(one, turn=turn) for one, turn in zip(candidates, turns(candidates, first), strict=True)]
+    assert {sum(chosen[at : at + 100]) for at in range(901)} == {1}
+
+
+def test_a_canary_gets_its_share_of_conversations_and_keeps_them_when_it_grows() -> None:
+    small, grown, dice = targets(99, 1), targets(90, 10), random.Random(3)
+    first = {talk: order("sticky", small, wish(dice, str(talk)))[0] for talk in range(20_000)}
+    # Five standard deviations of 20,000 draws.
+    assert sum(first.values()) / 20_000 == pytest.approx(0.01, abs=0.0035)
+    later = {talk: order("sticky", grown, wish(dice, str(talk)))[0] for talk in range(20_000)}
+    assert sum(later.values()) / 20_000 == pytest.approx(0.1, abs=0.011)
+    assert all(later[talk] for talk, side in first.items() if side)

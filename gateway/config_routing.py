@@ -1,0 +1,26 @@
+"""The settings of how routes look after their targets."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from gateway.config_limits import Section
+
+Path = Annotated[str, Meta(min_length=1, max_length=500, pattern=r"^/[!-~]*\Z")]
+
+
+class HealthConfig(Section, frozen=True, kw_only=True):
+    """How a provider is asked whether it is well, about every `interval_s`.
+
+    `path` is one of its host, null: what its kind has for that, or else the list of its models. After `unhealthy_after`
+    answers in a row that are not `status`, its targets are left alone; after `healthy_after` that are, they come back.
+    """
+
+    path: Path | None = None
+    interval_s: Annotated[float, Meta(ge=0.1, le=3600)] = 10
+    timeout_s: Annotated[float, Meta(ge=0.05, le=60)] = 3
+    healthy_after: Annotated[int, Meta(ge=1, le=100)] = 2
+    unhealthy_after: Annotated[int, Meta(ge=1, le=100)] = 3
+    status: Annotated[int, Meta(ge=200, le=599)] = 200

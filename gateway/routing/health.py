@@ -1,0 +1,110 @@
+"""Active health checks: an origin is asked now and then whether it is well, and its targets are left alone if not."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+import msgspec
+
+from adapters.errors import AdapterError, Busy
+
+log = logging.getLogger(__name__)
+
+# Checks of many origins and replicas spread by this part of their interval.
+JITTER = 0.2
+
+
+class HealthSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How often an origin is asked, and how many answers in a row change what is thought of it."""
+
+    interval_s: float = 10.0
+    healthy_after: int = 2
+    unhealthy_after: int = 3
+    status: int = 200
+
+
+class Condition:
+    """Whether an origin is well by its latest checks. It is taken to be well until they say otherwise.
+
+    `ill` says why it is not; `recoveries` counts how often it came back.
+    """
+
+    def __init__(self, settings: HealthSettings) -> None:
+        self.settings = settings
+        self.ill: str | None = None
+        self.recoveries = 0
+        self.checks = 0
+        self.failures = 0
+        self._in_a_row = 0
+
+    def note(self, problem: str | None) -> bool:
+        """How a check went, None: well. Whether that changes what is thought of the origin."""
+        self.checks += 1
+        self.failures += problem is not None
+        if (problem is None) == (self.ill is None):
+            self._in_a_row = 0
+            self.ill = self.ill and problem
+            return False
+        self._in_a_row += 1
+        if self._in_a_row < (self.settings.healthy_after if problem is None else self.settings.unhealthy_after):
+            return False
+        self._in_a_row = 0
+        self.recoveries += problem is None
+        self.ill = problem
+        return True
+
+
+class Checks:
+    """Asks one origin as long as it runs, one question at a time. `knock` answers with its HTTP status."""
+
+    def __init__(
+        self,
+        name: str,
+        condition: Condition,
+        knock: Callable[[], Awaitable[int]],
+        *,
+        draw: Callable[[], float] = random.random,
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._name = name
+        self._condition = condition
+        self._knock = knock
+        self._draw = draw
+        self._pause = pause
+        self._running: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._running = asyncio.create_task(self._run())
+
+    async def close(self) -> None:
+        if self._running is not None:
+            self._running.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._running
+
+    async def _run(self) -> None:
+        interval_s = self._condition.settings.interval_s
+        # Not all at the start, and not all at once ever after.
+        await self._pause(interval_s * self._draw() * JITTER)
+        while True:
+            problem = await self._problem()
+            if self._condition.note(problem):
+                told = "is well again" if problem is None else f"is left alone: {problem}"
+                log.warning("the provider %s %s", self._name, told)
+            await self._pause(interval_s * (1 + JITTER * (self._draw() - 0.5)))
+
+    async def _problem(self) -> str | None:
+        try:
+            status = await self._knock()
+        except Busy:
+            return self._condition.ill  # It was not asked, because all of its connections are in use.
+        except AdapterError as error:
+            return f"its health check failed ({error.code})"
+        except Exception:
+            log.exception("the health check of %s failed unexpectedly", self._name)
+            return "its health check failed (internal_error)"
+        return None if status == self._condition.settings.status else f"its health check was answered with {status}"
