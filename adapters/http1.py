@@ -60,6 +60,11 @@ class Keeping(msgspec.Struct, frozen=True):
 class Wire(Protocol):
     """A way to one origin."""
 
+    @property
+    def connections(self) -> int:
+        """How many there are; where somebody else keeps them, how many requests run."""
+        ...
+
     async def send(self, head: bytes, body: Body, receiver: Receiver, timeouts: Timeouts | None = None) -> None:
         """Send what `render_head` made, with a body behind it; done when the response is. Raises an AdapterError."""
         ...
@@ -148,6 +153,13 @@ class Direct:
                 self._idle.remove(connection)
                 self._drop(connection)
         return bool(self._connections)
+
+    def retire(self) -> None:
+        """Keep no connection that has no request, from now on."""
+        self._keeping = msgspec.structs.replace(self._keeping, idle_max=0)
+        for connection in self._idle:
+            self._drop(connection)
+        self._idle.clear()
 
     async def close(self) -> None:
         for connection in list(self._connections):
@@ -323,6 +335,17 @@ class Client:
             origin, self._keeping, self._bounds, self._timeouts, self._context, self._wake
         )
         return direct
+
+    @property
+    def connections(self) -> int:
+        """How many connections there are, or through proxies requests that run."""
+        return sum(wire.connections for wire in (*self._wires.values(), *self._proxied.values()))
+
+    def retire(self) -> None:
+        """Close each connection when its request is over, for somebody who sends no new ones but may try again."""
+        self._keeping = msgspec.structs.replace(self._keeping, idle_max=0)
+        for wire in self._wires.values():
+            wire.retire()
 
     async def close(self) -> None:
         """End all connections; requests on them fail."""

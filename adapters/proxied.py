@@ -65,9 +65,16 @@ class Proxied:
         self._url = f"{origin.scheme}://{origin.authority}"
         self._timeouts = timeouts
         self._client = httpx.AsyncClient(proxy=proxy, verify=context, trust_env=False, follow_redirects=False)
+        self.connections = 0
 
     async def send(self, head: bytes, body: Body, receiver: Receiver, timeouts: Timeouts | None = None) -> None:
-        timeouts = timeouts or self._timeouts
+        self.connections += 1
+        try:
+            await self._send(head, body, receiver, timeouts or self._timeouts)
+        finally:
+            self.connections -= 1
+
+    async def _send(self, head: bytes, body: Body, receiver: Receiver, timeouts: Timeouts) -> None:
         first, *lines = head.decode("latin-1").split("\r\n")[:-1]
         method, target, _ = first.split(" ")
         request = self._client.build_request(

@@ -130,6 +130,15 @@ class Upstream:
     def _own_names(self) -> tuple[str | None, ...]:
         return (self._settings.organization, self._settings.project)
 
+    @property
+    def connections(self) -> int:
+        """How many connections there are now."""
+        return self._client.connections
+
+    def retire(self) -> None:
+        """It serves nothing new: each connection is closed when its last request is over."""
+        self._client.retire()
+
     async def close(self) -> None:
         await self._client.close()
 

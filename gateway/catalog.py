@@ -186,13 +186,17 @@ class Catalog:
     """All targets by every name they answer to. A name that means two targets is refused."""
 
     def __init__(self, targets: Iterable[Target]) -> None:
-        self._targets = tuple(targets)
-        self._names: dict[str, Target] = {}
-        for target in self._targets:
+        self.replace(targets)
+
+    def replace(self, targets: Iterable[Target]) -> None:
+        """Offer these in the place of all others; who found a target before keeps it."""
+        targets, names = tuple(targets), dict[str, Target]()
+        for target in targets:
             for name in (target.name, *target.aliases):
-                if name in self._names:
+                if name in names:
                     raise ValueError(f"the model name {name!r} is used twice")
-                self._names[name] = target
+                names[name] = target
+        self._targets, self._names = targets, names
 
     def resolve(self, principal: Principal, name: str) -> Target:
         """The target of a name or alias; what is hidden from the principal and what is not there look the same."""

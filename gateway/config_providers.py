@@ -25,30 +25,25 @@ FallsThrough = Literal["context_length_exceeded", "content_filter"]
 LOCAL = "local"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_HOST = re.compile(r"([A-Za-z0-9._:%-]|\{region\}|\{project\})+")
 # Headers that only say who asks or switch a feature on. Whatever authorises or frames a request is set by us.
 _HEADER = re.compile(r"http-referer|user-agent|(anthropic|openai)-beta|openai-(organization|project)|x-[a-z0-9-]{1,60}")
 _OWN_HEADER = re.compile(r"x-(api-key|goog-.*|amz-.*|forwarded-.*|request-id)")
 
 
-class ProviderConfig(Section, frozen=True, kw_only=True):
-    """A provider, and how it is reached and authorised.
+class ProviderSettings(Section, frozen=True, kw_only=True):
+    """A provider and how it is reached, without what is secret and what lies on this machine.
 
-    `api_key` is its key or token, or is in `api_key_file`, read anew when it changes. `oauth`: Anthropic's key is an
-    OAuth token. `aws_*` are for Bedrock without a key, `google_file` is a service account for Vertex. `organization`
-    and `project` are OpenAI's, `project` Vertex's as well, `api_version` is Azure's. `passthrough` opens
+    `oauth`: Anthropic's key is an OAuth token. `aws_access_key_id` is for Bedrock without a key. `organization` and
+    `project` are OpenAI's, `project` Vertex's as well, `api_version` is Azure's. `passthrough` opens
     `/v1/providers/{name}/...`. With `health` it is asked whether it is well, and left alone while it is not.
     """
 
     name: str
     kind: ProviderKind
     base_url: Text | None = None
-    api_key: ProviderKey | None = None
-    api_key_file: LocalPath | None = None
     oauth: bool = False
     aws_access_key_id: Text | None = None
-    aws_secret_access_key: ProviderKey | None = None
-    aws_session_token: ProviderKey | None = None
-    google_file: LocalPath | None = None
     organization: Text | None = None
     project: Text | None = None
     region: Annotated[str, Meta(pattern=r"^[a-z0-9-]{1,40}\Z")] | None = None
@@ -59,11 +54,25 @@ class ProviderConfig(Section, frozen=True, kw_only=True):
     idle_timeout_s: Seconds = 300
     total_timeout_s: Seconds = 3600
     connections_max: Annotated[int, Meta(ge=1, le=10_000)] = 256
-    proxy: SecretUrl | None = None
-    ca_file: LocalPath | None = None
     verify: bool = True
     passthrough: bool = False
     health: HealthConfig | None = None
+
+
+class ProviderConfig(ProviderSettings, frozen=True, kw_only=True):
+    """A provider of the configuration.
+
+    `api_key` is its key or token, or is in `api_key_file`, read anew when it changes. `aws_*` are for Bedrock without a
+    key, `google_file` is a service account for Vertex.
+    """
+
+    api_key: ProviderKey | None = None
+    api_key_file: LocalPath | None = None
+    aws_secret_access_key: ProviderKey | None = None
+    aws_session_token: ProviderKey | None = None
+    google_file: LocalPath | None = None
+    proxy: SecretUrl | None = None
+    ca_file: LocalPath | None = None
 
 
 class TargetConfig(Section, frozen=True, kw_only=True):
@@ -132,6 +141,8 @@ def _url_problem(url: str) -> str | None:
         host, _ = parts.hostname, parts.port
     except ValueError:
         return "not a URL"
+    if not _HOST.fullmatch(host or "-") or re.search(r"[{}]", url.replace("{region}", "").replace("{project}", "")):
+        return "not a URL, in which only {region} and {project} may be in braces"
     if parts.scheme not in ("http", "https") or not host:
         return "expected a URL that starts with https:// or http://"
     if parts.username is not None or parts.query or parts.fragment:

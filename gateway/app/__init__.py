@@ -32,9 +32,10 @@ from gateway.api.mount import Parts, routes, version
 from gateway.api.passing import Passer
 from gateway.api.protocol import Report, Wheel
 from gateway.api.server import ListenError, Server, bind
-from gateway.app.models import build_catalog, open_adapters, open_passthrough, open_routes
+from gateway.app.models import open_adapters
 from gateway.app.money import open_money
 from gateway.app.people import open_authenticator, open_people
+from gateway.app.serving import Serving
 from gateway.audit import GATEWAY, Audit, Event
 from gateway.auth.key_text import key_id, load_pepper
 from gateway.auth.keyring import Keyring
@@ -51,6 +52,7 @@ from gateway.logs import AccessLog
 from gateway.memory import settle_memory
 from gateway.metering import Metering
 from gateway.networks import Networks
+from gateway.passthrough import PassThrough
 from gateway.retention import Retention
 from gateway.routing.decisions import Decisions
 from gateway.state.database import Database
@@ -118,31 +120,29 @@ async def opened(config: Config) -> AsyncIterator[Gateway]:
             )
         adapters = open_adapters(config)
         decisions = Decisions()
-        routers, standings = open_routes(config, adapters, decisions, stack)
-        telemetry.gauge_source(lambda: gauges.of_standings(standings, time.monotonic()))
+        serving = Serving(adapters, decisions)
+        stack.push_async_callback(serving.close)
+        serving.swap(config)
+        telemetry.gauge_source(lambda: gauges.of_standings(serving.standings, time.monotonic()))
         models = [adapter for adapter in adapters if isinstance(adapter, LlamaCpp)]
         pool = Pool(models)
         stack.push_async_callback(pool.close)
         wheel = Wheel(config.server, _reporter(telemetry, access_log))
         telemetry.gauge_source(lambda: gauges.of_models(models))
         telemetry.gauge_source(lambda: [("gateway_connections", (), len(wheel.connections))])
-        catalog = build_catalog(config, adapters, routers)
         process = secrets.token_hex(NAME_CHARS // 2)
         limiter, ledger = await open_money(config, database, shared, telemetry, stack, process)
-        if database is not None:
-            retention = Retention(database, audit, config.state.retention)
-            retention.start()
-            stack.push_async_callback(retention.close)
+        _start_retention(config, database, audit, stack)
         idempotent = await _open_idempotent(config, database, ledger, stack)
         metering = Metering(limiter, ledger, telemetry, process=process)
-        inference = Inference(catalog, telemetry, metering)
-        health = Health(
-            telemetry, lambda: {one.name: one.status() for one in (*adapters, *routers)}, lambda: wheel.draining
-        )
+        inference = Inference(serving.catalog, telemetry, metering)
+        health = Health(telemetry, serving.statuses, lambda: wheel.draining)
         people = await open_people(config, database, shared, stack)
-        parts = Parts(config, catalog, inference, health, audit, limiter, ledger, people=people, decisions=decisions)
-        passthrough = open_passthrough(config, stack, catalog, metering)
-        parts = parts._replace(passthrough=passthrough, standings=lambda: standings)
+        parts = Parts(
+            config, serving.catalog, inference, health, audit, limiter, ledger, people=people, decisions=decisions
+        )
+        passthrough = PassThrough(serving.remotes, serving.catalog, metering)
+        parts = parts._replace(passthrough=passthrough, standings=lambda: serving.standings)
         if database is not None:
             directory = Directory(database, shared)
             keyring = Keyring(directory, load_pepper(Path(config.data_dir), config.auth.pepper))
@@ -177,6 +177,13 @@ async def _open_database(config: Config, stack: AsyncExitStack) -> Database | No
     stack.push_async_callback(database.close)
     await migrate(database, known())
     return database
+
+
+def _start_retention(config: Config, database: Database | None, audit: Audit, stack: AsyncExitStack) -> None:
+    if database is not None:
+        retention = Retention(database, audit, config.state.retention)
+        retention.start()
+        stack.push_async_callback(retention.close)
 
 
 def _facts(config: Config) -> dict[str, str | int | bool]:

@@ -1,32 +1,19 @@
-"""Builds what serves requests: engines, routes, ways to providers, and the catalog of them all."""
+"""What serves each model and each target of a route, and the names that clients know them by."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable
-from contextlib import AsyncExitStack
+from collections.abc import Mapping, Sequence
 
-from adapters import open_adapter, open_remote, open_upstream
-from adapters.asking import knock
+from adapters import open_adapter
 from adapters.llama_cpp import LlamaCpp
-from adapters.remote import RemoteModel
 from adapters.scripted import Scripted
-from adapters.upstream import Upstream
-from gateway.catalog import Adapter, Catalog, Target, dearest, price_place, price_table
-from gateway.config import Config, ProviderConfig, RouteConfig, TargetConfig
-from gateway.config_providers import LOCAL
+from gateway.catalog import Adapter, Price, Target, dearest, price_place
+from gateway.config import Config, TargetConfig
 from gateway.engines import engine_settings
 from gateway.engines import scripts as engine_scripts
-from gateway.metering import Metering, forecast_nano
-from gateway.passthrough import PassThrough
-from gateway.remotes import health_settings, remote_model, route_settings, upstream_settings
-from gateway.routing.backoff import RetryBudget
-from gateway.routing.breaker import Breaker
-from gateway.routing.decisions import Decisions
-from gateway.routing.health import Checks, Condition
+from gateway.metering import forecast_nano
 from gateway.routing.router import Router
 from gateway.routing.router import Target as RouteTarget
-from gateway.routing.standing import Standing
 
 
 def open_adapters(config: Config) -> list[LlamaCpp | Scripted]:
@@ -40,77 +27,33 @@ def open_adapters(config: Config) -> list[LlamaCpp | Scripted]:
     ]
 
 
-def open_routes(
-    config: Config, models: Iterable[Adapter], decisions: Decisions, stack: AsyncExitStack
-) -> tuple[list[Router], dict[str, Standing]]:
-    """What serves each route, in order, and how each target does; nothing is sent to a provider before a request."""
-    upstreams = {provider.name: open_upstream(upstream_settings(provider)) for provider in config.providers}
-    for upstream in upstreams.values():
-        stack.push_async_callback(upstream.close)
-    conditions = {one.name: _watched(one, upstreams[one.name], stack) for one in config.providers if one.health}
-    local = {model.name: adapter for model, adapter in zip(config.models, models, strict=True)}
-    prices = price_table([*config.models, *config.routes])
-    standings: dict[str, Standing] = {}
-    budget = RetryBudget()
-
-    def target(route: RouteConfig, one: TargetConfig) -> RouteTarget:
-        standings.setdefault(one.identity, Standing(Breaker(), conditions.get(one.provider)))
-        price = prices.get(price_place(route.name, one.identity))
-        return RouteTarget(
-            identity=one.identity,
-            provider=one.provider,
-            model=one.model,
-            adapter=local[one.model]
-            if one.provider == LOCAL
-            else open_remote(remote_model(route, one), upstreams[one.provider]),
-            weight=one.weight,
-            cost_nano=lambda request: None if price is None else forecast_nano(request, price, one.context_tokens),
-        )
-
-    routers = [
-        Router(
-            route.name,
-            [[target(route, one) for one in group] for group in route.groups],
-            route_settings(route),
-            standings,
-            budget,
-            decided=decisions.add,
-        )
-        for route in config.routes
-    ]
-    return routers, standings
+def route_target(target: TargetConfig, price: Price | None, adapter: Adapter) -> RouteTarget:
+    """A target of a route."""
+    return RouteTarget(
+        identity=target.identity,
+        provider=target.provider,
+        model=target.model,
+        adapter=adapter,
+        weight=target.weight,
+        cost_nano=lambda request: None if price is None else forecast_nano(request, price, target.context_tokens),
+    )
 
 
-def _watched(provider: ProviderConfig, upstream: Upstream, stack: AsyncExitStack) -> Condition:
-    """How a provider does by checks that run from now on."""
-    assert provider.health is not None
-    health, condition = provider.health, Condition(health_settings(provider.health))
-    checks = Checks(provider.name, condition, lambda: knock(upstream, health.path, health.timeout_s))
-    checks.start()
-    stack.push_async_callback(checks.close)
-    return condition
+def offered(
+    config: Config,
+    models: Sequence[Adapter],
+    routers: Sequence[Router],
+    prices: Mapping[str, Price],
+    since_s: Mapping[str, int],
+) -> list[Target]:
+    """What clients may ask for; an adapter's name is that of its model, a colon and its own.
 
-
-def open_passthrough(config: Config, stack: AsyncExitStack, catalog: Catalog, metering: Metering) -> PassThrough:
-    """The way to the providers' own APIs, where it is open; over connections of its own."""
-    remotes = {}
-    for provider in config.providers:
-        if provider.passthrough:
-            upstream = open_upstream(upstream_settings(provider))
-            stack.push_async_callback(upstream.close)
-            remotes[provider.name] = open_remote(RemoteModel(name=f"{provider.name}/*", model="*"), upstream)
-    return PassThrough(remotes, catalog, metering)
-
-
-def build_catalog(config: Config, models: Iterable[Adapter], routers: Iterable[Router] = ()) -> Catalog:
-    """The names the models are offered under; an adapter's is that of its model, a colon and its own."""
-    created_s = int(time.time())
-    prices = price_table([*config.models, *config.routes])
-    targets = []
+    `since_s` is when each route began, by its name, and under the empty name when everything else did.
+    """
+    targets, began_s = [], since_s[""]
     for model, adapter in zip(config.models, models, strict=True):
-        targets.append(
-            Target(model.name, adapter, aliases=model.aliases, created_s=created_s, price=prices.get(model.name))
-        )
+        price = prices.get(model.name)
+        targets.append(Target(model.name, adapter, aliases=model.aliases, created_s=began_s, price=price))
         for lora in model.engine.loras:
             name, *aliases = (f"{known}:{lora.name}" for known in (model.name, *model.aliases))
             targets.append(
@@ -118,10 +61,10 @@ def build_catalog(config: Config, models: Iterable[Adapter], routers: Iterable[R
                     name,
                     adapter,
                     aliases=tuple(aliases),
-                    created_s=created_s,
+                    created_s=began_s,
                     lora=lora.name,
                     parent=model.name,
-                    price=prices.get(model.name),
+                    price=price,
                 )
             )
     for route, router in zip(config.routes, routers, strict=True):
@@ -131,9 +74,9 @@ def build_catalog(config: Config, models: Iterable[Adapter], routers: Iterable[R
                 route.name,
                 router,
                 aliases=route.aliases,
-                created_s=created_s,
+                created_s=since_s.get(route.name, began_s),
                 price=dearest(known.values()),
                 prices=known,
             )
         )
-    return Catalog(targets)
+    return targets

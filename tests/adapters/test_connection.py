@@ -48,7 +48,7 @@ def outcome(script: Script, *, bounds: Bounds | None = None, timeouts: Timeouts 
             try:
                 return await ask(door, up, timeouts=timeouts)
             except AdapterError as exc:
-                assert door.wire(up.origin).connections == 0  # type: ignore[attr-defined]
+                assert door.wire(up.origin).connections == 0
                 return exc
             finally:
                 await door.close()
@@ -445,9 +445,9 @@ def test_kept_connections_end_with_their_time_and_number() -> None:
         async with upstream(answering(OK)) as up:
             await asyncio.gather(*(ask(door, up) for _ in range(5)))
             wire = door.wire(up.origin)
-            assert wire.connections == 2  # type: ignore[attr-defined]
+            assert wire.connections == 2
             await asyncio.sleep(0.8)
-            assert wire.connections == 0  # type: ignore[attr-defined]
+            assert wire.connections == 0
         await door.close()
 
     run(main())

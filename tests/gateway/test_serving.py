@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+import pytest
+
+from adapters.types import Caller, ChatRequest, Message
+from gateway.app.serving import Serving
+from gateway.auth import Principal
+from gateway.config import Config
+from gateway.errors import GatewayError
+from gateway.routing.decisions import Decisions
+from tests.adapters.provider import chunks, drained, reply
+from tests.adapters.upstream import Peer, run, until, upstream
+
+WHO = Principal(tenant="t", key_id="k", name="n")
+ANSWER = reply(
+    chunks(
+        b'{"id":"c","choices":[{"index":0,"delta":{"role":"assistant","content":"hi"},"finish_reason":"stop"}]}',
+        b'{"id":"c","choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1,"total_tokens":2}}',
+        b"[DONE]",
+    )
+)
+REQUEST = ChatRequest("gpt", (Message("user", "hi"),))
+
+
+def config(*ports: int, weight: float = 1, verify: bool = True, **route: object) -> Config:
+    """One provider for each port, all of them behind the route `gpt`; `verify` makes the first another one."""
+    providers = [
+        {
+            "name": f"p{i}",
+            "kind": "vllm",
+            "base_url": f"http://127.0.0.1:{port}/v1",
+            "passthrough": True,
+            "verify": verify or i > 0,
+        }
+        for i, port in enumerate(ports)
+    ]
+    targets = [{"provider": f"p{i}", "model": "m", "weight": weight} for i in range(len(ports))]
+    routes = [{"name": "gpt", "groups": [targets]} | route] if targets else []
+    return msgspec.convert({"providers": providers, "routes": routes}, Config)
+
+
+async def ask(serving: Serving, name: str = "gpt") -> None:
+    await drained(serving.catalog.resolve(WHO, name).adapter.chat(REQUEST, Caller("r", "t")))
+
+
+def test_a_request_ends_with_what_it_began_with_and_then_its_connection_is_closed() -> None:
+    async def main() -> None:
+        serving, go_on, closed = Serving((), Decisions()), asyncio.Event(), asyncio.Event()
+
+        async def script(peer: Peer) -> None:
+            await peer.request()
+            await go_on.wait()
+            await peer.send(ANSWER)
+            assert await peer.gone()
+            closed.set()
+
+        async with upstream(script) as old:
+            serving.swap(config(old.port))
+            request = asyncio.create_task(ask(serving))
+            await until(lambda: old.accepted == 1)
+            serving.swap(config())
+            with pytest.raises(GatewayError):
+                serving.catalog.resolve(WHO, "gpt")
+            assert not serving.remotes and not serving.routers and not serving.standings
+            go_on.set()
+            await request
+            await closed.wait()
+            await serving.close()
+
+    run(main())
+
+
+def test_an_idle_connection_is_closed_with_its_provider() -> None:
+    async def main() -> None:
+        serving, closed = Serving((), Decisions()), asyncio.Event()
+
+        async def script(peer: Peer) -> None:
+            await peer.request()
+            await peer.send(ANSWER)
+            assert await peer.gone()
+            closed.set()
+
+        async with upstream(script) as old:
+            serving.swap(config(old.port))
+            await ask(serving)
+            serving.swap(config(old.port, 9))
+            assert not closed.is_set()
+            serving.swap(config())
+            await closed.wait()
+            await serving.close()
+
+    run(main())
+
+
+def test_what_stays_keeps_its_connections_measurements_and_turns() -> None:
+    async def main() -> None:
+        async def script(peer: Peer) -> None:
+            while True:
+                await peer.request()
+                await peer.send(ANSWER)
+
+        serving = Serving((), Decisions())
+        async with upstream(script) as first, upstream(script) as second:
+            serving.swap(config(first.port))
+            await ask(serving)
+            standing, router, remote = serving.standings["p0/m"], serving.routers[0], serving.remotes["p0"]
+            assert (standing.requests, first.accepted) == (1, 1)
+
+            serving.swap(config(first.port))
+            assert serving.routers[0] is router
+
+            serving.swap(config(first.port, second.port))
+            assert serving.standings["p0/m"] is standing and serving.remotes["p0"] is remote
+            await ask(serving)
+            await ask(serving)
+            assert (first.accepted, second.accepted) == (1, 1)
+
+            serving.swap(config(first.port, verify=False))
+            assert serving.standings["p0/m"] is not standing, "a provider described anew is another one"
+            await serving.close()
+
+    run(main())
+
+
+def test_what_cannot_be_made_changes_nothing() -> None:
+    async def main() -> None:
+        serving = Serving((), Decisions())
+        serving.swap(config(9))
+        router = serving.routers[0]
+        with pytest.raises(ValueError, match="used twice"):
+            serving.swap(config(9, 10, aliases=("gpt",)))
+        assert serving.routers == (router,)
+        assert serving.catalog.resolve(WHO, "gpt").adapter is router
+        await serving.close()
+
+    run(main())
