@@ -262,7 +262,7 @@ PROVIDERS: Mapping[ProviderKind, Provider] = {
     ),
     # Another gateway of this kind.
     "gateway": Provider(
-        paths={**_OPENAI_PATHS, **_MESSAGES, **_RERANK},
+        paths={**_OPENAI_PATHS, **_RESPONSES, **_MESSAGES, **_RERANK},
         capabilities=_SELF_HOSTED,
         health_path="/health/ready",
         style=Style(

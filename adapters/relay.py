@@ -16,6 +16,7 @@ from adapters.connection import Flow, Headers
 from adapters.dialects import openai_passing
 from adapters.dialects.anthropic_messages.passing import MESSAGES
 from adapters.dialects.failures import failure
+from adapters.dialects.openai_responses.passing import RESPONSES
 from adapters.dialects.passing import Passing, Watch
 from adapters.errors import AdapterError, InvalidRequest, UpstreamInvalid
 from adapters.estimates import BYTES_PER_TOKEN
@@ -33,6 +34,7 @@ PASSING: Mapping[DialectName, Passing] = {
     "openai_chat": openai_passing.CHAT,
     "openai_completions": openai_passing.COMPLETION,
     "openai_embeddings": openai_passing.EMBEDDING,
+    "openai_responses": RESPONSES,
     "anthropic_messages": MESSAGES,
 }
 

@@ -93,7 +93,8 @@ class Upstream:
                 ":streamGenerateContent?alt=sse", ":generateContent"
             )
         if settings.api_version is not None and settings.kind == "azure":
-            path = path.replace("/openai/v1/", "/openai/deployments/{model}/") + f"?api-version={settings.api_version}"
+            before = "/openai/" if dialect == "openai_responses" else "/openai/deployments/{model}/"
+            path = path.replace("/openai/v1/", before) + f"?api-version={settings.api_version}"
         values = {"model": model, "region": settings.region or "", "project": settings.project or ""}
         for name, value in values.items():
             path = path.replace(f"{{{name}}}", quote(value, safe=""))

@@ -136,7 +136,7 @@ class GatewayError(Exception):
             return "insufficient_quota"
         return KINDS.get(self.status, "invalid_request_error" if self.status < 500 else "api_error")
 
-    def body(self) -> dict[str, dict[str, str | None]]:
+    def body(self) -> dict[str, object]:
         """The OpenAI error object, ready to be encoded."""
         return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
 
@@ -147,6 +147,11 @@ class GatewayError(Exception):
         details = {"error_code": self.code} | ({"param": self.param} if self.param else {})
         error = {"type": kind, "message": self.message, "details": details}
         return status, {"type": "error", "error": error, "request_id": request_id}
+
+    def in_responses(self, number: int) -> dict[str, object]:
+        """The error as an event of the Responses API; SDKs look for `error` in any event."""
+        event = {"type": "error", "sequence_number": number, "code": self.code}
+        return event | {"message": self.message, "param": self.param} | self.body()
 
     def wire_headers(self) -> dict[str, str]:
         """The headers that belong to the answer: how long to wait, whether to try again, and the error's own."""

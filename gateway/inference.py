@@ -10,6 +10,7 @@ from typing import TypeVar
 from msgspec.structs import replace
 
 from adapters.errors import InvalidRequest, Timeout
+from adapters.estimates import prompt_tokens
 from adapters.types import (
     Caller,
     ChatRequest,
@@ -133,6 +134,16 @@ class Inference:
     async def apply_template(self, principal: Principal, request: ChatRequest) -> tuple[str, int]:
         """The prompt that a conversation becomes and its length in tokens. An empty model name: the only one."""
         return await self._in_time(self._target(principal, request.model or None).adapter.apply_template(request))
+
+    async def count(self, principal: Principal, request: ChatRequest) -> int:
+        """The tokens of a conversation: exact where the model's tokeniser can be asked, else an estimate, which is what
+        clients need to plan with."""
+        try:
+            return (await self.apply_template(principal, request))[1]
+        except InvalidRequest as exc:
+            if exc.code != "unsupported_parameter":
+                raise
+            return prompt_tokens(request)
 
     def _target(self, principal: Principal, model: str | None, kind: Kind | None = None) -> Target:
         target = self._catalog.only(principal) if model is None else self._catalog.resolve(principal, model)

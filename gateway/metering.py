@@ -265,7 +265,7 @@ def inbound_tokens(body: bytes) -> int:
         images += 1
     if len(body) <= URLS_BYTES:
         # Each part names its type and has a member of that name.
-        images = max(images, (body.count(b'"image_url"') + 1) // 2)
+        images = max(images, (body.count(b'"image_url"') + 1) // 2, body.count(b'"input_image"'))
     return tokens + IMAGE_TOKENS * images
 
 

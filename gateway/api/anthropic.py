@@ -6,14 +6,11 @@ from msgspec.structs import replace
 from starlette.requests import Request
 
 from adapters.dialects import anthropic_messages as dialect
-from adapters.errors import InvalidRequest
-from adapters.estimates import prompt_tokens
 from adapters.types import ChatRequest
 from gateway.api import shapes
 from gateway.api.http import Endpoint, Response, json_response, read_json_body, run_until_disconnect
 from gateway.api.openai.generation import Rendering, answer, caller_of, room_headers
 from gateway.api.remote_images import RemoteImages
-from gateway.auth import Principal
 from gateway.inference import Inference
 from gateway.streams import Stream
 
@@ -65,14 +62,5 @@ class Messages:
 
     async def count(self, request: Request) -> Response:
         asked = dialect.parse_count(await read_json_body(request, self._body_bytes_max))
-        tokens = await run_until_disconnect(request, self._count(request.state.principal, asked))
+        tokens = await run_until_disconnect(request, self._inference.count(request.state.principal, asked))
         return json_response(dialect.render_count(tokens))
-
-    async def _count(self, principal: Principal, asked: ChatRequest) -> int:
-        """Exact where the model's tokeniser is here, else an estimate, which is what clients need to plan with."""
-        try:
-            return (await self._inference.apply_template(principal, asked))[1]
-        except InvalidRequest as exc:
-            if exc.code != "unsupported_parameter":
-                raise
-            return prompt_tokens(asked)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from types import TracebackType
 from typing import Any, Literal, Protocol, TypeVar
@@ -28,6 +29,8 @@ T = TypeVar("T")
 HeaderList = list[tuple[bytes, bytes]]
 
 log = logging.getLogger("gateway.http")
+# How events of the Responses API are numbered.
+_NUMBERS = re.compile(rb'"sequence_number"\s*:\s*(\d{1,15})\b')
 CONTROL_CHARACTERS = dict.fromkeys([*range(0x20), 0x7F], "")
 
 
@@ -140,10 +143,15 @@ def error_response(error: GatewayError, request_id: str | None = None, *, anthro
     return json_response(msgspec.json.encode(body), status, headers)
 
 
-def error_event(error: GatewayError, request_id: str, *, anthropic: bool = False) -> bytes:
-    """The error as the last event of a stream."""
-    body = error.in_anthropic(request_id)[1] if anthropic else error.body()
-    return b"%bdata: %b\n\n" % (b"event: error\n" if anthropic else b"", msgspec.json.encode(body))
+def error_event(error: GatewayError, request_id: str, *, anthropic: bool = False, last: bytes = b"") -> bytes:
+    """The error as the last event of a stream, in the shape of the events before it, of which `last` are the latest."""
+    kind, body = b"", error.body()
+    if anthropic:
+        kind, body = b"event: error\n", error.in_anthropic(request_id)[1]
+    elif last.startswith(b"event: response."):
+        numbers = _NUMBERS.findall(last)
+        kind, body = b"event: error\n", error.in_responses(int(numbers[-1]) + 1 if numbers else 0)
+    return b"%bdata: %b\n\n" % (kind, msgspec.json.encode(body))
 
 
 def speaks_anthropic(scope: Scope) -> bool:
@@ -282,6 +290,7 @@ class EventStreamResponse:
         self.failure: GatewayError | None = None
         self._events = events
         self._started = False
+        self._last = b""
         self._tells = True
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -301,7 +310,8 @@ class EventStreamResponse:
                 raise self.failure
             if not self._tells:
                 return
-            event = error_event(self.failure, scope["state"]["request_id"], anthropic=speaks_anthropic(scope))
+            request_id, anthropic = scope["state"]["request_id"], speaks_anthropic(scope)
+            event = error_event(self.failure, request_id, anthropic=anthropic, last=self._last)
             await send({"type": "http.response.body", "body": event, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
@@ -311,6 +321,7 @@ class EventStreamResponse:
                 self._started = True
                 await send({"type": "http.response.start", "status": self.status, "headers": self.headers})
             await send({"type": "http.response.body", "body": event, "more_body": True})
+            self._last = event
         if not self._started:
             self._started = True
             await send({"type": "http.response.start", "status": self.status, "headers": self.headers})

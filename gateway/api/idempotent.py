@@ -28,7 +28,7 @@ from gateway.idempotency import Claim, Idempotency, Result, claim_of
 
 T = TypeVar("T")
 
-PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/messages", "/v1/embeddings", *rerank.PATHS)
+PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages", "/v1/embeddings", *rerank.PATHS)
 KEY_CHARS_MAX = 255
 # How the limits stood is no longer true of a replay, and its length is set anew.
 NOT_KEPT = ("content-length", "x-request-id", "request-id", "x-ratelimit-", "anthropic-ratelimit-")

@@ -91,7 +91,7 @@ class Exchange(RequestResponseCycle):
         self.task: asyncio.Task[Any] | None = None
         self._left = False
         self._then: Callable[[], None] | None = None
-        self._head = b""
+        self._head = self._last = b""
         self._headers_of_stream: Callable[[], str] = str
         super().__init__(scope={}, transport=transport, flow=connection.flow, message_event=asyncio.Event(), **cycle)  # type: ignore[typeddict-item]
 
@@ -226,7 +226,7 @@ class Exchange(RequestResponseCycle):
     def write(self, data: bytes, outputs: int) -> bool:
         if not self.disconnected:
             self.transport.write(b"%b%x\r\n%b\r\n" % (self._head, len(data), data))
-            self._head = b""
+            self._head, self._last = b"", data
         return not self.flow.write_paused
 
     def when_drained(self, then: Callable[[], None]) -> None:
@@ -243,7 +243,7 @@ class Exchange(RequestResponseCycle):
     def _fail(self, error: GatewayError, request_id: str) -> tuple[int, str]:
         """The error as a status while there is none yet, else as the last event."""
         if self.response_started:
-            event = error_event(error, request_id)
+            event = error_event(error, request_id, last=self._last)
             self._end(b"%b%x\r\n%b\r\n0\r\n\r\n" % (self._head, len(event), event))
             return 200, error.code
         answer = error_response(error, request_id)

@@ -79,6 +79,48 @@ def messages(body: type) -> Doc:
     )
 
 
+def responses(body: type) -> Doc:
+    details = {"type": "object"}
+    usage = thing(
+        input_tokens=COUNT,
+        input_tokens_details=details,
+        output_tokens=COUNT,
+        output_tokens_details=details,
+        total_tokens=COUNT,
+    )
+    answer = thing(
+        id=TEXT,
+        object={"const": "response"},
+        created_at=COUNT,
+        status={"enum": ["completed", "incomplete"]},
+        model=TEXT,
+        output=many(thing(id=TEXT, type=TEXT)),
+        incomplete_details=or_null(thing(reason=TEXT)),
+        error=or_null(details),
+        store={"const": False},
+        usage=usage,
+    )
+    about = (
+        "OpenAI's Responses API. Nothing is kept: send the whole conversation as `input`. With `stream` the answer "
+        "comes as numbered events, of which the last is `response.completed`, `response.incomplete` or `error`."
+    )
+    example = {"model": "demo", "input": "Hello", "max_output_tokens": 32}
+    return Doc(
+        "responses",
+        body=body,
+        answer=answer,
+        media=EVENTS,
+        headers=dict(IDEMPOTENT),
+        description=about,
+        example=example,
+    )
+
+
+def response_tokens(body: type) -> Doc:
+    answer = thing(object={"const": "response.input_tokens"}, input_tokens=COUNT)
+    return Doc("responses", body=body, answer=answer, example={"model": "demo", "input": "Hello"})
+
+
 def message_tokens(body: type) -> Doc:
     example = {"model": "demo", "messages": [{"role": "user", "content": "Hello"}]}
     return Doc("messages", body=body, answer=thing(input_tokens=COUNT), example=example)

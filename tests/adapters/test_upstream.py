@@ -52,6 +52,14 @@ ROWS: list[tuple[ProviderKind, dict[str, Any], DialectName, str, str, str]] = [
         "own.example",
         f"api-key: {KEY}",
     ),
+    (
+        "azure",
+        {"api_version": "preview"},
+        "openai_responses",
+        "/base/openai/responses?api-version=preview",
+        "own.example",
+        f"api-key: {KEY}",
+    ),
     ("anthropic", {}, "anthropic_messages", "/v1/messages", "api.anthropic.com", f"x-api-key: {KEY}"),
     (
         "anthropic",

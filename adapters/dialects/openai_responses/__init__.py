@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from adapters.dialects.openai_responses.events_in import EventParser
-from adapters.dialects.openai_responses.events_out import ChunkRenderer, render_answer
+from adapters.dialects.openai_responses.events_out import ChunkRenderer, render_answer, render_count
 from adapters.dialects.openai_responses.fields import Body
-from adapters.dialects.openai_responses.request_in import ResponsesInbound, parse_request
+from adapters.dialects.openai_responses.request_in import ResponsesInbound, parse_request, refuse_kept
 from adapters.dialects.openai_responses.request_out import render_request
 
 __all__ = [
@@ -20,7 +20,9 @@ __all__ = [
     "EventParser",
     "ResponsesInbound",
     "parse_request",
+    "refuse_kept",
     "render_answer",
+    "render_count",
     "render_request",
 ]
 

@@ -7,7 +7,7 @@ import msgspec
 from adapters.dialects.failures import failure_in_stream
 from adapters.dialects.openai_responses.request_in import OPENAI
 from adapters.dialects.openai_usage import WireUsage, parse_usage
-from adapters.errors import UpstreamInvalid, UpstreamRefused
+from adapters.errors import AdapterError, UpstreamInvalid, UpstreamRefused
 from adapters.types import (
     ChatRequest,
     ChoiceFinished,
@@ -60,14 +60,20 @@ class _Event(msgspec.Struct):
     output_index: int = 0
     item: _Item | None = None
     response: _Response | None = None
-    error: msgspec.Raw = msgspec.Raw(b"null")
     logprobs: list[_Token] = []
 
 
 _decoder = msgspec.json.Decoder(_Event)
 
-_ENDS = ("response.completed", "response.incomplete", "response.failed", "error")
+ENDS = ("response.completed", "response.incomplete", "response.failed", "error")
 _REASONS: dict[str, FinishReason] = {"max_output_tokens": "length", "content_filter": "content_filter"}
+
+
+def failed(error: bytes | msgspec.Raw) -> AdapterError:
+    """What an event of type `error`, or the error of a response, means."""
+    given = bytes(error)
+    problem = failure_in_stream(given) or failure_in_stream(b'{"error":%b}' % given)
+    return problem or UpstreamRefused("The provider of this model failed.", 500)
 
 
 class EventParser:
@@ -87,7 +93,7 @@ class EventParser:
             event = _decoder.decode(payload)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise failure_in_stream(payload) or UpstreamInvalid("The provider sent an event that is none.") from None
-        if event.type in _ENDS:
+        if event.type in ENDS:
             self._end(event, payload)
         events: list[Event] = [] if self._started else [Started(prompt_tokens=0)]
         self._started = True
@@ -103,9 +109,7 @@ class EventParser:
     def _end(self, event: _Event, payload: bytes) -> None:
         response = event.response or _Response()
         if event.type in ("error", "response.failed"):
-            error = bytes(response.error if event.type == "response.failed" else event.error)
-            problem = failure_in_stream(b'{"error":%b}' % (payload if error == b"null" else error))
-            raise problem or UpstreamRefused("The provider of this model failed.", 500)
+            raise failed(response.error if event.type == "response.failed" else payload)
         self._usage = parse_usage(response.usage or WireUsage())
         if event.type == "response.incomplete":
             details = response.incomplete_details or _Details()

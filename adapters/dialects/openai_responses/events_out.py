@@ -193,6 +193,11 @@ def render_answer(head: wire.ResponseHead, inbound: ResponsesInbound, folded: wi
     return _encode(ended(response(head, inbound, "completed", output), choice.reason, folded.usage))
 
 
+def render_count(tokens: int) -> bytes:
+    """How long an input is."""
+    return _encode({"object": "response.input_tokens", "input_tokens": tokens})
+
+
 def _logprobs(tokens: tuple[TokenLogprob, ...]) -> list[Fields]:
     return [
         {**_token(token.raw, token.logprob), "top_logprobs": [_token(top.raw, top.logprob) for top in token.top]}

@@ -10,7 +10,7 @@ from msgspec import Meta
 from adapters.dialects import openai_wire as wire
 from adapters.dialects.openai_reasoning import Effort
 from adapters.dialects.openai_tools import TOOLS_MAX
-from adapters.dialects.structured import ABSENT, SchemaName
+from adapters.dialects.structured import SchemaName, absent
 
 ITEMS_MAX = 8192
 
@@ -51,7 +51,7 @@ class WireFunction(msgspec.Struct):
     type: str
     name: str | None = None
     description: str | None = None
-    parameters: msgspec.Raw = ABSENT
+    parameters: msgspec.Raw = msgspec.field(default_factory=absent)
     strict: bool | None = None
 
 
@@ -68,7 +68,7 @@ class Choice(Allowed):
 class Format(msgspec.Struct):
     type: str
     name: SchemaName | None = None
-    schema: msgspec.Raw = ABSENT
+    schema: msgspec.Raw = msgspec.field(default_factory=absent)
     strict: bool | None = None
 
 

@@ -35,12 +35,12 @@ def response(head: wire.ResponseHead, inbound: ResponsesInbound, status: str, ou
         "parallel_tool_calls": request.tool_choice.parallel,
         "previous_response_id": inbound.previous_response_id,
         "prompt_cache_key": inbound.session_key,
-        "reasoning": {"effort": request.thinking.effort, "summary": None},
+        "reasoning": {"effort": request.thinking.effort, "summary": inbound.summary},
         "safety_identifier": request.end_user,
         "service_tier": "default",
-        "store": inbound.store,
+        "store": bool(inbound.store),
         "temperature": 1.0 if sampling.temperature is None else sampling.temperature,
-        "text": {"format": _format(generation.constraint), "verbosity": "medium"},
+        "text": {"format": _format(generation.constraint, inbound), "verbosity": inbound.verbosity or "medium"},
         "tool_choice": _choice(request),
         "tools": [_tool(tool) for tool in request.tools],
         "top_logprobs": generation.logprobs or 0,
@@ -106,11 +106,12 @@ def call_item(id: str, call: ToolCall, status: str = "completed") -> Fields:
     }
 
 
-def _format(constraint: Constraint | None) -> Fields:
+def _format(constraint: Constraint | None, inbound: ResponsesInbound) -> Fields:
     match constraint:
         case Constraint(kind="json_schema"):
             schema = msgspec.Raw(constraint.source.encode())
-            return {"type": "json_schema", "name": "answer", "schema": schema, "strict": constraint.strict}
+            name = inbound.format_name or "answer"
+            return {"type": "json_schema", "name": name, "schema": schema, "strict": constraint.strict}
         case Constraint(kind="json_object"):
             return {"type": "json_object"}
     return {"type": "text"}

@@ -36,23 +36,24 @@ OPENAI = "openai:"
 _ROLES: dict[str, Role] = {"user": "user", "assistant": "assistant", "system": "system", "developer": "developer"}
 
 
-class ResponsesInbound(msgspec.Struct, frozen=True, kw_only=True):
+class ResponsesInbound(wire.Inbound[ChatRequest], frozen=True, kw_only=True):
     """A parsed request, and what the server must know beside it.
 
-    `previous_response_id` and `conversation` name what is to come before its messages; `thoughts` asks for them to be
-    given back to be kept by the client.
+    `store` None: it did not say. `previous_response_id` and `conversation` name what is to come before its messages;
+    `thoughts` asks for them to be given back to be kept by the client. `format_name`, `summary` and `verbosity` are
+    told again in the answer.
     """
 
-    request: ChatRequest
-    stream: bool = False
-    session_key: str | None = None
     previous_response_id: str | None = None
     conversation: str | None = None
-    store: bool = True
+    store: bool | None = None
     background: bool = False
     thoughts: bool = False
     metadata: dict[str, str] = {}
     instructions: str | None = None
+    format_name: str | None = None
+    summary: str | None = None
+    verbosity: str | None = None
 
 
 _decoder = msgspec.json.Decoder(Body)
@@ -67,7 +68,7 @@ def parse_request(body: bytes) -> ResponsesInbound:
     if fields.truncation not in (None, "disabled"):
         raise invalid("truncation", "only 'disabled' is possible: a prompt that is too long is refused")
     tools = tuple(_tool(tool, f"tools[{index}]") for index, tool in enumerate(fields.tools or []))
-    reasoning = fields.reasoning
+    reasoning, text = fields.reasoning, fields.text
     effort = None if reasoning is None else reasoning.effort
     enabled = None if effort is None else effort != "none"
     include = fields.include or []
@@ -87,7 +88,7 @@ def parse_request(body: bytes) -> ResponsesInbound:
                 temperature=0.0 if fields.top_p == 0 else fields.temperature,
                 top_p=None if fields.top_p == 0 else fields.top_p,
             ),
-            constraint=_constraint(fields.text.format if fields.text is not None else None),
+            constraint=_constraint(None if text is None else text.format),
             reasoning_tokens_max=0 if enabled is False else None,
         ),
         thinking=Thinking(enabled, None if effort == "none" else effort),
@@ -96,15 +97,33 @@ def parse_request(body: bytes) -> ResponsesInbound:
     return ResponsesInbound(
         request=request,
         stream=bool(fields.stream),
-        session_key=fields.prompt_cache_key,
+        session_key=fields.prompt_cache_key or None,
         previous_response_id=fields.previous_response_id,
         conversation=_conversation(fields.conversation),
-        store=fields.store is not False,
+        store=fields.store,
         background=bool(fields.background),
         thoughts="reasoning.encrypted_content" in include,
         metadata=fields.metadata or {},
         instructions=fields.instructions,
+        format_name=None if text is None or text.format is None else text.format.name,
+        summary=None if reasoning is None else reasoning.summary,
+        verbosity=None if text is None else text.verbosity,
     )
+
+
+def refuse_kept(
+    store: bool | None, previous_response_id: str | None, conversation: object, background: bool | None
+) -> None:
+    """Raise for what can only be done with responses that are kept."""
+    for param, given in (
+        ("store", store),
+        ("previous_response_id", previous_response_id is not None),
+        ("conversation", conversation is not None),
+        ("background", background),
+    ):
+        if given:
+            message = f"'{param}' is not supported: responses are not kept here. Send the earlier turns in 'input'."
+            raise InvalidRequest(message, code="unsupported_parameter", param=param)
 
 
 def _conversation(given: object) -> str | None:

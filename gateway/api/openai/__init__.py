@@ -7,6 +7,7 @@ from gateway.api.openai.chat import ChatCompletions
 from gateway.api.openai.completions import Completions
 from gateway.api.openai.embeddings import EmbeddingVectors
 from gateway.api.openai.models import Models
+from gateway.api.openai.responses import Responses
 from gateway.api.remote_images import RemoteImages
 from gateway.catalog import Catalog
 from gateway.inference import Inference
@@ -18,6 +19,7 @@ def endpoints(
     """All of them."""
     return (
         *ChatCompletions(inference, images, body_bytes_max).endpoints(),
+        *Responses(inference, images, body_bytes_max).endpoints(),
         *Completions(inference, body_bytes_max).endpoints(),
         *EmbeddingVectors(inference, catalog, body_bytes_max).endpoints(),
         *Models(catalog).endpoints(),

@@ -117,6 +117,7 @@ def test_settings() -> None:
         )
     )
     assert (inbound.stream, inbound.session_key, inbound.store, inbound.thoughts) == (True, "k", False, True)
+    assert parse_request(body()).store is None
     assert inbound.previous_response_id == "resp_0"
     request = inbound.request
     assert request.tools == (Tool("f", "", b'{"type": "object"}', True),)

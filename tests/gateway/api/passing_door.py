@@ -8,10 +8,12 @@ from collections.abc import AsyncIterator
 
 from adapters.connection import Timeouts
 from adapters.http1 import Client as HttpClient
+from adapters.providers import ProviderKind
 from adapters.remote import Remote, RemoteModel
 from adapters.upstream import Upstream as Provider
 from adapters.upstream import UpstreamSettings
 from gateway.api import openai as api
+from gateway.api.anthropic import Messages
 from gateway.api.passing import Passer
 from gateway.api.remote_images import RemoteImages
 from gateway.auth import Authenticator
@@ -51,11 +53,12 @@ async def opened(
     authenticator: Authenticator | None = None,
     metering: Metering | None = None,
     loopback_only: bool = False,
+    kind: ProviderKind = "openai-compatible",
 ) -> AsyncIterator[Door]:
     async with upstream(script) as up:
         client = HttpClient(proxies={}, timeouts=QUICK)
-        url = f"http://127.0.0.1:{up.port}/v1"
-        settings = UpstreamSettings(name="p", kind="openai-compatible", base_url=url, api_key=Secret("upstream-key"))
+        url = f"http://127.0.0.1:{up.port}" + ("" if kind == "anthropic" else "/v1")
+        settings = UpstreamSettings(name="p", kind=kind, base_url=url, api_key=Secret("upstream-key"))
         provider = Provider(settings, client=client)
         remote = Remote(
             RemoteModel(name="far", model="their-model", kinds=("chat", "completion", "embedding")), provider
@@ -63,7 +66,11 @@ async def opened(
         telemetry = Telemetry("test")
         catalog = Catalog([Target("far", remote, aliases=("f",)), Target("near", Scripted())])
         inference = Inference(catalog, telemetry, metering)
-        endpoints = api.endpoints(inference, catalog, RemoteImages(ImagesConfig()), BODY_BYTES_MAX)
+        images = RemoteImages(ImagesConfig())
+        endpoints = (
+            *api.endpoints(inference, catalog, images, BODY_BYTES_MAX),
+            *Messages(inference, images, BODY_BYTES_MAX).endpoints(),
+        )
         passer = Passer(inference, BODY_BYTES_MAX)
         async with serve(
             endpoints, limits, authenticator, passer=passer, lane=lane, loopback_only=loopback_only

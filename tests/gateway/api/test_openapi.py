@@ -59,6 +59,8 @@ def test_fields_that_are_refused_are_not_offered() -> None:
         ("POST", "/v1/chat/completions", BODY),
         ("POST", "/v1/chat/completions", BODY | {"logprobs": True}),
         ("POST", "/v1/completions", {"model": "m", "prompt": "x"}),
+        ("POST", "/v1/responses", {"model": "m", "input": "x"}),
+        ("POST", "/v1/responses/input_tokens", {"model": "m", "input": "x"}),
         ("POST", "/v1/messages", BODY | {"max_tokens": 9}),
         ("POST", "/v1/messages/count_tokens", BODY),
         ("POST", "/v1/embeddings", {"model": "m", "input": ["x"]}),

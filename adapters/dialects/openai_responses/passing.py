@@ -1,0 +1,196 @@
+"""Requests of the Responses API, passed on as they came: nothing is kept, neither here nor where they are answered."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import msgspec
+
+from adapters.dialects import openai_wire as wire
+from adapters.dialects.client import Style
+from adapters.dialects.openai_responses.events_in import ENDS, failed
+from adapters.dialects.openai_responses.fields import Id
+from adapters.dialects.openai_responses.request_in import refuse_kept
+from adapters.dialects.openai_usage import WireUsage, parse_usage
+from adapters.dialects.passing import Passing
+from adapters.dialects.splicing import Parts, splice
+from adapters.errors import BrokeOff, UpstreamInvalid
+from adapters.types import Head, Inbound, Usage
+
+# What stands in a request that needs a capability.
+SIGNS: Mapping[str, tuple[bytes, ...]] = {
+    "tools": (b'"tools"',),
+    "tool_choice": (b'"tool_choice"',),
+    "parallel_tools": (b'"parallel_tool_calls"',),
+    "images": (b'"input_image"',),
+    "audio": (b'"input_audio"',),
+    "documents": (b'"input_file"',),
+    "json_object": (b'"json_object"',),
+    "json_schema": (b'"json_schema"',),
+    "grammars": (b'"grammar"',),
+    "logprobs": (b'"top_logprobs"', b'logprobs"'),
+    "reasoning": (b'"reasoning"',),
+}
+# What of a stream has to be looked at; anything else is shown as it comes.
+_TOLD = (*(b'"%b"' % kind.encode() for kind in ENDS), b"[DONE]")
+
+_encode = msgspec.json.Encoder().encode
+
+
+class _Head(wire.RequestFields, kw_only=True):
+    """What is read of any request."""
+
+    model: wire.ModelName
+    stream: bool | None = None
+    max_output_tokens: wire.Count | None = None
+    prompt_cache_key: wire.SessionKey | None = None
+    store: bool | None = None
+    previous_response_id: Id | None = None
+    conversation: Any = None
+    background: bool | None = None
+
+
+class _Routed(msgspec.Struct):
+    """The fields that may be replaced, once the head has been read."""
+
+    max_output_tokens: Any = msgspec.UNSET
+    store: Any = msgspec.UNSET
+
+
+class _Response(msgspec.Struct):
+    """What is looked at in an answer."""
+
+    object: str = ""
+    error: msgspec.Raw = msgspec.Raw(b"null")
+    usage: WireUsage | None = None
+
+
+class _Event(msgspec.Struct):
+    type: str = ""
+    response: _Response | None = None
+
+
+_head_decoder = msgspec.json.Decoder(_Head)
+_routed_decoder = msgspec.json.Decoder(_Routed)
+_response_decoder = msgspec.json.Decoder(_Response)
+_event_decoder = msgspec.json.Decoder(_Event)
+
+
+def read_head(body: bytes) -> Head:
+    """The head of a request; one that needs what was kept is refused."""
+    fields = wire.decode(_head_decoder, body)
+    wire.refuse_redirects(fields)
+    refuse_kept(fields.store, fields.previous_response_id, fields.conversation, fields.background)
+    return Head(
+        fields.model,
+        bool(fields.stream),
+        fields.max_output_tokens,
+        session_key=fields.prompt_cache_key or None,
+        usage_wanted=True,
+    )
+
+
+def rewrite(inbound: Inbound, model: str, style: Style) -> Parts:
+    """The body with the target's model, with a bound of the answer where there is one, and never without `store`, which
+    would mean that the provider keeps what nobody can ask for or erase."""
+    fields = _routed_decoder.decode(inbound.body)
+    replaced: dict[str, bytes] = {"model": _encode(model)}
+    added: dict[str, bytes] = {}
+    wanted = [("store", fields.store, b"false")] if fields.store in (msgspec.UNSET, None) else []
+    if inbound.output_tokens_max is not None:
+        wanted.append(("max_output_tokens", fields.max_output_tokens, b"%d" % inbound.output_tokens_max))
+    for name, given, value in wanted:
+        (added if given is msgspec.UNSET else replaced)[name] = value
+    return splice(inbound.body, replaced, added)
+
+
+def usage_of(body: bytes) -> Usage:
+    """What a whole answer says that it used."""
+    try:
+        answer = _response_decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise _strange() from None
+    if bytes(answer.error) != b"null":
+        raise failed(answer.error)
+    if answer.object != "response":
+        raise _strange()
+    return Usage() if answer.usage is None else parse_usage(answer.usage)
+
+
+def _strange() -> UpstreamInvalid:
+    return UpstreamInvalid("The provider's answer is not what was agreed on.")
+
+
+class EventWatch:
+    """The events of one stream. Each delta is one token at least."""
+
+    def __init__(self, inbound: Inbound) -> None:
+        self.usage = Usage()
+        self.done = False
+        self._last = b""
+
+    def passed(self, frames: bytes, events: int) -> tuple[bytes, int]:
+        if self.done:
+            return b"", 0
+        if any(sign in frames for sign in _TOLD):
+            frames = b"".join(frame + b"\n\n" for frame in frames[:-2].split(b"\n\n") if self._wanted(frame))
+        return frames, frames.count(b'.delta"')
+
+    def _wanted(self, frame: bytes) -> bool:
+        if self.done:
+            return False
+        payload = frame[frame.index(b"data: ") + 6 :]
+        try:
+            event = _event_decoder.decode(payload)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            raise _strange() from None
+        if event.type not in ENDS:
+            return True
+        if event.type == "error" or event.response is None:
+            raise failed(payload)
+        if event.type == "response.failed":
+            raise failed(event.response.error)
+        self.usage = Usage() if event.response.usage is None else parse_usage(event.response.usage)
+        self.done, self._last = True, frame + b"\n\n"
+        return False
+
+    def end(self) -> bytes:
+        if not self.done:
+            raise BrokeOff("The provider's answer broke off.")
+        return self._last
+
+
+def may_need(inbound: Inbound, capabilities: Collection[str]) -> bool:
+    """Goes by the bytes of names and values anywhere in the body; escaped ones count as any. Only images and files that
+    stand in the input are no addresses."""
+    body = inbound.body
+    if b"\\u00" in body:
+        return True
+    if "image_urls" in capabilities and (b'"file_url"' in body or (b'"image_url"' in body and _names_images(body))):
+        return True
+    return any(sign in body for capability in capabilities for sign in SIGNS.get(capability, ()))
+
+
+def _names_images(body: bytes) -> bool:
+    """Whether anything in the input has an image by its address; what is not as it should be counts as one."""
+    try:
+        return _shows_address(msgspec.json.decode(body, type=_Shown).input)
+    except (msgspec.DecodeError, RecursionError):
+        return True
+
+
+def _shows_address(node: Any) -> bool:
+    if isinstance(node, list):
+        return any(map(_shows_address, node))
+    if not isinstance(node, dict):
+        return False
+    url = node.get("image_url")
+    return (url is not None and not str(url).startswith("data:")) or any(map(_shows_address, node.values()))
+
+
+class _Shown(msgspec.Struct):
+    input: Any = None
+
+
+RESPONSES = Passing("chat", read_head, rewrite, EventWatch, usage_of, may_need)

@@ -1,0 +1,68 @@
+"""`POST /v1/responses` and `POST /v1/responses/input_tokens`: OpenAI's Responses API, of which nothing is kept."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+from starlette.requests import Request
+
+from adapters.dialects import openai_responses as dialect
+from adapters.types import ChatRequest
+from gateway.api import shapes
+from gateway.api.http import Endpoint, Response, json_response, read_json_body, run_until_disconnect
+from gateway.api.openai.generation import Rendering, answer, caller_of, openai_headers
+from gateway.api.remote_images import RemoteImages
+from gateway.inference import Inference
+
+
+class Responses:
+    """Answers to whole conversations, which the client keeps."""
+
+    def __init__(self, inference: Inference, images: RemoteImages, body_bytes_max: int) -> None:
+        self._inference = inference
+        self._images = images
+        self._body_bytes_max = body_bytes_max
+
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        return (
+            Endpoint(
+                "/v1/responses",
+                "POST",
+                self.create,
+                "inference",
+                "Answer a conversation (OpenAI's Responses)",
+                shapes.responses(dialect.Body),
+            ),
+            Endpoint(
+                "/v1/responses/input_tokens",
+                "POST",
+                self.count,
+                "inference",
+                "How many tokens the input of a response has",
+                shapes.response_tokens(dialect.Body),
+            ),
+        )
+
+    async def create(self, request: Request) -> Response:
+        inbound = await self._inbound(request)
+        principal = request.state.principal
+        if self._images.wanted(inbound.request) and not self._inference.takes_image_urls(principal, inbound.request):
+            fetched = await run_until_disconnect(request, self._images.fetched(inbound.request))
+            inbound = replace(inbound, request=fetched)
+        rendering: Rendering[ChatRequest] = Rendering(
+            "resp_",
+            lambda head, _: dialect.ChunkRenderer(head, inbound),
+            lambda head, _, folded: dialect.render_answer(head, inbound, folded),
+            openai_headers,
+        )
+        opening = self._inference.chat(principal, inbound.request, caller_of(request, inbound.session_key))
+        return await answer(request, inbound, opening, 1, rendering)
+
+    async def count(self, request: Request) -> Response:
+        inbound = await self._inbound(request)
+        counting = self._inference.count(request.state.principal, inbound.request)
+        return json_response(dialect.render_count(await run_until_disconnect(request, counting)))
+
+    async def _inbound(self, request: Request) -> dialect.ResponsesInbound:
+        inbound = dialect.parse_request(await read_json_body(request, self._body_bytes_max))
+        dialect.refuse_kept(inbound.store, inbound.previous_response_id, inbound.conversation, inbound.background)
+        return inbound
