@@ -247,6 +247,10 @@ class Book:
             window.advance(self._now_us)
             yield key, window
 
+    def window(self, key: str) -> Window | None:
+        """What is counted of a rate, as of the last time somebody asked; None: nothing is."""
+        return self._windows.get(key)
+
     def _window(self, rate: Rate) -> Window:
         window = self._windows.get(rate.key)
         if window is None:

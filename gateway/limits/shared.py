@@ -2,7 +2,8 @@
 
 Away: rates and concurrency are kept to this replica's part of them; budgets are not spent, because nobody knows what
 the others spend. Back: each replica tells what was let in without the counters, and until all have, each keeps to its
-part as well. Lost: every replica holds again what its running requests held, within a grace in which no account is
+part as well. So that their parts are parts of what is left, the replicas tell each other a few times a second what they
+let in. Lost: every replica holds again what its running requests held, within a grace in which no account is
 opened; then accounts are read from the ledger. A charge is told to the counters only once its entry is durable, so an
 account that is read after a loss has it already, and one that was read before gets it; one that is being read is read
 again.
@@ -13,13 +14,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import secrets
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 
+import msgspec
 from msgspec.structs import replace
 
 from gateway import errors
 from gateway.limits.book import Ask, Charged, Grant, Missing, Rate, Refusal
-from gateway.limits.limiter import Opening
+from gateway.limits.hearsay import Hearsay
+from gateway.limits.limiter import Opening, wall_us
 from gateway.limits.orphans import Charge, Orphans, noted_key
 from gateway.limits.scripts import ADMIT, GRANTED, KINDS, LATE, LOAD, MISSING, RENEW, RESTORE, SETTLE, TELL
 from gateway.limits.shares import Counted, Share, Slots
@@ -29,6 +33,7 @@ from gateway.state.shared import Reply, Script, SharedState, SharedStateUnavaila
 GRACE_S = 3.0
 RETRY_S = 0.2
 WATCH_S = 0.25
+HEARSAY = "limits-hearsay"
 # A replica that has entries in its outbox when the counters are lost says so again and again.
 INCOMPLETE = "ledger-incomplete"
 INCOMPLETE_TTL_S = 2.0
@@ -64,7 +69,9 @@ class SharedCounters:
         self._live: dict[str, tuple[Grant, Ask]] = {}
         self._counted: dict[str, Slots] = {}
         self._renewed_us = steady_us()
-        self._share = Share(replicas)
+        self._hearsay = Hearsay(secrets.token_hex(8))
+        self._share = Share(replicas, self._hearsay)
+        self._stop_listening: Callable[[], None] = lambda: None
         self._away = False
         self._careful_until_us = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -73,12 +80,15 @@ class SharedCounters:
 
     def start(self) -> None:
         """Begin to watch for losses, and for other processes that die."""
+        if self._replicas > 1:
+            self._stop_listening = self._shared.listen(HEARSAY, self._heard)
         self._watching = [asyncio.create_task(self._watch())]
         if self._orphans is not None:
             self._watching.append(asyncio.create_task(self._orphans.watch()))
 
     async def close(self) -> None:
         """Stop; what is still to be settled is tried once more, and else ends by itself when its hold does."""
+        self._stop_listening()
         for task in self._watching:
             task.cancel()
             await asyncio.wait([task])
@@ -218,6 +228,7 @@ class SharedCounters:
             self._notice()
             await self._warn()
             await self._renew()
+            await self._say()
             await asyncio.sleep(WATCH_S)
 
     async def _warn(self) -> None:
@@ -232,6 +243,24 @@ class SharedCounters:
             with contextlib.suppress(SharedStateUnavailable):
                 await self._shared.set(INCOMPLETE, b"1", INCOMPLETE_TTL_S)
 
+    async def _say(self) -> None:
+        """Tell the other replicas what this one let in."""
+        if self._replicas == 1 or self._shared.degraded:
+            return
+        now_us = self._steady_us()
+        with contextlib.suppress(SharedStateUnavailable):
+            for message in self._hearsay.messages(self._share.changed(), now_us):
+                await self._shared.publish(HEARSAY, message)
+
+    def _heard(self, message: bytes | None) -> None:
+        if message is None:
+            return
+        try:
+            self._hearsay.hear(message, self._steady_us())
+        except msgspec.DecodeError as error:
+            # Of another release, perhaps.
+            log.debug("what a replica let in cannot be read: %s", error)
+
     async def _renew(self) -> None:
         """Tell now and then that the requests which hold something still run."""
         now_us = self._steady_us()
@@ -239,6 +268,7 @@ class SharedCounters:
             return
         self._renewed_us = now_us
         self._share.forget(now_us)
+        self._hearsay.forget(now_us, wall_us())
         for grant, ask in list(self._live.values()):
             if ask.now_us + RENEW_US > now_us:
                 continue

@@ -78,6 +78,11 @@ def redis_killed(folder: Path, scale: float) -> Outcome:
     return outage(folder, lambda valkey, _: valkey.kill(), lambda valkey, _: valkey.start(), 20 * scale)
 
 
+def redis_killed_uneven(folder: Path, scale: float) -> Outcome:
+    """As before, and one replica has used up the limit when it begins, while the others were idle."""
+    return outage(folder, lambda valkey, _: valkey.kill(), lambda valkey, _: valkey.start(), 20 * scale, uneven=True)
+
+
 def redis_stalled(folder: Path, scale: float) -> Outcome:
     """Redis keeps its connections and answers nothing."""
     return outage(folder, lambda valkey, _: valkey.stall(), lambda valkey, _: valkey.go_on(), 20 * scale)
@@ -131,6 +136,7 @@ SCENARIOS: dict[str, Scenario] = {
     "governance": governing,
     "durability": durable,
     "redis-killed": redis_killed,
+    "redis-killed-uneven": redis_killed_uneven,
     "redis-stalled": redis_stalled,
     "redis-slow": redis_slow,
     "postgres-stopped": postgres_stopped,

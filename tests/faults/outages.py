@@ -42,14 +42,20 @@ class Seen(msgspec.Struct):
 
 
 def outage(
-    folder: Path, begin: Callable[[Valkey, Postgres], None], end: Callable[[Valkey, Postgres], None], away_s: float
+    folder: Path,
+    begin: Callable[[Valkey, Postgres], None],
+    end: Callable[[Valkey, Postgres], None],
+    away_s: float,
+    *,
+    uneven: bool = False,
 ) -> Outcome:
-    """Three replicas are used for a while, during the outage, and after it."""
+    """Three replicas are used for a while, during the outage, and after it; `uneven`: the key with a rate asks the
+    first of them only until the outage begins, and then all."""
     with Valkey() as valkey, Postgres() as postgres, fleet(folder, REPLICAS, (valkey, postgres)) as gateways:
         made = create_keys(gateways[0].config, [BUDGET, RATED])
         seen = [Seen(key, i == 0, Counter()) for i, (_, key) in enumerate(made)]
         back_s, wrong = asyncio.run(
-            _live(gateways, seen, lambda: begin(valkey, postgres), lambda: end(valkey, postgres), away_s)
+            _live(gateways, seen, lambda: begin(valkey, postgres), lambda: end(valkey, postgres), away_s, uneven=uneven)
         )
         for gateway in gateways:
             gateway.stop()
@@ -90,21 +96,31 @@ def _honest(status: str) -> bool:
 
 
 async def _live(
-    gateways: list[Gateway], seen: list[Seen], begin: Callable[[], object], end: Callable[[], object], away_s: float
+    gateways: list[Gateway],
+    seen: list[Seen],
+    begin: Callable[[], object],
+    end: Callable[[], object],
+    away_s: float,
+    *,
+    uneven: bool = False,
 ) -> tuple[float, list[str]]:
     """When the stores were back, and what was wrong after all."""
     for gateway in gateways:
         gateway.start()
     await asyncio.gather(*(gateway.ready() for gateway in gateways))
-    over = asyncio.Event()
+    over, begun, at_once = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    at_once.set()
     using = [
-        asyncio.create_task(_use(gateway.port, one, over, number))
-        for gateway in gateways
+        asyncio.create_task(
+            _use(gateway.port, one, begun if uneven and not one.budgeted and place else at_once, over, number)
+        )
+        for place, gateway in enumerate(gateways)
         for one in seen
         for number in range(CLIENTS)
     ]
     await asyncio.sleep(CALM_S)
     await asyncio.to_thread(begin)
+    begun.set()
     await asyncio.sleep(away_s)
     await asyncio.to_thread(end)
     back_s = time.monotonic()
@@ -114,7 +130,8 @@ async def _live(
     return back_s, [problem for gateway in gateways for problem in await calm(gateway)]
 
 
-async def _use(port: int, seen: Seen, over: asyncio.Event, number: int) -> None:
+async def _use(port: int, seen: Seen, begun: asyncio.Event, over: asyncio.Event, number: int) -> None:
+    await begun.wait()
     client, rng = Client(port), random.Random(number)
     while not over.is_set():
         answer = await client.complete(seen.key, rng.randint(1, 8), stream=rng.random() < 0.3)
