@@ -15,13 +15,14 @@ serve: $(VENV)/.ready  ## start the gateway with the demo model, or: make serve 
 setup: $(VENV)/.ready  ## install everything into .venv (builds llama.cpp once: a few minutes)
 
 test: check $(CLIENT_VENV)/.ready  ## everything: format, lint, types, unit, faults, end to end
+	$(RUN) -m pytest -q -n auto --dist worksteal -m slow $(UNIT)
 	$(RUN) -m pytest tests $(UNIT:%=--ignore=%)
 
 check: $(VENV)/.ready  ## the inner loop: format, lint, types, unit tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(RUN) -m pytest -q -n auto --dist worksteal $(UNIT)
+	$(RUN) -m pytest -q -n auto --dist worksteal -m "not slow" $(UNIT)
 
 bench: $(VENV)/.ready  ## measure against llama-server built from the same llama.cpp; prints ratios
 	$(RUN) -m tests.bench $(ARGS)

@@ -313,6 +313,7 @@ def test_how_long_to_wait_is_kept() -> None:
     assert failing(whole(b"x", b"429 Slow", b"Retry-After: 7\r\n"), asked())[0].retry_after_s == 7
 
 
+@pytest.mark.slow
 def test_a_stream_cut_or_stalled_at_any_event() -> None:
     body = sse(*CHUNKS)
     for reset in (True, False):

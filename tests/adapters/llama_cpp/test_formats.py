@@ -164,6 +164,7 @@ ARGUMENTS = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 @given(st.lists(ARGUMENTS, min_size=1, max_size=3), st.data())
 def test_whatever_is_written_is_read(row: ToolFormat, several: list[dict[str, Any]], data: st.DataObject) -> None:

@@ -185,6 +185,7 @@ def test_what_is_wrong_is_said(write: Write, content: bytes, message: str) -> No
     assert message in str(caught.value)
 
 
+@pytest.mark.slow
 def test_truncated_anywhere(write: Write) -> None:
     content = build()
     for size in range(len(content)):
@@ -261,6 +262,7 @@ def test_a_damaged_file_is_read_or_refused(write: Write, mutations: list[tuple[i
     assert peak < 4 << 20
 
 
+@pytest.mark.slow
 def test_every_number_at_every_place(write: Write) -> None:
     content = build()
     for at, number in itertools.product(range(0, len(content) - len(DATA), 2), (0, 9, 1 << 31, HUGE)):

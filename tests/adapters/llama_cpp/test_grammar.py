@@ -124,6 +124,7 @@ def test_what_is_refused(compiler: Compiler, constraint: Constraint, code: str, 
     assert word in caught.value.message and len(caught.value.message) < 400
 
 
+@pytest.mark.slow
 def test_a_schema_that_takes_for_ever_is_refused_and_the_next_one_is_not(compiler: Compiler) -> None:
     endless = {"allOf": [{"type": "string", "pattern": f".*a{'.' * n}b{n}.*"} for n in range(20)]}
     with pytest.raises(Refusal, match="too complex"):

@@ -255,6 +255,7 @@ def test_a_step_that_failed_is_repeated_without_taking_a_token_twice(code: int) 
     assert bench.text(2) == spelt(Rule(30).answer(PROMPT[:20]))
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(st.integers(0, 2**32))
 def test_any_history_gives_every_request_its_own_answer(seed: int) -> None:

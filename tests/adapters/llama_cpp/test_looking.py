@@ -212,6 +212,7 @@ def test_a_broken_image_is_told_of_and_fails_nobody_else() -> None:
     assert bench.text(2) == wanted
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(st.integers(0, 2**32))
 def test_any_history_gives_every_request_its_own_continuation(seed: int) -> None:

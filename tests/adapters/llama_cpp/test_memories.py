@@ -157,6 +157,7 @@ def test_a_fork_goes_its_own_way(model: Model) -> None:
     assert bench.ask(longer[0], tenant="b")[1].cached_tokens == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spilled", [False, True], ids=["cells", "ram"])
 def test_what_is_continued_is_what_was_computed(exact: tuple[Model, float], spilled: bool) -> None:
     """Conversations that are continued at once, from their ends and from checkpoints, in cells that others had before,

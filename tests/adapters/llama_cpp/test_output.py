@@ -169,6 +169,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.text(), JSON), st.sampled_from([None, 2]), st.booleans(), st.booleans(), st.integers(1, 9))
 def test_any_arguments_come_through_exactly(
     arguments: dict[str, object], indent: int | None, ascii_only: bool, name_last: bool, step: int

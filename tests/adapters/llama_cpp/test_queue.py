@@ -216,6 +216,7 @@ def test_counters_are_forgotten_after_a_busy_period() -> None:
     assert not queue._tenants
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     parallel=st.integers(1, 8),

@@ -40,6 +40,7 @@ def expected(sampling: Sampling, row: np.ndarray) -> np.ndarray:
     return np.asarray(weights / weights.sum())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sampling",
     [

@@ -385,6 +385,7 @@ def test_shares_spend_the_budget_and_no_more(pending: list[int], budget: int) ->
     assert not pending or given_out[0] > 0
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(st.integers(0, 2**32))
 def test_any_history_gives_every_request_its_own_continuation(seed: int) -> None:
@@ -448,6 +449,7 @@ def test_beside_a_running_stream_one_sequence_is_copied_per_step() -> None:
     assert [bench.cached(20 + id) for id in range(4)] == [[101]] * 4
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.randoms(use_true_random=False), st.integers(250, 350), st.integers(4, 6))
 def test_a_pool_that_overflows_copies_one_sequence_per_step_too(dice: random.Random, cells: int, parallel: int) -> None:

@@ -75,6 +75,7 @@ def answers(model_path: Path, schemas: list[Schema], temperature: float = 1.0) -
     return list(zip(texts, ends, strict=True))
 
 
+@pytest.mark.slow
 def test_all_schemas_give_valid_answers(tiny_model: Path) -> None:
     schemas = corpus()
     assert len(schemas) >= 230
@@ -93,6 +94,7 @@ def test_all_schemas_give_valid_answers(tiny_model: Path) -> None:
     assert cut <= 0.03 * SEEDS * len(schemas), f"{cut} answers came to no end"
 
 
+@pytest.mark.slow
 def test_forced_tokens_do_not_change_what_a_trained_model_writes(monkeypatch: pytest.MonkeyPatch) -> None:
     """They are split as the model was taught to see them, so it goes on just the same."""
     schemas = corpus(0)[::4]

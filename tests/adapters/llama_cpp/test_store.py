@@ -104,6 +104,7 @@ def test_only_the_owner_may_read_and_with_a_key_nobody_else_can(tmp_path: Path) 
     assert b"a tenant" in (plain.folder / f"{ID}.kv").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", KEYS)
 def test_any_flipped_byte_is_noticed(tmp_path: Path, key: bytes | None) -> None:
     lock = Lock(COMPATIBLE, key)
@@ -117,6 +118,7 @@ def test_any_flipped_byte_is_noticed(tmp_path: Path, key: bytes | None) -> None:
             sealed.read(file, lock)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", KEYS)
 def test_any_other_length_is_noticed_at_the_scan(tmp_path: Path, key: bytes | None) -> None:
     lock = Lock(COMPATIBLE, key)

@@ -142,6 +142,7 @@ def clients() -> Iterator[list[Client]]:
         client.socket.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", [None, KEY], ids=["plain", "encrypted"])
 @pytest.mark.parametrize("end", [Client.kill, Client.close], ids=["killed", "unloaded"])
 def test_the_next_turn_goes_on_after_a_restart_as_if_nothing_had_been(
@@ -171,6 +172,7 @@ def test_the_next_turn_goes_on_after_a_restart_as_if_nothing_had_been(
     assert after.counters.hits_disk == 1 and after.counters.corrupt == 0
 
 
+@pytest.mark.slow
 def test_files_that_were_damaged_or_belong_elsewhere_mean_a_new_computation(
     tiny_model: Path, tmp_path: Path, clients: list[Client]
 ) -> None:

@@ -252,6 +252,7 @@ def test_tools_that_are_not_json() -> None:
     assert (caught.value.code, caught.value.param) == ("invalid_value", "tools")
 
 
+@pytest.mark.slow
 @given(st.lists(st.sampled_from(("system", "user", "assistant", "tool")), max_size=5), st.text(max_size=8))
 def test_any_conversation_renders_or_is_refused(roles: list[str], content: str) -> None:
     messages = tuple(msgspec.convert({"role": role, "content": content}, Message) for role in roles)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 from hypothesis import given, settings
 
 from gateway.state.memory import Memory
@@ -19,6 +20,7 @@ from tests.gateway.limits.histories import (
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(histories)
 def test_the_scripts_decide_as_the_book_does(history: list[Step]) -> None:

@@ -42,6 +42,7 @@ def most(admitted: list[tuple[int, int]]) -> int:
     return max(sum(n for at_us, n in admitted if since_us <= at_us < since_us + WINDOW_US) for since_us, _ in admitted)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(st.randoms(use_true_random=False), st.sampled_from(["requests", "tokens"]), st.integers(2, 5))
 def test_an_outage_lets_in_no_more_than_the_limit_whoever_was_busy_before(

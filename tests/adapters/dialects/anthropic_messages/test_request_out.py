@@ -68,6 +68,7 @@ def test_the_least() -> None:
     }
 
 
+@pytest.mark.slow
 @given(requests(DIALECTS["anthropic_messages"].words))
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_whatever_is_sent_is_of_the_sdks_types(request: ChatRequest) -> None:
