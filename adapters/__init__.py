@@ -21,11 +21,12 @@ def open_adapter(name: str, path: str, settings: EngineSettings, *, queue_depth_
     return LlamaCpp(name, path, settings, queue_depth_max=queue_depth_max)
 
 
-def open_upstream(settings: UpstreamSettings) -> Upstream:
-    """The way to a provider, which its models share; nothing is sent yet. Whoever opens it closes it."""
+def open_upstream(settings: UpstreamSettings, address: str | None = None) -> Upstream:
+    """The way to a provider, or to one address of it, which its models share; nothing is sent yet. Whoever opens it
+    closes it."""
     from adapters.upstream import Upstream
 
-    return Upstream(settings)
+    return Upstream(settings, address=address)
 
 
 def open_remote(model: RemoteModel, upstream: Upstream) -> Remote:

@@ -34,7 +34,8 @@ TARGET = re.compile(rb"/[!-~]*")
 
 
 class Origin(msgspec.Struct, frozen=True):
-    """Where requests go. With an `address` it is that one of the host's, and the name is still checked and sent."""
+    """Where requests go. With an `address` it is that one of the host's, without a proxy, and the name is still checked
+    and sent."""
 
     scheme: Literal["http", "https"]
     host: str
@@ -325,7 +326,7 @@ class Client:
         if (known := self._wires.get(origin) or self._proxied.get(origin)) is not None:
             return known
         proxy = self._proxies.get(origin.scheme) or self._proxies.get("all")
-        if proxy and not urllib.request.proxy_bypass(origin.host):
+        if proxy and origin.address is None and not urllib.request.proxy_bypass(origin.host):
             # Imported where there is a proxy: httpx takes long to load.
             from adapters.proxied import Proxied
 

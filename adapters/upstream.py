@@ -58,9 +58,12 @@ class UpstreamSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Upstream:
-    """One provider of a gateway, whose connections all of its models share."""
+    """One provider of a gateway, whose connections all of its models share.
 
-    def __init__(self, settings: UpstreamSettings, *, client: Client | None = None) -> None:
+    With an `address` they lead to that one of its host's; names, keys and certificates stay the host's.
+    """
+
+    def __init__(self, settings: UpstreamSettings, *, client: Client | None = None, address: str | None = None) -> None:
         self.name = settings.name
         self.row: Provider = PROVIDERS[settings.kind]
         self._settings = settings
@@ -70,7 +73,8 @@ class Upstream:
         if settings.region == "global":
             base_url = base_url.replace("{region}-", "")
         base_url = base_url.format(region=settings.region, project=settings.project)
-        self.origin, self._base_path = parse_url(base_url)
+        origin, self._base_path = parse_url(base_url)
+        self.origin = msgspec.structs.replace(origin, address=address)
         self._authority = self.origin.authority
         self._headers: Headers = [*self.row.headers, *_own_headers(settings)]
         self._rendered: dict[tuple[str, str], tuple[Headers, bytes]] = {}

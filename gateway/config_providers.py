@@ -37,6 +37,8 @@ class ProviderSettings(Section, frozen=True, kw_only=True):
     `oauth`: Anthropic's key is an OAuth token. `aws_access_key_id` is for Bedrock without a key. `organization` and
     `project` are OpenAI's, `project` Vertex's as well, `api_version` is Azure's. `passthrough` opens
     `/v1/providers/{name}/...`. With `health` it is asked whether it is well, and left alone while it is not.
+    `addresses` each: its name stands for several replicas, each of which becomes a target; it is resolved every
+    `resolve_every_s`.
     """
 
     name: str
@@ -57,6 +59,8 @@ class ProviderSettings(Section, frozen=True, kw_only=True):
     verify: bool = True
     passthrough: bool = False
     health: HealthConfig | None = None
+    addresses: Literal["any", "each"] = "any"
+    resolve_every_s: Annotated[float, Meta(ge=0.1, le=3600)] = 10
 
 
 class ProviderConfig(ProviderSettings, frozen=True, kw_only=True):
@@ -129,6 +133,8 @@ def provider_conflicts(providers: tuple[ProviderConfig, ...]) -> Iterator[tuple[
                 yield where, f"{name} is missing for a provider of kind {one.kind}"
         yield from _credential_conflicts(one, where)
         yield from _header_conflicts(one, where)
+        if one.addresses == "each" and one.proxy is not None:
+            yield f"{where}.addresses", "each address of a name is reached directly, so there can be no proxy"
         if one.health is not None and one.health.path is None and row.health_path is row.models_path is None:
             yield f"{where}.health", f"path is missing: a provider of kind {one.kind} has nothing to ask for"
         if one.proxy is not None and not one.proxy.reveal().startswith(("http://", "https://")):

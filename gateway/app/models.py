@@ -27,10 +27,11 @@ def open_adapters(config: Config) -> list[LlamaCpp | Scripted]:
     ]
 
 
-def route_target(target: TargetConfig, price: Price | None, adapter: Adapter) -> RouteTarget:
-    """A target of a route."""
+def route_target(target: TargetConfig, price: Price | None, adapter: Adapter, suffix: str = "") -> RouteTarget:
+    """A target of a route; a `suffix` tells one of its addresses from the others."""
     return RouteTarget(
-        identity=target.identity,
+        identity=target.identity + suffix,
+        listed=target.identity if suffix else None,
         provider=target.provider,
         model=target.model,
         adapter=adapter,
@@ -68,7 +69,9 @@ def offered(
                 )
             )
     for route, router in zip(config.routes, routers, strict=True):
-        known = {one.identity: prices.get(price_place(route.name, one.identity)) for one in router.targets}
+        listed = {one.identity: one.listed or one.identity for one in router.targets}
+        listed |= {name: name for name in listed.values()}
+        known = {name: prices.get(price_place(route.name, listed[name])) for name in listed}
         targets.append(
             Target(
                 route.name,

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import random
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 
 import msgspec
 
 from adapters.errors import AdapterError, Busy
 
 log = logging.getLogger(__name__)
-
-# Checks of many origins and replicas spread by this part of their interval.
-JITTER = 0.2
 
 
 class HealthSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,43 +53,19 @@ class Condition:
 
 
 class Checks:
-    """Asks one origin as long as it runs, one question at a time. `knock` answers with its HTTP status."""
+    """Asks one origin how it does. `knock` answers with its HTTP status."""
 
-    def __init__(
-        self,
-        name: str,
-        condition: Condition,
-        knock: Callable[[], Awaitable[int]],
-        *,
-        draw: Callable[[], float] = random.random,
-        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
-    ) -> None:
+    def __init__(self, name: str, condition: Condition, knock: Callable[[], Awaitable[int]]) -> None:
         self._name = name
         self._condition = condition
         self._knock = knock
-        self._draw = draw
-        self._pause = pause
-        self._running: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
-        self._running = asyncio.create_task(self._run())
-
-    async def close(self) -> None:
-        if self._running is not None:
-            self._running.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._running
-
-    async def _run(self) -> None:
-        interval_s = self._condition.settings.interval_s
-        # Not all at the start, and not all at once ever after.
-        await self._pause(interval_s * self._draw() * JITTER)
-        while True:
-            problem = await self._problem()
-            if self._condition.note(problem):
-                told = "is well again" if problem is None else f"is left alone: {problem}"
-                log.warning("the provider %s %s", self._name, told)
-            await self._pause(interval_s * (1 + JITTER * (self._draw() - 0.5)))
+    async def check(self) -> None:
+        """Ask once."""
+        problem = await self._problem()
+        if self._condition.note(problem):
+            told = "is well again" if problem is None else f"is left alone: {problem}"
+            log.warning("the provider %s %s", self._name, told)
 
     async def _problem(self) -> str | None:
         try:
@@ -104,7 +74,4 @@ class Checks:
             return self._condition.ill  # It was not asked, because all of its connections are in use.
         except AdapterError as error:
             return f"its health check failed ({error.code})"
-        except Exception:
-            log.exception("the health check of %s failed unexpectedly", self._name)
-            return "its health check failed (internal_error)"
         return None if status == self._condition.settings.status else f"its health check was answered with {status}"

@@ -56,6 +56,18 @@ def order(policy: Policy, candidates: Sequence[Candidate], wish: Wish) -> list[i
     return _ORDERS[policy](candidates, wish)
 
 
+def address(candidates: Sequence[Candidate], wish: Wish) -> int:
+    """Which of the addresses of one target to take: the conversation's own, else the least busy.
+
+    Their weight is how warm they are. A cold one sits most of the requests out, or else it would be given all new ones
+    at once for having none; conversations move there one after the other, as its weight grows.
+    """
+    if wish.conversation is not None:
+        return _sticky(candidates, wish)[0]
+    awake = [i for i, one in enumerate(candidates) if wish.draws[i] < one.weight] or list(range(len(candidates)))
+    return min(awake, key=lambda i: (candidates[i].running, wish.draws[i] / candidates[i].weight))
+
+
 def turns(candidates: Sequence[Candidate], chosen: int) -> list[float]:
     """What each candidate has saved up after the round robin chose one: its weight more, the chosen one all less."""
     total = math.fsum(one.weight for one in candidates)

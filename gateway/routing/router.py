@@ -51,7 +51,7 @@ from gateway.catalog import Adapter, relay_of
 from gateway.config_providers import FallsThrough
 from gateway.routing.backoff import RetryBudget, delay_s
 from gateway.routing.decisions import Attempt, Decision
-from gateway.routing.policies import Candidate, Policy, Wish, order, turns
+from gateway.routing.policies import Candidate, Policy, Wish, address, order, turns
 from gateway.routing.standing import Standing, Visit, may_come_again, may_go_elsewhere
 
 Request = ChatRequest | CompletionRequest | EmbeddingRequest | RerankRequest | Inbound
@@ -60,13 +60,17 @@ T = TypeVar("T")
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):
-    """An adapter as a route uses it. `identity` is the same on all replicas; `cost_nano` forecasts a request's cost."""
+    """An adapter as a route uses it. `identity` is the same on all replicas; `cost_nano` forecasts a request's cost.
+
+    `listed` is what the route calls it when it is one of several addresses of that.
+    """
 
     identity: str
     provider: str
     model: str
     adapter: Adapter
     weight: float = 1.0
+    listed: str | None = None
     cost_nano: Callable[[Request], int | None] = lambda request: None
 
 
@@ -146,7 +150,8 @@ class Router:
         self._draw = draw
         self._pause = pause
         # What each target has saved up in this route's round robin.
-        self._turns = {target.identity: 0.0 for target in self.targets}
+        self._turns = {target.listed or target.identity: 0.0 for target in self.targets}
+        self._spread = any(target.listed is not None for target in self.targets)
 
     @property
     def targets(self) -> list[Target]:
@@ -352,14 +357,27 @@ class Router:
         wish = Wish(
             draws=tuple(self._draw() for _ in fitting), conversation=conversation, eta_s_max=self.settings.eta_s_max
         )
+        if self._spread:
+            fitting = self._one_address_each(fitting, wish, now_s)
         candidates = [self._candidate(one, trip.request) for one in fitting]
         place = order(self.settings.policy, candidates, wish)[0]
         if self.settings.policy in ("weighted", "sticky"):
             for one, saved in zip(fitting, turns(candidates, place), strict=True):
-                self._turns[one.identity] = saved
+                self._turns[one.listed or one.identity] = saved
         entered = self.standings[fitting[place].identity].try_enter(now_s)
         assert entered, "only targets whose breaker admits were ordered"
         return fitting[place]
+
+    def _one_address_each(self, fitting: list[Target], wish: Wish, now_s: float) -> list[Target]:
+        """Of targets that have several addresses one each."""
+        addresses: dict[str, list[Target]] = {}
+        for one in fitting:
+            addresses.setdefault(one.listed or one.identity, []).append(one)
+        return [some[address([self._address(one, now_s) for one in some], wish)] for some in addresses.values()]
+
+    def _address(self, target: Target, now_s: float) -> Candidate:
+        standing = self.standings[target.identity]
+        return Candidate(identity=target.identity, weight=standing.warmth(now_s), running=standing.running)
 
     def _candidate(self, target: Target, request: Request) -> Candidate:
         standing = self.standings[target.identity]
@@ -367,10 +385,10 @@ class Router:
         policy = self.settings.policy
         eta: Callable[[], float] | None = getattr(target.adapter, "eta_s", None) if policy == "overflow" else None
         return Candidate(
-            identity=target.identity,
+            identity=target.listed or target.identity,
             weight=target.weight,
             running=standing.running,
-            turn=self._turns[target.identity],
+            turn=self._turns[target.listed or target.identity],
             first_output_s=standing.first_output_s,
             cost_nano=target.cost_nano(request) if policy == "cheapest" else None,
             eta_s=None if eta is None else eta(),

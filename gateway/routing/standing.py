@@ -20,17 +20,30 @@ from gateway.routing.breaker import Breaker
 from gateway.routing.health import Condition
 
 SMOOTHING = 0.2
+# How long a new address takes until it has its whole part of the requests, and the part it begins with.
+WARMING_S = 30.0
+COLD = 0.1
 
 
 class Standing:
     """How one target does. Routes that share a target share its standing.
 
-    With a `condition` it is left alone while its origin is ill, and comes back with one request as a trial.
+    With a `condition` it is left alone while its origin is ill, and comes back with one request as a trial. It may
+    be about one `address` only, which came up beside others at `entered_s`.
     """
 
-    def __init__(self, breaker: Breaker, condition: Condition | None = None) -> None:
+    def __init__(
+        self,
+        breaker: Breaker,
+        condition: Condition | None = None,
+        *,
+        address: str | None = None,
+        entered_s: float | None = None,
+    ) -> None:
         self.breaker = breaker
         self.condition = condition
+        self.address = address
+        self.entered_s = entered_s
         self._recoveries = 0 if condition is None else condition.recoveries
         self.running = 0
         self.first_output_s: float | None = None
@@ -62,6 +75,12 @@ class Standing:
         if self.condition is not None and self.condition.ill is not None:
             return self.condition.settings.interval_s
         return self.breaker.wait_s(now_s)
+
+    def warmth(self, now_s: float) -> float:
+        """What part of the requests of one that is warm it should get."""
+        if self.entered_s is None:
+            return 1.0
+        return min(1.0, COLD + (1.0 - COLD) * (now_s - self.entered_s) / WARMING_S)
 
     def learn(self, first_output_s: float) -> None:
         known = self.first_output_s

@@ -260,6 +260,10 @@ def test_a_proxy_of_the_environment_is_used() -> None:
             await door.wire(origin).send(render_head("POST", "/v1/x", origin, []), b"{}", kept)
             assert (kept.status, kept.data) == (200, b"hello")
             assert seen == [b"POST http://far.test/v1/x HTTP/1.1 {}"]
+            # One address of a name is reached without it.
+            pinned = Origin("http", "far.test", up.port, "127.0.0.1")
+            await door.wire(pinned).send(render_head("POST", "/v1/x", pinned, []), b"{}", kept)
+            assert seen[1:] == [b"POST /v1/x HTTP/1.1 {}"]
             await door.close()
         lost = Client(proxies={"http": f"http://127.0.0.1:{free_port()}"})
         with pytest.raises(Unreachable):

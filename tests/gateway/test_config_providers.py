@@ -75,6 +75,7 @@ def with_provider(**fields: Any) -> str:
         ({"organization": "a b"}, "text of visible ASCII"),
         ({"proxy": "socks5://x"}, "http:// or https://"),
         ({"kind": "bedrock", "region": "eu-west-1", "health": {}}, "has nothing to ask for"),
+        ({"addresses": "each", "proxy": "http://proxy:3128"}, "there can be no proxy"),
         ({"health": {"path": "https://elsewhere.test/"}}, "at providers[0].health.path"),
         ({"health": {"interval_s": 0}}, "at providers[0].health.interval_s"),
         ({"name": "local"}, "already taken"),

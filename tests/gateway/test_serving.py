@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 import msgspec
 import pytest
 
-from adapters.types import Caller, ChatRequest, Message
+from adapters.types import Caller, ChatRequest, Message, Served
 from gateway.app.serving import Serving
 from gateway.auth import Principal
 from gateway.config import Config
@@ -134,6 +135,52 @@ def test_what_cannot_be_made_changes_nothing() -> None:
             serving.swap(config(9, 10, aliases=("gpt",)))
         assert serving.routers == (router,)
         assert serving.catalog.resolve(WHO, "gpt").adapter is router
+        await serving.close()
+
+    run(main())
+
+
+def test_addresses_come_and_go_and_those_that_stay_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        found = ["127.0.0.2", "127.0.0.3"]
+
+        def getaddrinfo(host: str, port: int, **_: object) -> list[object]:
+            assert host == "house.test"
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (one, port)) for one in found]
+
+        monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+        serving = Serving((), Decisions())
+
+        def addresses() -> list[str | None]:
+            return [one.address for one in serving.standings.values()]
+
+        house = {
+            "name": "house",
+            "kind": "vllm",
+            "base_url": "http://house.test:9/v1",
+            "addresses": "each",
+            "resolve_every_s": 0.1,
+            "passthrough": True,
+        }
+        target = {"provider": "house", "model": "m", "price": {"input": "1"}}
+        settings = {"providers": [house], "routes": [{"name": "gpt", "groups": [[target]]}]}
+        serving.swap(msgspec.convert(settings, Config))
+        assert addresses() == [None], "until somebody has answered, requests go to the name"
+        await until(lambda: addresses() == found)
+        first, remote = serving.standings, serving.remotes["house"]
+        assert [one.entered_s for one in first.values()] == [None, None]
+        assert serving.catalog.resolve(WHO, "gpt").leads_to("house/m")
+
+        found[:] = ["127.0.0.3", "127.0.0.4"]
+        await until(lambda: addresses() == found)
+        stays, comes = serving.standings.items()
+        assert first[stays[0]] is stays[1] and stays[1].entered_s is None
+        assert comes[1].entered_s is not None and comes[0].startswith("house/m@")
+        assert serving.catalog.resolve(WHO, "gpt").price_at(Served(comes[0], "house", "m", 1)) is not None
+        assert serving.remotes["house"] is remote
+
+        serving.swap(config())
+        assert not serving.standings
         await serving.close()
 
     run(main())

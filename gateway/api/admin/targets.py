@@ -21,10 +21,12 @@ class HealthShown(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TargetShown(msgspec.Struct, frozen=True, kw_only=True):
-    """A target of routes on this replica. `wait_s` is how long it is left alone yet, `health` null is not asked for."""
+    """A target of routes on this replica. `address` is the one it is about, where a name has several; `wait_s` is how
+    long it is left alone yet, `health` null is not asked for."""
 
     object: str = "target"
     id: str
+    address: str | None
     breaker: Literal["closed", "open", "half_open"]
     wait_s: float
     running: int
@@ -63,6 +65,7 @@ def shown(identity: str, standing: Standing, now_s: float) -> TargetShown:
     first_output_s, condition = standing.first_output_s, standing.condition
     return TargetShown(
         id=identity,
+        address=standing.address,
         breaker=standing.breaker.state(now_s),
         wait_s=round(standing.wait_s(now_s), 3),
         running=standing.running,

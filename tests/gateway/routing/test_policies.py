@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -9,7 +10,7 @@ from collections.abc import Callable, Sequence
 import pytest
 from msgspec.structs import replace
 
-from gateway.routing.policies import POLICIES, Candidate, Policy, Wish, order, turns
+from gateway.routing.policies import POLICIES, Candidate, Policy, Wish, address, order, turns
 
 REQUESTS = 6000
 
@@ -127,3 +128,23 @@ def test_a_canary_gets_its_share_of_conversations_and_keeps_them_when_it_grows()
     later = {talk: order("sticky", grown, wish(dice, str(talk)))[0] for talk in range(20_000)}
     assert sum(later.values()) / 20_000 == pytest.approx(0.1, abs=0.011)
     assert all(later[talk] for talk, side in first.items() if side)
+
+
+def test_a_new_address_gets_its_part_little_by_little() -> None:
+    dice = random.Random(5)
+    for warmth in (0.1, 0.5, 1.0):
+        addresses = targets(1, 1, warmth)
+        taken = Counter(address(addresses, wish(dice)) for _ in range(REQUESTS))
+        assert taken[2] / REQUESTS == pytest.approx(warmth / 3, abs=0.02)
+        busy = [replace(one, running=3 * (i < 2)) for i, one in enumerate(addresses)]
+        taken = Counter(address(busy, wish(dice)) for _ in range(REQUESTS))
+        assert taken[2] / REQUESTS == pytest.approx(warmth, abs=0.03)
+    assert address(targets(0.1, 0.1), Wish(draws=(0.9, 0.8))) == 1
+
+
+def test_conversations_move_to_a_new_address_once_and_only_there() -> None:
+    dice = random.Random(5)
+    for talk in map(str, range(200)):
+        stays = [address(targets(1, 1, warmth), wish(dice, talk)) for warmth in (1e-9, 0.1, 0.4, 0.7, 1.0)]
+        moves = [after for before, after in itertools.pairwise(stays) if after != before]
+        assert moves in ([], [2])

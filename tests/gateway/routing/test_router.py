@@ -324,6 +324,32 @@ def test_a_conversation_returns_to_its_target() -> None:
     run(test())
 
 
+def test_addresses_share_what_their_target_gets() -> None:
+    async def test() -> None:
+        canary, house = Moody("canary"), [Moody(f"house@{i}") for i in range(3)]
+        targets = [Target(identity="canary", provider="p", model="canary", adapter=canary)]
+        targets += [
+            Target(identity=one.name, provider="p", model=one.name, adapter=one, weight=9, listed="house")
+            for one in house
+        ]
+        standings, dice = {one.identity: Standing(Breaker()) for one in targets}, random.Random(5)
+        router = Router("route", [targets], RouteSettings(), standings, RetryBudget(), draw=dice.random)
+        for _ in range(300):
+            await anext(router.chat(REQUEST, Caller("r", "t")))
+        assert canary.asked == 30
+        assert all(60 < one.asked < 120 for one in house)
+        before = [one.asked for one in house]
+        for _ in range(20):
+            await anext(router.chat(REQUEST, Caller("r", "t", session_key="talk")))
+        assert sorted(one.asked - known for one, known in zip(house, before, strict=True))[:2] == [0, 0]
+        gone = house[max(range(3), key=lambda i: house[i].asked - before[i])]
+        gone.failures = [GONE] * 10
+        for _ in range(10):
+            await anext(router.chat(REQUEST, Caller("r", "t", session_key="talk")))
+
+    run(test())
+
+
 def test_it_overflows_while_the_queue_is_long() -> None:
     async def test() -> None:
         local, remote = Moody("local"), Moody("remote")
