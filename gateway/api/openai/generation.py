@@ -163,8 +163,9 @@ def _headers(stream: Stream, timings: Timings) -> dict[str, str]:
         "x-gateway-model": stream.target.name,
         "x-gateway-queue-ms": f"{timings.queue_us / 1000:.1f}",
         "x-gateway-cached-tokens": str(stream.started.cached_tokens),
-        "server-timing": ", ".join(f"{name};dur={us / 1000:.1f}" for name, us in phases.items() if us),
     }
+    if any(phases.values()):
+        headers["server-timing"] = ", ".join(f"{name};dur={us / 1000:.1f}" for name, us in phases.items() if us)
     return headers | meter_headers(stream.meter)
 
 
