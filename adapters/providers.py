@@ -12,6 +12,7 @@ from typing import Literal, get_args
 import msgspec
 
 from adapters.dialects.client import Style
+from adapters.dialects.counting import CountDialect
 from adapters.types import DialectName, Kind
 
 ProviderKind = Literal[
@@ -21,6 +22,7 @@ ProviderKind = Literal[
     "bedrock",
     "gemini",
     "vertex",
+    "vertex-anthropic",
     "openrouter",
     "xai",
     "mistral",
@@ -73,7 +75,7 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     `paths` lead from the base URL to where each dialect is spoken; `{model}` in one is the model, percent-encoded.
     `base_url` None has to be configured; `{region}` and `{project}` in it are settings too. `headers` go with every
     request. `models_path` lists its models, which is how it is asked whether a key is good; None: it has no such list.
-    `health_path` is where its host says whether it is well.
+    `counting` is how and where it counts the tokens of prompts, `health_path` where its host says whether it is well.
     """
 
     paths: Mapping[DialectName, str]
@@ -85,6 +87,7 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     key_needed: bool = True
     models_path: str | None = "/models"
     health_path: str | None = None
+    counting: tuple[CountDialect, str] | None = None
     requires: tuple[str, ...] = ()
 
     @property
@@ -125,12 +128,17 @@ _OPENAI = _COMMON | _can(
 # images from wherever a client says, inside one's own network; so that is left to us.
 _SELF_HOSTED = (_OPENAI - _can("documents", "image_urls")) | _can("grammars")
 
+_CLAUDE = _TOOLS | _SEEING | _can("documents", "reasoning", "json_schema")
 _GOOGLE = _CALLS | _JSON | _SEEING | _can("documents", "n", "logprobs", "reasoning")
+
+_GOOGLES = "/v1/projects/{project}/locations/{region}/publishers/google/models"
+_ANTHROPICS = "/v1/projects/{project}/locations/{region}/publishers/anthropic/models"
 
 PROVIDERS: Mapping[ProviderKind, Provider] = {
     "openai": Provider(
         base_url="https://api.openai.com/v1",
         paths={**_OPENAI_PATHS, **_RESPONSES},
+        counting=("openai_responses", "/responses/input_tokens"),
         capabilities=_OPENAI,
         style=Style(max_tokens="max_completion_tokens", developer_role=True),
     ),
@@ -145,14 +153,16 @@ PROVIDERS: Mapping[ProviderKind, Provider] = {
     "anthropic": Provider(
         base_url="https://api.anthropic.com",
         paths={"anthropic_messages": "/v1/messages"},
+        counting=("anthropic_messages", "/v1/messages/count_tokens"),
         models_path="/v1/models",
         auth="x_api_key",
         headers=(("anthropic-version", "2023-06-01"),),
-        capabilities=_TOOLS | _SEEING | _can("documents", "reasoning", "json_schema"),
+        capabilities=_CLAUDE,
     ),
     "bedrock": Provider(
         base_url="https://bedrock-runtime.{region}.amazonaws.com",
         paths={"bedrock_converse": "/model/{model}/converse-stream"},
+        counting=("bedrock_converse", "/model/{model}/count-tokens"),
         auth="sigv4",
         capabilities=_CALLS | _can("images", "documents", "reasoning", "json_schema"),
         models_path=None,
@@ -164,6 +174,7 @@ PROVIDERS: Mapping[ProviderKind, Provider] = {
             "gemini": "/v1beta/models/{model}:streamGenerateContent?alt=sse",
             "gemini_embeddings": "/v1beta/models/{model}:batchEmbedContents",
         },
+        counting=("gemini", "/v1beta/models/{model}:countTokens"),
         models_path="/v1beta/models",
         auth="x_goog_api_key",
         capabilities=_GOOGLE | _can("dimensions"),
@@ -171,11 +182,22 @@ PROVIDERS: Mapping[ProviderKind, Provider] = {
     "vertex": Provider(
         base_url="https://{region}-aiplatform.googleapis.com",
         paths={
-            "gemini": "/v1/projects/{project}/locations/{region}/publishers/google/models/{model}"
-            ":streamGenerateContent?alt=sse"
+            "gemini": _GOOGLES + "/{model}:streamGenerateContent?alt=sse",
         },
+        counting=("vertex", _GOOGLES + "/{model}:countTokens"),
         auth="google",
         capabilities=_GOOGLE,
+        models_path=None,
+        requires=("region", "project"),
+    ),
+    # Claude on Vertex.
+    "vertex-anthropic": Provider(
+        base_url="https://{region}-aiplatform.googleapis.com",
+        paths={"anthropic_messages": _ANTHROPICS + "/{model}:streamRawPredict"},
+        counting=("anthropic_messages", _ANTHROPICS + "/count-tokens:rawPredict"),
+        auth="google",
+        capabilities=_CLAUDE - _can("image_urls"),
+        style=Style(anthropic_version="vertex-2023-10-16"),
         models_path=None,
         requires=("region", "project"),
     ),
@@ -245,6 +267,7 @@ PROVIDERS: Mapping[ProviderKind, Provider] = {
     ),
     "vllm": Provider(
         paths={**_OPENAI_PATHS, **_RESPONSES, **_MESSAGES, **_RERANK},
+        counting=("anthropic_messages", "/messages/count_tokens"),
         capabilities=_SELF_HOSTED - _can("suffix"),
         health_path="/health",
         style=Style(
@@ -255,6 +278,7 @@ PROVIDERS: Mapping[ProviderKind, Provider] = {
     "llama-server": Provider(
         base_url="http://127.0.0.1:8080/v1",
         paths={**_OPENAI_PATHS, **_RESPONSES, **_MESSAGES, **_RERANK},
+        counting=("anthropic_messages", "/messages/count_tokens"),
         capabilities=_SELF_HOSTED - _can("echo", "suffix", "dimensions"),
         health_path="/health",
         style=Style(extra_sampling=True, grammars="grammar", template_arguments=True, thoughts="reasoning_content"),
@@ -263,6 +287,7 @@ PROVIDERS: Mapping[ProviderKind, Provider] = {
     # Another gateway of this kind.
     "gateway": Provider(
         paths={**_OPENAI_PATHS, **_RESPONSES, **_MESSAGES, **_RERANK},
+        counting=("anthropic_messages", "/messages/count_tokens"),
         capabilities=_SELF_HOSTED,
         health_path="/health/ready",
         style=Style(

@@ -53,7 +53,10 @@ class Relaying:
         *,
         now_s: Callable[[], float] = time.time,
     ) -> None:
-        self._targets = {dialect: upstream.target(dialect, model) for dialect in upstream.dialects & frozenset(PASSING)}
+        self._targets = {
+            dialect: (upstream.target(dialect, model, stream=False), upstream.target(dialect, model))
+            for dialect in upstream.dialects & frozenset(PASSING)
+        }
         self._upstream = upstream
         self._model = model
         self._lacks = lacks
@@ -73,7 +76,7 @@ class Relaying:
         body = passing.rewrite(inbound, self._model, upstream.row.style)
         # Providers that sign bodies speak none of the dialects that are passed on.
         headers = (*_JSON, *inbound.headers)
-        head = await upstream.head("POST", self._targets[inbound.dialect], b"", headers)
+        head = await upstream.head("POST", self._targets[inbound.dialect][inbound.head.stream], b"", headers)
         if not inbound.head.stream:
             whole = Whole(ANSWER_BYTES_MAX)
             await upstream.wire.send(head, body, whole)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing
@@ -24,6 +25,7 @@ from adapters.dialects import (
     rerank_client,
 )
 from adapters.dialects.client import EventParser, Style
+from adapters.dialects.counting import COUNTINGS
 from adapters.dialects.failures import failure, failure_in_stream
 from adapters.dialects.gemini import embeddings as gemini_embeddings
 from adapters.errors import AdapterError, InvalidRequest, UpstreamInvalid
@@ -50,6 +52,7 @@ from adapters.types import (
     SessionInfo,
     Sink,
     Started,
+    TokenCount,
 )
 from adapters.upstream import Upstream
 
@@ -186,6 +189,17 @@ class Remote:
     async def detokenize(self, tokens: list[int]) -> str:
         raise self._unsupported("tokenising")
 
+    async def count_tokens(self, request: ChatRequest) -> TokenCount:
+        """Asks the provider where that is possible; whatever keeps it from answering, clients need a number."""
+        self._check(request)
+        upstream, counting = self.upstream, self.upstream.row.counting
+        if counting is not None:
+            question = COUNTINGS[counting[0]].ask(replace(request, model=self.model), upstream.row.style)
+            with contextlib.suppress(AdapterError):
+                answer = await self._answer(upstream.address(counting[1], self.model), question)
+                return TokenCount(COUNTINGS[counting[0]].read(answer))
+        return TokenCount(prompt_tokens(request), exact=False)
+
     async def apply_template(self, request: ChatRequest) -> tuple[str, int]:
         raise self._unsupported("templates")
 
@@ -247,8 +261,11 @@ class Remote:
 
     async def _whole(self, dialect: DialectName, body: bytes) -> bytes:
         """The body of an answer that is no stream."""
+        return await self._answer(self.upstream.target(dialect, self.model, stream=False), body)
+
+    async def _answer(self, target: str, body: bytes) -> bytes:
         upstream = self.upstream
-        head = await upstream.head("POST", upstream.target(dialect, self.model, stream=False), body, _JSON)
+        head = await upstream.head("POST", target, body, _JSON)
         answer = await fetch(upstream.wire, head, body, bytes_max=ANSWER_BYTES_MAX)
         if answer.status != 200:
             raise self._own(self._failed(answer))

@@ -41,6 +41,7 @@ from adapters.types import (
     SessionInfo,
     Started,
     TextDelta,
+    TokenCount,
     ToolCallDelta,
     Usage,
 )
@@ -214,6 +215,9 @@ class Scripted:
 
     async def detokenize(self, tokens: list[int]) -> str:
         return bytes(token & 255 for token in tokens).decode(errors="replace")
+
+    async def count_tokens(self, request: ChatRequest) -> TokenCount:
+        return TokenCount((await self.apply_template(request))[1])
 
     async def apply_template(self, request: ChatRequest) -> tuple[str, int]:
         prompt = _rendered(request)

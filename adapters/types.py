@@ -436,8 +436,17 @@ class Reranker(Protocol):
     async def rerank(self, request: RerankRequest, caller: Caller) -> Ranking: ...
 
 
+class TokenCount(msgspec.Struct, frozen=True):
+    """How long a prompt is; where nobody who knows could be asked, that is an estimate and not `exact`."""
+
+    tokens: int
+    exact: bool = True
+
+
 class Tokenizer(Protocol):
     """A target whose tokeniser and chat template can be asked."""
+
+    async def count_tokens(self, request: ChatRequest) -> TokenCount: ...
 
     async def tokenize(self, text: str, *, special: bool) -> list[int]: ...
 

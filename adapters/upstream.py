@@ -23,6 +23,12 @@ from adapters.types import DialectName
 
 # Heads of requests that are kept as they were rendered, which takes as long as everything else about a request.
 RENDERED_MAX = 256
+# Where an answer that is no stream is asked for elsewhere.
+_WHOLE = (
+    ("/converse-stream", "/converse"),
+    (":streamGenerateContent?alt=sse", ":generateContent"),
+    (":streamRawPredict", ":rawPredict"),
+)
 USER_AGENT = "inference-gateway"
 
 
@@ -72,6 +78,8 @@ class Upstream:
         base_url = settings.base_url or self.row.base_url or ""
         if settings.region == "global":
             base_url = base_url.replace("{region}-", "")
+        elif settings.region in ("us", "eu"):
+            base_url = base_url.replace("{region}-aiplatform", "aiplatform.{region}.rep")
         base_url = base_url.format(region=settings.region, project=settings.project)
         origin, self._base_path = parse_url(base_url)
         self.origin = msgspec.structs.replace(origin, address=address)
@@ -93,12 +101,16 @@ class Upstream:
         """The path and query at which a model is asked in a dialect."""
         settings, path = self._settings, self.row.paths[dialect]
         if not stream:
-            path = path.replace("/converse-stream", "/converse").replace(
-                ":streamGenerateContent?alt=sse", ":generateContent"
-            )
+            for streamed, whole in _WHOLE:
+                path = path.replace(streamed, whole)
         if settings.api_version is not None and settings.kind == "azure":
             before = "/openai/" if dialect == "openai_responses" else "/openai/deployments/{model}/"
             path = path.replace("/openai/v1/", before) + f"?api-version={settings.api_version}"
+        return self.address(path, model)
+
+    def address(self, path: str, model: str) -> str:
+        """One of the row's paths with what stands in braces in it."""
+        settings = self._settings
         values = {"model": model, "region": settings.region or "", "project": settings.project or ""}
         for name, value in values.items():
             path = path.replace(f"{{{name}}}", quote(value, safe=""))

@@ -10,7 +10,6 @@ from typing import TypeVar
 from msgspec.structs import replace
 
 from adapters.errors import InvalidRequest, Timeout
-from adapters.estimates import prompt_tokens
 from adapters.types import (
     Caller,
     ChatRequest,
@@ -22,6 +21,7 @@ from adapters.types import (
     Kind,
     Ranking,
     RerankRequest,
+    TokenCount,
     Usage,
 )
 from gateway.auth import Principal
@@ -135,15 +135,9 @@ class Inference:
         """The prompt that a conversation becomes and its length in tokens. An empty model name: the only one."""
         return await self._in_time(self._target(principal, request.model or None).adapter.apply_template(request))
 
-    async def count(self, principal: Principal, request: ChatRequest) -> int:
-        """The tokens of a conversation: exact where the model's tokeniser can be asked, else an estimate, which is what
-        clients need to plan with."""
-        try:
-            return (await self.apply_template(principal, request))[1]
-        except InvalidRequest as exc:
-            if exc.code != "unsupported_parameter":
-                raise
-            return prompt_tokens(request)
+    async def count_tokens(self, principal: Principal, request: ChatRequest) -> TokenCount:
+        """How long the prompt is that a conversation becomes. An empty model name: the only one."""
+        return await self._in_time(self._target(principal, request.model or None).adapter.count_tokens(request))
 
     def _target(self, principal: Principal, model: str | None, kind: Kind | None = None) -> Target:
         target = self._catalog.only(principal) if model is None else self._catalog.resolve(principal, model)

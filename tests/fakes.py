@@ -25,6 +25,7 @@ from adapters.types import (
     SessionInfo,
     Started,
     TextDelta,
+    TokenCount,
     Usage,
 )
 from gateway.limits.limiter import Balance
@@ -120,6 +121,9 @@ class Scripted:
 
     async def detokenize(self, tokens: list[int]) -> str:
         return bytes(tokens).decode()
+
+    async def count_tokens(self, request: ChatRequest) -> TokenCount:
+        return TokenCount((await self.apply_template(request))[1])
 
     async def apply_template(self, request: ChatRequest) -> tuple[str, int]:
         prompt = "".join(f"<{message.role}>{message.content}" for message in request.messages)

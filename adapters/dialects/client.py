@@ -27,7 +27,8 @@ class Style(msgspec.Struct, frozen=True, kw_only=True):
     `reasoning` is where it takes how much to think: `reasoning_effort`, OpenRouter's object `reasoning`, or nowhere.
     `thoughts` is the field where it wants what was thought before an earlier answer. `grammars` is the field for
     constraints other than JSON, and with it whose way it is. `extra_sampling`: it takes `top_k` and `min_p`.
-    `template_arguments`: it takes `chat_template_kwargs`.
+    `template_arguments`: it takes `chat_template_kwargs`. `anthropic_version` is what the body of a message says in the
+    place of the model, where that stands in the address.
     """
 
     max_tokens: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
@@ -42,6 +43,7 @@ class Style(msgspec.Struct, frozen=True, kw_only=True):
     cache_control: bool = False
     extra_sampling: bool = False
     template_arguments: bool = False
+    anthropic_version: str = ""
 
 
 class EventParser(Protocol):

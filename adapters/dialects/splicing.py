@@ -51,6 +51,20 @@ def splice(body: bytes, replaced: Mapping[str, bytes], added: Mapping[str, bytes
     return (*parts, view[start:])
 
 
+def rename(body: bytes, name: str, new_name: str, value: bytes) -> Parts:
+    """`body`, a valid JSON object, with another member, which it must not have, in the place of one that is there.
+
+    Raises InvalidRequest when either is there otherwise.
+    """
+    found = _walked(body, {name: b"", new_name: b""})
+    if new_name in found:
+        raise InvalidRequest(f"Unknown parameter: '{new_name}'.", code="unknown_parameter", param=new_name)
+    begin, end = found[name]
+    quote = body.rindex(b'"', 0, body.rindex(b":", 0, begin))
+    start = body.rindex(b'"', 0, quote)
+    return _around(body, start, b'"%b":%b' % (new_name.encode(), value), end)
+
+
 def _around(body: bytes, begin: int, value: bytes, end: int) -> Parts:
     view = memoryview(body)
     return view[:begin], value, view[end:]

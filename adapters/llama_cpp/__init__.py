@@ -62,6 +62,7 @@ from adapters.types import (
     SessionAction,
     SessionInfo,
     TextPart,
+    TokenCount,
     Usage,
 )
 
@@ -304,6 +305,9 @@ class LlamaCpp:
     async def detokenize(self, tokens: list[int]) -> str:
         answer = await self._inspect(lambda number: Detokenize(number, tuple(tokens)))
         return answer.text
+
+    async def count_tokens(self, request: ChatRequest) -> TokenCount:
+        return TokenCount((await self.apply_template(request))[1])
 
     async def apply_template(self, request: ChatRequest) -> tuple[str, int]:
         _check_parts(request, self.check_ready())

@@ -9,7 +9,7 @@ from adapters.dialects import anthropic_messages as dialect
 from adapters.types import ChatRequest
 from gateway.api import shapes
 from gateway.api.http import Endpoint, Response, json_response, read_json_body, run_until_disconnect
-from gateway.api.openai.generation import Rendering, answer, caller_of, room_headers
+from gateway.api.openai.generation import Rendering, answer, caller_of, count_headers, room_headers
 from gateway.api.remote_images import RemoteImages
 from gateway.inference import Inference
 from gateway.streams import Stream
@@ -62,5 +62,6 @@ class Messages:
 
     async def count(self, request: Request) -> Response:
         asked = dialect.parse_count(await read_json_body(request, self._body_bytes_max))
-        tokens = await run_until_disconnect(request, self._inference.count(request.state.principal, asked))
-        return json_response(dialect.render_count(tokens))
+        counting = self._inference.count_tokens(request.state.principal, asked)
+        count = await run_until_disconnect(request, counting)
+        return json_response(dialect.render_count(count.tokens), headers=count_headers(count))

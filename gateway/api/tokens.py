@@ -5,8 +5,9 @@ from __future__ import annotations
 from starlette.requests import Request
 
 from adapters.dialects import llama_server as dialect
-from adapters.types import ChatRequest
+from adapters.types import ChatRequest, TokenCount
 from gateway.api.http import Doc, Endpoint, Response, json_response, read_json_body, run_until_disconnect
+from gateway.api.openai.generation import count_headers
 from gateway.api.shapes import COUNT, TEXT, many, thing
 from gateway.inference import Inference
 
@@ -60,11 +61,13 @@ class Tokens:
 
     async def count(self, request: Request) -> Response:
         asked = dialect.parse_count(await self._body(request))
-        work = self._count(request, asked)
-        return json_response(dialect.render_count(await run_until_disconnect(request, work)))
+        count = await run_until_disconnect(request, self._count(request, asked))
+        return json_response(dialect.render_count(count.tokens), headers=count_headers(count))
 
-    async def _count(self, request: Request, asked: ChatRequest | dialect.TextInput) -> int:
+    async def _count(self, request: Request, asked: ChatRequest | dialect.TextInput) -> TokenCount:
         principal = request.state.principal
         if isinstance(asked, ChatRequest):
-            return (await self._inference.apply_template(principal, asked))[1]
-        return len(await self._inference.tokenize(principal, asked.model, asked.text, special=asked.special))
+            return await self._inference.count_tokens(principal, asked)
+        return TokenCount(
+            len(await self._inference.tokenize(principal, asked.model, asked.text, special=asked.special))
+        )

@@ -46,6 +46,7 @@ from adapters.types import (
     SessionInfo,
     Sink,
     Started,
+    TokenCount,
 )
 from gateway.catalog import Adapter, relay_of
 from gateway.config_providers import FallsThrough
@@ -216,6 +217,9 @@ class Router:
 
     async def detokenize(self, tokens: list[int]) -> str:
         return await self._first().detokenize(tokens)
+
+    async def count_tokens(self, request: ChatRequest) -> TokenCount:
+        return await self._first().count_tokens(request)
 
     async def apply_template(self, request: ChatRequest) -> tuple[str, int]:
         return await self._first().apply_template(request)

@@ -26,6 +26,11 @@ FACTS = {
         "/v1/projects/{project}/locations/{region}/publishers/google/models/{model}:streamGenerateContent?alt=sse",
         "google",
     ),
+    "vertex-anthropic": (
+        "https://{region}-aiplatform.googleapis.com",
+        "/v1/projects/{project}/locations/{region}/publishers/anthropic/models/{model}:streamRawPredict",
+        "google",
+    ),
     "openrouter": ("https://openrouter.ai/api/v1", "/chat/completions", "bearer"),
     "xai": ("https://api.x.ai/v1", "/chat/completions", "bearer"),
     "mistral": ("https://api.mistral.ai/v1", "/chat/completions", "bearer"),
@@ -49,6 +54,7 @@ CANNOT = {
     "bedrock": {"n", "parallel_tools", "logit_bias", "logprobs", "image_urls", "json_object", "grammars"},
     "gemini": {"parallel_tools", "logit_bias", "grammars"},
     "vertex": {"parallel_tools", "logit_bias", "grammars"},
+    "vertex-anthropic": {"n", "logprobs", "logit_bias", "json_object", "image_urls"},
     "cohere": {"n", "parallel_tools", "logit_bias"},
     "ollama": {"image_urls", "n", "logit_bias", "tool_choice"},
     "openai": {"grammars"},
@@ -86,7 +92,7 @@ def test_departures_from_the_dialect(kind: ProviderKind) -> None:
 def test_every_row_is_sound(row: Provider) -> None:
     assert row.capabilities <= set(CAPABILITIES)
     assert "chat" in row.kinds
-    for path in row.paths.values():
+    for path in (*row.paths.values(), *(row.counting or ())[1:]):
         assert path.startswith("/")
         assert path.replace("{model}", "").replace("{region}", "").replace("{project}", "").isascii()
     for name in ("region", "project"):

@@ -175,6 +175,7 @@ CORPORA = {
     ),
     "responses": Corpus(b"/v1/responses", "openai", RESPONSES, RESPONSE, named(RESPONSE_EVENTS)),
     "messages": Corpus(b"/v1/messages", "anthropic", MESSAGES, MESSAGE, named(MESSAGE_EVENTS)),
+    "vertex": Corpus(b"/v1/messages", "vertex-anthropic", MESSAGES, MESSAGE, named(MESSAGE_EVENTS)),
     "embeddings": Corpus(b"/v1/embeddings", "openai", EMBEDDINGS, VECTORS),
 }
 STREAMS = {name: corpus for name, corpus in CORPORA.items() if corpus.stream}
@@ -190,6 +191,8 @@ def spellings(fields: dict[str, Any]) -> Iterator[bytes]:
 
 def expected(body: bytes, fields: dict[str, Any], corpus: Corpus) -> bytes:
     """What the provider is to get: the routed fields are its own, and of responses nothing is to be kept."""
+    if corpus.kind == "vertex-anthropic":
+        return re.sub(rb'"model": ?"far"', b'"anthropic_version":"vertex-2023-10-16"', body)
     before, _, behind = body.rpartition(b'"far"')
     body = before + b'"their-model"' + behind
     if corpus.path == b"/v1/responses" and "store" not in fields:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
@@ -14,7 +14,7 @@ from adapters.dialects.anthropic_messages.fields import Metadata
 from adapters.dialects.client import Style
 from adapters.dialects.failures import failure_in_stream
 from adapters.dialects.passing import Passing
-from adapters.dialects.splicing import Parts, splice
+from adapters.dialects.splicing import Parts, rename, splice
 from adapters.errors import BrokeOff, UpstreamInvalid
 from adapters.types import Head, Inbound, Usage
 
@@ -24,7 +24,6 @@ SIGNS: Mapping[str, tuple[bytes, ...]] = {
     "tool_choice": (b'"tool_choice"',),
     "parallel_tools": (b'"disable_parallel_tool_use"',),
     "images": (b'"image"',),
-    "image_urls": (b'"url"',),
     "documents": (b'"document"',),
     "json_schema": (b'"json_schema"',),
     "reasoning": (b'"thinking"', b'"effort"'),
@@ -69,7 +68,10 @@ def read_head(body: bytes) -> Head:
 
 
 def rewrite(inbound: Inbound, model: str, style: Style) -> Parts:
-    """The body with the target's model; a bound of the answer is always there."""
+    """The body with the target's model; a bound of the answer is always there. Where the address says the model, the
+    body says the version of the dialect instead."""
+    if style.anthropic_version:
+        return rename(inbound.body, "model", "anthropic_version", _encode(style.anthropic_version))
     return splice(inbound.body, {"model": _encode(model)}, {})
 
 
@@ -126,11 +128,38 @@ class EventWatch:
 
 
 def may_need(inbound: Inbound, capabilities: Collection[str]) -> bool:
-    """Goes by the bytes of names and values anywhere in the body; escaped ones count as any."""
-    body = inbound.body
-    if b"\\u00" in body:
+    """Goes by the bytes of names and values anywhere in the body; escaped ones count as any. Addresses of images and
+    documents are looked for where there may be one."""
+    body, escaped = inbound.body, b"\\u00" in inbound.body
+    if "image_urls" in capabilities and (escaped or b'"url"' in body) and _names_images(body):
         return True
-    return any(sign in body for capability in capabilities for sign in SIGNS.get(capability, ()))
+    signs = [sign for capability in capabilities for sign in SIGNS.get(capability, ())]
+    return bool(signs) and (escaped or any(sign in body for sign in signs))
+
+
+def _names_images(body: bytes) -> bool:
+    """Whether anything said is to be fetched; what is not as it should be counts as that."""
+    try:
+        said = msgspec.json.decode(body, type=_Said)
+    except (msgspec.DecodeError, RecursionError):
+        return True
+    return _fetched(said.messages) or _fetched(said.system)
+
+
+def _fetched(node: Any) -> bool:
+    if isinstance(node, list):
+        return any(map(_fetched, node))
+    if not isinstance(node, dict):
+        return False
+    source = node.get("source")
+    return (isinstance(source, dict) and "url" in source) or any(map(_fetched, node.values()))
+
+
+class _Said(msgspec.Struct):
+    """The parts of a body that images can stand in."""
+
+    messages: Any = None
+    system: Any = None
 
 
 MESSAGES = Passing("chat", read_head, rewrite, EventWatch, usage_of, may_need)

@@ -72,6 +72,8 @@ def render_request(request: ChatRequest, style: Style | None = None) -> bytes:
         **_tools(request),
         "stream": True,
     }
+    if style is not None and style.anthropic_version:
+        fields |= {"model": None, "anthropic_version": style.anthropic_version}
     return _encode({name: value for name, value in fields.items() if value is not None})
 
 

@@ -162,34 +162,36 @@ class EventWatch:
 
 
 def may_need(inbound: Inbound, capabilities: Collection[str]) -> bool:
-    """Goes by the bytes of names and values anywhere in the body; escaped ones count as any. Only images and files that
-    stand in the input are no addresses."""
-    body = inbound.body
-    if b"\\u00" in body:
+    """Goes by the bytes of names and values anywhere in the body; escaped ones count as any. Addresses of images and
+    files are looked for in the input."""
+    body, escaped = inbound.body, b"\\u00" in inbound.body
+    if "image_urls" in capabilities and (escaped or b'_url"' in body) and _names_images(body):
         return True
-    if "image_urls" in capabilities and (b'"file_url"' in body or (b'"image_url"' in body and _names_images(body))):
-        return True
-    return any(sign in body for capability in capabilities for sign in SIGNS.get(capability, ()))
+    signs = [sign for capability in capabilities for sign in SIGNS.get(capability, ())]
+    return bool(signs) and (escaped or any(sign in body for sign in signs))
 
 
 def _names_images(body: bytes) -> bool:
-    """Whether anything in the input has an image by its address; what is not as it should be counts as one."""
+    """Whether anything in the input is to be fetched; what is not as it should be counts as that."""
     try:
-        return _shows_address(msgspec.json.decode(body, type=_Shown).input)
+        return _fetched(msgspec.json.decode(body, type=_Said).input)
     except (msgspec.DecodeError, RecursionError):
         return True
 
 
-def _shows_address(node: Any) -> bool:
+def _fetched(node: Any) -> bool:
     if isinstance(node, list):
-        return any(map(_shows_address, node))
+        return any(map(_fetched, node))
     if not isinstance(node, dict):
         return False
-    url = node.get("image_url")
-    return (url is not None and not str(url).startswith("data:")) or any(map(_shows_address, node.values()))
+    image = node.get("image_url")
+    far = image is not None and not str(image).startswith("data:")
+    return far or node.get("file_url") is not None or any(map(_fetched, node.values()))
 
 
-class _Shown(msgspec.Struct):
+class _Said(msgspec.Struct):
+    """The part of a body that images can stand in."""
+
     input: Any = None
 
 

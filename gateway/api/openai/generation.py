@@ -13,7 +13,7 @@ from starlette.requests import Request
 
 from adapters.dialects.openai_wire import EventRenderer, Folded, Inbound, ResponseHead
 from adapters.errors import InvalidRequest
-from adapters.types import Caller, Event, Finished, Timings
+from adapters.types import Caller, Event, Finished, Timings, TokenCount
 from gateway.api.http import EventStreamResponse, Response, json_response, run_until_disconnect
 from gateway.auth import Principal
 from gateway.ledger.export import usd
@@ -178,6 +178,11 @@ def meter_headers(meter: Meter) -> dict[str, str]:
     if meter.cost_nano is not None:
         headers["x-gateway-cost-usd"] = usd(meter.cost_nano)
     return headers
+
+
+def count_headers(count: TokenCount) -> dict[str, str]:
+    """Whether a number of tokens can be relied on."""
+    return {"x-gateway-token-count": "exact" if count.exact else "estimate"}
 
 
 def room_headers(meter: Meter) -> dict[str, str]:

@@ -9,7 +9,7 @@ from adapters.dialects import openai_responses as dialect
 from adapters.types import ChatRequest
 from gateway.api import shapes
 from gateway.api.http import Endpoint, Response, json_response, read_json_body, run_until_disconnect
-from gateway.api.openai.generation import Rendering, answer, caller_of, openai_headers
+from gateway.api.openai.generation import Rendering, answer, caller_of, count_headers, openai_headers
 from gateway.api.remote_images import RemoteImages
 from gateway.inference import Inference
 
@@ -59,8 +59,9 @@ class Responses:
 
     async def count(self, request: Request) -> Response:
         inbound = await self._inbound(request)
-        counting = self._inference.count(request.state.principal, inbound.request)
-        return json_response(dialect.render_count(await run_until_disconnect(request, counting)))
+        counting = self._inference.count_tokens(request.state.principal, inbound.request)
+        count = await run_until_disconnect(request, counting)
+        return json_response(dialect.render_count(count.tokens), headers=count_headers(count))
 
     async def _inbound(self, request: Request) -> dialect.ResponsesInbound:
         inbound = dialect.parse_request(await read_json_body(request, self._body_bytes_max))

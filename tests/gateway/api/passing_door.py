@@ -57,8 +57,9 @@ async def opened(
 ) -> AsyncIterator[Door]:
     async with upstream(script) as up:
         client = HttpClient(proxies={}, timeouts=QUICK)
-        url = f"http://127.0.0.1:{up.port}" + ("" if kind == "anthropic" else "/v1")
-        settings = UpstreamSettings(name="p", kind=kind, base_url=url, api_key=Secret("upstream-key"))
+        url = f"http://127.0.0.1:{up.port}" + ("/v1" if kind.startswith("open") else "")
+        place = {"region": "eu", "project": "mine"} if kind.startswith("vertex") else {}
+        settings = UpstreamSettings(name="p", kind=kind, base_url=url, api_key=Secret("upstream-key"), **place)
         provider = Provider(settings, client=client)
         remote = Remote(
             RemoteModel(name="far", model="their-model", kinds=("chat", "completion", "embedding")), provider

@@ -1,0 +1,69 @@
+"""Whether a request that is passed on could need what its target lacks, in the dialects that have a list of blocks."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from adapters.relay import PASSING
+from adapters.types import DialectName, Inbound
+
+FAR = "http://169.254.169.254/"
+HERE = "data:image/png;base64,aGk="
+
+
+def may_need(dialect: DialectName, fields: dict[str, Any], *capabilities: str, ascii: bool = False) -> bool:
+    passing = PASSING[dialect]
+    body = json.dumps({"model": "m", "max_tokens": 5} | fields, ensure_ascii=ascii).encode()
+    return passing.may_need(Inbound(dialect, body, passing.read_head(body)), frozenset(capabilities))
+
+
+def block(kind: str, **source: str) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": [{"type": kind, "source": source}]}]}
+
+
+def result(content: Any) -> dict[str, Any]:
+    return {
+        "messages": [{"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t", "content": content}]}]
+    }
+
+
+def shown(**piece: Any) -> dict[str, Any]:
+    return {"input": [{"role": "user", "content": [piece]}]}
+
+
+# dialect, fields, whether an address may have to be fetched
+ADDRESSES: list[tuple[DialectName, dict[str, Any], bool]] = [
+    ("anthropic_messages", block("image", type="url", url=FAR), True),
+    ("anthropic_messages", block("document", type="url", url=FAR), True),
+    ("anthropic_messages", result([{"type": "image", "source": {"type": "url", "url": FAR}}]), True),
+    ("anthropic_messages", {"system": [{"type": "image", "source": {"url": FAR}}], "messages": []}, True),
+    ("anthropic_messages", block("image", type="base64", data="aGk="), False),
+    ("anthropic_messages", {"messages": [], "mcp_servers": [{"type": "url", "url": FAR}]}, False),
+    ("anthropic_messages", {"messages": [{"role": "user", "content": '{"source": {"url": "x"}}'}]}, False),
+    ("openai_responses", shown(type="input_image", image_url=FAR), True),
+    ("openai_responses", shown(type="input_image", image_url={"url": HERE}), True),
+    ("openai_responses", shown(type="input_file", file_url=FAR), True),
+    ("openai_responses", {"input": [{"output": [{"type": "input_image", "image_url": FAR}]}]}, True),
+    ("openai_responses", shown(type="input_image", image_url=HERE), False),
+    ("openai_responses", shown(type="input_image", file_id="f"), False),
+    ("openai_responses", {"input": '"image_url": "x"'}, False),
+]
+
+
+@pytest.mark.parametrize(("dialect", "fields", "far"), ADDRESSES)
+def test_what_may_have_to_be_fetched(dialect: DialectName, fields: dict[str, Any], far: bool) -> None:
+    assert may_need(dialect, fields, "image_urls") == far
+    spelt = may_need(dialect, fields | {"x": "\u00e4"}, "image_urls", ascii=True)
+    assert spelt == far, "escapes are no reason to think otherwise"
+
+
+@pytest.mark.parametrize("dialect", ["anthropic_messages", "openai_responses"])
+def test_signs_and_escapes(dialect: DialectName) -> None:
+    plain: Any = {"messages": [], "input": "hi"}
+    assert not may_need(dialect, plain, "tools", "images", "documents", "reasoning")
+    assert may_need(dialect, plain | {"tools": []}, "tools") and not may_need(dialect, plain | {"tools": []}, "images")
+    assert may_need(dialect, plain | {"x": "\u00e4"}, "tools", ascii=True), "a name could be spelt with it"
+    assert not may_need(dialect, plain | {"x": "\u00e4"}, ascii=True)
