@@ -113,6 +113,7 @@ class Caller(msgspec.Struct, frozen=True):
 
     `session_key` names the conversation (None: the longest common prefix decides), `weight` the tenant's share of a
     queue, `priority` orders requests of one tenant (higher first). `explain_cache` asks for `Started.cache`.
+    `cache_control` is what the request says about answers that were given before.
     """
 
     request_id: str
@@ -121,6 +122,7 @@ class Caller(msgspec.Struct, frozen=True):
     weight: float = 1.0
     priority: int = 0
     explain_cache: bool = False
+    cache_control: str = ""
 
 
 class Head(msgspec.Struct, frozen=True):

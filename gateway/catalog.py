@@ -119,11 +119,18 @@ def dearest(prices: Iterable[Price | None]) -> Price | None:
     )
 
 
+class Caching(msgspec.Struct, frozen=True):
+    """For how long answers of a target may be given again. `version` is another when it may answer otherwise."""
+
+    ttl_s: int
+    version: str = ""
+
+
 class Target:
     """A public name and what stands behind it; `created_s` is a Unix time, `price` None is not known (not free).
 
     With a `lora` it is that adapter over the model whose public name is `parent`. What a route leads to has `prices` of
-    its own, by identity; `price` is then the dearest.
+    its own, by identity; `price` is then the dearest. Without `caching` each request is answered anew.
     """
 
     def __init__(
@@ -137,8 +144,10 @@ class Target:
         parent: str | None = None,
         price: Price | None = None,
         prices: Mapping[str, Price | None] | None = None,
+        caching: Caching | None = None,
     ) -> None:
         self.name = name
+        self.caching = caching
         self._prices = prices or {}
         self.price = price
         self.adapter = adapter

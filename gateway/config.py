@@ -15,6 +15,7 @@ import adapters
 from gateway import yaml_lines
 from gateway.config_auth import IssuerConfig, issuer_conflicts
 from gateway.config_auth import is_loopback as is_loopback
+from gateway.config_cache import CacheConfig as CacheConfig
 from gateway.config_library import LibraryConfig as LibraryConfig
 from gateway.config_library import library_conflicts
 from gateway.config_limits import ImagesConfig as ImagesConfig
@@ -128,6 +129,7 @@ class Config(Section, frozen=True, kw_only=True):
     sessions: SessionsConfig = SessionsConfig()
     library: LibraryConfig = LibraryConfig()
     images: ImagesConfig = ImagesConfig()
+    cache: CacheConfig = CacheConfig()
     log: LogConfig = LogConfig()
 
 
@@ -235,7 +237,7 @@ def _conflicts(config: Config) -> Iterator[tuple[str, str]]:
     if config.sessions.encryption_key is not None and config.sessions.encryption_key_file is not None:
         yield "sessions.encryption_key_file", "sessions.encryption_key is set already"
     yield from library_conflicts(config.library)
-    yield from _state_conflicts(config.state)
+    yield from _state_conflicts(config)
 
 
 def _name_conflicts(config: Config) -> Iterator[tuple[str, str]]:
@@ -263,10 +265,12 @@ def _name_conflicts(config: Config) -> Iterator[tuple[str, str]]:
         taken[name] = where
 
 
-def _state_conflicts(state: StateConfig) -> Iterator[tuple[str, str]]:
+def _state_conflicts(config: Config) -> Iterator[tuple[str, str]]:
+    state = config.state
     for name, url, schemes in (
         ("state.database", state.database, DATABASE_SCHEMES),
         ("state.redis", state.redis, REDIS_SCHEMES),
+        ("cache.redis", config.cache.redis, REDIS_SCHEMES),
     ):
         if url is not None and not url.reveal().startswith(schemes):
             yield name, f"expected a URL that starts with {' or '.join(schemes)} (the value is a secret and not shown)"

@@ -9,6 +9,7 @@ from msgspec import Meta
 
 from adapters.llama_cpp import reasoning, tools
 from adapters.llama_cpp.messages import EngineSettings, LoraFile
+from gateway.config_cache import CacheTtl
 from gateway.config_limits import PriceConfig, Section
 
 ModelName = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]*\Z")]
@@ -62,6 +63,7 @@ class ModelConfig(Section, frozen=True, kw_only=True):
     aliases: tuple[ModelName, ...] = ()
     queue_depth_max: Annotated[int, Meta(ge=1, le=100_000)] = 64
     price: PriceConfig | None = None
+    cache_ttl_s: CacheTtl = None
     public_prefixes: Annotated[tuple[Annotated[str, Meta(min_length=1)], ...], Meta(max_length=64)] = ()
     engine: EngineConfig = EngineConfig()
 

@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from adapters.providers import PROVIDERS, Capability, ProviderKind
 from adapters.types import Kind
+from gateway.config_cache import CacheTtl
 from gateway.config_limits import PriceConfig, Section
 from gateway.config_models import LocalPath, ModelName
 from gateway.config_routing import HealthConfig
@@ -110,6 +111,7 @@ class RouteConfig(Section, frozen=True, kw_only=True):
     attempts_max: Annotated[int, Meta(ge=1, le=10)] = 3
     eta_s_max: Annotated[float, Meta(ge=0, le=3600)] = 5
     falls_through: tuple[FallsThrough, ...] = ("context_length_exceeded",)
+    cache_ttl_s: CacheTtl = None
     groups: Annotated[
         tuple[Annotated[tuple[TargetConfig, ...], Meta(min_length=1, max_length=64)], ...],
         Meta(min_length=1, max_length=16),

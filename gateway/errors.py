@@ -72,6 +72,7 @@ TABLE: Mapping[str, Row] = {
     "upstream_invalid": Row(502),
     "upstream_error": Row(502),
     "upstream_timeout": Row(504),
+    "not_cached": Row(504, retry=False),
     "model_loading": Row(503, retry_after_s=1),
     "model_unavailable": Row(503, retry_after_s=5),
     "model_invalid": Row(503, retry=False),

@@ -25,6 +25,7 @@ from adapters.types import (
     Usage,
 )
 from gateway.auth import Principal
+from gateway.cache import Ask, Cache
 from gateway.catalog import Catalog, Target
 from gateway.errors import GatewayError
 from gateway.metering import Meter, Metering, Request, durable
@@ -54,6 +55,7 @@ class Inference:
         catalog: Catalog,
         telemetry: Telemetry,
         metering: Metering | None = None,
+        cache: Cache | None = None,
         *,
         clock: Callable[[], float] = time.perf_counter,
         first_event_timeout_s: float = FIRST_EVENT_TIMEOUT_S,
@@ -62,6 +64,7 @@ class Inference:
         self._catalog = catalog
         self._telemetry = telemetry
         self._metering = metering or Metering()
+        self._cache = cache
         self._clock = clock
         self._first_event_timeout_s = first_event_timeout_s
         self._total_timeout_s = total_timeout_s
@@ -75,7 +78,9 @@ class Inference:
         target = self._target(principal, request.model, "chat")
         request = replace(request, generation=target.generation(request.generation))
         record = await self._admit(principal, target, caller, "chat", request)
-        return await self._open(target, lambda: target.adapter.chat(_bounded(request, record), caller), record)
+        bounded = _bounded(request, record)
+        ask = Ask(principal, target, caller, record, request, _bound_of(bounded, request))
+        return await self._open(ask, lambda: target.adapter.chat(bounded, caller))
 
     async def passage(self, principal: Principal, inbound: Inbound, caller: Callable[[], Caller]) -> Passage | None:
         """The way of a request to a target that speaks its dialect, with what it may use held; None where there is no
@@ -89,6 +94,8 @@ class Inference:
         grant = record.meter.grant
         if grant is not None and inbound.head.max_tokens is None and (grant.nano or grant.slots):
             inbound = replace(inbound, output_tokens_max=grant.output_tokens or None)
+        if self._cache is not None:
+            relay = self._cache.relay(Ask(principal, target, behalf, record, inbound, inbound.output_tokens_max), relay)
         return Passage(target, relay, inbound, behalf, record)
 
     async def complete(self, principal: Principal, request: CompletionRequest, caller: Caller) -> Stream:
@@ -96,23 +103,28 @@ class Inference:
         target = self._target(principal, request.model, "completion")
         request = replace(request, generation=target.generation(request.generation))
         record = await self._admit(principal, target, caller, "completion", request)
-        return await self._open(target, lambda: target.adapter.complete(_bounded(request, record), caller), record)
+        bounded = _bounded(request, record)
+        ask = Ask(principal, target, caller, record, request, _bound_of(bounded, request))
+        return await self._open(ask, lambda: target.adapter.complete(bounded, caller))
 
     async def embed(self, principal: Principal, request: EmbeddingRequest, caller: Caller) -> tuple[Embeddings, Meter]:
         """Turn texts into vectors; what it cost is in the meter."""
         target = self._target(principal, request.model, "embedding")
         record = await self._admit(principal, target, caller, "embedding", request)
-        return await self._encoded(record, target.adapter.embed(request, caller))
+        ask = Ask(principal, target, caller, record, request)
+        return await self._encoded(ask, lambda: target.adapter.embed(request, caller))
 
     async def rerank(self, principal: Principal, request: RerankRequest, caller: Caller) -> tuple[Ranking, Meter]:
         """Score documents by how well they answer a query; what it cost is in the meter."""
         target = self._target(principal, request.model, "rerank")
         record = await self._admit(principal, target, caller, "rerank", request)
-        return await self._encoded(record, target.adapter.rerank(request, caller))
+        ask = Ask(principal, target, caller, record, request)
+        return await self._encoded(ask, lambda: target.adapter.rerank(request, caller))
 
-    async def _encoded(self, record: Record, work: Awaitable[Encoded]) -> tuple[Encoded, Meter]:
+    async def _encoded(self, ask: Ask, work: Callable[[], Awaitable[Encoded]]) -> tuple[Encoded, Meter]:
+        record, cache = ask.record, self._cache
         try:
-            encoded = await self._in_time(work)
+            encoded = await self._in_time(work() if cache is None else cache.encoded(ask, work))
         except BaseException as exc:
             record.fail(exc)
             raise
@@ -157,14 +169,14 @@ class Inference:
             raise
         return Record(target.name, self._telemetry, self._clock, meter)
 
-    async def _open(self, target: Target, start: Callable[[], AsyncIterator[Event]], record: Record) -> Stream:
+    async def _open(self, ask: Ask, start: Callable[[], AsyncIterator[Event]]) -> Stream:
         """Start the adapter; one that refuses at once ends the record like one that refuses later."""
         try:
-            events = start()
+            events = start() if self._cache is None else self._cache.events(ask, start)
         except BaseException as exc:
-            record.fail(exc)
+            ask.record.fail(exc)
             raise
-        stream = Stream(target, events, record)
+        stream = Stream(ask.target, events, ask.record)
         await stream.open(self._first_event_timeout_s, self._total_timeout_s)
         return stream
 
@@ -174,6 +186,11 @@ class Inference:
                 return await work
         except TimeoutError:
             raise Timeout("The request took too long.") from None
+
+
+def _bound_of(bounded: TextRequest, asked: TextRequest) -> int | None:
+    """The bound of an answer whose author has set none, or a higher one."""
+    return None if bounded is asked else bounded.generation.max_tokens
 
 
 def _bounded(request: TextRequest, record: Record) -> TextRequest:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 from collections.abc import Callable
+from typing import Literal
 
 import msgspec
 
@@ -68,6 +69,10 @@ class Meter:
         self._reservation = reservation
         self._started_us = started_us
         self._ended = False
+        self._hit_nano: int | None = None
+        # What the response cache did, where there is one, and how old the answer is that it had.
+        self.cache: Literal["hit", "miss", "bypass"] | None = None
+        self.age_s = 0
         self.cost_nano: int | None = None
         self.durable: asyncio.Future[None] | None = None
 
@@ -92,14 +97,24 @@ class Meter:
             price=self._target.price_at(served),
         )
 
+    def hit(self, usage: Usage, served: Served | None, percent: int, age_s: int) -> None:
+        """The answer is one that was given before: it uses no tokens and costs a share of what it cost then, at the
+        prices of now, whatever part of it is read."""
+        price = self._draft.price if served is None else self._target.price_at(served)
+        self._hit_nano = 0 if percent == 0 else None if price is None else -(-price.cost_nano(usage) * percent // 100)
+        self.cache, self.age_s = "hit", age_s
+        self._draft = msgspec.structs.replace(self._draft, cache="hit", provider="cache", attempts=0, price=price)
+
     def end(self, outcome: str, usage: Usage | None, *, estimated: bool, first_token_us: int | None = None) -> None:
         """Settle and record; `usage` None: nothing came of it and nothing is charged. Again: nothing."""
         if self._ended:
             return
         self._ended = True
-        used = usage or Usage()
-        price = self._draft.price
-        cost_nano = 0 if usage is None else None if price is None else price.cost_nano(used)
+        price, used = self._draft.price, usage or Usage()
+        if self.cache == "hit":
+            used, cost_nano = Usage(), 0 if usage is None else self._hit_nano
+        else:
+            cost_nano = 0 if usage is None else None if price is None else price.cost_nano(used)
         charged_nano, accounts = 0, tuple[str, ...]()
         if self._reservation is not None:
             grant = self._reservation.grant

@@ -45,6 +45,7 @@ class Record:
         self._counted = 0
         self._prompt: Started | None = None
         self._estimate: Callable[[], int] | None = None
+        self._again = False
         self._ended = False
 
     def event(self, event: Event) -> None:
@@ -75,7 +76,13 @@ class Record:
             self._output()
             self._counted += outputs
 
+    def given_again(self) -> None:
+        """What comes is an answer that was counted when it was given first."""
+        self._again = True
+
     def _output(self) -> None:
+        if self._again:
+            return
         now_s = self._clock()
         if self._output_s is None:
             self._first_s = now_s
@@ -115,7 +122,8 @@ class Record:
         prompt = self._prompt or Started(prompt_tokens=0)
         reported = usage or Usage(cached_tokens=prompt.cached_tokens)
         charged = believable(reported, prompt.prompt_tokens, self._counted)
-        self._telemetry.tokens(self._model, charged)
+        if not self._again:
+            self._telemetry.tokens(self._model, charged)
         used = usage is not None or self._counted > 0 or (cancelled and self._prompt is not None)
         first_us = None if self._first_s is None else round((self._first_s - self._started_s) * 1e6)
         self.meter.end(

@@ -61,6 +61,19 @@ METRICS: tuple[Metric, ...] = (
         "Inference requests over a limit, by its kind: requests, tokens, concurrency, budget.",
         ("kind",),
     ),
+    Metric(
+        "gateway_cache_requests_total",
+        "counter",
+        "Inference requests by what the response cache did: hit, miss, bypass.",
+        ("model", "outcome"),
+    ),
+    Metric("gateway_cache_bytes", "gauge", "What the response cache keeps, as far as this process knows."),
+    Metric("gateway_cache_evictions_total", "counter", "Answers that made room for others in the response cache."),
+    Metric(
+        "gateway_cache_failures_total",
+        "counter",
+        "Answers that the response cache could not look up, read or keep, because its Redis was away.",
+    ),
     Metric("gateway_cost_nano_usd_total", "counter", "What inference cost, in billionths of a US dollar.", ("model",)),
     Metric("gateway_alerts_total", "counter", "Budgets that reached a threshold, by percentage.", ("percent",)),
     Metric(
@@ -199,6 +212,7 @@ class Telemetry:
         self._completion_tokens = self._counters["gateway_completion_tokens_total"]
         self._refused = self._counters["gateway_refused_total"]
         self._cost = self._counters["gateway_cost_nano_usd_total"]
+        self._cached_answers = self._counters["gateway_cache_requests_total"]
         self._alerts = self._counters["gateway_alerts_total"]
         self._alerts_told = self._counters["gateway_alert_deliveries_total"]
         self._first_tokens = self._histograms["gateway_time_to_first_token_seconds"]
@@ -223,6 +237,10 @@ class Telemetry:
     def refused(self, kind: str) -> None:
         """A limit kept an inference request out."""
         self._refused.add((kind,))
+
+    def cache(self, model: str, outcome: str) -> None:
+        """What the response cache did with an inference request."""
+        self._cached_answers.add((model, outcome))
 
     def charged(self, model: str, cost_nano: int) -> None:
         """What an inference request cost."""

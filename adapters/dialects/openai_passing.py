@@ -280,6 +280,9 @@ class _Shown(msgspec.Struct):
     messages: list[_ShownMessage] = []
 
 
-CHAT = Passing("chat", read_chat, rewrite, ChunkWatch, usage_of, may_need)
-COMPLETION = Passing("completion", read_completion, rewrite, ChunkWatch, usage_of, may_need)
-EMBEDDING = Passing("embedding", read_embedding, rewrite, ChunkWatch, usage_of, may_need)
+_NEUTRAL = frozenset(("model", "user", "safety_identifier", "prompt_cache_key", "session_id"))
+_SPOILT = re.compile(rb'"finish_reason"\s*:\s*"(?:content_filter|error)"')
+
+CHAT = Passing("chat", read_chat, rewrite, ChunkWatch, usage_of, may_need, _NEUTRAL, _SPOILT)
+COMPLETION = Passing("completion", read_completion, rewrite, ChunkWatch, usage_of, may_need, _NEUTRAL, _SPOILT)
+EMBEDDING = Passing("embedding", read_embedding, rewrite, ChunkWatch, usage_of, may_need, _NEUTRAL, _SPOILT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection
 from typing import Protocol
 
@@ -36,7 +37,8 @@ class Passing(msgspec.Struct, frozen=True):
     `read_head` raises `InvalidRequest` for what is not a JSON object of the dialect; `rewrite` gives a body with the
     target's name for the model and whatever else is needed to know what was used; `usage_of` reads a unary answer and
     raises `AdapterError` when it is none. `may_need` says whether a request could need any of some capabilities: yes
-    where in doubt.
+    where in doubt. `neutral` are the members that make no difference to an answer, the model's name among them;
+    `spoilt` is found in an answer that somebody kept from ending as it should.
     """
 
     kind: Kind
@@ -45,3 +47,5 @@ class Passing(msgspec.Struct, frozen=True):
     watch: Callable[[Inbound], Watch]
     usage_of: Callable[[bytes], Usage]
     may_need: Callable[[Inbound, Collection[str]], bool]
+    neutral: frozenset[str]
+    spoilt: re.Pattern[bytes]

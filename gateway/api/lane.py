@@ -38,7 +38,9 @@ from gateway.streams import Passage
 PATHS = tuple(path for path, dialect in PASSED.items() if dialect.startswith("openai"))
 STREAM_HEADERS = "cache-control: no-cache\r\nx-accel-buffering: no\r\ntransfer-encoding: chunked\r\n"
 # A request that has any of these goes the usual way.
-UNUSUAL = frozenset((b"cookie", b"idempotency-key", b"content-encoding", b"x-gateway-explain", b"anthropic-version"))
+UNUSUAL = frozenset(
+    (b"cookie", b"idempotency-key", b"content-encoding", b"x-gateway-explain", b"anthropic-version", b"cache-control")
+)
 
 
 class Connection(Protocol):

@@ -32,6 +32,7 @@ from gateway.api.mount import Parts, routes, version
 from gateway.api.passing import Passer
 from gateway.api.protocol import Report, Wheel
 from gateway.api.server import ListenError, Server, bind
+from gateway.app.caching import open_cache
 from gateway.app.models import open_adapters
 from gateway.app.money import open_money
 from gateway.app.people import open_authenticator, open_people
@@ -135,7 +136,7 @@ async def opened(config: Config) -> AsyncIterator[Gateway]:
         _start_retention(config, database, audit, stack)
         idempotent = await _open_idempotent(config, database, ledger, stack)
         metering = Metering(limiter, ledger, telemetry, process=process)
-        inference = Inference(serving.catalog, telemetry, metering)
+        inference = Inference(serving.catalog, telemetry, metering, await open_cache(config, telemetry, stack))
         health = Health(telemetry, serving.statuses, lambda: wheel.draining)
         people = await open_people(config, database, shared, stack)
         parts = Parts(

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from adapters import open_adapter
 from adapters.llama_cpp import LlamaCpp
 from adapters.scripted import Scripted
+from gateway.app.caching import caching_of
 from gateway.catalog import Adapter, Price, Target, dearest, price_place
 from gateway.config import Config, TargetConfig
 from gateway.engines import engine_settings
@@ -53,8 +54,10 @@ def offered(
     """
     targets, began_s = [], since_s[""]
     for model, adapter in zip(config.models, models, strict=True):
-        price = prices.get(model.name)
-        targets.append(Target(model.name, adapter, aliases=model.aliases, created_s=began_s, price=price))
+        price, caching = prices.get(model.name), caching_of(config, model)
+        targets.append(
+            Target(model.name, adapter, aliases=model.aliases, created_s=began_s, price=price, caching=caching)
+        )
         for lora in model.engine.loras:
             name, *aliases = (f"{known}:{lora.name}" for known in (model.name, *model.aliases))
             targets.append(
@@ -66,6 +69,7 @@ def offered(
                     lora=lora.name,
                     parent=model.name,
                     price=price,
+                    caching=caching,
                 )
             )
     for route, router in zip(config.routes, routers, strict=True):
@@ -80,6 +84,7 @@ def offered(
                 created_s=since_s.get(route.name, began_s),
                 price=dearest(known.values()),
                 prices=known,
+                caching=caching_of(config, route),
             )
         )
     return targets

@@ -27,7 +27,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     `id` is the reservation's and unique; `request_id` is what the client saw and may repeat. `cost_nano` None: the
     model has no price. `charged_nano` was taken from each of `accounts`; it is never above what was reserved, so it can
     be below the cost. `estimated`: tokens were counted here because the request ended without a report. A correction
-    names the entry it `corrects`, and its amounts are differences.
+    names the entry it `corrects`, and its amounts are differences. With `cache` "hit" the answer was given before: no
+    tokens were used, and it costs what the cache's rule says.
     """
 
     id: str
@@ -160,8 +161,11 @@ def believable(reported: Usage | None, prompt_tokens: int, counted_tokens: int) 
 def correction(entry: Entry, corrected: list[Entry], price: Price, at_us: int) -> Entry | None:
     """The entry that makes a posted one, after earlier corrections, cost what `price` says; None when it does.
 
-    Money is only ever given back: what should have cost more is noted as its cost and not charged after the fact.
+    Money is only ever given back: what should have cost more is noted as its cost and not charged after the fact. What
+    came from the response cache has no tokens to be priced anew.
     """
+    if entry.cache == "hit":
+        return None
     if entry.cost_nano is None and entry.price is None and not entry.accounts and entry.status != "posted":
         return None
     cost_nano = (entry.cost_nano or 0) + sum(one.cost_nano or 0 for one in corrected)

@@ -86,7 +86,7 @@ REFUSED = [
     ("server:\n  prot: 1\n", ":2: at server.prot: no such setting; did you mean port?"),
     (
         "5: 1\n",
-        ":1: at 5: no such setting; known: alerts, auth, data_dir, images, library, limits, log, models, providers,",
+        ":1: at 5: no such setting; known: alerts, auth, cache, data_dir, images, library, limits, log, models, ",
     ),
     ("server: 5\n", ":1: at server: expected settings as `name: value` lines, got 5"),
     ("- 1\n", ":1: expected settings as `name: value` lines"),
@@ -263,6 +263,7 @@ def struct_shape(kind: type[msgspec.Struct]) -> dict[str, Any]:
         "auth": config.AuthConfig,
         "limits": config.LimitsConfig,
         "images": config.ImagesConfig,
+        "cache": config.CacheConfig,
         "state": config.StateConfig,
         "idempotency": config.IdempotencyConfig,
         "retention": config.RetentionConfig,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any
 
@@ -162,4 +163,7 @@ class _Said(msgspec.Struct):
     system: Any = None
 
 
-MESSAGES = Passing("chat", read_head, rewrite, EventWatch, usage_of, may_need)
+_NEUTRAL = frozenset(("model", "metadata"))
+_SPOILT = re.compile(rb'"stop_reason"\s*:\s*"refusal"')
+
+MESSAGES = Passing("chat", read_head, rewrite, EventWatch, usage_of, may_need, _NEUTRAL, _SPOILT)

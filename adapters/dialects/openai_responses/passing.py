@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -195,4 +196,8 @@ class _Said(msgspec.Struct):
     input: Any = None
 
 
-RESPONSES = Passing("chat", read_head, rewrite, EventWatch, usage_of, may_need)
+# An answer repeats for whom it is.
+_NEUTRAL = frozenset(("model",))
+_SPOILT = re.compile(rb'"reason"\s*:\s*"content_filter"')
+
+RESPONSES = Passing("chat", read_head, rewrite, EventWatch, usage_of, may_need, _NEUTRAL, _SPOILT)

@@ -62,6 +62,7 @@ def caller_with(
         principal.weight,
         principal.priority,
         explain_cache=_explains(headers),
+        cache_control=headers.get("cache-control", ""),
     )
 
 
@@ -170,13 +171,18 @@ def _headers(stream: Stream, timings: Timings) -> dict[str, str]:
 
 
 def meter_headers(meter: Meter) -> dict[str, str]:
-    """How the caller's limits stand, who served the request, and what it cost once that is known."""
+    """How the caller's limits stand, who served the request, what the cache had to do with it, and what it cost once
+    that is known."""
     headers = rate_headers(*meter.rooms)
     if meter.served is not None:
         headers["x-gateway-target"] = meter.served.target
         headers["x-gateway-attempts"] = str(meter.served.attempts)
     if meter.cost_nano is not None:
         headers["x-gateway-cost-usd"] = usd(meter.cost_nano)
+    if meter.cache is not None:
+        headers["x-gateway-cache"] = meter.cache
+        if meter.cache == "hit":
+            headers["age"] = str(meter.age_s)
     return headers
 
 

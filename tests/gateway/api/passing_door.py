@@ -17,7 +17,8 @@ from gateway.api.anthropic import Messages
 from gateway.api.passing import Passer
 from gateway.api.remote_images import RemoteImages
 from gateway.auth import Authenticator
-from gateway.catalog import Catalog, Target
+from gateway.cache import Cache
+from gateway.catalog import Caching, Catalog, Target
 from gateway.config import ImagesConfig, ServerConfig
 from gateway.inference import Inference
 from gateway.metering import Metering
@@ -54,6 +55,7 @@ async def opened(
     metering: Metering | None = None,
     loopback_only: bool = False,
     kind: ProviderKind = "openai-compatible",
+    cache: Cache | None = None,
 ) -> AsyncIterator[Door]:
     async with upstream(script) as up:
         client = HttpClient(proxies={}, timeouts=QUICK)
@@ -65,8 +67,8 @@ async def opened(
             RemoteModel(name="far", model="their-model", kinds=("chat", "completion", "embedding")), provider
         )
         telemetry = Telemetry("test")
-        catalog = Catalog([Target("far", remote, aliases=("f",)), Target("near", Scripted())])
-        inference = Inference(catalog, telemetry, metering)
+        catalog = Catalog([Target("far", remote, aliases=("f",), caching=Caching(100)), Target("near", Scripted())])
+        inference = Inference(catalog, telemetry, metering, cache)
         images = RemoteImages(ImagesConfig())
         endpoints = (
             *api.endpoints(inference, catalog, images, BODY_BYTES_MAX),

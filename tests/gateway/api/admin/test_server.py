@@ -25,7 +25,7 @@ class Loading:
 def test_settings_are_shown_without_any_secret(tmp_path: Path) -> None:
     secrets = [name for name, kind in leaves(config._CONFIG, "") if isinstance(kind_of(kind), type) and _secret(kind)]
     assert {"auth.admin_key", "auth.pepper", "state.database", "state.redis"} <= set(secrets)
-    schemes = {"state.database": "postgresql://u:", "state.redis": "redis://:"}
+    schemes = {"state.database": "postgresql://u:", "state.redis": "redis://:", "cache.redis": "redis://:"}
     values = {name: schemes.get(name, "") + TEXT + ("@h/d" if name in schemes else "") for name in secrets}
     plain = {
         "alerts.smtp.username": "mailer",
