@@ -17,7 +17,7 @@ import msgspec
 from adapters.connection import Timeouts
 from adapters.credentials import Credentials, Google, Headers, Keyed, Nobody, Signed, key_in_file
 from adapters.dialects.failures import scrubbed
-from adapters.http1 import Client, Keeping, Wire, parse_url, render_head
+from adapters.http1 import Client, Keeping, Origin, Wire, parse_url, render_head
 from adapters.providers import PROVIDERS, Provider, ProviderKind
 from adapters.types import DialectName
 
@@ -63,6 +63,16 @@ class UpstreamSettings(msgspec.Struct, frozen=True, kw_only=True):
     verify: bool = True
 
 
+def location(settings: UpstreamSettings) -> tuple[Origin, str]:
+    """Where a provider is: its origin, and the path before all others. ValueError when that is no URL."""
+    base_url = settings.base_url or PROVIDERS[settings.kind].base_url or ""
+    if settings.region == "global":
+        base_url = base_url.replace("{region}-", "")
+    elif settings.region in ("us", "eu"):
+        base_url = base_url.replace("{region}-aiplatform", "aiplatform.{region}.rep")
+    return parse_url(base_url.format(region=settings.region, project=settings.project))
+
+
 class Upstream:
     """One provider of a gateway, whose connections all of its models share.
 
@@ -75,13 +85,7 @@ class Upstream:
         self._settings = settings
         self._client = client or _client(settings)
         self._credentials = _credentials(settings, self.row, self._client)
-        base_url = settings.base_url or self.row.base_url or ""
-        if settings.region == "global":
-            base_url = base_url.replace("{region}-", "")
-        elif settings.region in ("us", "eu"):
-            base_url = base_url.replace("{region}-aiplatform", "aiplatform.{region}.rep")
-        base_url = base_url.format(region=settings.region, project=settings.project)
-        origin, self._base_path = parse_url(base_url)
+        origin, self._base_path = location(settings)
         self.origin = msgspec.structs.replace(origin, address=address)
         self._authority = self.origin.authority
         self._headers: Headers = [*self.row.headers, *_own_headers(settings)]

@@ -179,6 +179,10 @@ class Target:
         """Whether it is a route with this target."""
         return identity in self._prices
 
+    def price_of(self, identity: str) -> Price | None:
+        """The price at a target of the route that it is."""
+        return self._prices.get(identity)
+
     def price_at(self, served: Served) -> Price | None:
         """The price at what served a request."""
         return self._prices.get(served.target, self.price)
@@ -221,6 +225,10 @@ class Catalog:
         if len(targets) != 1:
             raise InvalidRequest("Missing required parameter: 'model'.", param="model")
         return targets[0]
+
+    def find(self, name: str) -> Target | None:
+        """What a name or alias leads to, for whom nothing is hidden from."""
+        return self._names.get(name)
 
     def price_of(self, name: str) -> Price | None:
         """What the target of a name costs now; None: not known, or no longer there."""

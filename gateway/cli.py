@@ -10,7 +10,18 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from gateway import cli_audit, cli_bench, cli_keys, cli_money, cli_people, cli_pull, cli_sessions, command, upkeep
+from gateway import (
+    cli_audit,
+    cli_bench,
+    cli_keys,
+    cli_money,
+    cli_people,
+    cli_pull,
+    cli_served,
+    cli_sessions,
+    command,
+    upkeep,
+)
 
 if TYPE_CHECKING:
     from gateway.bench import BenchOptions
@@ -69,6 +80,7 @@ def parser() -> argparse.ArgumentParser:
         command.add_config_options(verb)
     cli_keys.add_commands(commands)
     cli_people.add_commands(commands)
+    cli_served.add_commands(commands)
     _add_money(commands)
     upkeep.add_commands(commands, command.add, command.add_config_options)
     cli_audit.add_commands(commands, command.add, command.add_config_options)

@@ -66,11 +66,17 @@ class ServerConfig(Section, frozen=True, kw_only=True):
 
 
 class AuthConfig(Section, frozen=True, kw_only=True):
-    """Who may call. `admin_key` replaces the generated one, `pepper` the one kept in the data directory."""
+    """Who may call. `admin_key` replaces the generated one, `pepper` the one kept in the data directory.
+
+    `secrets_key` encrypts the secrets of providers that are set at run time, in the place of the key kept in the data
+    directory; `secrets_key_before` was the one before, until `gateway rotate-secrets` is done.
+    """
 
     enabled: bool = True
     admin_key: Secret | None = None
     pepper: Secret | None = None
+    secrets_key: Secret | None = None
+    secrets_key_before: Secret | None = None
     issuers: Annotated[tuple[IssuerConfig, ...], Meta(max_length=64)] = ()
     people: PeopleConfig = PeopleConfig()
 
@@ -175,7 +181,7 @@ def load(path: Path | None, environ: Mapping[str, str], overrides: Mapping[str, 
         config = msgspec.convert(values, Config, dec_hook=_decode_secret)
     except msgspec.ValidationError as error:
         raise settings.explain(error, values) from None
-    for where, problem in _conflicts(config):
+    for where, problem in conflicts(config):
         raise settings.error(where, problem)
     return config
 
@@ -210,7 +216,7 @@ def _default_data_dir(environ: Mapping[str, str]) -> str:
     return str(Path(root if root.startswith("/") else "~/.local/share").expanduser() / "gateway")
 
 
-def _conflicts(config: Config) -> Iterator[tuple[str, str]]:
+def conflicts(config: Config) -> Iterator[tuple[str, str]]:
     """What no single type can say, as (path, problem)."""
     yield from _name_conflicts(config)
     yield from provider_conflicts(config.providers)
@@ -226,6 +232,8 @@ def _conflicts(config: Config) -> Iterator[tuple[str, str]]:
         yield "auth.enabled", f"authentication can be off only on a loopback address, not on {config.server.host}"
     if config.auth.issuers and config.auth.admin_key is not None and config.auth.admin_key.reveal().count(".") == 2:
         yield "auth.admin_key", "with issuers, a secret with two dots would be taken for a token"
+    if config.auth.secrets_key is None and config.auth.secrets_key_before is not None:
+        yield "auth.secrets_key_before", "there is no auth.secrets_key that it was before"
     for i, proxy in enumerate(config.server.trusted_proxies):
         try:
             parse_network(proxy)

@@ -14,6 +14,7 @@ from gateway.api.admin.keys import KeyRoutes
 from gateway.api.admin.ledger import LedgerRoutes
 from gateway.api.admin.orgs import OrgRoutes
 from gateway.api.admin.routes import Admin, Route
+from gateway.api.admin.served import ProviderRoutes, RouteRoutes
 from gateway.api.admin.server import ServerRoutes
 from gateway.api.admin.targets import TargetRoutes
 from gateway.api.admin.teams import TeamRoutes
@@ -45,7 +46,9 @@ from gateway.limits.limiter import Limiter, wall_us
 from gateway.limits.wallets import Wallets
 from gateway.passthrough import PassThrough
 from gateway.routing.decisions import Decisions
+from gateway.routing.router import Router
 from gateway.routing.standing import Standing
+from gateway.served.live import Live
 from gateway.sessions import Sessions
 
 
@@ -70,6 +73,8 @@ class Parts(NamedTuple):
     keyring: Keyring | None = None
     passthrough: PassThrough | None = None
     standings: Callable[[], Mapping[str, Standing]] = dict
+    live: Live | None = None
+    router: Callable[[str], Router | None] = lambda name: None
 
 
 def routes(parts: Parts) -> tuple[Endpoint, ...]:
@@ -110,5 +115,7 @@ def admin_routes(parts: Parts) -> tuple[Route, ...]:
         *UserRoutes(parts.directory).routes(),
         *WalletRoutes(parts.wallets, parts.limiter, wall_us).routes(),
         *TargetRoutes(parts.standings, time.monotonic).routes(),
+        *ProviderRoutes(parts.live).routes(),
+        *RouteRoutes(parts.live, parts.router, parts.catalog, time.monotonic).routes(),
         *ServerRoutes(parts.config, parts.catalog, parts.health.statuses).routes(),
     )

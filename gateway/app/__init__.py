@@ -36,7 +36,7 @@ from gateway.app.caching import open_cache
 from gateway.app.models import open_adapters
 from gateway.app.money import open_money
 from gateway.app.people import open_authenticator, open_people
-from gateway.app.serving import Serving
+from gateway.app.serving import Serving, open_live
 from gateway.audit import GATEWAY, Audit, Event
 from gateway.auth.key_text import key_id, load_pepper
 from gateway.auth.keyring import Keyring
@@ -123,7 +123,7 @@ async def opened(config: Config) -> AsyncIterator[Gateway]:
         decisions = Decisions()
         serving = Serving(adapters, decisions)
         stack.push_async_callback(serving.close)
-        serving.swap(config)
+        live = await open_live(config, serving, database, shared, stack)
         telemetry.gauge_source(lambda: gauges.of_standings(serving.standings, time.monotonic()))
         models = [adapter for adapter in adapters if isinstance(adapter, LlamaCpp)]
         pool = Pool(models)
@@ -139,11 +139,10 @@ async def opened(config: Config) -> AsyncIterator[Gateway]:
         inference = Inference(serving.catalog, telemetry, metering, await open_cache(config, telemetry, stack))
         health = Health(telemetry, serving.statuses, lambda: wheel.draining)
         people = await open_people(config, database, shared, stack)
-        parts = Parts(
-            config, serving.catalog, inference, health, audit, limiter, ledger, people=people, decisions=decisions
-        )
+        parts = Parts(config, serving.catalog, inference, health, audit, limiter, ledger, people=people)
         passthrough = PassThrough(serving.remotes, serving.catalog, metering)
         parts = parts._replace(passthrough=passthrough, standings=lambda: serving.standings)
+        parts = parts._replace(decisions=decisions, live=live, router=serving.router)
         if database is not None:
             directory = Directory(database, shared)
             keyring = Keyring(directory, load_pepper(Path(config.data_dir), config.auth.pepper))

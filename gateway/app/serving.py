@@ -25,6 +25,10 @@ from gateway.routing.decisions import Decisions
 from gateway.routing.router import Router
 from gateway.routing.router import Target as RouteTarget
 from gateway.routing.standing import Standing
+from gateway.served.live import Live
+from gateway.served.stock import Stock
+from gateway.state.database import Database
+from gateway.state.shared import SharedState
 
 
 class _Made(NamedTuple):
@@ -168,3 +172,14 @@ class Serving:
             decided=self._decided,
         )
         return _Made(route, through, costs, router)
+
+
+async def open_live(
+    config: Config, serving: Serving, database: Database | None, shared: SharedState, stack: AsyncExitStack
+) -> Live:
+    """Serve what the configuration and the database say, and follow the database's changes."""
+    stock = None if database is None else Stock(database, config, shared)
+    live = Live(config, lambda served: serving.swap(served.config, served.since_s), stock, shared)
+    stack.push_async_callback(live.close)
+    await live.open()
+    return live

@@ -36,7 +36,7 @@ def load_pepper(data_dir: Path, configured: Secret | None = None) -> bytes:
     path = data_dir / PEPPER_NAME
     try:
         if not path.exists():
-            _make_pepper(path)
+            make_secret(path)
         pepper = bytes.fromhex(path.read_text(encoding="ascii"))
     except (OSError, ValueError) as error:
         raise PepperError(f"the pepper of the API keys in {path} cannot be used: {error}") from None
@@ -45,7 +45,8 @@ def load_pepper(data_dir: Path, configured: Secret | None = None) -> bytes:
     return pepper
 
 
-def _make_pepper(path: Path) -> None:
+def make_secret(path: Path) -> None:
+    """A file of 256 random bits in hexadecimal, unless there is one already."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.{os.getpid()}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)

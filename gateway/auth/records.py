@@ -333,7 +333,7 @@ class Directory:
     ) -> None:
         self.database = database
         self.now_us = now_us
-        self._shared = shared
+        self.shared = shared
 
     def transaction(self) -> AbstractAsyncContextManager[Statements]:
         """One at a time, so that what was read in it still holds when it is written."""
@@ -344,8 +344,8 @@ class Directory:
 
         Without announcements they do so within five seconds.
         """
-        if self._shared is not None:
+        if self.shared is not None:
             try:
-                await self._shared.publish(CHANNEL, identity.encode())
+                await self.shared.publish(CHANNEL, identity.encode())
             except SharedStateUnavailable as error:
                 log.warning("the other replicas learn of a change of %s within five seconds: %s", identity, error)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Annotated, Any, Generic, Literal, TypeVar
+from urllib.parse import quote
 
 import msgspec
 from msgspec import Meta
@@ -145,7 +146,7 @@ class Route(msgspec.Struct, frozen=True):
     summary: str
     tag: str
     query: type[Query] | None = None
-    body: type[Body] | None = None
+    body: type[msgspec.Struct] | None = None
     answer: Any = None
     status: int = 200
     about: Callable[[Call[Any, Any]], Awaitable[Resource | None]] | None = None
@@ -291,7 +292,7 @@ def _response(route: Route, request: Request, answer: Any) -> Response:
     if isinstance(version := getattr(answer, "version", None), int):
         headers["etag"] = f'"{version}"'
     if route.status == 201 and isinstance(identity := getattr(answer, "id", None), str):
-        headers["location"] = f"{request.scope['raw_path'].decode('ascii')}/{identity}"
+        headers["location"] = f"{request.scope['raw_path'].decode('ascii')}/{quote(identity, safe='')}"
     return json_response(encode(answer), route.status, headers)
 
 

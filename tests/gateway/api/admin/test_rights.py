@@ -113,7 +113,11 @@ THINGS: Mapping[str, Callable[[Database], Awaitable[Things]]] = {
     "/admin/v1/users/{": users,
 }
 # What has parameters in its path and is about nothing of anybody's.
-NOBODYS: tuple[str, ...] = ()
+NOBODYS = (
+    *(f"{method} /admin/v1/routes/{{name:text}}" for method in ("GET", "PATCH", "DELETE")),
+    *(f"{method} /admin/v1/providers/{{name:text}}" for method in ("GET", "PATCH", "DELETE")),
+    *(f"{method} /admin/v1/providers/{{name:text}}/secret" for method in ("PUT", "DELETE")),
+)
 
 
 def everything() -> tuple[Endpoint, ...]:

@@ -1,0 +1,88 @@
+"""The verbs about providers and routes, beside a gateway that may be running."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.gateway.test_cli import Run
+
+CONFIG = """
+models: []
+providers: [{name: house, kind: vllm, base_url: "http://house/v1"}]
+routes: [{name: chat, groups: [[{provider: house, model: m}]]}]
+"""
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name in [name for name in os.environ if name.startswith("GATEWAY_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GATEWAY_DATA_DIR", str(tmp_path / "state"))
+    (tmp_path / "config.yaml").write_text(CONFIG)
+    yield
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    return Run(capsys)
+
+
+def test_a_route_from_a_file(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "route.yaml").write_text("name: gpt\ngroups:\n  - - {provider: far, model: gpt-4o}\n")
+    assert run("routes", "create", "route.yaml").err.startswith("gateway: There is no provider 'far'")
+    assert run("providers", "create", '{"name": "far", "kind": "openai"}').code == 0
+    assert run("routes", "create", "route.yaml").code == 0
+    listed = run("routes", "list").out.splitlines()
+    assert listed[0].split() == ["NAME", "POLICY", "TARGETS", "SOURCE", "PROBLEM"]
+    assert listed[2].split() == ["gpt", "weighted", "gpt-4o", "of", "far", "api"]
+    changed = run("routes", "set", "gpt", "{policy: priority}", "--json")
+    assert json.loads(changed.out)["version"] == 2
+    assert "priority" in run("routes", "show", "gpt").out
+    assert run("routes", "delete", "gpt").out == "The route gpt is no longer served.\n"
+    audit = run("audit", "list").out
+    assert all(action in audit for action in ("provider.create", "route.create", "route.change", "route.delete"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("routes", "create", "{name: chat, groups: [[{provider: house, model: m}]]}"),
+            '"chat" is already taken (name)',
+        ),
+        (("routes", "create", "{name: new, groups: []}"), "these settings cannot be"),
+        (("routes", "create", "{name: new, unknown: 1, groups: []}"), "these settings cannot be"),
+        (("routes", "create", "{name: [}"), "line 1 of the settings"),
+        (("routes", "create", "nowhere.yaml"), "nowhere.yaml: cannot be read"),
+        (("routes", "set", "chat", "{policy: random}"), "is part of the configuration"),
+        (("routes", "set", "chat", "{}"), "say what to change"),
+        (("routes", "delete", "none"), "there is no route none"),
+        (("routes", "show", "none"), "there is no route none"),
+        (("providers", "create", "{name: x, kind: vllm}"), "Base_url is missing"),
+        (("providers", "delete", "house"), "is part of the configuration"),
+    ],
+)
+def test_a_mistake_is_one_line(run: Run, arguments: tuple[str, ...], message: str) -> None:
+    result = run(*arguments)
+    assert result.code == 1 and message in result.err and result.err.count("\n") == 1, result.err
+
+
+def test_a_secret_from_a_pipe(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run("providers", "create", "{name: far, kind: openai}")
+    monkeypatch.setattr("sys.stdin", io.StringIO("sk-from-a-pipe\n"))
+    result = run("providers", "secret", "far", "--json")
+    secret = json.loads(result.out)["secret"]
+    assert secret["set_by"] == "cli" and secret["usable"] and "sk-from" not in result.out
+    assert run("rotate-secrets").out == "1 secrets are encrypted with a new key.\n"
+    assert json.loads(run("providers", "show", "far", "--json").out)["secret"]["usable"]
+    (tmp_path / "state" / "secrets.key").unlink()
+    lost = run("rotate-secrets")
+    assert lost.code == 1 and "The secret of far could not be read" in lost.err
+    assert json.loads(run("providers", "secret", "far", "--remove", "--json").out)["secret"] is None
