@@ -19,9 +19,6 @@ Headers = list[tuple[bytes, bytes]]
 # A body, or its pieces in order.
 Body = bytes | tuple[bytes | memoryview, ...]
 
-# Below this, one copy is cheaper than a second piece on its way through the transport.
-JOINED_BYTES_MAX = 64 * 1024
-
 
 class Bounds(msgspec.Struct, frozen=True):
     """What a response may have beside its body. An unfinished line of any kind counts as a part of the head."""
@@ -87,21 +84,20 @@ class Connection(asyncio.Protocol):
 
     # What a request does
 
-    async def run(self, head: bytes, body: Body, receiver: Receiver, timeouts: Timeouts) -> None:
+    async def run(self, request: Body, receiver: Receiver, timeouts: Timeouts) -> None:
         """Send a request and hand its response to `receiver`; whoever is cancelled here drops the connection."""
         if not self.open:
             raise BrokeOff("The connection to the upstream broke off.")
         self._receiver, self._timeouts = receiver, timeouts
         self._state, self._until_close, self.answered = "head", False, False
         self._headers, self._header_bytes, self._unfinished_bytes = [], 0, 0
-        self._since_s = self._last_s = self._loop.time()
+        self._since_s = self._last_s = now_s = self._loop.time()
         self._done = done = self._loop.create_future()
-        self._due_s = self._since_s + timeouts.total_s
-        pieces = (head, body) if isinstance(body, bytes) else (head, *body)
-        if sum(map(len, pieces)) <= JOINED_BYTES_MAX:
-            self._transport.write(b"".join(pieces))
+        self._due_s = now_s + timeouts.total_s
+        if isinstance(request, bytes):
+            self._transport.write(request)
         else:
-            self._transport.writelines(pieces)
+            self._transport.writelines(request)
         try:
             await done
         except asyncio.CancelledError:

@@ -26,6 +26,8 @@ SWEEP_S = 0.25
 RESOLVED_S = 30.0
 STAGGER_S = 0.25
 ADDRESSES_MAX = 8
+# Below this, one copy is cheaper than a second piece on its way through the transport.
+JOINED_BYTES_MAX = 64 * 1024
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +102,14 @@ def render_head(method: str, target: str, origin: Origin, headers: Iterable[tupl
     return b"".join(lines)
 
 
+def joined(head: bytes, body: Body) -> Body:
+    """A whole request, in one piece unless it is large."""
+    pieces = (body,) if isinstance(body, bytes) else body
+    size = sum(map(len, pieces))
+    head = b"%bcontent-length: %d\r\n\r\n" % (head, size)
+    return b"".join((head, *pieces)) if size <= JOINED_BYTES_MAX else (head, *pieces)
+
+
 class Direct:
     """The connections to one origin, the one used last taken first."""
 
@@ -132,17 +142,16 @@ class Direct:
     async def send(self, head: bytes, body: Body, receiver: Receiver, timeouts: Timeouts | None = None) -> None:
         """A kept connection may have died unnoticed: then, if nothing came back, the request is sent once more."""
         timeouts = timeouts or self._timeouts
-        size = len(body) if isinstance(body, bytes) else sum(map(len, body))
-        head += b"content-length: %d\r\n\r\n" % size
+        request = joined(head, body)
         if (connection := self._take()) is not None:
             try:
-                await connection.run(head, body, receiver, timeouts)
+                await connection.run(request, receiver, timeouts)
                 return
             except BrokeOff:
                 if connection.answered:
                     raise
         connection = await self._open(timeouts.connect_s)
-        await connection.run(head, body, receiver, timeouts)
+        await connection.run(request, receiver, timeouts)
 
     def sweep(self, now_s: float) -> bool:
         """Act on the deadlines that have passed; whether there is anything left to watch."""

@@ -57,6 +57,7 @@ class Relaying:
             dialect: (upstream.target(dialect, model, stream=False), upstream.target(dialect, model))
             for dialect in upstream.dialects & frozenset(PASSING)
         }
+        self._short_ids = upstream.row.style.short_ids
         self._upstream = upstream
         self._model = model
         self._lacks = lacks
@@ -66,7 +67,7 @@ class Relaying:
         """As `Relay` says. What a provider lacks as a whole it refuses itself."""
         if inbound.dialect not in self._targets:
             return False
-        if self._upstream.row.style.short_ids and b'"tool_call_id"' in inbound.body:
+        if self._short_ids and b'"tool_call_id"' in inbound.body:
             return False  # The ids may be another provider's.
         return not self._lacks or not PASSING[inbound.dialect].may_need(inbound, self._lacks)
 
@@ -75,7 +76,7 @@ class Relaying:
         passing, upstream = PASSING[inbound.dialect], self._upstream
         body = passing.rewrite(inbound, self._model, upstream.row.style)
         # Providers that sign bodies speak none of the dialects that are passed on.
-        headers = (*_JSON, *inbound.headers)
+        headers = (*_JSON, *inbound.headers) if inbound.headers else _JSON
         head = await upstream.head("POST", self._targets[inbound.dialect][inbound.head.stream], b"", headers)
         if not inbound.head.stream:
             whole = Whole(ANSWER_BYTES_MAX)

@@ -42,15 +42,12 @@ from adapters.types import (
     Embeddings,
     Event,
     Finished,
-    Inbound,
     Kind,
     ModelCard,
     Ranking,
-    Relayed,
     RerankRequest,
     SessionAction,
     SessionInfo,
-    Sink,
     Started,
     TokenCount,
 )
@@ -140,8 +137,8 @@ class Remote:
             image_urls="image_urls" in can,
         )
         self._now_s = now_s
-        lacks = (upstream.row.capabilities | FETCHING) - can
-        self._relaying = Relaying(model.model, upstream, lacks, now_s=now_s)
+        relaying = Relaying(model.model, upstream, (upstream.row.capabilities | FETCHING) - can, now_s=now_s)
+        self.takes, self.relay = relaying.takes, relaying.relay
 
     def status(self) -> RemoteStatus:
         return RemoteStatus()
@@ -162,12 +159,6 @@ class Remote:
         dialect = self._dialect("completion")
         body = openai_completions_client.render_request(replace(request, model=self.model), self.upstream.row.style)
         return self._stream(dialect, body, openai_completions_client.EventParser(request), request)
-
-    def takes(self, inbound: Inbound) -> bool:
-        return self._relaying.takes(inbound)
-
-    async def relay(self, inbound: Inbound, caller: Caller, sink: Sink) -> Relayed:
-        return await self._relaying.relay(inbound, caller, sink)
 
     async def embed(self, request: EmbeddingRequest, caller: Caller) -> Embeddings:
         self._check(request)

@@ -151,6 +151,7 @@ class Target:
         self._prices = prices or {}
         self.price = price
         self.adapter = adapter
+        self._relay = relay_of(adapter)
         self.aliases = aliases
         self.created_s = created_s
         self.parent = parent
@@ -163,7 +164,7 @@ class Target:
 
     def relay(self, inbound: Inbound) -> Relay | None:
         """The adapter as one that takes a request as it came, if it does."""
-        relay = relay_of(self.adapter)
+        relay = self._relay
         return relay if relay is not None and relay.takes(inbound) else None
 
     def generation(self, asked: Generation) -> Generation:

@@ -85,11 +85,19 @@ class Chunk(msgspec.Struct):
     choices: list[msgspec.Raw] | None = None
 
 
+class Whole(msgspec.Struct):
+    """A whole answer that is as it should be."""
+
+    choices: list[msgspec.Raw] | None = None
+    usage: WireUsage | None = None
+
+
 _chat_decoder = msgspec.json.Decoder(ChatFields)
 _completion_decoder = msgspec.json.Decoder(CompletionFields)
 _embedding_decoder = msgspec.json.Decoder(HeadFields)
 _routed_decoder = msgspec.json.Decoder(RoutedFields)
 _chunk_decoder = msgspec.json.Decoder(Chunk)
+_whole_decoder = msgspec.json.Decoder(Whole)
 _usage_decoder = msgspec.json.Decoder(WireUsage | None)
 
 
@@ -164,6 +172,17 @@ def _bound(
 
 def usage_of(body: bytes) -> Usage:
     """What a whole answer says that it used."""
+    try:
+        whole = _whole_decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return _usage_of_another(body)
+    if whole.choices is None and b'"error"' in body[:TAIL_BYTES]:
+        return _usage_of_another(body)
+    return Usage() if whole.usage is None else parse_usage(whole.usage)
+
+
+def _usage_of_another(body: bytes) -> Usage:
+    """The same of an error, and of an answer whose usage is not as it should be."""
     try:
         chunk = _chunk_decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -243,7 +262,8 @@ class ChunkWatch:
 def may_need(inbound: Inbound, capabilities: Collection[str]) -> bool:
     """Goes by the bytes of names and values anywhere in the body; escaped ones count as any. Addresses of images are
     looked for in the messages, where there may be one."""
-    body, escaped = inbound.body, b"\\u00" in inbound.body
+    body = inbound.body
+    escaped = b"\\" in body and b"\\u00" in body
     if "image_urls" in capabilities and (escaped or b'"image_url"' in body) and _names_images(body):
         return True
     if "n" in capabilities and inbound.head.n > 1:

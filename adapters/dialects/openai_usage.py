@@ -40,10 +40,13 @@ def parse_usage(given: WireUsage) -> Usage:
 
     xAI leaves the tokens of thinking out of `completion_tokens`; `total_tokens` tells.
     """
-    of_prompt = given.prompt_tokens_details or given.input_tokens_details or PromptDetails()
-    of_answer = given.completion_tokens_details or given.output_tokens_details or CompletionDetails()
+    of_prompt = given.prompt_tokens_details or given.input_tokens_details
+    of_answer = given.completion_tokens_details or given.output_tokens_details
     prompt = _count(given.prompt_tokens) or _count(given.input_tokens)
     completion = _count(given.completion_tokens) or _count(given.output_tokens)
+    if of_prompt is None and of_answer is None and given.prompt_cache_hit_tokens is None:
+        return Usage(prompt, completion)
+    of_prompt, of_answer = of_prompt or PromptDetails(), of_answer or CompletionDetails()
     reasoning = _count(of_answer.reasoning_tokens)
     if reasoning and _count(given.total_tokens) == prompt + completion + reasoning:
         completion += reasoning

@@ -40,7 +40,7 @@ def splice(body: bytes, replaced: Mapping[str, bytes], added: Mapping[str, bytes
     """
     if not added and len(replaced) == 1:
         ((name, value),) = replaced.items()
-        begin, end = _spans(body, replaced)[name]
+        begin, end = _span(body, name) or _spans(body, replaced)[name]
         return (body[:begin], value, body[end:]) if len(body) <= COPIED_BYTES_MAX else _around(body, begin, value, end)
     view = memoryview(body)
     start = body.index(b"{") + 1
@@ -77,17 +77,31 @@ def _spans(body: bytes, names: Mapping[str, bytes]) -> dict[str, tuple[int, int]
     """
     if len(body) > SEARCHED_BYTES_MAX:
         return _measured(body, names)
-    if b"\\" in body and (b"\\u006" in body or b"\\u007" in body or b"\\u005" in body):
-        return _walked(body, names)
-    found = {}
+    found: dict[str, tuple[int, int]] = {}
     for name in names:
-        quoted = b'"%b"' % name.encode()
-        at = body.index(quoted)
-        text = _TEXT.match(body, at + len(quoted))
-        if text is None or body.find(quoted, at + 1) >= 0:
+        if (span := _span(body, name)) is None:
             return _walked(body, names)
-        found[name] = text.span(1)
+        found[name] = span
     return found
+
+
+def _span(body: bytes, name: str) -> tuple[int, int] | None:
+    """Where the value of one member is, if it is a text and easily found."""
+    if len(body) > SEARCHED_BYTES_MAX:
+        return None
+    if b"\\" in body and (b"\\u006" in body or b"\\u007" in body or b"\\u005" in body):
+        return None
+    quoted = b'"%b"' % name.encode()
+    at = body.find(quoted)
+    if at < 0 or body.rfind(quoted) != at:
+        return None
+    at += len(quoted)
+    if body.startswith(b':"', at):
+        end = body.find(b'"', at + 2) + 1
+        if body.find(b"\\", at, end) < 0:
+            return at + 1, end
+    text = _TEXT.match(body, at)
+    return None if text is None else text.span(1)
 
 
 def _measured(body: bytes, names: Mapping[str, bytes]) -> dict[str, tuple[int, int]]:

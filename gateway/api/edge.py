@@ -10,10 +10,11 @@ import asyncio
 import os
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
+import msgspec
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
@@ -39,6 +40,7 @@ from gateway.networks import Networks, client_address
 from gateway.telemetry import Telemetry
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9_.-]{1,64}")
+REQUEST_ID_BYTES = 12
 PARAMETER = re.compile(r"\{(\w+)(:path|:text)?\}")
 # What the audit log keeps of requests that are refused, by the code of the error.
 AUDITED: Mapping[str, str] = {
@@ -122,6 +124,13 @@ def choose(methods: Mapping[str, Endpoint], method: str) -> Endpoint:
 
 def allowed(methods: Mapping[str, Endpoint]) -> str:
     return ", ".join([*methods, *(["HEAD"] if "GET" in methods else []), "OPTIONS"])
+
+
+class Visitor(msgspec.Struct, frozen=True):
+    """What a request says of who asks: what it was sent with, as an Authorization header has it, and from where."""
+
+    credential: str | None
+    address: str
 
 
 class Edge:
@@ -218,30 +227,31 @@ class Edge:
         endpoint = choose(methods, scope["method"])
         if endpoint.permission != PUBLIC:
             address = (scope.get("client") or ("",))[0]
-            hostname = request.url.hostname or ""
-            await self.admit(endpoint.permission, scope["headers"], address, hostname, scope["state"], scope)
+            visitor = self.visitor(scope["headers"], address, request.url.hostname or "")
+            await self.admit(endpoint.permission, visitor, scope["state"], scope)
         return await endpoint.handler(request)
 
-    async def admit(
-        self,
-        permission: str,
-        headers: HeaderList,
-        address: str,
-        hostname: str,
-        state: dict[str, Any],
-        scope: Scope | None = None,
-    ) -> Principal:
-        """Who is asking, if he may; `hostname` is the one of the Host header. Who was refused is in `state` all the
-        same. Without a `scope` there is no cookie to look at."""
+    def visitor(self, headers: HeaderList, address: str, hostname: str) -> Visitor:
+        """Who asks, going by a head that came from `address`; `hostname` is the one of its Host header. Raises what
+        nobody may send."""
         if self.draining:
             raise shutting_down()
         if self._loopback_only and not is_loopback(hostname):
             raise errors.error("permission_denied", "Without keys, only requests to a loopback address are served.")
-        credential, principal = _credential(headers), None
-        if credential is None and scope is not None and self._log_ins is not None:
+        return Visitor(_credential(headers), address)
+
+    async def admit(
+        self, permission: str, visitor: Visitor, state: dict[str, Any], scope: Scope | None = None
+    ) -> Principal:
+        """Who is asking, if he may. Who was refused is in `state` all the same. Without a `scope` there is no cookie to
+        look at."""
+        if self.draining:
+            raise shutting_down()
+        principal = None
+        if visitor.credential is None and scope is not None and self._log_ins is not None:
             principal = await self._log_ins.authenticate(scope)
         if principal is None:
-            principal = await self._authenticator.authenticate(credential, address)
+            principal = await self._authenticator.authenticate(visitor.credential, visitor.address)
         state["principal"] = principal
         if may(principal, permission) != "allowed":
             raise errors.error("permission_denied", f"This needs the permission {permission}.")
@@ -289,12 +299,25 @@ def shutting_down() -> errors.GatewayError:
 
 
 def request_id_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
-    """The client's own request id when it is safe to repeat, else a new one."""
+    """The client's own request id, else a new one."""
+    return given_request_id(headers) or new_request_id()
+
+
+def given_request_id(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+    """The client's own request id when it is safe to repeat."""
     for name, value in headers:
         if name == b"x-request-id" and REQUEST_ID.fullmatch(value):
             return value.decode()
-    return new_request_id()
+    return None
 
 
 def new_request_id() -> str:
-    return os.urandom(12).hex()
+    return os.urandom(REQUEST_ID_BYTES).hex()
+
+
+def new_request_ids() -> Iterator[str]:
+    """Many of them, drawn from the system by the hundred, because each draw is a call of it."""
+    while True:
+        drawn = os.urandom(256 * REQUEST_ID_BYTES).hex()
+        for at in range(0, len(drawn), 2 * REQUEST_ID_BYTES):
+            yield drawn[at : at + 2 * REQUEST_ID_BYTES]

@@ -8,17 +8,19 @@ and the limits of the connection stay those of `protocol.py`.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from starlette.types import ASGIApp, Scope
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
-from adapters.types import Relayed
+from adapters.types import Relayed, Served
 from gateway import errors
-from gateway.api.edge import LEFT, Edge, new_request_id, request_id_of, shutting_down
+from gateway.api.edge import LEFT, Edge, new_request_ids, shutting_down
+from gateway.api.headings import Heading
 from gateway.api.http import (
     ClientDisconnected,
     HeaderList,
@@ -29,30 +31,30 @@ from gateway.api.http import (
     too_large,
 )
 from gateway.api.passing import PATHS as PASSED
-from gateway.api.passing import Passer, passage_headers, usage_fields
+from gateway.api.passing import Passer, changing_headers, fixed_headers
 from gateway.errors import GatewayError
 from gateway.logs import Fields
 from gateway.streams import Passage
 
 # Errors on other paths have other shapes, which ASGI gives them.
 PATHS = tuple(path for path, dialect in PASSED.items() if dialect.startswith("openai"))
-STREAM_HEADERS = "cache-control: no-cache\r\nx-accel-buffering: no\r\ntransfer-encoding: chunked\r\n"
-# A request that has any of these goes the usual way.
-UNUSUAL = frozenset(
-    (b"cookie", b"idempotency-key", b"content-encoding", b"x-gateway-explain", b"anthropic-version", b"cache-control")
-)
+STREAM_HEADERS = b"cache-control: no-cache\r\nx-accel-buffering: no\r\ntransfer-encoding: chunked\r\n"
+# Targets whose headers are kept as they were rendered.
+SAID_MAX = 1024
 
 
 class Connection(Protocol):
     """The part of `GatewayProtocol` that an exchange needs."""
 
-    url: bytes
-    headers: HeaderList
     flow: FlowControl
     client: tuple[str, int] | None
     exchange: Exchange | None
+    logger: logging.Logger
+    access_logger: logging.Logger
 
     def scope_of(self, url: bytes, headers: HeaderList) -> Scope: ...
+
+    def on_response_complete(self) -> None: ...
 
 
 class Lane:
@@ -63,13 +65,27 @@ class Lane:
         self.passer = passer
         self.routes = {path.encode(): path for path in PATHS}
         self.permissions = {path: edge.permission("POST", path) for path in PATHS}
+        self.request_ids = new_request_ids()
+        # For requests that have arrived as a whole, of which nobody waits for more.
+        self.unheard = asyncio.Event()
         self._common: tuple[HeaderList, bytes] = ([], b"")
+        self._said: dict[tuple[str, Served | None], bytes] = {}
 
     def common(self, headers: HeaderList) -> bytes:
         """The headers of every answer as lines; uvicorn makes a new list of them each second."""
         if self._common[0] is not headers:
-            self._common = headers, b"".join([b"%b: %b\r\n" % pair for pair in headers])
+            self._common = headers, lines(headers)
         return self._common[1]
+
+    def said(self, passage: Passage) -> bytes:
+        """The headers that all answers of a target have, as lines."""
+        place = passage.target.name, passage.meter.served
+        known = self._said.get(place)
+        if known is None:
+            if len(self._said) >= SAID_MAX:
+                self._said.clear()
+            known = self._said[place] = lines(encode_headers(fixed_headers(passage)))
+        return known
 
 
 class Exchange(RequestResponseCycle):
@@ -79,29 +95,56 @@ class Exchange(RequestResponseCycle):
     uvicorn's and goes through ASGI.
     """
 
-    def __init__(self, lane: Lane, connection: Connection, transport: asyncio.Transport, **cycle: Any) -> None:
+    # How it begins. What else uvicorn's cycle has is made when a request becomes usual.
+    disconnected = response_started = response_complete = usual = False
+    more_body = True
+    task: asyncio.Task[Any] | None = None
+    _scope: Scope | None = None
+    _size = 0
+    _wanted = False
+    _left = False
+    _then: Callable[[], None] | None = None
+    _head = _last = b""
+    _headers_of_stream: Callable[[], bytes]
+
+    def __init__(
+        self,
+        lane: Lane,
+        connection: Connection,
+        transport: asyncio.Transport,
+        heading: Heading,
+        default_headers: HeaderList,
+        *,
+        body: bytes | None = None,
+        keep_alive: bool = True,
+        expects: bool = False,
+    ) -> None:
+        """A `body` is the whole body; else it is still to come, and the client waits for a word first if it `expects`
+        one."""
+        self.heading = heading
+        self.transport = transport
+        self.flow = connection.flow
+        self.default_headers = default_headers
+        self.keep_alive = keep_alive
+        self.waiting_for_100_continue = expects
         self._lane = lane
         self._connection = connection
-        self._url, self._headers = connection.url, connection.headers
-        self._path = lane.routes[connection.url]
-        self._scope: Scope | None = None
         self._state: dict[str, Any] = {}
-        self._parts: list[bytes] = []
-        self._size = 0
-        self._wanted = False
-        self.usual = False
-        self.task: asyncio.Task[Any] | None = None
-        self._left = False
-        self._then: Callable[[], None] | None = None
-        self._head = self._last = b""
-        self._headers_of_stream: Callable[[], str] = str
-        super().__init__(scope={}, transport=transport, flow=connection.flow, message_event=asyncio.Event(), **cycle)  # type: ignore[typeddict-item]
+        if body is None:
+            self._parts: list[bytes] = []
+            self.message_event = asyncio.Event()
+        else:
+            self._parts = [body]
+            self._size = len(body)
+            self.more_body = False
+            self.message_event = lane.unheard
 
     @property
     def scope(self) -> Any:
         """The ASGI scope, made when somebody asks for it."""
         if self._scope is None:
-            self._scope = self._connection.scope_of(self._url, self._headers)
+            heading = self.heading
+            self._scope = self._connection.scope_of(heading.path.encode(), heading.headers)
         return self._scope
 
     @scope.setter
@@ -111,8 +154,7 @@ class Exchange(RequestResponseCycle):
     @property
     def left(self) -> int:
         """How much of the body is still to come, 0 where its head does not say."""
-        length = next((value for name, value in self._headers if name == b"content-length"), b"0")
-        return int(length) - self._size
+        return int(self.heading.fields.get(b"content-length", b"0")) - self._size
 
     # From the connection
 
@@ -139,31 +181,45 @@ class Exchange(RequestResponseCycle):
             then()
 
     async def run_asgi(self, app: ASGIApp) -> None:  # type: ignore[override]
-        if not await self._serve():
-            self.usual = True
-            self.body = bytearray(b"".join(self._parts))
-            self._parts.clear()
-            if self.body or not self.more_body:
-                self.message_event.set()
+        if self.heading.unusual or not await self._serve():
+            self._become_usual()
             await super().run_asgi(app)  # type: ignore[arg-type]
+
+    def _become_usual(self) -> None:
+        more_body, disconnected, connection = self.more_body, self.disconnected, self._connection
+        super().__init__(
+            scope=self.scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=connection.logger,
+            access_logger=connection.access_logger,
+            access_log=False,
+            default_headers=self.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=self.waiting_for_100_continue,
+            keep_alive=self.keep_alive,
+            on_response=connection.on_response_complete,
+        )
+        self.usual = True
+        self.more_body, self.disconnected = more_body, disconnected
+        self.body = bytearray(b"".join(self._parts))
+        self._parts.clear()
+        if self.body or not more_body or disconnected:
+            self.message_event.set()
 
     # The request
 
     async def _serve(self) -> bool:
         """Answer; False: the request goes on as an ASGI request."""
         started = time.perf_counter()
-        headers = dict(reversed(self._headers))  # Of two headers of a name the first counts.
-        if not UNUSUAL.isdisjoint(headers):
-            return False
-        given = headers.get(b"x-request-id")
-        request_id = new_request_id() if given is None else request_id_of(self._headers)
+        request_id = self.heading.request_id or next(self._lane.request_ids)
         log: Fields = {}
         status, failure = 200, None
         self._connection.exchange = self
         try:
             if self.disconnected:
                 raise ClientDisconnected
-            if not await self._answer(headers, request_id, log):
+            if not await self._answer(request_id, log):
                 return False
         except ClientDisconnected:
             status, failure = LEFT, "client_disconnected"
@@ -179,30 +235,33 @@ class Exchange(RequestResponseCycle):
         self._note(status, failure, time.perf_counter() - started, log, request_id)
         return True
 
-    async def _answer(self, headers: Mapping[bytes, bytes], request_id: str, log: Fields) -> bool:
-        edge, passer = self._lane.edge, self._lane.passer
-        client = edge.client(self._connection.client, self._headers)
-        permission, host = self._lane.permissions[self._path], hostname_of(headers[b"host"])
-        principal = await edge.admit(permission, self._headers, client[0], host, self._state)
-        if headers.get(b"content-type") != b"application/json" or len(headers.get(b"content-length", b"")) > 6:
-            check_body_headers(_named(headers), passer.body_bytes_max)
-        named = _named(headers) if b"x-session-id" in headers else {}
-        body = await self._read(passer.body_bytes_max)
+    async def _answer(self, request_id: str, log: Fields) -> bool:
+        lane, heading = self._lane, self.heading
+        edge, passer = lane.edge, lane.passer
+        if heading.visitor is None:
+            address = edge.client(self._connection.client, heading.headers)[0]
+            heading.visitor = edge.visitor(heading.headers, address, heading.hostname)
+        principal = await edge.admit(lane.permissions[heading.path], heading.visitor, self._state)
+        if self.more_body or self._size > passer.body_bytes_max or not heading.is_json:
+            check_body_headers(heading.texts(), passer.body_bytes_max)
+            await self._read(passer.body_bytes_max)
+        body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
         arrived_s = time.perf_counter()
-        opened = await passer.open(self._path, body, principal, request_id, named)
+        opened = await passer.open(heading.path, body, principal, request_id, heading.named)
         if opened is None:
             self._parts = [body]
             return False
         passage, _ = opened
         log["model"] = passage.target.name
-        self._headers_of_stream = lambda: rendered(passage, arrived_s, request_id)
+        self._headers_of_stream = lambda: self._fields(passage, arrived_s, request_id)
         relayed = await passage.run(self)
-        log.update(usage_fields(relayed))
+        usage = relayed.finished.usage
+        log["prompt_tokens"], log["completion_tokens"] = usage.prompt_tokens, usage.completion_tokens
         self._finish(relayed, passage, arrived_s, request_id)
         return True
 
-    async def _read(self, limit: int) -> bytes:
-        """The whole body."""
+    async def _read(self, limit: int) -> None:
+        """Wait for the whole body."""
         if self.waiting_for_100_continue:
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             self.waiting_for_100_continue = False
@@ -217,13 +276,13 @@ class Exchange(RequestResponseCycle):
                 raise refusal
         if self._size > limit:
             raise too_large(limit)
-        return self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
 
     # The answer
 
     def begin(self, content_type: str) -> None:
         self.response_started = True
-        self._head = self._rendered(200, f"content-type: {content_type}\r\n{STREAM_HEADERS}{self._headers_of_stream()}")
+        fields = b"content-type: %b\r\n%b%b" % (content_type.encode(), STREAM_HEADERS, self._headers_of_stream())
+        self._head = self._rendered(200, fields)
 
     def write(self, data: bytes, outputs: int) -> bool:
         if not self.disconnected:
@@ -239,8 +298,19 @@ class Exchange(RequestResponseCycle):
         if self.response_started:
             self._end(b"%b%x\r\n%b\r\n0\r\n\r\n" % (self._head, len(rest), rest))
             return
-        fields = f"content-type: {relayed.content_type}\r\ncontent-length: {len(rest)}\r\n"
-        self._end(self._rendered(200, fields + rendered(passage, arrived_s, request_id)) + rest)
+        fields = b"content-type: %b\r\ncontent-length: %d\r\n%b" % (
+            relayed.content_type.encode(),
+            len(rest),
+            self._fields(passage, arrived_s, request_id),
+        )
+        self._end(self._rendered(200, fields, rest))
+
+    def _fields(self, passage: Passage, arrived_s: float, request_id: str) -> bytes:
+        """What the gateway says of a request, as lines."""
+        took_ms = round((time.perf_counter() - arrived_s) * 1000)
+        changing = "".join([f"{name}: {value}\r\n" for name, value in changing_headers(passage).items()])
+        own = f"{changing}openai-processing-ms: {took_ms}\r\nx-request-id: {request_id}\r\n"
+        return self._lane.said(passage) + own.encode()
 
     def _fail(self, error: GatewayError, request_id: str) -> tuple[int, str]:
         """The error as a status while there is none yet, else as the last event."""
@@ -250,19 +320,14 @@ class Exchange(RequestResponseCycle):
             return 200, error.code
         answer = error_response(error, request_id)
         self.keep_alive = self.keep_alive and (b"connection", b"close") not in answer.headers
-        fields = "".join(
-            f"{name.decode('latin-1')}: {value.decode('latin-1')}\r\n"
-            for name, value in answer.headers
-            if name != b"connection"
-        )
-        head = self._rendered(error.status, f"{fields}content-length: {len(answer.body)}\r\n")
-        self._end(head + answer.body)
+        headers = [pair for pair in answer.headers if pair[0] != b"connection"]
+        fields = b"%bcontent-length: %d\r\n" % (lines(headers), len(answer.body))
+        self._end(self._rendered(error.status, fields, answer.body))
         return error.status, error.code
 
-    def _rendered(self, status: int, fields: str) -> bytes:
+    def _rendered(self, status: int, fields: bytes, body: bytes = b"") -> bytes:
         close = b"" if self.keep_alive else b"connection: close\r\n"
-        common = self._lane.common(self.default_headers)
-        return b"%b%b%b%b\r\n" % (STATUS_LINE[status], common, fields.encode("latin-1"), close)
+        return b"%b%b%b%b\r\n%b" % (STATUS_LINE[status], self._lane.common(self.default_headers), fields, close, body)
 
     def _end(self, data: bytes) -> None:
         """Write the last of the answer. The connection is free with it: a quick client's next request is here before
@@ -274,33 +339,20 @@ class Exchange(RequestResponseCycle):
         self.transport.write(data)
         if not self.keep_alive:
             self.transport.close()
-        self.on_response()
+        self._connection.on_response_complete()
 
     def _note(self, status: int, failure: str | None, duration_s: float, log: Fields, request_id: str) -> None:
+        heading = self.heading
         if failure is None:
-            self._lane.edge.count(self._path, "POST", self._path, status, duration_s, log, request_id)
+            self._lane.edge.count(heading.path, "POST", heading.path, status, duration_s, log, request_id)
             return
         scope = self.scope
-        scope["client"] = self._lane.edge.client(self._connection.client, self._headers)
-        scope["route_path"] = self._path
+        scope["client"] = self._lane.edge.client(self._connection.client, heading.headers)
+        scope["route_path"] = heading.path
         scope["state"] |= {"request_id": request_id, "log": log, **self._state}
         self._lane.edge.note(scope, status, failure, duration_s)
 
 
-def rendered(passage: Passage, arrived_s: float, request_id: str) -> str:
-    """What the gateway says of a request, as lines."""
-    headers = passage_headers(passage, arrived_s)
-    lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
-    if not lines.isascii() or lines.count("\r") + lines.count("\n") != 2 * len(headers):
-        lines = "".join(f"{name.decode()}: {value.decode()}\r\n" for name, value in encode_headers(headers))
-    return f"{lines}x-request-id: {request_id}\r\n"
-
-
-def _named(headers: Mapping[bytes, bytes]) -> dict[str, str]:
-    return {name.decode("latin-1"): value.decode("latin-1") for name, value in headers.items()}
-
-
-def hostname_of(host: bytes) -> str:
-    """The name in a valid Host header."""
-    text = host.decode("latin-1")
-    return text[1 : text.index("]")] if text.startswith("[") else text.partition(":")[0]
+def lines(headers: HeaderList) -> bytes:
+    """Headers as they go over the wire."""
+    return b"".join([b"%b: %b\r\n" % pair for pair in headers])

@@ -22,9 +22,17 @@ from gateway.api.http import (
     read_json_body,
     run_until_disconnect,
 )
-from gateway.api.openai.generation import OPENAI_VERSION, caller_with, meter_headers, room_headers
+from gateway.api.openai.generation import (
+    OPENAI_VERSION,
+    caller_with,
+    cost_headers,
+    meter_headers,
+    room_headers,
+    served_headers,
+)
 from gateway.auth import Principal
 from gateway.inference import Inference
+from gateway.limits.limiter import rate_headers
 from gateway.streams import Passage
 
 PATHS: Mapping[str, DialectName] = {
@@ -105,12 +113,20 @@ def passage_headers(passage: Passage, arrived_s: float, dialect: DialectName = "
     """What the gateway says of a request that was passed on."""
     if dialect == "anthropic_messages":
         return {"x-gateway-model": passage.target.name} | meter_headers(passage.meter) | room_headers(passage.meter)
-    return {
-        "openai-version": OPENAI_VERSION,
-        "openai-processing-ms": str(round((time.perf_counter() - arrived_s) * 1000)),
-        "x-gateway-model": passage.target.name,
-        **meter_headers(passage.meter),
-    }
+    took_ms = round((time.perf_counter() - arrived_s) * 1000)
+    return fixed_headers(passage) | {"openai-processing-ms": str(took_ms)} | changing_headers(passage)
+
+
+def fixed_headers(passage: Passage) -> dict[str, str]:
+    """Those that only depend on who answers."""
+    names = {"openai-version": OPENAI_VERSION, "x-gateway-model": passage.target.name}
+    return names | served_headers(passage.meter.served)
+
+
+def changing_headers(passage: Passage) -> dict[str, str]:
+    """Those made of numbers that are others in each answer."""
+    meter = passage.meter
+    return rate_headers(*meter.rooms) | cost_headers(meter)
 
 
 def usage_fields(relayed: Relayed) -> dict[str, int]:

@@ -21,6 +21,7 @@ from uvicorn.server import ServerState
 
 from gateway import errors
 from gateway.api.edge import new_request_id
+from gateway.api.headings import CHANGES_MAX, Heading, Repeating, repeating
 from gateway.api.http import HeaderList, error_response
 from gateway.api.lane import Exchange, Lane
 from gateway.config import ServerConfig
@@ -109,6 +110,8 @@ class GatewayProtocol(HttpToolsProtocol):
         self._header_bytes = 0
         self._dropped_bytes = 0
         self.exchange: Exchange | None = None
+        self._repeating: Repeating | None = None
+        self._changes = 0
 
     # From the transport
 
@@ -131,10 +134,13 @@ class GatewayProtocol(HttpToolsProtocol):
             self.exchange.leave()
 
     def data_received(self, data: bytes) -> None:
+        if self._repeating is not None and self._begin_repeated(self._repeating, data):
+            return
         if self._state in ("deaf", "closing"):
             return
         if self._state == "body":
             self._deadline = self.loop.time() + self._limits.body_timeout_s
+        fresh, before = self._state == "idle", self.cycle
         try:
             if len(data) <= PIECE_BYTES or self._is_within_body(len(data)):
                 self._feed(data)
@@ -149,6 +155,9 @@ class GatewayProtocol(HttpToolsProtocol):
         except (httptools.HttpParserError, GatewayError):
             refusal, self._refusal = self._refusal, None
             self._refuse(refusal or errors.error("bad_request", "The request is not valid HTTP/1.1."))
+        else:
+            if fresh and self._state == "idle" and self.cycle is not before and self._changes < CHANGES_MAX:
+                self._learn(data, self.cycle)
 
     def _is_within_body(self, size: int) -> bool:
         """Whether that much more belongs to the body that is being read, so that no head can begin in it."""
@@ -266,19 +275,38 @@ class GatewayProtocol(HttpToolsProtocol):
             lane,
             self,
             self._gate,
-            logger=self.logger,
-            access_logger=self.access_logger,
-            access_log=False,
-            default_headers=self.server_state.default_headers,
-            expect_100_continue=self.expect_100_continue,
+            Heading(lane.routes[self.url], self.headers),
+            self.server_state.default_headers,
             keep_alive=bool(self.parser.should_keep_alive()),
-            on_response=self.on_response_complete,
+            expects=self.expect_100_continue,
         )
         if before is None or before.response_complete:
             self._start_asgi_task(self.cycle, self.app)
         else:
             self.flow.pause_reading()
             self.pipeline.appendleft((self.cycle, self.app))
+
+    def _learn(self, data: bytes, cycle: RequestResponseCycle) -> None:
+        """Note what to look for in the next request, after one that came in one piece."""
+        self._changes += self._repeating is not None
+        if isinstance(cycle, Exchange) and cycle.keep_alive and not cycle.heading.unusual:
+            self._repeating = repeating(data, cycle.heading)
+        else:
+            self._repeating = None
+
+    def _begin_repeated(self, known: Repeating, data: bytes) -> bool:
+        """Begin a request whose head came before, without parsing it again; False where that is not all there is to
+        it."""
+        lane = self._wheel.lane
+        if self._state != "idle" or not self.cycle.response_complete or self._wheel.draining or lane is None:
+            return False
+        body = known.body_in(data)
+        if body is None:
+            return False
+        default_headers = self.server_state.default_headers
+        self.cycle = Exchange(lane, self, self._gate, known.heading, default_headers, body=body)
+        self._start_asgi_task(self.cycle, self.app)
+        return True
 
     def scope_of(self, url: bytes, headers: HeaderList) -> dict[str, Any]:
         """The scope that uvicorn makes when a message begins; the path is what the parser makes of the URL."""

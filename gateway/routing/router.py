@@ -150,18 +150,22 @@ class Router:
         self._clock = clock
         self._draw = draw
         self._pause = pause
+        self.targets = [target for group in self.groups for target in group]
         # What each target has saved up in this route's round robin.
         self._turns = {target.listed or target.identity: 0.0 for target in self.targets}
         self._spread = any(target.listed is not None for target in self.targets)
-
-    @property
-    def targets(self) -> list[Target]:
-        return [target for group in self.groups for target in group]
+        self._relays = [relay_of(target.adapter) for target in self.targets]
+        self._card: tuple[list[ModelCard], ModelCard] | None = None
 
     @property
     def card(self) -> ModelCard:
         """What at least one target can do."""
         cards = [target.adapter.card for target in self.targets]
+        if self._card is None or self._card[0] != cards:
+            self._card = cards, self._joined(cards)
+        return self._card[1]
+
+    def _joined(self, cards: list[ModelCard]) -> ModelCard:
         contexts = [card.context_tokens for card in cards]
         kinds = tuple(dict.fromkeys(kind for card in cards for kind in card.kinds))
         context = None if None in contexts else max(one for one in contexts if one is not None)
@@ -194,22 +198,22 @@ class Router:
 
     def takes(self, inbound: Inbound) -> bool:
         """Whether every target can be passed the request as it came: which one it will be is not known yet."""
-        return all((relay := relay_of(one.adapter)) is not None and relay.takes(inbound) for one in self.targets)
+        return all(relay is not None and relay.takes(inbound) for relay in self._relays)
 
     async def relay(self, inbound: Inbound, caller: Caller, sink: Sink) -> Relayed:
         """As `Relay` says."""
         trip = _Trip(inbound, caller)
+        watched = _Watched(sink, trip)
 
-        async def work(adapter: Adapter) -> Relayed:
+        def work(adapter: Adapter) -> Awaitable[Relayed]:
             relay = relay_of(adapter)
             assert relay is not None, "the router takes only what all its targets do"
-            relayed = await relay.relay(inbound, caller, _Watched(sink, trip))
-            if not trip.shown:
-                sink.serving(trip.served)
-            return relayed
+            return relay.relay(inbound, caller, watched)
 
         relayed, visit = await self._try(inbound.kind, trip, work)
         visit.end()
+        if not trip.shown:
+            sink.serving(trip.served)
         return relayed
 
     async def tokenize(self, text: str, *, special: bool) -> list[int]:
@@ -351,11 +355,17 @@ class Router:
         """What a target cannot do that the request needs."""
         if kind not in target.adapter.card.kinds:
             return InvalidRequest(f"The model '{self.name}' has no {kind}.", param="model")
+        if isinstance(request, Inbound):
+            return None  # It was looked at before, and what is wrong with it is for its target to say.
         refusal: Callable[[Request], InvalidRequest | None] | None = getattr(target.adapter, "refusal", None)
-        # What is passed on as it came was looked at before, and what is wrong with it is for its target to say.
-        return None if refusal is None or isinstance(request, Inbound) else refusal(request)
+        return None if refusal is None else refusal(request)
 
     def _chosen(self, fitting: list[Target], trip: _Trip, now_s: float) -> Target:
+        if len(fitting) == 1:
+            # There is nothing to choose, and taking turns with oneself changes nothing.
+            entered = self.standings[fitting[0].identity].breaker.try_enter(now_s)
+            assert entered, "only targets whose breaker admits were ordered"
+            return fitting[0]
         caller = trip.caller
         conversation = None if caller.session_key is None else f"{caller.tenant}\0{caller.session_key}"
         wish = Wish(

@@ -13,7 +13,7 @@ from starlette.requests import Request
 
 from adapters.dialects.openai_wire import EventRenderer, Folded, Inbound, ResponseHead
 from adapters.errors import InvalidRequest
-from adapters.types import Caller, Event, Finished, Timings, TokenCount
+from adapters.types import Caller, Event, Finished, Served, Timings, TokenCount
 from gateway.api.http import EventStreamResponse, Response, json_response, run_until_disconnect
 from gateway.auth import Principal
 from gateway.ledger.export import usd
@@ -58,10 +58,10 @@ def caller_with(
     return Caller(
         request_id,
         principal.tenant,
-        session_key or _session_header(headers),
+        session_key or (_session_header(headers) if headers else None),
         principal.weight,
         principal.priority,
-        explain_cache=_explains(headers),
+        explain_cache=bool(headers) and _explains(headers),
         cache_control=headers.get("cache-control", ""),
     )
 
@@ -173,10 +173,19 @@ def _headers(stream: Stream, timings: Timings) -> dict[str, str]:
 def meter_headers(meter: Meter) -> dict[str, str]:
     """How the caller's limits stand, who served the request, what the cache had to do with it, and what it cost once
     that is known."""
-    headers = rate_headers(*meter.rooms)
-    if meter.served is not None:
-        headers["x-gateway-target"] = meter.served.target
-        headers["x-gateway-attempts"] = str(meter.served.attempts)
+    return rate_headers(*meter.rooms) | served_headers(meter.served) | cost_headers(meter)
+
+
+def served_headers(served: Served | None) -> dict[str, str]:
+    """Which target of a route answered."""
+    if served is None:
+        return {}
+    return {"x-gateway-target": served.target, "x-gateway-attempts": str(served.attempts)}
+
+
+def cost_headers(meter: Meter) -> dict[str, str]:
+    """What a request cost, once that is known, and what the cache had to do with it."""
+    headers = {}
     if meter.cost_nano is not None:
         headers["x-gateway-cost-usd"] = usd(meter.cost_nano)
     if meter.cache is not None:
