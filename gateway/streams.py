@@ -44,7 +44,7 @@ class Record:
         self._outputs = 0
         self._counted = 0
         self._prompt: Started | None = None
-        self._estimate: Callable[[], int] | None = None
+        self._sent: Inbound | None = None
         self._again = False
         self._ended = False
 
@@ -66,9 +66,9 @@ class Record:
         elif isinstance(event, Finished):
             self.end("ok", event.usage, estimated=event.estimated)
 
-    def sent(self, prompt_tokens: Callable[[], int]) -> None:
-        """The request is on its way to a place where it costs its input, which is about so much."""
-        self._estimate = prompt_tokens
+    def sent(self, inbound: Inbound) -> None:
+        """The request is on its way to a place where it costs its input, whether or not anybody counts that."""
+        self._sent = inbound
 
     def passed(self, outputs: int) -> None:
         """Tokens went to the client, at least so many."""
@@ -117,8 +117,8 @@ class Record:
             return
         self._ended = True
         self._telemetry.inference(self._model, outcome)
-        if self._estimate is not None and (usage is None or usage.prompt_tokens <= 0):
-            self._prompt = Started(self._estimate())
+        if self._sent is not None and (usage is None or usage.prompt_tokens <= 0):
+            self._prompt = Started(inbound_tokens(self._sent.body) // TOKEN_BYTES)
         prompt = self._prompt or Started(prompt_tokens=0)
         reported = usage or Usage(cached_tokens=prompt.cached_tokens)
         charged = believable(reported, prompt.prompt_tokens, self._counted)
@@ -238,7 +238,7 @@ class Passage:
     async def run(self, sink: Outlet) -> Relayed:
         """Pass it on. What it used is durable when this is done; the rest of the answer is still to be sent."""
         record = self._record
-        record.sent(lambda: inbound_tokens(self._inbound.body) // TOKEN_BYTES)
+        record.sent(self._inbound)
         try:
             relayed = await self._relay.relay(self._inbound, self._caller, Noted(sink, record))
         except BaseException as exc:

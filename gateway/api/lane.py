@@ -105,7 +105,9 @@ class Exchange(RequestResponseCycle):
     _left = False
     _then: Callable[[], None] | None = None
     _head = _last = b""
-    _headers_of_stream: Callable[[], bytes]
+    _passage: Passage
+    _arrived_s: float
+    _request_id: str
 
     def __init__(
         self,
@@ -253,11 +255,11 @@ class Exchange(RequestResponseCycle):
             return False
         passage, _ = opened
         log["model"] = passage.target.name
-        self._headers_of_stream = lambda: self._fields(passage, arrived_s, request_id)
+        self._passage, self._arrived_s, self._request_id = passage, arrived_s, request_id
         relayed = await passage.run(self)
         usage = relayed.finished.usage
         log["prompt_tokens"], log["completion_tokens"] = usage.prompt_tokens, usage.completion_tokens
-        self._finish(relayed, passage, arrived_s, request_id)
+        self._finish(relayed)
         return True
 
     async def _read(self, limit: int) -> None:
@@ -281,7 +283,7 @@ class Exchange(RequestResponseCycle):
 
     def begin(self, content_type: str) -> None:
         self.response_started = True
-        fields = b"content-type: %b\r\n%b%b" % (content_type.encode(), STREAM_HEADERS, self._headers_of_stream())
+        fields = b"content-type: %b\r\n%b%b" % (content_type.encode(), STREAM_HEADERS, self._fields())
         self._head = self._rendered(200, fields)
 
     def write(self, data: bytes, outputs: int) -> bool:
@@ -293,7 +295,7 @@ class Exchange(RequestResponseCycle):
     def when_drained(self, then: Callable[[], None]) -> None:
         self._then = then
 
-    def _finish(self, relayed: Relayed, passage: Passage, arrived_s: float, request_id: str) -> None:
+    def _finish(self, relayed: Relayed) -> None:
         rest = relayed.rest
         if self.response_started:
             self._end(b"%b%x\r\n%b\r\n0\r\n\r\n" % (self._head, len(rest), rest))
@@ -301,15 +303,15 @@ class Exchange(RequestResponseCycle):
         fields = b"content-type: %b\r\ncontent-length: %d\r\n%b" % (
             relayed.content_type.encode(),
             len(rest),
-            self._fields(passage, arrived_s, request_id),
+            self._fields(),
         )
         self._end(self._rendered(200, fields, rest))
 
-    def _fields(self, passage: Passage, arrived_s: float, request_id: str) -> bytes:
+    def _fields(self) -> bytes:
         """What the gateway says of a request, as lines."""
-        took_ms = round((time.perf_counter() - arrived_s) * 1000)
+        passage, took_ms = self._passage, int((time.perf_counter() - self._arrived_s) * 1000)
         changing = "".join([f"{name}: {value}\r\n" for name, value in changing_headers(passage).items()])
-        own = f"{changing}openai-processing-ms: {took_ms}\r\nx-request-id: {request_id}\r\n"
+        own = f"{changing}openai-processing-ms: {took_ms}\r\nx-request-id: {self._request_id}\r\n"
         return self._lane.said(passage) + own.encode()
 
     def _fail(self, error: GatewayError, request_id: str) -> tuple[int, str]:
