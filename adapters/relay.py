@@ -113,7 +113,8 @@ class Relaying:
 
 
 def _check_encoding(headers: Headers) -> None:
-    if (header_of(headers, b"content-encoding") or b"identity").lower() != b"identity":
+    given = header_of(headers, b"content-encoding")
+    if given is not None and given.lower() != b"identity":
         raise UpstreamInvalid("The provider compressed its answer, which was not asked for.")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any
@@ -268,8 +269,13 @@ def may_need(inbound: Inbound, capabilities: Collection[str]) -> bool:
         return True
     if "n" in capabilities and inbound.head.n > 1:
         return True
-    signs = [sign for capability in capabilities for sign in SIGNS.get(capability, ())]
+    signs = _signs(frozenset(capabilities))
     return bool(signs) and (escaped or any(sign in body for sign in signs))
+
+
+@functools.cache
+def _signs(capabilities: frozenset[str]) -> tuple[bytes, ...]:
+    return tuple(sign for capability in capabilities for sign in SIGNS.get(capability, ()))
 
 
 def _names_images(body: bytes) -> bool:

@@ -197,6 +197,8 @@ def explained(complaint: str, path: str = "") -> InvalidRequest:
 
 def refuse_redirects(body: RequestFields) -> None:
     """Refuse fields that some clients' libraries send on to a transport."""
+    if body.api_base is body.base_url is body.api_key is body.extra_headers is None:
+        return
     for name in _REDIRECTING:
         if getattr(body, name) is not None:
             raise InvalidRequest(f"Unknown parameter: '{name}'.", code="unknown_parameter", param=name)

@@ -62,7 +62,7 @@ class Passer:
         dialect = PATHS[path]
         try:
             head = PASSING[dialect].read_head(body)
-            inbound = Inbound(dialect, body, head, headers=_headers_of(dialect, headers))
+            inbound = Inbound(dialect, body, head, headers=_headers_of(dialect, headers) if headers else ())
         except InvalidRequest:
             return None
         passage = await self._inference.passage(
@@ -126,7 +126,8 @@ def fixed_headers(passage: Passage) -> dict[str, str]:
 def changing_headers(passage: Passage) -> dict[str, str]:
     """Those made of numbers that are others in each answer."""
     meter = passage.meter
-    return rate_headers(*meter.rooms) | cost_headers(meter)
+    headers = {} if meter.grant is None else rate_headers(*meter.rooms)
+    return headers | cost_headers(meter)
 
 
 def usage_fields(relayed: Relayed) -> dict[str, int]:

@@ -248,9 +248,12 @@ class GatewayProtocol(HttpToolsProtocol):
         self.server_state.total_requests += 1
         if self._state == "closing" or self.transport.is_closing():
             return
-        self.flow.resume_reading()
+        if self.flow.read_paused:
+            self.flow.resume_reading()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
+        elif self._state == "idle":
+            self._deadline = self.loop.time() + self._limits.keep_alive_timeout_s
         else:
             self._deadline = self._rest_deadline()
 

@@ -38,6 +38,8 @@ def json_line(entry: Entry) -> str:
 
 def usd(nano: int) -> str:
     """Nano-USD as exact decimal dollars, `0.0000125`."""
+    if nano == 0:
+        return "0.0"
     sign = "-" if nano < 0 else ""
     whole, fraction = divmod(abs(nano), 10**9)
     digits = f"{fraction:09d}".rstrip("0")

@@ -58,6 +58,7 @@ from gateway.routing.standing import Standing, Visit, may_come_again, may_go_els
 Request = ChatRequest | CompletionRequest | EmbeddingRequest | RerankRequest | Inbound
 Unary = TypeVar("Unary", Embeddings, Ranking)
 T = TypeVar("T")
+NOBODY: Mapping[str, str] = {}
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):
@@ -294,7 +295,7 @@ class Router:
                     route=self.name,
                     policy=self.settings.policy,
                     attempts=tuple(trip.attempts),
-                    passed_over=trip.passed_over,
+                    passed_over=trip.passed_over or NOBODY,
                 )
             )
 
@@ -317,8 +318,8 @@ class Router:
         return result, visit
 
     def _note(self, trip: _Trip, target: Target, visit: Visit, outcome: str) -> None:
-        took_ms = round((self._clock() - visit.started_s) * 1000, 3)
-        trip.attempts.append(Attempt(target.identity, outcome, round(trip.pause_s * 1000, 3), took_ms))
+        took_us, waited_us = int((self._clock() - visit.started_s) * 1e6), int(trip.pause_s * 1e6)
+        trip.attempts.append(Attempt(target.identity, outcome, waited_us / 1000, took_us / 1000))
 
     # Decisions
 
@@ -363,7 +364,7 @@ class Router:
     def _chosen(self, fitting: list[Target], trip: _Trip, now_s: float) -> Target:
         if len(fitting) == 1:
             # There is nothing to choose, and taking turns with oneself changes nothing.
-            entered = self.standings[fitting[0].identity].breaker.try_enter(now_s)
+            entered = self.standings[fitting[0].identity].try_enter(now_s)
             assert entered, "only targets whose breaker admits were ordered"
             return fitting[0]
         caller = trip.caller

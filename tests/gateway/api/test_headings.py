@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from typing import Any
 
@@ -174,5 +175,30 @@ def test_a_drain_is_told_to_repeated_heads_too() -> None:
                 assert (await client.ask(post(body_of()))).body == ANSWER
             door.served.edge.draining = True
             assert (await client.ask(post(body_of()))).error["code"] == "shutting_down"
+
+    asyncio.run(main())
+
+
+def test_requests_leave_no_cycles_behind() -> None:
+    """Looking for cycles among what requests leave behind once took a fifth of the time they took themselves."""
+
+    async def main() -> None:
+        async with opened(whole(ANSWER)) as door, door.served.client() as client:
+            for _ in range(2):
+                assert (await client.ask(post(body_of()))).body == ANSWER
+            gc.collect()
+            gc.disable()
+            gc.set_debug(gc.DEBUG_SAVEALL)
+            try:
+                for _ in range(3):
+                    assert (await client.ask(post(body_of()))).body == ANSWER
+                await asyncio.sleep(0)
+                gc.collect()
+                left = {type(one).__name__ for one in gc.garbage}
+            finally:
+                gc.set_debug(0)
+                gc.garbage.clear()
+                gc.enable()
+            assert left.isdisjoint({"Exchange", "Passage", "Record", "Meter", "Inbound", "Connection"})
 
     asyncio.run(main())
