@@ -15,6 +15,7 @@ from adapters.types import (
     ReasoningDelta,
     Relay,
     Relayed,
+    Served,
     Started,
     TextDelta,
     ToolCallDelta,
@@ -33,20 +34,21 @@ TOKEN_BYTES = 3
 class Record:
     """Counts one request and settles its meter. It ends exactly once, by plain calls that a cancelled task can make."""
 
+    _first_s: float | None = None
+    _output_s: float | None = None
+    _outputs = 0
+    _counted = 0
+    _prompt: Started | None = None
+    _sent: Inbound | None = None
+    _again = False
+    _ended = False
+
     def __init__(self, model: str, telemetry: Telemetry, clock: Callable[[], float], meter: Meter) -> None:
         self.meter = meter
         self._model = model
         self._telemetry = telemetry
         self._clock = clock
         self._started_s = clock()
-        self._first_s: float | None = None
-        self._output_s: float | None = None
-        self._outputs = 0
-        self._counted = 0
-        self._prompt: Started | None = None
-        self._sent: Inbound | None = None
-        self._again = False
-        self._ended = False
 
     def event(self, event: Event) -> None:
         """Note the next event of the stream; the last one ends the record."""
@@ -244,10 +246,12 @@ class Passage:
         except BaseException as exc:
             record.fail(exc)
             raise
-        record.passed(relayed.outputs)
+        if relayed.outputs:
+            record.passed(relayed.outputs)
         usage = relayed.finished.usage
         record.end("ok", usage, estimated=relayed.finished.estimated or not usage.prompt_tokens)
-        await durable(record.meter)
+        if record.meter.durable is not None:
+            await durable(record.meter)
         return relayed
 
 
@@ -255,12 +259,18 @@ class Noted:
     """A sink that has a record of what goes through it."""
 
     def __init__(self, sink: Outlet, record: Record) -> None:
-        self.begin = sink.begin
-        self.serving = record.meter.serve
-        self.when_drained = sink.when_drained
-        self._write = sink.write
-        self._passed = record.passed
+        self._sink = sink
+        self._record = record
+
+    def serving(self, served: Served) -> None:
+        self._record.meter.serve(served)
+
+    def begin(self, content_type: str) -> None:
+        self._sink.begin(content_type)
 
     def write(self, data: bytes, outputs: int) -> bool:
-        self._passed(outputs)
-        return self._write(data, outputs)
+        self._record.passed(outputs)
+        return self._sink.write(data, outputs)
+
+    def when_drained(self, then: Callable[[], None]) -> None:
+        self._sink.when_drained(then)

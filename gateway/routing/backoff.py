@@ -31,7 +31,8 @@ class RetryBudget:
 
     def earn(self) -> None:
         """A request was let in."""
-        self._saved = min(self._saved_max, self._saved + self._share)
+        if self._saved < self._saved_max:
+            self._saved = min(self._saved_max, self._saved + self._share)
 
     def spend(self) -> bool:
         """Whether one retry may be made, which is then spent."""

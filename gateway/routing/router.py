@@ -94,19 +94,20 @@ class RouteSettings(msgspec.Struct, frozen=True, kw_only=True):
 class _Trip:
     """What a request has met on its way so far."""
 
+    group = 0
+    refusal: InvalidRequest | None = None
+    pause_s = 0.0
+    last: AdapterError | None = None
+    # Who serves it, as far as the try that is under way or was the last one goes.
+    served: Served
+    shown = False
+
     def __init__(self, request: Request, caller: Caller) -> None:
         self.request = request
         self.caller = caller
-        self.group = 0
         self.failed: dict[str, AdapterError] = {}
         self.passed_over: dict[str, str] = {}
-        self.refusal: InvalidRequest | None = None
         self.attempts: list[Attempt] = []
-        self.pause_s = 0.0
-        self.last: AdapterError | None = None
-        # Who serves it, as far as the try that is under way or was the last one goes.
-        self.served: Served
-        self.shown = False
 
 
 class _Watched:
@@ -204,7 +205,8 @@ class Router:
     async def relay(self, inbound: Inbound, caller: Caller, sink: Sink) -> Relayed:
         """As `Relay` says."""
         trip = _Trip(inbound, caller)
-        watched = _Watched(sink, trip)
+        # The sink of a unary answer is never touched.
+        watched = _Watched(sink, trip) if inbound.head.stream else sink
 
         def work(adapter: Adapter) -> Awaitable[Relayed]:
             relay = relay_of(adapter)
@@ -318,7 +320,7 @@ class Router:
         return result, visit
 
     def _note(self, trip: _Trip, target: Target, visit: Visit, outcome: str) -> None:
-        took_us, waited_us = int((self._clock() - visit.started_s) * 1e6), int(trip.pause_s * 1e6)
+        took_us, waited_us = int(visit.took_s * 1e6), int(trip.pause_s * 1e6)
         trip.attempts.append(Attempt(target.identity, outcome, waited_us / 1000, took_us / 1000))
 
     # Decisions

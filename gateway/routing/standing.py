@@ -94,13 +94,16 @@ class Visit:
         self._standing = standing
         self._clock = clock
         self._ended = False
-        self.started_s = clock()
+        self._started_s = clock()
+        # How long it took to its first event or its failure.
+        self.took_s = 0.0
         standing.running += 1
         standing.requests += 1
 
     def answered(self) -> None:
         """Its first event has come."""
-        self._standing.learn(self._clock() - self.started_s)
+        self.took_s = self._clock() - self._started_s
+        self._standing.learn(self.took_s)
 
     def end(self, error: BaseException | None = None) -> None:
         """`error` None: all went well. A cancellation is the client's own, and says nothing about the target."""
@@ -109,6 +112,7 @@ class Visit:
         self._ended = True
         self._standing.running -= 1
         breaker, now_s = self._standing.breaker, self._clock()
+        self.took_s = self.took_s or now_s - self._started_s
         if error is None:
             breaker.succeeded(now_s)
         elif isinstance(error, AdapterError) and is_targets_fault(error):
