@@ -160,6 +160,7 @@ class Idempotency:
         if claim.id in self._running:
             return False
         if self._ledger is not None:
+            await self._ledger.keeper.caught_up()
             if self._ledger.waiting_bytes:
                 return False  # Its entry may be in the outbox.
             entries = await self._ledger.find(row.request_id, tenant=claim.tenant)

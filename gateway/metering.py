@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
+import itertools
 import re
 from collections.abc import Callable
 from typing import Literal
@@ -157,6 +157,9 @@ class Metering:
         process: str = "",
     ) -> None:
         self._process = process
+        # Numbers that follow each other keep the index of the ledger's ids quick to write, and beginning with the time
+        # they are new also where two processes were given one name.
+        self._numbers = itertools.count(now_us())
         self._limiter = limiter
         self._ledger = ledger
         self._telemetry = telemetry
@@ -170,7 +173,7 @@ class Metering:
         started_us = self.steady_us()
         price = target.price
         draft = Entry(
-            id=self._process + os.urandom(7).hex(),
+            id=f"{self._process}{next(self._numbers):014x}",
             request_id=request_id,
             at_us=self._now_us(),
             status="voided",

@@ -46,6 +46,7 @@ from gateway.config import Config, digest
 from gateway.errors import GatewayError
 from gateway.idempotency import Idempotency
 from gateway.inference import Inference
+from gateway.ledger.caught_up import CaughtUp
 from gateway.ledger.store import Ledger
 from gateway.limits.orphans import NAME_CHARS
 from gateway.limits.wallets import Wallets
@@ -143,10 +144,11 @@ async def opened(config: Config) -> AsyncIterator[Gateway]:
         passthrough = PassThrough(serving.remotes, serving.catalog, metering)
         parts = parts._replace(passthrough=passthrough, standings=lambda: serving.standings)
         parts = parts._replace(decisions=decisions, live=live, router=serving.router)
-        if database is not None:
+        if database is not None and ledger is not None:
             directory = Directory(database, shared)
             keyring = Keyring(directory, load_pepper(Path(config.data_dir), config.auth.pepper))
-            parts = parts._replace(wallets=Wallets(database), directory=directory, keyring=keyring)
+            wallets = Wallets(CaughtUp(database, ledger.keeper.caught_up))
+            parts = parts._replace(wallets=wallets, directory=directory, keyring=keyring)
         passer = Passer(inference, config.server.body_bytes_max)
         endpoints = idempotent.wrap(passer.wrap(routes(parts)))
         cookies = Cookies(config.auth.people.public_url)

@@ -11,6 +11,7 @@ from gateway import gauges
 from gateway.alerts import Alerts, Channel
 from gateway.catalog import nano_usd
 from gateway.config import AlertsConfig, Config
+from gateway.ledger.caught_up import CaughtUp
 from gateway.ledger.store import Ledger
 from gateway.limits import rest
 from gateway.limits.limiter import Balance, Limiter, LocalCounters, steady_us, wall_us
@@ -21,6 +22,7 @@ from gateway.state.database import Database
 from gateway.state.journal import Journal
 from gateway.state.outbox import Outbox
 from gateway.state.shared import SharedState, Under
+from gateway.state.sqlite import Sqlite
 from gateway.telemetry import Telemetry
 
 
@@ -38,17 +40,23 @@ async def open_money(
     async def nothing(accounts: Sequence[str]) -> dict[str, Balance]:
         return {}
 
-    ledger = None
+    async def caught_up() -> None:
+        if ledger is not None:
+            await ledger.keeper.caught_up()
+
+    ledger, books = None, None
     if database is not None:
         # So that a database that was put in the place of another does not meet counters of that one.
         shared = Under(shared, f"{await money_epoch(database)}:")
         folder = Path(config.data_dir) / "outbox"
         outbox = Outbox(folder)  # It locks the folder, the journal's too.
-        ledger = Ledger(database, outbox, Journal(folder / "running.journal"))
+        alone = isinstance(database, Sqlite) and config.state.redis is None
+        ledger = Ledger(database, outbox, Journal(folder / "running.journal"), disk_first=alone)
+        books = CaughtUp(database, ledger.keeper.caught_up)
         telemetry.gauge_source(partial(gauges.of_ledger, ledger))
     counters: SharedCounters | LocalCounters
     if config.state.redis is None:
-        counters = LocalCounters(lambda: ledger is not None and ledger.complete)
+        counters = LocalCounters(lambda: ledger is not None and ledger.complete, caught_up)
         if ledger is not None:
             saved, boot = Path(config.data_dir) / "outbox" / "rates.json", rest.boot_id()
             rest.recall(counters.book, saved, boot)
@@ -63,7 +71,7 @@ async def open_money(
             orphans=orphans,
         )
         if ledger is not None:
-            ledger.returned = counters.adopt
+            ledger.keeper.returned = counters.adopt
     if ledger is not None:
         await ledger.start()
         stack.push_async_callback(ledger.close)
@@ -71,7 +79,7 @@ async def open_money(
         counters.start()
         stack.push_async_callback(counters.close)
     telemetry.gauge_source(lambda: [("gateway_reservations", (), counters.holds)])
-    balances = nothing if database is None else Wallets(database).balances
+    balances = nothing if books is None else Wallets(books).balances
     alerts = Alerts(database, _channels(config.alerts), balances, telemetry)
     alerts.start()
     stack.push_async_callback(alerts.close)

@@ -134,12 +134,16 @@ class Reservation(msgspec.Struct, frozen=True):
 class LocalCounters:
     """The counters of a gateway that is alone: a book in its memory.
 
-    `complete` says whether all that was settled is in the accounts' durable sums.
+    `complete` says whether all that was settled is in the accounts' durable sums; `caught_up` waits until what was
+    settled before is.
     """
 
-    def __init__(self, complete: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self, complete: Callable[[], bool] = lambda: False, caught_up: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
         self.book = Book()
         self._complete = complete
+        self._caught_up = caught_up
         self._swept_us = 0
 
     @property
@@ -162,6 +166,8 @@ class LocalCounters:
         self.book.load(opening.account, opening.spent_nano, opening.window_us, opening.slots)
 
     async def forget(self, account: str) -> bool:
+        if self._caught_up is not None:
+            await self._caught_up()
         return self._complete() and self.book.unload(account)
 
     def settle(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol, TypeVar
 
@@ -41,6 +41,10 @@ class Statements(Protocol):
 
     async def execute(self, sql: str, *parameters: Value) -> int:
         """Run a statement; the number of rows it changed."""
+        ...
+
+    async def execute_all(self, sql: str, rows: Sequence[Sequence[Value]]) -> None:
+        """Run a statement once for each row of parameters. Outside of a transaction some may be done and some not."""
         ...
 
 

@@ -67,8 +67,9 @@ class Outbox:
         """What it holds; 0 when nothing waits."""
         return sum(self._sizes.values())
 
-    def append(self, records: Sequence[bytes]) -> None:
-        """Add records; they are on the disk when this returns. Raises OutboxFull and OutboxError."""
+    def append(self, records: Sequence[bytes]) -> int:
+        """Add records; they are on the disk when this returns, in the segment of this number, which only grows. Raises
+        OutboxFull and OutboxError."""
         if any(len(record) > RECORD_BYTES_MAX for record in records):
             raise ValueError(f"a record has at most {RECORD_BYTES_MAX} bytes")
         data = b"".join(map(_framed, records))
@@ -78,7 +79,7 @@ class Outbox:
             path, descriptor = self._writing or self._start_segment()
             try:
                 _write(descriptor, data)
-                os.fsync(descriptor)
+                os.fdatasync(descriptor)
             except OSError:
                 # After a failed sync the kernel may call the same pages clean, so this file is never trusted again.
                 self._sizes[path] = os.fstat(descriptor).st_size
@@ -87,6 +88,7 @@ class Outbox:
         self._sizes[path] += len(data)
         if self._sizes[path] >= self._segment_bytes_max:
             self._end_segment()
+        return int(path.stem)
 
     def segments(self) -> Iterator[Segment]:
         """What there is now, oldest first; call `remove` for each whose records are safe elsewhere."""
@@ -100,10 +102,24 @@ class Outbox:
 
     def remove(self, segment: Segment) -> None:
         """Forget a segment. One whose file is gone is forgotten even when that was not synced: it may come again."""
+        self._remove([segment.path])
+
+    def remove_before(self, number: int) -> None:
+        """Forget all segments with smaller numbers."""
+        self._remove([path for path in self._sizes if int(path.stem) < number])
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._end_segment()
+        self.remove_before(self._next)
+
+    def _remove(self, paths: Sequence[Path]) -> None:
         with _translated(self._path):
-            segment.path.unlink(missing_ok=True)
-            self._sizes.pop(segment.path, None)
-            os.fsync(self._directory)
+            for path in paths:
+                path.unlink(missing_ok=True)
+                self._sizes.pop(path, None)
+            if paths:
+                os.fsync(self._directory)
 
     def close(self) -> None:
         self._end_segment()

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from typing import Any, TypeVar
 
 import asyncpg
@@ -113,6 +113,10 @@ class Postgres:
         with _translated():
             return _changed(await self._pool.execute(sql, *parameters))
 
+    async def execute_all(self, sql: str, rows: Sequence[Sequence[Value]]) -> None:
+        with _translated():
+            await self._pool.executemany(sql, rows)
+
     @contextlib.asynccontextmanager
     async def transaction(self, *, concurrent: bool = False) -> AsyncIterator[Statements]:
         async with self._inside("read_committed", read_only=False) as connection:
@@ -193,6 +197,10 @@ class _Inside:
     async def execute(self, sql: str, *parameters: Value) -> int:
         with _translated():
             return _changed(await self._connection.execute(sql, *parameters))
+
+    async def execute_all(self, sql: str, rows: Sequence[Sequence[Value]]) -> None:
+        with _translated():
+            await self._connection.executemany(sql, rows)
 
 
 def _lock(name: str) -> int:

@@ -18,7 +18,7 @@ import os
 import re
 import sqlite3
 import tempfile
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
@@ -90,6 +90,10 @@ class Sqlite:
         async with self._turn:
             return await _run(self._writer, sql, parameters)
 
+    async def execute_all(self, sql: str, rows: Sequence[Sequence[Value]]) -> None:
+        async with self._turn:
+            await _run_all(self._writer, sql, rows)
+
     @contextlib.asynccontextmanager
     async def transaction(self, *, concurrent: bool = False) -> AsyncIterator[Statements]:
         async with self._turn:
@@ -144,6 +148,9 @@ class _Inside:
     async def execute(self, sql: str, *parameters: Value) -> int:
         return await _run(self._writer, sql, parameters)
 
+    async def execute_all(self, sql: str, rows: Sequence[Sequence[Value]]) -> None:
+        await _run_all(self._writer, sql, rows)
+
 
 class _AtOnce:
     """The statements of one transaction, for work that runs in the connection's own thread: nothing here waits."""
@@ -158,6 +165,10 @@ class _AtOnce:
     async def execute(self, sql: str, *parameters: Value) -> int:
         with _translated():
             return max(self._connection.execute(_numbered(sql), parameters).rowcount, 0)
+
+    async def execute_all(self, sql: str, rows: Sequence[Sequence[Value]]) -> None:
+        with _translated():
+            self._connection.executemany(_numbered(sql), rows)
 
 
 def _at_once(connection: sqlite3.Connection, work: Callable[[Statements], Coroutine[Any, Any, T]]) -> T:
@@ -253,6 +264,12 @@ async def _run(connection: aiosqlite.Connection, sql: str, parameters: tuple[Val
         cursor = await connection.execute(_numbered(sql), parameters)
         await cursor.close()
     return max(cursor.rowcount, 0)
+
+
+async def _run_all(connection: aiosqlite.Connection, sql: str, rows: Sequence[Sequence[Value]]) -> None:
+    with _translated():
+        cursor = await connection.executemany(_numbered(sql), rows)
+        await cursor.close()
 
 
 @functools.lru_cache(maxsize=256)

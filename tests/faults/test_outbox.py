@@ -131,7 +131,7 @@ def test_it_is_bounded(tmp_path: Path) -> None:
     assert contents(tmp_path) == [b"x" * 30, b"z" * 4]
 
 
-@pytest.mark.parametrize("call", ["write", "fsync"])
+@pytest.mark.parametrize("call", ["write", "fdatasync"])
 def test_a_disk_that_fails_is_said_and_leaves_the_rest_readable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:

@@ -40,7 +40,8 @@ from gateway.config_limits import BudgetConfig, LimitsConfig, ScopeLimits
 from gateway.errors import GatewayError
 from gateway.inference import Inference
 from gateway.ledger import Entry
-from gateway.ledger.store import PENDING_MAX, Ledger
+from gateway.ledger.store import Ledger
+from gateway.ledger.writer import PENDING_MAX
 from gateway.limits.limiter import Limiter, LocalCounters, Need
 from gateway.metering import Metering, inbound_tokens, need_of
 from gateway.streams import Stream

@@ -12,6 +12,7 @@ import pytest
 from gateway.catalog import Price
 from gateway.ledger import Entry
 from gateway.ledger.store import Filter, Ledger
+from gateway.ledger.writer import DatabaseFirst
 from gateway.limits.wallets import Wallets
 from gateway.state.database import DatabaseUnavailable, Row, Statements, T, Value
 from gateway.state.journal import Journal
@@ -37,6 +38,9 @@ class Flaky:
 
     async def execute(self, sql: str, *parameters: Value) -> int:
         return await self._inner.execute(sql, *parameters)
+
+    async def execute_all(self, sql: str, rows: Sequence[Sequence[Value]]) -> None:
+        await self._inner.execute_all(sql, rows)
 
     async def run(self, work: Callable[[Statements], Coroutine[Any, Any, T]]) -> T:
         async with self.transaction(concurrent=True) as inside:
@@ -85,8 +89,9 @@ async def all_entries(ledger: Ledger, wanted: Filter = ALL) -> list[Entry]:
 
 async def emptied(ledger: Ledger) -> None:
     """The outbox was brought to the database."""
-    if ledger._emptying is not None:
-        await asyncio.wait([ledger._emptying])
+    assert isinstance(ledger.keeper, DatabaseFirst)
+    if ledger.keeper._emptying is not None:
+        await asyncio.wait([ledger.keeper._emptying])
 
 
 def test_an_entry_is_durable_when_its_future_is_done(tmp_path: Path) -> None:
@@ -204,7 +209,7 @@ def test_an_outbox_that_the_database_refuses_is_tried_again(
                 raise ValueError("a bug")
             await commit(entries)
 
-        monkeypatch.setattr(ledger, "commit", refuse)
+        monkeypatch.setattr(ledger.keeper, "_commit", refuse)
         await ledger.add(entry("a"))
         await emptied(ledger)
         assert [one.id for one in await all_entries(ledger)] == ["a"]

@@ -1,0 +1,179 @@
+"""Entries are durable on the local disk, and the database follows.
+
+For a gateway that is alone with a SQLite file: the outbox lies on the same disk and needs one sync where a commit needs
+several, and large groups cost the database a fraction of small ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+import msgspec
+
+from gateway.ledger import Entry
+from gateway.ledger.writer import Commit, bring_in
+from gateway.limits.orphans import Charge
+from gateway.state.database import DatabaseUnavailable
+from gateway.state.outbox import Outbox, OutboxError
+
+# How long the database waits for more entries, how many it takes at once, and how many are remembered for it before it
+# has to read them from the disk.
+FOLLOW_S = 0.25
+GROUP_MAX = 1000
+BEHIND_MAX = 20_000
+# A disk that answered this quickly, so many times in a row, is waited for in place: handing the wait to a thread and
+# hearing of its end takes about as long. After one answer that took longer it is a thread that waits again.
+QUICK_S = 0.001
+QUICK_TIMES = 32
+
+log = logging.getLogger(__name__)
+
+
+class DiskFirst:
+    """Keeps entries in the outbox."""
+
+    def __init__(
+        self, commit: Commit, outbox: Outbox, retry_s: float, *, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        self.returned: Callable[[Sequence[Charge]], None] = lambda charges: None
+        self._commit = commit
+        self._outbox = outbox
+        self._retry_s = retry_s
+        self._clock = clock
+        self._turn = asyncio.Lock()
+        self._quick_times = 0
+        # Entries that the database does not have, with their segments of the outbox and sizes, unless it is to read
+        # from there what it does not have.
+        self._behind: deque[tuple[Entry, int, int]] = deque()
+        self._behind_bytes = 0
+        self._from_disk = False
+        self._kept = self._followed = 0
+        self._waiting: list[tuple[int, asyncio.Future[None]]] = []
+        self._more, self._hurry = asyncio.Event(), asyncio.Event()
+        self._following: asyncio.Task[None] | None = None
+        self._closing = False
+
+    async def start(self) -> None:
+        if self._outbox.size_bytes:
+            await bring_in(self._outbox, self._turn, self._commit, lambda entries: None)
+        self._following = asyncio.create_task(self._follow())
+
+    @property
+    def waiting_bytes(self) -> int:
+        return self._outbox.size_bytes if self._from_disk else self._behind_bytes
+
+    async def keep(self, entries: Sequence[Entry]) -> None:
+        records = [msgspec.json.encode(entry) for entry in entries]
+        async with self._turn:
+            if self._quick_times >= QUICK_TIMES:
+                segment, took_s = self._append(records)
+            else:
+                segment, took_s = await asyncio.to_thread(self._append, records)
+            self._quick_times = self._quick_times + 1 if took_s < QUICK_S else 0
+            self._kept += len(entries)
+            if not self._from_disk:
+                self._behind.extend([(one, segment, len(data)) for one, data in zip(entries, records, strict=True)])
+                self._behind_bytes += sum(map(len, records))
+        if len(self._behind) > BEHIND_MAX:
+            self._leave_to_disk()
+        self._more.set()
+        if len(self._behind) >= GROUP_MAX:
+            self._hurry.set()
+
+    def _append(self, records: Sequence[bytes]) -> tuple[int, float]:
+        """The segment they are in now, and how long that took."""
+        began_s = self._clock()
+        return self._outbox.append(records), self._clock() - began_s
+
+    async def caught_up(self) -> None:
+        if self._kept > self._followed and self._following is not None and not self._following.done():
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append((self._kept, waiter))
+            self._hurry.set()
+            await waiter
+
+    async def close(self) -> None:
+        """What the database does not take stays in the outbox."""
+        self._closing = True
+        self._more.set()
+        self._hurry.set()
+        if self._following is not None:
+            await self._following
+        if self._kept == self._followed:
+            with suppress(OutboxError):
+                self._outbox.clear()
+        self._outbox.close()
+
+    async def _follow(self) -> None:
+        while self._kept > self._followed or not self._closing:
+            if self._kept == self._followed:
+                self._more.clear()
+                await self._more.wait()
+                continue
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._hurry.wait(), FOLLOW_S)
+            self._hurry.clear()
+            try:
+                await (self._read() if self._from_disk else self._take())
+            except Exception as error:
+                # Neither may a bug of ours end this: the outbox would be full for ever.
+                if isinstance(error, (DatabaseUnavailable, OutboxError)):
+                    log.error("the database does not follow the ledger in the outbox: %s", error)
+                else:
+                    log.exception("the database refused entries of the ledger")
+                self._tell(self._kept)
+                if self._closing:
+                    return
+                await asyncio.sleep(self._retry_s)
+            self._tell(self._followed)
+
+    async def _take(self) -> None:
+        """Commit the next entries, and forget the segments that hold no later ones."""
+        group = [self._behind[i] for i in range(min(len(self._behind), GROUP_MAX))]
+        await self._commit([entry for entry, _, _ in group])
+        if self._from_disk:
+            return
+        for _, _, size in group:
+            self._behind.popleft()
+            self._behind_bytes -= size
+        self._followed += len(group)
+        if group[0][1] < group[-1][1] or (self._behind and self._behind[0][1] > group[-1][1]):
+            async with self._turn:
+                await asyncio.to_thread(
+                    self._outbox.remove_before, self._behind[0][1] if self._behind else group[-1][1]
+                )
+
+    async def _read(self) -> None:
+        """Commit what is on the disk; from its beginning on entries are remembered again."""
+
+        kept = -1
+
+        def began() -> None:
+            nonlocal kept
+            if kept < 0:
+                kept, self._from_disk = self._kept, False
+
+        try:
+            await bring_in(self._outbox, self._turn, self._commit, lambda entries: None, began)
+        except BaseException:
+            self._leave_to_disk()
+            raise
+        self._followed = kept
+
+    def _leave_to_disk(self) -> None:
+        self._from_disk = True
+        self._behind.clear()
+        self._behind_bytes = 0
+
+    def _tell(self, reached: int) -> None:
+        """Wake those who wait for no more than this."""
+        ready = [waiter for target, waiter in self._waiting if target <= reached]
+        self._waiting = [one for one in self._waiting if one[0] > reached]
+        for waiter in ready:
+            if not waiter.done():
+                waiter.set_result(None)
