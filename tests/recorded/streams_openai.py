@@ -220,6 +220,46 @@ STREAMS: dict[str, tuple[bytes, int, list[Event]]] = {
             Finished(Usage()),
         ],
     ),
+    "ollama": (
+        b'data: {"id":"chatcmpl-1","object":"chat.completion.chunk","created":1747000000,"model":"qwen3","choices":[{"index":'
+        b'0,"delta":{"role":"assistant","content":"","reasoning":"Hm"},"finish_reason":null}]}\n\n'
+        b'data: {"id":"chatcmpl-1","choices":[{"index":0,"delta":{"role":"assistant","content":"","tool_calls":[{"id":'
+        b'"call_9","index":0,"type":"function","function":{"name":"get_weather","arguments":"{\\"city\\":\\"Oslo\\"}"}}]},'
+        b'"finish_reason":null}]}\n\n'
+        b'data: {"id":"chatcmpl-1","choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":'
+        b'"tool_calls"}]}\n\n'
+        b'data: {"id":"chatcmpl-1","choices":[],"usage":{"prompt_tokens":21,"completion_tokens":8,"total_tokens":29}}\n\n'
+        b"data: [DONE]\n\n",
+        1,
+        [
+            Started(0),
+            ReasoningDelta(0, "Hm"),
+            ToolCallDelta(0, 0, '{"city":"Oslo"}', "call_9", "get_weather"),
+            ChoiceFinished(0, "tool_calls"),
+            Finished(Usage(21, 8)),
+        ],
+    ),
+    "cohere": (
+        b'data: {"id":"8f1","object":"chat.completion.chunk","created":1747000000,"model":"command-a-03-2025","choices":'
+        b'[{"index":0,"finish_reason":null,"delta":{"role":"assistant","content":""}}]}\n\n'
+        b'data: {"id":"8f1","choices":[{"index":0,"finish_reason":null,"delta":{"content":"I look."}}]}\n\n'
+        b'data: {"id":"8f1","choices":[{"index":0,"finish_reason":null,"delta":{"tool_calls":[{"index":0,"id":"get_x4k",'
+        b'"type":"function","function":{"name":"get_weather","arguments":""}}]}}]}\n\n'
+        b'data: {"id":"8f1","choices":[{"index":0,"finish_reason":null,"delta":{"tool_calls":[{"index":0,"function":'
+        b'{"arguments":"{\\"city\\":\\"Oslo\\"}"}}]}}]}\n\n'
+        b'data: {"id":"8f1","choices":[{"index":0,"finish_reason":"tool_calls","delta":{}}],"usage":{"prompt_tokens":21,'
+        b'"completion_tokens":8,"total_tokens":29}}\n\n'
+        b"data: [DONE]\n\n",
+        1,
+        [
+            Started(0),
+            TextDelta(0, "I look."),
+            ToolCallDelta(0, 0, "", "get_x4k", "get_weather"),
+            ToolCallDelta(0, 0, '{"city":"Oslo"}'),
+            ChoiceFinished(0, "tool_calls"),
+            Finished(Usage(21, 8)),
+        ],
+    ),
     "azure, which begins with what its filter says": (
         b'data: {"choices":[],"created":0,"id":"","model":"","object":"","prompt_filter_results":[{"prompt_index":0,'
         b'"content_filter_results":{"hate":{"filtered":false,"severity":"safe"}}}]}\r\n\r\n'

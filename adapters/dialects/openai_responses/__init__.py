@@ -27,6 +27,7 @@ __all__ = [
 ]
 
 LOST: Mapping[str, str] = {
+    "truncation": "a prompt that is too long is refused, none of its turns dropped",
     "seed": "how the answer is drawn cannot be repeated",
     "penalties": "presence and frequency penalties",
     "top_k": "and `min_p` and `ignore_eos`",

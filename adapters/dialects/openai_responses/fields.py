@@ -83,7 +83,8 @@ class WireReasoning(msgspec.Struct):
 
 
 class Body(wire.RequestFields, kw_only=True):
-    """A request. The last fields need what was kept of earlier ones, which is the server's business."""
+    """A request. The last fields need what was kept of earlier ones, which is the server's business. With any
+    `truncation` a prompt that is too long is refused, as nobody here drops turns; the answer says `disabled`."""
 
     model: wire.ModelName
     input: str | Annotated[list[Item], Meta(max_length=ITEMS_MAX)] = []
@@ -100,7 +101,7 @@ class Body(wire.RequestFields, kw_only=True):
     text: Text | None = None
     metadata: Annotated[dict[str, str], Meta(max_length=16)] | None = None
     include: list[str] | None = None
-    truncation: str | None = None
+    truncation: Literal["auto", "disabled"] | None = None
     prompt_cache_key: wire.SessionKey | None = None
     safety_identifier: Annotated[str, Meta(max_length=512)] | None = None
     store: bool | None = None

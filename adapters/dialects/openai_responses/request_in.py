@@ -65,8 +65,6 @@ def parse_request(body: bytes) -> ResponsesInbound:
     wire.refuse_redirects(fields)
     if fields.prompt is not None:
         raise invalid("prompt", "prompts are not kept here; send their text")
-    if fields.truncation not in (None, "disabled"):
-        raise invalid("truncation", "only 'disabled' is possible: a prompt that is too long is refused")
     tools = tuple(_tool(tool, f"tools[{index}]") for index, tool in enumerate(fields.tools or []))
     reasoning, text = fields.reasoning, fields.text
     effort = None if reasoning is None else reasoning.effort

@@ -164,7 +164,7 @@ def said(role: str, **piece: str) -> list[Any]:
         ({"text": {"format": {"type": "json_schema", "name": "a"}}}, "text.format.schema"),
         ({"text": {"format": {"type": "yaml"}}}, "text.format.type"),
         ({"prompt": {"id": "p"}}, "prompt"),
-        ({"truncation": "auto"}, "truncation"),
+        ({"truncation": "some"}, "truncation"),
         ({"conversation": 5}, "conversation"),
         ({"temperature": 3}, "temperature"),
         ({"api_base": "http://x"}, "api_base"),

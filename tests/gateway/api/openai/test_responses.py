@@ -126,7 +126,7 @@ def test_thoughts_and_calls_go_back_as_they_came() -> None:
         ({"conversation": {"id": "conv_1"}}, "conversation"),
         ({"background": True}, "background"),
         ({"prompt": {"id": "p"}}, "prompt"),
-        ({"truncation": "auto"}, "truncation"),
+        ({"truncation": "some"}, "truncation"),
         ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
         ({"api_base": "http://127.0.0.1:1"}, "api_base"),
         ({"max_output_tokens": 0}, "max_output_tokens"),
