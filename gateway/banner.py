@@ -48,7 +48,7 @@ class Banner:
             for name, status in statuses().items():
                 if name not in waiting:
                     continue
-                if status.state in ("ready", "failed"):
+                if status.state in ("ready", "failed", "sleeping"):
                     waiting.discard(name)
                     reason = f": {status.reason}" if status.reason and status.state == "failed" else ""
                     self._print(f"{self._clear()}Model {name} {status.state}{reason}")

@@ -29,6 +29,7 @@ from gateway.config_money import AlertsConfig as AlertsConfig
 from gateway.config_money import RetentionConfig as RetentionConfig
 from gateway.config_money import alert_conflicts
 from gateway.config_people import PeopleConfig, people_conflicts
+from gateway.config_pool import PoolConfig
 from gateway.config_providers import ProviderConfig as ProviderConfig
 from gateway.config_providers import RouteConfig as RouteConfig
 from gateway.config_providers import TargetConfig as TargetConfig
@@ -134,6 +135,7 @@ class Config(Section, frozen=True, kw_only=True):
     alerts: AlertsConfig = AlertsConfig()
     sessions: SessionsConfig = SessionsConfig()
     library: LibraryConfig = LibraryConfig()
+    pool: PoolConfig = PoolConfig()
     images: ImagesConfig = ImagesConfig()
     cache: CacheConfig = CacheConfig()
     log: LogConfig = LogConfig()

@@ -62,6 +62,10 @@ class ModelConfig(Section, frozen=True, kw_only=True):
     script: LocalPath | None = None
     aliases: tuple[ModelName, ...] = ()
     queue_depth_max: Annotated[int, Meta(ge=1, le=100_000)] = 64
+    lazy: bool = False
+    pinned: bool = False
+    priority: Annotated[int, Meta(ge=-1000, le=1000)] = 0
+    ttl_s: Annotated[float, Meta(gt=0, le=30 * 86_400)] | None = None
     price: PriceConfig | None = None
     cache_ttl_s: CacheTtl = None
     public_prefixes: Annotated[tuple[Annotated[str, Meta(min_length=1)], ...], Meta(max_length=64)] = ()

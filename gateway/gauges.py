@@ -16,7 +16,7 @@ from gateway.telemetry import Gauge
 if TYPE_CHECKING:
     from gateway.auth.jwks import IssuerKeys
 
-MODEL_STATES = ("loading", "ready", "failed", "restarting", "stopped")
+MODEL_STATES = ("loading", "ready", "failed", "restarting", "stopped", "sleeping", "pulling")
 SESSION_EVENTS = ("spilled", "restored", "written", "write_failed", "corrupt", "mismatched", "expired", "evicted")
 
 

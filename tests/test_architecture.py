@@ -76,6 +76,7 @@ GATEWAY_EDGES = {
         "inference",
         "ledger",
         "limits",
+        "library",
         "logs",
         "memory",
         "metering",
@@ -175,6 +176,7 @@ GATEWAY_EDGES = {
         "config_money",
         "config_providers",
         "config_people",
+        "config_pool",
         "networks",
         "schema",
         "secret",
@@ -188,6 +190,7 @@ GATEWAY_EDGES = {
     "config_library": {"config_auth", "config_limits", "config_models", "secret"},
     "cli_pull": {"command", "config", "library", "secret"},
     "config_auth": {"config_limits"},
+    "config_pool": {"config_limits"},
     "config_people": {"config_auth", "config_limits", "secret"},
     "config_limits": set(),
     "networks": set(),
@@ -260,7 +263,18 @@ WORKER_SIDE = {
     "pictures",
     "vision",
 }
-GATEWAY_SIDE = {"__init__", "process", "queue", "pool", "messages"}
+GATEWAY_SIDE = {
+    "__init__",
+    "process",
+    "queue",
+    "pool",
+    "messages",
+    "resident",
+    "residency",
+    "forecast",
+    "arrivals",
+    "link",
+}
 
 
 def sources(*folders: str) -> list[Path]:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import math
-import secrets
 import struct
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing
 
 import msgspec
+from msgspec.structs import replace
 
 from adapters.errors import AdapterError, Busy, InvalidRequest, ModelLoading, Overloaded
+from adapters.llama_cpp.asked import chat_prompt, check_parts, embedding_prompt, parser_of
 from adapters.llama_cpp.generation import Counters, Engine, TextGeneration, size_tokens
 from adapters.llama_cpp.line import Line, Turn, take_turn
 from adapters.llama_cpp.messages import (
     Busyness,
     ChangeSession,
-    ChatPrompt,
     Command,
     Detokenize,
     Embed,
@@ -25,6 +26,7 @@ from adapters.llama_cpp.messages import (
     Inspect,
     Inspected,
     ListSessions,
+    Load,
     ModelInfo,
     Prompt,
     Rerank,
@@ -35,33 +37,24 @@ from adapters.llama_cpp.messages import (
     TextPrompt,
     TokenPrompt,
 )
-from adapters.llama_cpp.output import OutputParser
-from adapters.llama_cpp.process import Answer, State, Timing, Worker
+from adapters.llama_cpp.process import Answer, State, Timing, Worker, resident_bytes
 from adapters.llama_cpp.question import Question
 from adapters.llama_cpp.queue import Entry, FairQueue, Rates
-from adapters.llama_cpp.reasoning import named as reasoning_named
-from adapters.llama_cpp.tools import named as format_named
+from adapters.llama_cpp.resident import Resident
 from adapters.types import (
     Caller,
     ChatRequest,
     CompletionRequest,
-    DocumentPart,
     EmbeddingRequest,
     Embeddings,
     Event,
     Finished,
-    ImagePart,
-    ImageUrl,
     Kind,
-    Message,
     ModelCard,
-    NativePart,
-    Part,
     Ranking,
     RerankRequest,
     SessionAction,
     SessionInfo,
-    TextPart,
     TokenCount,
     Usage,
 )
@@ -107,6 +100,8 @@ class LlamaCpp:
     ) -> None:
         timing = timing or Timing()
         self.name = name
+        self.door: Resident | None = None
+        self._facts = ModelCard()
         self.counters = Counters()
         self._worker = Worker(path, settings, argv=argv, timing=timing, on_ready=self._on_ready, on_lost=self._on_lost)
         self._places = Line(FairQueue(1, queue_depth_max), timing.clock, self._rates)
@@ -128,6 +123,59 @@ class LlamaCpp:
         """Stop the worker; requests in work fail."""
         await self._worker.stop()
 
+    # Life, when a pool decides about it
+
+    async def load(self) -> bool:
+        """Load the model, whatever failed before; False when it is not there in the end."""
+        if self._worker.state == "failed":
+            await self._worker.stop()
+        self._worker.reset()
+        self._worker.start()
+        await self._worker.decided()
+        return self._worker.state == "ready"
+
+    async def sleep(self) -> None:
+        """As `close`; conversations are on disk when this returns."""
+        await self._worker.stop()
+
+    def locate(self, path: str, mmproj: str | None = None) -> None:
+        """Where its files lie, from the next load on."""
+        load = self._worker.load
+        settings = load.settings if mmproj is None else replace(load.settings, mmproj=mmproj)
+        self._worker.load = replace(load, path=path, settings=settings)
+
+    def learn(self, facts: ModelCard) -> None:
+        """What its file says of it, which is known before its first load."""
+        self._facts = facts
+
+    @property
+    def files(self) -> Load:
+        """What is to be loaded, and how."""
+        return self._worker.load
+
+    def resident_bytes(self) -> int:
+        """What its process takes in memory now; 0 without one."""
+        return 0 if self._worker.pid is None else resident_bytes(self._worker.pid)
+
+    @property
+    def busy(self) -> bool:
+        lines = (self._places.queue, self._preparing.queue, self._embedding.queue)
+        return self._worker.sinks > 0 or any(queue.waiting or queue.running for queue in lines)
+
+    @property
+    def failed(self) -> bool:
+        return self._worker.state == "failed"
+
+    def absence(self) -> AdapterError | None:
+        """Why it cannot be asked now; None when it can."""
+        return self._worker.unavailable()
+
+    def left_s(self) -> float:
+        """Seconds until it will be loaded, or until what runs now will be done."""
+        if self._worker.state != "ready":
+            return self._worker.ready_in_s()
+        return self._places.done_s()
+
     def check_ready(self) -> ModelInfo:
         """What the loaded model is; raises ModelLoading or ModelUnavailable when none is."""
         error = self._worker.unavailable()
@@ -137,12 +185,13 @@ class LlamaCpp:
         return self._worker.info
 
     def status(self) -> Status:
-        worker = self._worker
+        worker, door = self._worker, self.door
+        out = door is not None and worker.state == "stopped"
         return Status(
             name=self.name,
-            state=worker.state,
-            progress=worker.progress,
-            reason=worker.reason,
+            state=door.state if door is not None and out else worker.state,
+            progress=door.progress if door is not None and out else worker.progress,
+            reason=door.trouble if door is not None and out else worker.reason,
             info=worker.info,
             pid=worker.pid,
             queue_depth=self._places.queue.waiting + self._embedding.queue.waiting,
@@ -152,9 +201,9 @@ class LlamaCpp:
 
     def eta_s(self) -> float:
         """Seconds that a request which came now would wait for its turn; infinite while the model cannot serve."""
-        if self._worker.unavailable() is not None:
-            return math.inf
-        return self._places.eta_s()
+        if self._worker.unavailable() is None:
+            return self._places.eta_s()
+        return math.inf if self.door is None else self.door.eta_s()
 
     @property
     def session_counters(self) -> SessionCounters:
@@ -163,10 +212,10 @@ class LlamaCpp:
 
     @property
     def card(self) -> ModelCard:
-        """What is known of the model; little before its first load."""
+        """What is known of the model; before its first load as much as its file says."""
         info = self._worker.info
         if info is None:
-            return ModelCard()
+            return self._facts
         return ModelCard(
             context_tokens=info.context_tokens,
             kinds=_kinds(info),
@@ -178,6 +227,7 @@ class LlamaCpp:
 
     def _on_ready(self, info: ModelInfo) -> None:
         self._places.queue.parallel = info.parallel
+        self._think()
 
     def _on_lost(self) -> None:
         """Everybody in line is told at once; those the worker knew hear of it next."""
@@ -185,6 +235,11 @@ class LlamaCpp:
         error = self._worker.unavailable()
         for line in (self._places, self._preparing, self._embedding):
             line.clear(error or ModelLoading("The engine was restarted.", retry_after_s=1.0))
+        self._think()
+
+    def _think(self) -> None:
+        if self.door is not None:
+            self.door.think()
 
     def _rates(self) -> Rates:
         """The rates with every slot taken; a step is taken to grow by half of itself with each further stream."""
@@ -199,27 +254,50 @@ class LlamaCpp:
     # Text
 
     def chat(self, request: ChatRequest, caller: Caller) -> AsyncIterator[Event]:
-        try:
+        def begin() -> TextGeneration:
             info = self._check_generates()
-            _check_parts(request, info)
-        except AdapterError as error:
-            return _failing(error)
-        prompt = _chat_prompt(request)
-        new_parser = _parser_of(info, prompt)
-        return TextGeneration(self._engine, caller, [prompt], request.generation, new_parser=new_parser).events()
+            check_parts(request, info)
+            prompt = chat_prompt(request)
+            new_parser = parser_of(info, prompt)
+            return TextGeneration(self._engine, caller, [prompt], request.generation, new_parser=new_parser)
+
+        return self._events(begin, caller)
 
     def complete(self, request: CompletionRequest, caller: Caller) -> AsyncIterator[Event]:
-        try:
+        def begin() -> TextGeneration:
             self._check_generates()
             if not 1 <= len(request.prompts) <= PROMPTS_MAX:
                 raise InvalidRequest(f"Between 1 and {PROMPTS_MAX} prompts are possible.", param="prompt")
+            prompts: list[Prompt] = [
+                TextPrompt(prompt, request.suffix) if isinstance(prompt, str) else TokenPrompt(prompt)
+                for prompt in request.prompts
+            ]
+            return TextGeneration(self._engine, caller, prompts, request.generation, echo=request.echo)
+
+        return self._events(begin, caller)
+
+    def _events(self, begin: Callable[[], TextGeneration], caller: Caller) -> AsyncIterator[Event]:
+        """A stream, which may have to wait for the model first. No await lies between the door and its beginning."""
+        if self.door is not None and not self.door.enter_now():
+            return self._events_later(self.door, begin, caller)
+        try:
+            return begin().events()
         except AdapterError as error:
             return _failing(error)
-        prompts: list[Prompt] = [
-            TextPrompt(prompt, request.suffix) if isinstance(prompt, str) else TokenPrompt(prompt)
-            for prompt in request.prompts
-        ]
-        return TextGeneration(self._engine, caller, prompts, request.generation, echo=request.echo).events()
+
+    async def _events_later(
+        self, door: Resident, begin: Callable[[], TextGeneration], caller: Caller
+    ) -> AsyncIterator[Event]:
+        await door.enter(caller.tenant)
+        async with aclosing(begin().events()) as events:
+            async for event in events:
+                yield event
+
+    async def _enter(self, tenant: str = "") -> ModelInfo:
+        """What the model is, once it is there; it cannot go before the caller awaits something else."""
+        if self.door is not None:
+            await self.door.enter(tenant)
+        return self.check_ready()
 
     def _check_generates(self) -> ModelInfo:
         info = self.check_ready()
@@ -230,14 +308,14 @@ class LlamaCpp:
     # Embeddings
 
     async def embed(self, request: EmbeddingRequest, caller: Caller) -> Embeddings:
-        info = self.check_ready()
+        info = await self._enter(caller.tenant)
         if not info.embeds:
             raise InvalidRequest(f"The model {self.name!r} does not make embeddings.", param="model")
         whole = info.embedding_dimensions
         dimensions = whole if request.dimensions is None else request.dimensions
         if not 1 <= dimensions <= whole:
             raise InvalidRequest(f"'dimensions' must be between 1 and {whole}.", param="dimensions")
-        size = sum(size_tokens(_embedding_prompt(one)) for one in request.inputs)
+        size = sum(size_tokens(embedding_prompt(one)) for one in request.inputs)
         embedded = await self._encode(lambda number: Embed(number, caller.tenant, request.inputs), size, caller)
         assert isinstance(embedded, Embedded)
         vectors = embedded.vectors
@@ -246,7 +324,7 @@ class LlamaCpp:
         return Embeddings(vectors, dimensions, embedded.prompt_tokens)
 
     async def rerank(self, request: RerankRequest, caller: Caller) -> Ranking:
-        info = self.check_ready()
+        info = await self._enter(caller.tenant)
         if info.reranks is None:
             raise InvalidRequest(f"The model {self.name!r} does not rerank.", param="model")
         size = sum(size_tokens(TextPrompt(request.query + document)) for document in request.documents)
@@ -299,10 +377,12 @@ class LlamaCpp:
     # Tokeniser
 
     async def tokenize(self, text: str, *, special: bool) -> list[int]:
+        await self._enter()
         answer = await self._inspect(lambda number: Inspect(number, TextPrompt(text), special))
         return list(answer.tokens)
 
     async def detokenize(self, tokens: list[int]) -> str:
+        await self._enter()
         answer = await self._inspect(lambda number: Detokenize(number, tuple(tokens)))
         return answer.text
 
@@ -310,8 +390,8 @@ class LlamaCpp:
         return TokenCount((await self.apply_template(request))[1])
 
     async def apply_template(self, request: ChatRequest) -> tuple[str, int]:
-        _check_parts(request, self.check_ready())
-        answer = await self._inspect(lambda number: Inspect(number, _chat_prompt(request)))
+        check_parts(request, await self._enter())
+        answer = await self._inspect(lambda number: Inspect(number, chat_prompt(request)))
         return answer.text, len(answer.tokens)
 
     async def _inspect(self, command: Callable[[int], Command]) -> Inspected:
@@ -331,7 +411,7 @@ class LlamaCpp:
     async def change_session(
         self, tenant: str, key: str, action: SessionAction, new_key: str | None = None
     ) -> SessionInfo | None:
-        if not self.check_ready().generates:
+        if not (await self._enter(tenant)).generates:
             return None
         answer = await self._ask(lambda number: ChangeSession(number, tenant, key, action, new_key))
         assert isinstance(answer, SessionChanged)
@@ -355,71 +435,6 @@ async def _failing(error: AdapterError) -> AsyncIterator[Event]:
     """A stream that raises at its first event, so that a refusal comes from the same place as any other failure."""
     raise error
     yield Finished(Usage())  # type: ignore[unreachable]  # What makes this function a generator.
-
-
-def _chat_prompt(request: ChatRequest) -> ChatPrompt:
-    tools = request.tools if request.tool_choice.mode != "none" else ()
-    messages = tuple(map(_told, request.messages))
-    return ChatPrompt(messages, tools, request.tool_choice, request.template_arguments)
-
-
-def _told(message: Message) -> Message:
-    """The message with its documents written out; what only a provider reads of it stays behind."""
-    if not isinstance(message.content, tuple):
-        return message
-    parts = [TextPart(_document_text(part)) if isinstance(part, DocumentPart) else part for part in message.content]
-    return msgspec.structs.replace(message, content=tuple(parts))
-
-
-def _document_text(part: DocumentPart) -> str:
-    return "\n".join(filter(None, (part.title, part.context, part.data.decode("utf-8", "replace"))))
-
-
-def _parser_of(info: ModelInfo, prompt: ChatPrompt) -> Callable[[bool], OutputParser] | None:
-    """What makes a choice's parser, given whether its prompt has begun to think; None where all text is content."""
-    choice = prompt.tool_choice
-    tools = tuple(tool for tool in prompt.tools if tool.name in choice.names or not choice.names)
-    tool_format = format_named(info.tool_format)
-    reasoning = reasoning_named(info.reasoning_format) if info.reasoning_format else None
-    if not tools and reasoning is None and not tool_format.skips:
-        return None
-    return lambda thinking: OutputParser(
-        tool_format, reasoning, _new_call_id, tools, parallel=choice.parallel, thinking=thinking
-    )
-
-
-def _check_parts(request: ChatRequest, info: ModelInfo) -> None:
-    """Only a vision model takes images, and only those that are here; no model here takes what is neither."""
-    if request.native_tools:
-        raise InvalidRequest("Invalid value for 'tools': this model only takes functions.", param="tools")
-    for i, message in enumerate(request.messages):
-        for j, part in enumerate(message.content if isinstance(message.content, tuple) else ()):
-            if (reason := _part_problem(part, info)) is not None:
-                param = f"messages[{i}].content[{j}]"
-                raise InvalidRequest(f"Invalid value for '{param}': {reason}.", param=param)
-
-
-def _part_problem(part: Part, info: ModelInfo) -> str | None:
-    match part:
-        case TextPart():
-            return None
-        case ImagePart():
-            return None if info.vision else "this model does not take images"
-        case ImageUrl():
-            return "images have to be data: URLs here"
-        case DocumentPart():
-            is_text = part.media_type == "text/plain" and part.url is None
-            return None if is_text else "this model only takes documents that are text"
-        case NativePart():
-            return "this model does not take parts of this type"
-
-
-def _new_call_id() -> str:
-    return f"call_{secrets.token_hex(12)}"
-
-
-def _embedding_prompt(one: str | tuple[int, ...]) -> Prompt:
-    return TextPrompt(one) if isinstance(one, str) else TokenPrompt(one)
 
 
 def _kinds(info: ModelInfo) -> tuple[Kind, ...]:

@@ -32,6 +32,11 @@ class Line:
         self.queue.rates = self._rates()
         return self.queue.eta_s(self._clock())
 
+    def done_s(self) -> float:
+        """Seconds until all that run now are expected to be done."""
+        self.queue.rates = self._rates()
+        return self.queue.done_s(self._clock())
+
     def shrink(self, entry: Entry, choices: int) -> None:
         self.queue.shrink(entry, choices)
         self.grant()

@@ -12,16 +12,16 @@ import sys
 import sysconfig
 import time
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal, Protocol, cast
+from typing import Literal, Protocol
 
 import msgspec
 
 import adapters
 from adapters.errors import AdapterError, ModelLoading, ModelUnavailable
+from adapters.llama_cpp.link import LastWords, Link
 from adapters.llama_cpp.messages import (
     Busyness,
     Cancelled,
@@ -29,8 +29,6 @@ from adapters.llama_cpp.messages import (
     Delta,
     Embedded,
     EngineSettings,
-    FrameError,
-    FrameReader,
     Inspected,
     Load,
     LoadFailed,
@@ -44,25 +42,24 @@ from adapters.llama_cpp.messages import (
     SessionChanged,
     SessionList,
     Step,
-    frame,
 )
 from adapters.llama_cpp.totals import SessionTotals
 
 logger = logging.getLogger(__name__)
 
-State = Literal["loading", "ready", "failed", "restarting", "stopped"]
+# A worker is never sleeping or pulling: these are what a pool says of a model without a worker.
+State = Literal["loading", "ready", "failed", "restarting", "stopped", "sleeping", "pulling"]
 Answer = Prepared | Refused | Cancelled | Embedded | Reranked | Inspected | SessionList | SessionChanged
 
 STABLE_AFTER_S = 60.0
 RESTART_DELAY_MAX_S = 30.0
 RESTARTS_BEFORE_UNAVAILABLE = 5
-LOAD_CRASHES_MAX = 3
+LOAD_FAILURES_MAX = 3
+LOAD_FAILURES_WITHIN_S = 300.0
 CRASH_SIGNALS = (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
 LOAD_GUESS_S = 5.0
 EXIT_WAIT_S = 5.0
 TERMINATE_WAIT_S = 2.0
-STDERR_LINES_MAX = 20
-STDERR_LINE_BYTES_MAX = 400
 
 
 class Sink(Protocol):
@@ -108,67 +105,13 @@ def worker_environment(environ: Mapping[str, str]) -> dict[str, str]:
     return env
 
 
-class _Link(asyncio.Protocol):
-    """The gateway's end of one worker's socket: frames in, frames out, and a future that ends with it."""
-
-    def __init__(self, receive: Callable[[Report], None], lost: Callable[[str], None]) -> None:
-        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._transport: asyncio.Transport | None = None
-        self._reader = FrameReader()
-        self._decode = msgspec.msgpack.Decoder(Report).decode
-        self._encoder = msgspec.msgpack.Encoder()
-        self._receive = receive
-        self._lost = lost
-        self._reason = "the worker closed its connection"
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's transports are not subclasses of asyncio's.
-        self._transport = cast(asyncio.Transport, transport)
-
-    def data_received(self, data: bytes) -> None:
-        try:
-            for payload in self._reader.feed(data):
-                self._receive(self._decode(payload))
-        except (FrameError, msgspec.MsgspecError) as error:
-            self.abort(f"the worker sent garbage: {error}")
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._transport = None
-        if not self.closed.done():
-            self.closed.set_result(None)
-        self._lost(f"{self._reason}: {exc}" if exc else self._reason)
-
-    def send(self, command: Command) -> None:
-        if self._transport is not None:
-            self._transport.write(frame(command, self._encoder))
-
-    def abort(self, reason: str) -> None:
-        """End it without waiting for what is unsent: a worker that reads no more would never let go."""
-        self._reason = reason
-        if self._transport is not None:
-            self._transport.abort()
-
-
-class _Stderr:
-    """The last lines a worker wrote, with everything unprintable escaped."""
-
-    def __init__(self) -> None:
-        self.lines: deque[str] = deque(maxlen=STDERR_LINES_MAX)
-        self._partial = b""
-
-    async def drain(self, stream: asyncio.StreamReader) -> None:
-        while data := await stream.read(4096):
-            *whole, self._partial = (self._partial + data).split(b"\n")
-            self._partial = self._partial[:STDERR_LINE_BYTES_MAX]
-            for line in whole:
-                self._keep(line)
-        self._keep(self._partial)
-
-    def _keep(self, line: bytes) -> None:
-        text = line[:STDERR_LINE_BYTES_MAX].decode("utf-8", "replace").strip().encode("unicode_escape").decode()
-        if text:
-            self.lines.append(text)
-            logger.debug("worker: %s", text)
+def resident_bytes(pid: int) -> int:
+    """What a process takes in memory, mapped files included; 0 when it is gone or this system does not say."""
+    try:
+        pages = Path(f"/proc/{pid}/statm").read_text().split()[1]
+    except (OSError, IndexError):
+        return 0
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 class Worker:
@@ -196,23 +139,24 @@ class Worker:
         self.sessions = SessionTotals()
         self.pid: int | None = None
         self.restarts = 0
-        self._load = Load(path, settings)
+        self.load = Load(path, settings)
         self._argv = tuple(argv) or worker_argv()
         self._timing = timing or Timing()
         self._on_ready = on_ready
         self._on_lost = on_lost
         self._sinks: dict[int, Sink] = {}
         self._ids = itertools.count(1)
-        self._link: _Link | None = None
+        self._link: Link | None = None
         self._task: asyncio.Task[None] | None = None
         self._nap: asyncio.Future[None] | None = None
         self._changed = asyncio.Event()
         self._final_error: tuple[str, str] | None = None
-        self._load_s: float | None = None
+        self.load_s: float | None = None
         self._spawned_s = 0.0
         self._ready_s: float | None = None
         self._heard_s = 0.0
         self._failures = 0
+        self._load_failures: list[float] = []
         self._load_crashes = 0
         self._retry_s = 0.0
 
@@ -241,6 +185,17 @@ class Worker:
         await asyncio.shield(self._task)
         self._task = None
 
+    async def decided(self) -> None:
+        """Wait until it is ready, or will not be any more."""
+        while self.state in ("loading", "restarting"):
+            await self._changed.wait()
+
+    def reset(self) -> None:
+        """Forget past failures: the next start is a fresh one."""
+        self._final_error = None
+        self._failures = self._load_crashes = 0
+        self._load_failures.clear()
+
     def unavailable(self) -> AdapterError | None:
         """Why a request cannot be taken now, or None when it can."""
         if self.state == "ready":
@@ -250,17 +205,18 @@ class Worker:
             return ModelUnavailable(message, code=code)
         if self.state == "stopped":
             return ModelUnavailable("The model is not loaded.")
-        retry_after_s = self._ready_in_s()
+        retry_after_s = self.ready_in_s()
         if self._failures >= RESTARTS_BEFORE_UNAVAILABLE:
             return ModelUnavailable("The model's engine keeps failing.", retry_after_s=retry_after_s)
         return ModelLoading("The model is being loaded.", retry_after_s=retry_after_s)
 
-    def _ready_in_s(self) -> float:
+    def ready_in_s(self) -> float:
+        """Seconds until the load or restart under way is expected to be done."""
         now_s = self._timing.clock()
         if now_s < self._retry_s:
-            return self._retry_s - now_s + (self._load_s or LOAD_GUESS_S)
+            return self._retry_s - now_s + (self.load_s or LOAD_GUESS_S)
         elapsed_s = now_s - self._spawned_s
-        whole_s = self._load_s
+        whole_s = self.load_s
         if whole_s is None:
             whole_s = elapsed_s / self.progress if self.progress > 0.05 else LOAD_GUESS_S
         return max(whole_s - elapsed_s, 1.0)
@@ -330,9 +286,9 @@ class Worker:
         self.progress = 1.0
         self.reason = None
         self._ready_s = self._timing.clock()
-        self._load_s = self._ready_s - self._spawned_s
-        self._on_ready(info)
+        self.load_s = self._ready_s - self._spawned_s
         self._set_state("ready")
+        self._on_ready(info)
 
     def _load_failed(self, code: str, message: str) -> None:
         if code == "model_invalid":
@@ -377,7 +333,7 @@ class Worker:
             if self._stopped():
                 return
             self.reason = f"{self.reason}; {ending}" if self.reason else ending
-            logger.error("worker of %r died: %s", self._load.path, self.reason)
+            logger.error("worker of %r died: %s", self.load.path, self.reason)
             if self._gave_up(crashed):
                 self._set_state("failed")
                 return
@@ -388,15 +344,21 @@ class Worker:
     def _gave_up(self, crashed: bool) -> bool:
         """Whether another start is pointless; counts the failures in a row.
 
-        A file that crashes the engine on each of the first loads is taken to be invalid.
+        A model that fails to load three times in five minutes is left alone until it is `reset`. A file that crashed
+        the engine each time, and never was loaded, is taken to be invalid.
         """
         now_s = self._timing.clock()
         stable = self._ready_s is not None and now_s - self._ready_s >= STABLE_AFTER_S
         self._failures = 1 if stable else self._failures + 1
-        if self.info is None and crashed:
-            self._load_crashes += 1
-            if self._load_crashes >= LOAD_CRASHES_MAX:
+        if self._ready_s is not None:
+            return self._final_error is not None
+        self._load_crashes += crashed
+        self._load_failures = [at_s for at_s in self._load_failures if now_s - at_s < LOAD_FAILURES_WITHIN_S] + [now_s]
+        if self._final_error is None and len(self._load_failures) >= LOAD_FAILURES_MAX:
+            if self.info is None and self._load_crashes >= LOAD_FAILURES_MAX:
                 self._final_error = ("model_invalid", "The engine crashed each time it tried to load the model.")
+            else:
+                self._final_error = ("model_unavailable", "The model failed to load again and again.")
         return self._final_error is not None
 
     async def _back_off(self) -> None:
@@ -433,7 +395,7 @@ class Worker:
         except BaseException:
             ours.close()
             raise
-        stderr = _Stderr()
+        stderr = LastWords()
         drain = asyncio.ensure_future(stderr.drain(_piped(process)))
         try:
             await self._converse(ours, process)
@@ -451,14 +413,14 @@ class Worker:
     async def _converse(self, ours: socket.socket, process: Process) -> None:
         """Send the load command and stay until the connection ends or a busy worker falls silent."""
         loop = asyncio.get_running_loop()
-        link = _Link(self._receive, self._lost)
+        link = Link(self._receive, self._lost)
         await loop.create_unix_connection(lambda: link, sock=ours)
         self.pid = process.pid
         self._link = link
         self._heard_s = self._timing.clock()
         if self._stopped():
             link.abort("the model was stopped")
-        link.send(self._load)
+        link.send(self.load)
         try:
             while not link.closed.done():
                 await asyncio.wait({link.closed}, timeout=self._timing.silence_s / 4)

@@ -283,6 +283,11 @@ class FairQueue:
         simulated = min(place, SIMULATED_PLACES_MAX)
         return self._place_free_s(simulated, caller, now_s) * place / simulated
 
+    def done_s(self, now_s: float) -> float:
+        """Seconds until all that run now are expected to be done."""
+        decode_s = max(map(self._decode_left_s, self._running.values()), default=0.0)
+        return self._running_prefill_s(now_s) + decode_s
+
     def _promise(self, entry: Entry, now_s: float) -> float:
         """Seconds after which the place of this refused caller is expected to be free.
 

@@ -20,7 +20,8 @@ METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class ModelStatus(Protocol):
-    """The part of an adapter's status that is shown here: `loading`, `ready`, `failed`, `restarting` or `stopped`."""
+    """The part of an adapter's status that is shown here: `loading`, `ready`, `failed`, `restarting`, `stopped`,
+    `sleeping` (until somebody asks for it) or `pulling`."""
 
     @property
     def state(self) -> str: ...
@@ -85,9 +86,9 @@ class Health:
         """Why nothing can be served, in llama-server's words where it has some."""
         if self._draining():
             return errors.error("shutting_down", "Shutting down")
-        if "ready" in states:
+        if states & {"ready", "sleeping"}:
             return None
-        if states & {"loading", "restarting", "stopped"}:
+        if states & {"loading", "pulling", "restarting", "stopped"}:
             return errors.error("model_loading", "Loading model")
         return errors.error("model_unavailable", "No model could be loaded")
 

@@ -10,7 +10,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import NamedTuple
 import uvloop
 from msgspec.structs import replace
 
-from adapters.llama_cpp import LlamaCpp
+from adapters.llama_cpp import LlamaCpp, Status
 from adapters.llama_cpp.pool import Pool
 from gateway import gauges, logs
 from gateway.api.cookies import Cookies
@@ -36,6 +36,7 @@ from gateway.app.caching import open_cache
 from gateway.app.models import open_adapters
 from gateway.app.money import open_money
 from gateway.app.people import open_authenticator, open_people
+from gateway.app.pooling import open_pool
 from gateway.app.serving import Serving, open_live
 from gateway.audit import GATEWAY, Audit, Event
 from gateway.auth.key_text import key_id, load_pepper
@@ -71,7 +72,7 @@ class Gateway(NamedTuple):
 
     edge: Edge
     wheel: Wheel
-    pool: Pool
+    statuses: Callable[[], Mapping[str, Status]]
     admin_key: str | None
 
 
@@ -89,7 +90,7 @@ def serve(config: Config) -> int:
             banner = Banner(config, version(), gateway.admin_key, sys.stdout)
             server = Server(gateway.edge, gateway.wheel, config.server, banner.show)
             settle_memory()
-            showing = asyncio.create_task(banner.show_loading(gateway.pool.statuses))
+            showing = asyncio.create_task(banner.show_loading(gateway.statuses))
             try:
                 await server.serve(sockets)
             finally:
@@ -127,7 +128,7 @@ async def opened(config: Config) -> AsyncIterator[Gateway]:
         live = await open_live(config, serving, database, shared, stack)
         telemetry.gauge_source(lambda: gauges.of_standings(serving.standings, time.monotonic()))
         models = [adapter for adapter in adapters if isinstance(adapter, LlamaCpp)]
-        pool = Pool(models)
+        pool = open_pool(config, adapters)
         stack.push_async_callback(pool.close)
         wheel = Wheel(config.server, _reporter(telemetry, access_log))
         telemetry.gauge_source(lambda: gauges.of_models(models))
@@ -168,7 +169,7 @@ async def opened(config: Config) -> AsyncIterator[Gateway]:
         started = Event(action="gateway.start", actor=GATEWAY, subject=socket.gethostname(), details=_facts(config))
         audit.add(started)
         stack.callback(audit.add, replace(started, action="gateway.stop"))
-        yield Gateway(edge, wheel, pool, admin_key)
+        yield Gateway(edge, wheel, lambda: {model.name: model.status() for model in models}, admin_key)
 
 
 async def _open_database(config: Config, stack: AsyncExitStack) -> Database | None:

@@ -13,6 +13,7 @@ from gateway import config
 from gateway.config import Config, ConfigError, EngineConfig, ModelConfig, Secret, load
 from gateway.config_money import AlertsConfig, SmtpConfig, WebhookConfig
 from gateway.config_people import PeopleConfig
+from gateway.config_pool import PoolConfig
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "config.example.yaml"
@@ -273,6 +274,7 @@ def struct_shape(kind: type[msgspec.Struct]) -> dict[str, Any]:
         "people": PeopleConfig,
         "sessions": config.SessionsConfig,
         "library": config.LibraryConfig,
+        "pool": PoolConfig,
         "log": config.LogConfig,
         "engine": EngineConfig,
     }

@@ -212,20 +212,44 @@ def test_a_file_that_crashes_every_load_is_invalid() -> None:
     run(test)
 
 
-def test_a_load_that_failed_for_another_reason_is_tried_again() -> None:
+def test_three_failed_loads_in_five_minutes_are_enough_until_a_reset() -> None:
     async def test() -> None:
         clock = Clock()
         worker = new_worker("no-memory", Timing(clock=clock, sleep=clock.sleep))
         worker.start()
         await worker.settled()
         assert worker.state == "restarting"
-        while len(clock.slept_s) < 5:
-            await asyncio.sleep(0.01)
-            if len(clock.slept_s) == 4:
-                clock.gate.clear()
+        assert isinstance(worker.unavailable(), ModelLoading)
+        await worker.decided()
+        assert (worker.state, worker.restarts) == ("failed", 2)
         error = worker.unavailable()
         assert isinstance(error, ModelUnavailable)
-        assert (error.retry_after_s or 0) > clock.slept_s[-1]
+        assert (error.code, error.retry_after_s) == ("model_unavailable", None)
+        assert "too big" in (worker.reason or "")
+        await worker.stop()
+        worker.reset()
+        worker.start()
+        await worker.settled()
+        assert worker.state == "restarting"
+        await worker.stop()
+
+    run(test)
+
+
+def test_failed_loads_that_lie_far_apart_do_not_add_up() -> None:
+    async def test() -> None:
+        clock = Clock()
+        clock.gate.clear()
+        worker = new_worker("no-memory", Timing(clock=clock, sleep=clock.sleep))
+        worker.start()
+        for _ in range(4):
+            clock.asleep.clear()
+            await clock.asleep.wait()
+            clock.now_s += 400
+            clock.gate.set()
+            await asyncio.sleep(0)
+            clock.gate.clear()
+        assert worker.state == "restarting"
         await worker.stop()
 
     run(test)

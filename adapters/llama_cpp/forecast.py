@@ -1,0 +1,139 @@
+"""What memory a model will take, and what it can do, from the header of its file alone.
+
+The parts were measured on workers of many shapes on a CPU; `tests/adapters/llama_cpp/test_forecast.py` holds the sum
+against real ones. Weights are mapped from their file and count all the same, since they have to be there to be used.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+from adapters.llama_cpp import gguf
+from adapters.llama_cpp.messages import EngineSettings, Load
+from adapters.llama_cpp.resident import Need
+from adapters.types import Kind, ModelCard
+
+MIB = 1 << 20
+# Python, numpy, llama.cpp and everything else that a worker of any model has; and what sampling takes beside that.
+PROCESS_BYTES = 64 * MIB
+SAMPLING_BYTES = 4 * MIB
+VOCABULARY_BYTES_PER_TOKEN = 400
+# As in loading.py, which must not be imported on this side.
+CONTEXT_TOKENS_DEFAULT = 8192
+CACHE_BYTES_DEFAULT = 2 << 30
+KEPT_SLOTS = 32
+PREPARED_TOKENS = 2048
+SPARE_SHARE = 4
+# Kinds of tensors that llama.cpp copies into another order for the CPU, and how many rows they need for that.
+REPACKED = {"Q4_0": 8, "Q4_K": 8, "IQ4_NL": 8, "MXFP4": 8}
+Q8_0_SHARE = 34 / 64
+
+
+def look(load: Load) -> tuple[Need, ModelCard]:
+    """What a model needs and what its file says of it; nothing is known of a file that cannot be read."""
+    try:
+        header = gguf.read(Path(load.path))
+    except (gguf.GGUFError, OSError):
+        return Need(), ModelCard()
+    return need(header, load.settings), card(header, load.settings)
+
+
+def card(header: gguf.GGUF, settings: EngineSettings) -> ModelCard:
+    """What a model can do, as its worker will say once it is loaded."""
+    ranks = gguf.reranks(header)
+    embeds = not ranks and (gguf.embeds(header) if settings.embeddings is None else settings.embeddings)
+    kinds: tuple[Kind, ...] = ("rerank",) if ranks else ("embedding",) if embeds else ("chat", "completion")
+    return ModelCard(
+        context_tokens=settings.context_tokens or min(header.context_length or 1 << 30, CONTEXT_TOKENS_DEFAULT),
+        kinds=kinds,
+        parameters=header.parameters,
+        size_bytes=header.size_bytes,
+        vision=settings.mmproj is not None,
+    )
+
+
+def need(header: gguf.GGUF, settings: EngineSettings) -> Need:
+    """What its worker will take. The KV cache is written to when it is made, the memory to compute in when it is used.
+
+    Kept conversations come to that as they are kept, up to `session_ram_bytes`.
+    """
+    facts = card(header, settings)
+    assert facts.context_tokens is not None
+    generates = "chat" in facts.kinds
+    slots = settings.parallel + KEPT_SLOTS + 1
+    batch_tokens = max(settings.chunk_tokens, slots) if generates else facts.context_tokens
+    cell_bytes = _cell_bytes(header)
+    cells = _cells(settings, facts.context_tokens, cell_bytes) if generates else 0
+    files = header.size_bytes + sum(map(_file_bytes, (settings.mmproj, *(lora.path for lora in settings.loras))))
+    kv_share = Q8_0_SHARE if settings.kv_type == "q8_0" else 1.0
+    prepared = cell_bytes * PREPARED_TOKENS
+    if not generates or prepared > settings.session_ram_bytes // SPARE_SHARE:
+        prepared = 0
+    outputs = slots * header.vocabulary * 4 + SAMPLING_BYTES if generates else 0
+    size = PROCESS_BYTES + files + _repacked_bytes(header) + int(cells * cell_bytes * kv_share) + prepared
+    size += header.vocabulary * VOCABULARY_BYTES_PER_TOKEN + outputs
+    computing = _computing_bytes(header, batch_tokens, cells or facts.context_tokens)
+    return Need(size + computing, computing)
+
+
+def _cells(settings: EngineSettings, context_tokens: int, cell_bytes: int) -> int:
+    affordable = CACHE_BYTES_DEFAULT // max(1, cell_bytes)
+    cells = settings.cache_tokens or max(context_tokens, min(4 * context_tokens, affordable))
+    return -(-cells // 256) * 256
+
+
+def _cell_bytes(header: gguf.GGUF) -> int:
+    """One F16 cell of the KV cache over all layers that attend."""
+    heads = max(_number(header, "attention.head_count", 1), 1)
+    size = (header.embedding_length or 0) // heads
+    key = _number(header, "attention.key_length", size)
+    value = _number(header, "attention.value_length", size)
+    kv_heads = header.metadata.get(f"{header.architecture}.attention.head_count_kv")
+    if isinstance(kv_heads, gguf.Array):
+        layers_heads = int(sum(kv_heads.items))
+    else:
+        layers_heads = (header.block_count or 0) * (kv_heads if isinstance(kv_heads, int) else heads)
+    if f"{header.architecture}.ssm.state_size" in header.metadata and not isinstance(kv_heads, gguf.Array):
+        # Recurrent layers have a state of a fixed size instead.
+        layers_heads = 0
+    return 2 * layers_heads * (key + value)
+
+
+def _repacked_bytes(header: gguf.GGUF) -> int:
+    """Copies of weights in another order, which are made beside the file."""
+    size = 0
+    for name, tensor in header.tensors.items():
+        rows = REPACKED.get(tensor.kind)
+        if rows is not None and len(tensor.shape) > 1 and tensor.shape[1] % rows == 0 and "token_embd" not in name:
+            size += _tensor_bytes(tensor)
+    return size
+
+
+def _tensor_bytes(tensor: gguf.Tensor) -> int:
+    blocks: Mapping[str, tuple[int, int]] = {name: (values, size) for name, values, size in gguf.TENSOR_TYPES.values()}
+    values, size = blocks[tensor.kind]
+    return math.prod(tensor.shape) // values * size
+
+
+def _computing_bytes(header: gguf.GGUF, batch_tokens: int, cells: int) -> int:
+    """Activations of a batch, and which of the cells each of its tokens sees, in a window and in all."""
+    width = header.embedding_length or 0
+    wide = _number(header, "feed_forward_length", 4 * width)
+    masks = 2 if f"{header.architecture}.attention.sliding_window" in header.metadata else 1
+    return batch_tokens * (3 * width + 2 * wide) * 4 + masks * batch_tokens * cells * 2
+
+
+def _number(header: gguf.GGUF, name: str, otherwise: int) -> int:
+    value = header.metadata.get(f"{header.architecture}.{name}")
+    if isinstance(value, gguf.Array):
+        return int(max(value.items, default=otherwise))
+    return value if isinstance(value, int) else otherwise
+
+
+def _file_bytes(path: str | None) -> int:
+    try:
+        return Path(path).stat().st_size if path else 0
+    except OSError:
+        return 0

@@ -1,0 +1,79 @@
+"""What a model is said to need and to be, held against its worker."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from gguf import GGMLQuantizationType
+
+from adapters.llama_cpp import LlamaCpp, forecast
+from adapters.llama_cpp.messages import EngineSettings, Load
+from adapters.types import Caller, CompletionRequest, EmbeddingRequest, Generation, ModelCard
+from tests.models import random_gguf, random_shapes
+from tests.models.vocabularies import byte_level_bpe
+
+CALLER = Caller(request_id="r", tenant="t")
+# A model with a wide feed-forward part, in a format that llama.cpp copies into another order.
+PACKED = random_gguf.DecoderShape(
+    architecture="llama",
+    layers=2,
+    width=512,
+    heads=8,
+    kv_heads=8,
+    feed_forward=4096,
+    context=8192,
+    matrices=GGMLQuantizationType.Q4_0,
+    embedding=GGMLQuantizationType.Q8_0,
+)
+
+
+def packed(path: Path) -> Path:
+    return random_gguf.write_decoder(path, PACKED, byte_level_bpe(8000), 1)
+
+
+SHAPES: dict[str, tuple[Callable[[Path], Path], EngineSettings]] = {
+    "llama": (random_gguf.llama_tiny, EngineSettings(context_tokens=4096, cache_tokens=4096, threads=1)),
+    "quantised cache": (
+        random_gguf.llama_tiny,
+        EngineSettings(context_tokens=2048, cache_tokens=4096, kv_type="q8_0", threads=1),
+    ),
+    "packed": (packed, EngineSettings(context_tokens=1024, cache_tokens=1024, threads=1)),
+    "windows": (random_shapes.gemma2, EngineSettings(context_tokens=512, cache_tokens=512, threads=1)),
+    "recurrent": (random_shapes.jamba, EngineSettings(context_tokens=1024, cache_tokens=1024, threads=1)),
+    "encoder": (random_gguf.bert_embedder, EngineSettings(threads=1)),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_within_a_tenth_of_what_it_takes(tmp_path: Path, shape: str) -> None:
+    write, settings = SHAPES[shape]
+    path = str(write(tmp_path / "model.gguf"))
+    need, card = forecast.look(Load(path, settings))
+
+    async def measure() -> tuple[int, ModelCard]:
+        model = LlamaCpp("m", path, settings)
+        await model.start()
+        if "chat" in card.kinds:
+            prompt = tuple(30 + number % 900 for number in range((settings.context_tokens or 0) - 8))
+            async for _ in model.complete(
+                CompletionRequest("m", (prompt,), generation=Generation(max_tokens=2)), CALLER
+            ):
+                pass
+        else:
+            await model.embed(EmbeddingRequest("m", ((5, 6, 7) * 100,) * 8), CALLER)
+        taken = model.resident_bytes()
+        await model.close()
+        return taken, model.card
+
+    taken, known = asyncio.run(measure())
+    assert need.size_bytes == pytest.approx(taken, rel=0.1)
+    assert (card.kinds, card.context_tokens, card.vision) == (known.kinds, known.context_tokens, known.vision)
+
+
+def test_nothing_is_known_of_a_file_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").write_text("nothing")
+    assert forecast.look(Load(str(tmp_path / "model.gguf"), EngineSettings()))[0].size_bytes == 0
+    assert forecast.look(Load(str(tmp_path / "missing.gguf"), EngineSettings()))[0].size_bytes == 0
