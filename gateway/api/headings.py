@@ -12,9 +12,9 @@ from gateway.api.edge import Visitor, given_request_id
 from gateway.api.http import HeaderList
 
 # A request that has any of these goes the usual way.
-UNUSUAL = frozenset(
-    (b"cookie", b"idempotency-key", b"content-encoding", b"x-gateway-explain", b"anthropic-version", b"cache-control")
-)
+UNUSUAL = frozenset((b"cookie", b"idempotency-key", b"content-encoding", b"x-gateway-explain", b"cache-control"))
+# Where Anthropic's dialect is spoken; elsewhere its headers are unusual.
+ANTHROPIC = "/v1/messages"
 # Longer heads are parsed each time: what is kept of one is kept for as long as the connection stands.
 HEAD_BYTES_MAX = 4 * 1024
 # How often the head of a connection may be another one than before until nobody looks any more.
@@ -31,10 +31,12 @@ class Heading:
         self.path = path
         self.headers = headers
         self.fields = dict(reversed(headers))  # Of two headers of a name the first counts.
-        self.unusual = not UNUSUAL.isdisjoint(self.fields)
+        self.anthropic = path == ANTHROPIC
+        strange = b"anthropic-version" in self.fields and not self.anthropic
+        self.unusual = strange or not UNUSUAL.isdisjoint(self.fields)
         self.request_id = given_request_id(headers)
         # As text, where something is said in headers that belongs to the request itself.
-        self.named = self.texts() if b"x-session-id" in self.fields else {}
+        self.named = self.texts() if self.anthropic or b"x-session-id" in self.fields else {}
         self.is_json = self.fields.get(b"content-type") == b"application/json"
         self.visitor: Visitor | None = None
 

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Scope
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
-from adapters.types import Relayed, Served
+from adapters.types import DialectName, Relayed, Served
 from gateway import errors
 from gateway.api.edge import LEFT, Edge, new_request_ids, shutting_down
 from gateway.api.headings import Heading
@@ -30,14 +30,11 @@ from gateway.api.http import (
     error_response,
     too_large,
 )
-from gateway.api.passing import PATHS as PASSED
-from gateway.api.passing import Passer, changing_headers, fixed_headers
+from gateway.api.passing import PATHS, Passer, changing_headers, fixed_headers
 from gateway.errors import GatewayError
 from gateway.logs import Fields
 from gateway.streams import Passage
 
-# Errors on other paths have other shapes, which ASGI gives them.
-PATHS = tuple(path for path, dialect in PASSED.items() if dialect.startswith("openai"))
 STREAM_HEADERS = b"cache-control: no-cache\r\nx-accel-buffering: no\r\ntransfer-encoding: chunked\r\n"
 # Targets whose headers are kept as they were rendered.
 SAID_MAX = 1024
@@ -69,7 +66,7 @@ class Lane:
         # For requests that have arrived as a whole, of which nobody waits for more.
         self.unheard = asyncio.Event()
         self._common: tuple[HeaderList, bytes] = ([], b"")
-        self._said: dict[tuple[str, Served | None], bytes] = {}
+        self._said: dict[tuple[str, Served | None, DialectName], bytes] = {}
 
     def common(self, headers: HeaderList) -> bytes:
         """The headers of every answer as lines; uvicorn makes a new list of them each second."""
@@ -77,14 +74,14 @@ class Lane:
             self._common = headers, lines(headers)
         return self._common[1]
 
-    def said(self, passage: Passage) -> bytes:
-        """The headers that all answers of a target have, as lines."""
-        place = passage.target.name, passage.meter.served
+    def said(self, passage: Passage, dialect: DialectName) -> bytes:
+        """The headers that all answers of a target in a dialect have, as lines."""
+        place = passage.target.name, passage.meter.served, dialect
         known = self._said.get(place)
         if known is None:
             if len(self._said) >= SAID_MAX:
                 self._said.clear()
-            known = self._said[place] = lines(encode_headers(fixed_headers(passage)))
+            known = self._said[place] = lines(encode_headers(fixed_headers(passage, dialect)))
         return known
 
 
@@ -309,18 +306,22 @@ class Exchange(RequestResponseCycle):
 
     def _fields(self) -> bytes:
         """What the gateway says of a request, as lines."""
-        passage, took_ms = self._passage, int((time.perf_counter() - self._arrived_s) * 1000)
-        changing = "".join([f"{name}: {value}\r\n" for name, value in changing_headers(passage).items()])
-        own = f"{changing}openai-processing-ms: {took_ms}\r\nx-request-id: {self._request_id}\r\n"
-        return self._lane.said(passage) + own.encode()
+        passage, request_id = self._passage, self._request_id
+        dialect = PATHS[self.heading.path]
+        changing = "".join([f"{name}: {value}\r\n" for name, value in changing_headers(passage, dialect).items()])
+        if self.heading.anthropic:
+            own = f"request-id: {request_id}\r\n"
+        else:
+            own = f"openai-processing-ms: {int((time.perf_counter() - self._arrived_s) * 1000)}\r\n"
+        return self._lane.said(passage, dialect) + f"{changing}{own}x-request-id: {request_id}\r\n".encode()
 
     def _fail(self, error: GatewayError, request_id: str) -> tuple[int, str]:
         """The error as a status while there is none yet, else as the last event."""
         if self.response_started:
-            event = error_event(error, request_id, last=self._last)
+            event = error_event(error, request_id, anthropic=self.heading.anthropic, last=self._last)
             self._end(b"%b%x\r\n%b\r\n0\r\n\r\n" % (self._head, len(event), event))
             return 200, error.code
-        answer = error_response(error, request_id)
+        answer = error_response(error, request_id, anthropic=self.heading.anthropic)
         self.keep_alive = self.keep_alive and (b"connection", b"close") not in answer.headers
         headers = [pair for pair in answer.headers if pair[0] != b"connection"]
         fields = b"%bcontent-length: %d\r\n" % (lines(headers), len(answer.body))

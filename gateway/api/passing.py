@@ -26,7 +26,6 @@ from gateway.api.openai.generation import (
     OPENAI_VERSION,
     caller_with,
     cost_headers,
-    meter_headers,
     room_headers,
     served_headers,
 )
@@ -111,22 +110,24 @@ def _headers_of(dialect: DialectName, headers: Mapping[str, str]) -> tuple[tuple
 
 def passage_headers(passage: Passage, arrived_s: float, dialect: DialectName = "openai_chat") -> dict[str, str]:
     """What the gateway says of a request that was passed on."""
-    if dialect == "anthropic_messages":
-        return {"x-gateway-model": passage.target.name} | meter_headers(passage.meter) | room_headers(passage.meter)
-    took_ms = round((time.perf_counter() - arrived_s) * 1000)
-    return fixed_headers(passage) | {"openai-processing-ms": str(took_ms)} | changing_headers(passage)
+    headers = fixed_headers(passage, dialect) | changing_headers(passage, dialect)
+    if dialect != "anthropic_messages":
+        headers["openai-processing-ms"] = str(round((time.perf_counter() - arrived_s) * 1000))
+    return headers
 
 
-def fixed_headers(passage: Passage) -> dict[str, str]:
-    """Those that only depend on who answers."""
-    names = {"openai-version": OPENAI_VERSION, "x-gateway-model": passage.target.name}
-    return names | served_headers(passage.meter.served)
+def fixed_headers(passage: Passage, dialect: DialectName = "openai_chat") -> dict[str, str]:
+    """Those that only depend on who answers in a dialect."""
+    version = {} if dialect == "anthropic_messages" else {"openai-version": OPENAI_VERSION}
+    return version | {"x-gateway-model": passage.target.name} | served_headers(passage.meter.served)
 
 
-def changing_headers(passage: Passage) -> dict[str, str]:
+def changing_headers(passage: Passage, dialect: DialectName = "openai_chat") -> dict[str, str]:
     """Those made of numbers that are others in each answer."""
     meter = passage.meter
     headers = {} if meter.grant is None else rate_headers(*meter.rooms)
+    if dialect == "anthropic_messages":
+        headers |= room_headers(meter)
     return headers | cost_headers(meter)
 
 

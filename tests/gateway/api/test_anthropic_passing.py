@@ -64,7 +64,7 @@ class Provider:
 
 @contextlib.asynccontextmanager
 async def opened(
-    provider: Provider, models: Sequence[str] = ("far",)
+    provider: Provider, models: Sequence[str] = ("far",), *, lane: bool = True
 ) -> AsyncIterator[tuple[httpx.AsyncClient, anthropic.AsyncAnthropic, Telemetry]]:
     async with upstream(provider) as up:
         client = Client(proxies={}, timeouts=Timeouts(connect_s=1, first_byte_s=5, idle_s=5, total_s=20))
@@ -78,7 +78,7 @@ async def opened(
             *api.endpoints(inference, catalog, images, BODY_BYTES_MAX),
             *Messages(inference, images, BODY_BYTES_MAX).endpoints(),
         )
-        async with serve(endpoints, passer=Passer(inference, BODY_BYTES_MAX)) as served:
+        async with serve(endpoints, passer=Passer(inference, BODY_BYTES_MAX), lane=lane) as served:
             address = f"http://127.0.0.1:{served.port}"
             async with (
                 httpx.AsyncClient(base_url=address) as http,
@@ -92,10 +92,11 @@ def whole(answer: object = WHOLE) -> tuple[int, str, bytes]:
     return 200, "application/json", json.dumps(answer).encode()
 
 
-def test_requests_and_answers_are_not_touched() -> None:
+@pytest.mark.parametrize("lane", [True, False], ids=["lane", "asgi"])
+def test_requests_and_answers_are_not_touched(lane: bool) -> None:
     async def scenario() -> None:
         provider = Provider(whole(), (200, "text/event-stream", TEXT))
-        async with opened(provider) as (http, _, telemetry):
+        async with opened(provider, lane=lane) as (http, _, telemetry):
             odd = b'{ "model" : "far","max_tokens":9, "messages":[{"role":"user","content":[{"type":"new"}]}],"z":1e2'
             headers = {
                 "content-type": "application/json",
@@ -105,7 +106,9 @@ def test_requests_and_answers_are_not_touched() -> None:
             }
             answer = await http.post("/v1/messages", content=odd + b"}", headers=headers)
             assert answer.content == whole()[2]
-            assert answer.headers["request-id"] and "openai-version" not in answer.headers
+            assert answer.headers["request-id"] == answer.headers["x-request-id"]
+            assert "openai-version" not in answer.headers and "openai-processing-ms" not in answer.headers
+            assert answer.headers["x-gateway-model"] == "far"
             streamed = await http.post("/v1/messages", content=odd + b',"stream":true}', headers=headers)
             assert streamed.content == TEXT
             lines = telemetry.render().decode()
@@ -119,11 +122,12 @@ def test_requests_and_answers_are_not_touched() -> None:
     run(scenario())
 
 
-def test_the_sdk_sees_what_anthropic_said() -> None:
+@pytest.mark.parametrize("lane", [True, False], ids=["lane", "asgi"])
+def test_the_sdk_sees_what_anthropic_said(lane: bool) -> None:
     async def scenario() -> None:
         tools = recorded("anthropic_messages", "tools_and_thinking.sse")
         provider = Provider(whole(), (200, "text/event-stream", tools))
-        async with opened(provider) as (_, sdk, _):
+        async with opened(provider, lane=lane) as (_, sdk, _):
             answer = await sdk.messages.create(**ASK)
             assert answer.content[0].text == "Grüße" and answer.model == "claude-x"
             async with sdk.messages.stream(**ASK) as stream:
@@ -136,37 +140,41 @@ def test_the_sdk_sees_what_anthropic_said() -> None:
     run(scenario())
 
 
+@pytest.mark.parametrize("lane", [True, False], ids=["lane", "asgi"])
 @pytest.mark.parametrize("stream", [False, True])
-def test_errors_of_the_provider_are_told_in_its_shape(stream: bool) -> None:
+def test_errors_of_the_provider_are_told_in_its_shape(stream: bool, lane: bool) -> None:
     async def scenario() -> None:
         problem = {"type": "error", "error": {"type": "rate_limit_error", "message": "No."}, "request_id": "theirs"}
-        async with opened(Provider((429, "application/json", json.dumps(problem).encode()))) as (_, sdk, _):
+        async with opened(Provider((429, "application/json", json.dumps(problem).encode())), lane=lane) as (_, sdk, _):
             with pytest.raises(anthropic.RateLimitError) as caught:
                 await sdk.messages.create(**ASK, stream=stream)
             assert caught.value.type == "rate_limit_error" and "theirs" not in caught.value.response.text
+            assert caught.value.response.headers["request-id"] == caught.value.request_id
 
     run(scenario())
 
 
-def test_a_stream_that_fails_ends_with_an_error_event() -> None:
+@pytest.mark.parametrize("lane", [True, False], ids=["lane", "asgi"])
+def test_a_stream_that_fails_ends_with_an_error_event(lane: bool) -> None:
     async def scenario() -> None:
         cut = TEXT[: TEXT.index(b"event: message_delta")]
-        async with opened(Provider((200, "text/event-stream", cut))) as (http, _, _):
+        async with opened(Provider((200, "text/event-stream", cut)), lane=lane) as (http, _, _):
             answer = await http.post("/v1/messages", json=ASK | {"stream": True})
             *_, last = answer.text.rstrip().split("\n\n")
             assert last.startswith("event: error\n") and "message_stop" not in answer.text
         overloaded = recorded("anthropic_messages", "overloaded.sse")
-        async with opened(Provider((200, "text/event-stream", overloaded))) as (http, _, _):
+        async with opened(Provider((200, "text/event-stream", overloaded)), lane=lane) as (http, _, _):
             answer = await http.post("/v1/messages", json=ASK | {"stream": True})
             assert answer.status_code == 502 and answer.json()["type"] == "error"
 
     run(scenario())
 
 
-def test_what_is_wrong_is_refused_before_it_is_sent() -> None:
+@pytest.mark.parametrize("lane", [True, False], ids=["lane", "asgi"])
+def test_what_is_wrong_is_refused_before_it_is_sent(lane: bool) -> None:
     async def scenario() -> None:
         provider = Provider()
-        async with opened(provider) as (http, _, _):
+        async with opened(provider, lane=lane) as (http, _, _):
             for body in (ASK | {"api_base": "http://x"}, ASK | {"max_tokens": -1}, ASK | {"model": 5}):
                 answer = await http.post("/v1/messages", json=body)
                 assert (answer.status_code, answer.json()["error"]["type"]) == (400, "invalid_request_error")
