@@ -90,7 +90,7 @@ def json_line(at: float, fields: Fields) -> str:
 
 
 def text_line(at: float, fields: Fields) -> str:
-    return f"{timestamp(at)} info access: {escape(' '.join(f'{k}={v}' for k, v in fields.items()))}\n"
+    return f"{timestamp(at)} info access: {escape(' '.join([f'{k}={v}' for k, v in fields.items()]))}\n"
 
 
 def timestamp(at: float) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import re
 from collections.abc import Callable
@@ -32,7 +31,7 @@ from adapters.types import (
 from gateway import errors
 from gateway.auth import Principal
 from gateway.catalog import Price, Target
-from gateway.ledger import Entry
+from gateway.ledger import Durable, Entry
 from gateway.ledger.store import Ledger
 from gateway.limits.book import Grant, Refusal
 from gateway.limits.limiter import Limiter, Need, Reservation, refusal_error, steady_us, wall_us
@@ -74,7 +73,7 @@ class Meter:
         self.cache: Literal["hit", "miss", "bypass"] | None = None
         self.age_s = 0
         self.cost_nano: int | None = None
-        self.durable: asyncio.Future[None] | None = None
+        self.durable: Durable | None = None
 
     @property
     def grant(self) -> Grant | None:
@@ -215,11 +214,11 @@ class Metering:
             raise refusal_error(decision)
         return decision
 
-    def settle(self, reservation: Reservation, tokens: int, entry: Entry, durable: asyncio.Future[None] | None) -> None:
+    def settle(self, reservation: Reservation, tokens: int, entry: Entry, durable: Durable | None) -> None:
         assert self._limiter is not None
         self._limiter.settle(reservation, tokens, entry.charged_nano, durable)
 
-    def record(self, entry: Entry) -> asyncio.Future[None] | None:
+    def record(self, entry: Entry) -> Durable | None:
         """Give an entry to the ledger; done when it is durable."""
         if self._telemetry is not None:
             self._telemetry.charged(entry.model, entry.cost_nano or 0)
@@ -228,8 +227,8 @@ class Metering:
 
 async def durable(meter: Meter) -> None:
     """Wait until the request's entry is durable. The entry is on its way whatever becomes of the waiting."""
-    if meter.durable is not None and not meter.durable.done():
-        await asyncio.shield(meter.durable)
+    if meter.durable is not None and not meter.durable.done:
+        await meter.durable
 
 
 def forecast_nano(request: Request, price: Price, context_tokens: int | None) -> int:
@@ -240,11 +239,12 @@ def forecast_nano(request: Request, price: Price, context_tokens: int | None) ->
 
 def need_of(request: Request, context_tokens: int | None) -> Need:
     """A request's worst case without asking the tokeniser: a token has a byte at least, and the context an end."""
+    if isinstance(request, Inbound):
+        if request.dialect == "openai_embeddings":
+            return Need(inbound_tokens(request.body))
+        head = request.head
+        return _text_need(inbound_tokens(request.body), 1, head.n, head.max_tokens, context_tokens)
     match request:
-        case Inbound(dialect="openai_embeddings", body=body):
-            return Need(inbound_tokens(body))
-        case Inbound(head=head):
-            return _text_need(inbound_tokens(request.body), 1, head.n, head.max_tokens, context_tokens)
         case ChatRequest():
             asked = request.generation
             return _text_need(chat_bytes(request), 1, asked.n, asked.max_tokens, context_tokens)
@@ -271,16 +271,17 @@ def inbound_tokens(body: bytes) -> int:
     the bytes around addresses make up for the images behind them.
     """
     tokens, images, at = TEMPLATE_TOKENS + len(body), 0, 0
-    while (found := body.find(b";base64,", at)) >= 0:
-        at = body.find(b'"', found)
-        if at < 0:
-            break
-        tokens -= at - found
-        images += 1
-    for source in _IMAGE_SOURCE.finditer(body):
-        end = body.find(b'"', source.end())
-        tokens -= max(0, end - source.end())
-        images += 1
+    if b"base64" in body:
+        while (found := body.find(b";base64,", at)) >= 0:
+            at = body.find(b'"', found)
+            if at < 0:
+                break
+            tokens -= at - found
+            images += 1
+        for source in _IMAGE_SOURCE.finditer(body):
+            end = body.find(b'"', source.end())
+            tokens -= max(0, end - source.end())
+            images += 1
     if len(body) <= URLS_BYTES:
         # Each part names its type and has a member of that name.
         images = max(images, (body.count(b'"image_url"') + 1) // 2, body.count(b'"input_image"'))

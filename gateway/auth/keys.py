@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import hmac
 import logging
+import secrets
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 
@@ -16,7 +19,7 @@ from gateway.auth import Principal, key_text, standing
 from gateway.auth.key_text import PepperError, key_id
 from gateway.auth.keyring import Keyring, Place
 from gateway.auth.records import CHANNEL, Directory, Key
-from gateway.auth.remembered import CACHE_MAX, Remembered
+from gateway.auth.remembered import CACHE_MAX, Remembered, keep
 from gateway.auth.standing import Standing
 from gateway.config import Secret
 from gateway.networks import Networks
@@ -70,6 +73,9 @@ class Keys:
         self._keyring = Keyring(Directory(database, shared, now_us=now_us), pepper)
         self._known: Remembered[_Known] = Remembered("API keys", clock)
         self._stop_listening = shared.listen(CHANNEL, self._announced) if shared is not None else None
+        # Which key and digest a header was, by its mark; only those of keys that were found.
+        self._presented: OrderedDict[bytes, tuple[str, str]] = OrderedDict()
+        self._salt = secrets.token_bytes(32)
         self._used: dict[str, int] = {}
         self._used_written_s = clock()
         self._writing: asyncio.Task[None] | None = None
@@ -114,25 +120,38 @@ class Keys:
 
     async def authenticate(self, authorization: str | None, address: str = "") -> Principal:
         """The principal behind `Bearer <key>` from `address`; raises GatewayError as `Authenticator` says."""
-        text = _bearer(authorization)
-        digest = self._digest(text)
-        if self._admin_digest is not None and hmac.compare_digest(digest, self._admin_digest):
-            return ADMIN
-        identity = key_id(text)
-        if identity is None:
-            raise _refusal("invalid_api_key", "The API key is malformed. Check that it was copied completely.")
-        known = await self._known.get(digest, partial(self._ask, identity, digest))
+        presented = self._presented.get(mark := self._mark(authorization or ""))
+        if presented is None:
+            text = _bearer(authorization)
+            digest = self._digest(text)
+            if self._admin_digest is not None and hmac.compare_digest(digest, self._admin_digest):
+                return ADMIN
+            identity = key_id(text)
+            if identity is None:
+                raise _refusal("invalid_api_key", "The API key is malformed. Check that it was copied completely.")
+            presented = identity, digest
+        identity, digest = presented
+        known = self._known.fresh(digest) or await self._known.get(digest, partial(self._ask, identity, digest))
         if known is None:
             raise _refusal("invalid_api_key", "The API key is not known here.")
-        self._check(known.key)
+        if mark not in self._presented:
+            keep(self._presented, mark, presented, CACHE_MAX)
+        now_us = self._now_us()
+        self._check(known.key, now_us)
         known.standing.check()
         if known.networks and address not in known.networks:
             raise errors.error("ip_denied", "The API key may not be used from this address.")
-        self._note_use(known.key.id)
+        self._note_use(known.key.id, now_us)
         return known.principal
 
-    def _check(self, key: Key) -> None:
-        match key.status(self._now_us()):
+    def _mark(self, authorization: str) -> bytes:
+        """What stands for a header in memory, which the key itself is kept out of; a digest is ten times the work."""
+        return hashlib.blake2b(
+            authorization.encode("utf-8", "surrogateescape"), key=self._salt, digest_size=16
+        ).digest()
+
+    def _check(self, key: Key, now_us: int) -> None:
+        match key.status(now_us):
             case "revoked":
                 raise _refusal("key_revoked", "The API key has been revoked.")
             case "expired":
@@ -148,10 +167,10 @@ class Keys:
         key, behind, _ = found
         return _Known(key, behind, standing.key_principal(key, behind), Networks(key.addresses))
 
-    def _note_use(self, identity: str) -> None:
+    def _note_use(self, identity: str, now_us: int) -> None:
         """Remember the use; now and then write all of them behind the requests' backs."""
         if identity in self._used or len(self._used) < CACHE_MAX:
-            self._used[identity] = self._now_us()
+            self._used[identity] = now_us
         if self._clock() - self._used_written_s >= USE_WRITTEN_EVERY_S and self._writing is None:
             self._writing = asyncio.create_task(self._write_used())
 

@@ -23,6 +23,8 @@ RETRY_S = 1.0
 PATIENCE_S = 2.0
 
 T = TypeVar("T")
+K = TypeVar("K")
+V = TypeVar("V")
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +52,13 @@ class Remembered(Generic[T]):
         self._fresh_from_s = clock()
         self._down = False
         self._asked_again_s = clock()
+
+    def fresh(self, name: str) -> T | None:
+        """What was found a moment ago, as far as it is still believed."""
+        seen = self._found.get(name)
+        if seen is not None and seen.at_s >= self._fresh_from_s and self._clock() - seen.at_s < FRESH_S:
+            return seen.value
+        return None
 
     async def get(self, name: str, ask: Callable[[], Awaitable[T | None]]) -> T | None:
         """What is known of `name`, asking the database once for all who wait for the same answer; raises a 503.
@@ -92,10 +101,10 @@ class Remembered(Generic[T]):
         seen = _Answer(await ask(), at_s)
         if seen.value is None:
             self._found.pop(name, None)
-            _keep(self._missed, name, seen, REJECTED_MAX)
+            keep(self._missed, name, seen, REJECTED_MAX)
         else:
             self._missed.pop(name, None)
-            _keep(self._found, name, seen, CACHE_MAX)
+            keep(self._found, name, seen, CACHE_MAX)
         return seen
 
     def _answered(self, name: str, task: asyncio.Task[_Answer[T]]) -> None:
@@ -125,8 +134,8 @@ class Remembered(Generic[T]):
         raise errors.error("overloaded", f"{what} cannot be checked right now. Try again shortly.", retry_after_s=1)
 
 
-def _keep(answers: OrderedDict[str, _Answer[T]], name: str, seen: _Answer[T], count_max: int) -> None:
-    """Keep `seen` as the newest answer; the oldest leaves when there is no room."""
+def keep(answers: OrderedDict[K, V], name: K, seen: V, count_max: int) -> None:
+    """Keep `seen` as the newest; the oldest leaves when there is no room."""
     answers[name] = seen
     answers.move_to_end(name)
     if len(answers) > count_max:

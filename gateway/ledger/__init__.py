@@ -6,8 +6,9 @@ are written with it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Literal
+import asyncio
+from collections.abc import Generator, Iterable
+from typing import Any, Literal
 
 import msgspec
 
@@ -63,6 +64,27 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def usage(self) -> Usage:
         return Usage(self.prompt_tokens, self.completion_tokens, self.cached_tokens, self.reasoning_tokens)
+
+
+class Durable:
+    """Whether an entry is durable. Of those who await it each may be cancelled, which is nothing to the others."""
+
+    def __init__(self) -> None:
+        self.done = False
+        self._waiting: list[asyncio.Future[None]] = []
+
+    def __await__(self) -> Generator[Any, None, None]:
+        if not self.done:
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append(waiter)
+            yield from waiter
+
+    def reach(self) -> None:
+        """It is, for good."""
+        self.done = True
+        for waiter in self._waiting:
+            if not waiter.done():
+                waiter.set_result(None)
 
 
 class Place(msgspec.Struct, frozen=True):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import datetime
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
@@ -12,7 +11,7 @@ import msgspec
 
 from gateway import errors
 from gateway.catalog import Price
-from gateway.ledger import HOUR_US, Batch, Entry, Sums, correction, fold
+from gateway.ledger import HOUR_US, Batch, Durable, Entry, Sums, correction, fold
 from gateway.ledger.disk_first import DiskFirst
 from gateway.ledger.retention import dropped_sums
 from gateway.ledger.writer import RETRY_S, DatabaseFirst, Keeper, Writer
@@ -91,8 +90,8 @@ class Ledger:
         """A request is under way, and will be added under the same id; a plain call."""
         self.writer.begin(draft)
 
-    def add(self, entry: Entry) -> asyncio.Future[None]:
-        """Record an entry; a plain call. The future is done once it is durable; shield it, others may wait for it."""
+    def add(self, entry: Entry) -> Durable:
+        """Record an entry; a plain call."""
         return self.writer.add(entry)
 
     @property

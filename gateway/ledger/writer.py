@@ -11,7 +11,7 @@ from typing import Protocol
 import msgspec
 from msgspec.structs import replace
 
-from gateway.ledger import Entry
+from gateway.ledger import Durable, Entry
 from gateway.limits.orphans import Charge
 from gateway.state.database import DatabaseUnavailable
 from gateway.state.journal import Journal
@@ -58,7 +58,7 @@ class Writer:
         self._journal = journal
         self._retry_s = retry_s
         self._stuck = False
-        self._pending: deque[tuple[Entry, asyncio.Future[None]]] = deque()
+        self._pending: deque[tuple[Entry, Durable]] = deque()
         self._more = asyncio.Event()
         self._writing: asyncio.Task[None] | None = None
         self._closing = False
@@ -98,9 +98,9 @@ class Writer:
         if self._journal is not None:
             self._journal.begin(draft.id, msgspec.json.encode(draft))
 
-    def add(self, entry: Entry) -> asyncio.Future[None]:
-        """Record an entry; a plain call. The future is done once it is durable; shield it, others may wait for it."""
-        durable: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    def add(self, entry: Entry) -> Durable:
+        """Record an entry; a plain call."""
+        durable = Durable()
         self._pending.append((entry, durable))
         self._more.set()
         return durable
@@ -140,8 +140,7 @@ class Writer:
                 assert self._pending.popleft()[0] is entry
                 if self._journal is not None:
                     self._journal.end(entry.id)
-                if not durable.done():
-                    durable.set_result(None)
+                durable.reach()
 
 
 class DatabaseFirst:

@@ -100,8 +100,9 @@ class Grant(msgspec.Struct, frozen=True):
     @property
     def durable_accounts(self) -> tuple[str, ...]:
         """The accounts as the ledger knows them."""
-        places = self.places or (None,) * len(self.accounts)
-        return tuple(durable_account(account, slot) for account, slot in zip(self.accounts, places, strict=True))
+        if self.places.count(None) == len(self.places):
+            return self.accounts
+        return tuple([durable_account(account, slot) for account, slot in zip(self.accounts, self.places, strict=True)])
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -191,15 +192,20 @@ class Book:
         if ask.id in self._holds:
             raise ValueError("a request is admitted once")
         self._see(ask)
-        missing = tuple(budget.account for budget in ask.budgets if budget.account not in self._accounts)
-        if missing:
-            return Missing(missing)
-        windows = [self._window(rate) for rate in ask.rates]
+        accounts, missing = [], []
         for budget in ask.budgets:
-            self._accounts[budget.account].advance(self._wall_us)
+            account = self._accounts.get(budget.account)
+            if account is None:
+                missing.append(budget.account)
+            else:
+                account.advance(self._wall_us)
+                accounts.append(account)
+        if missing:
+            return Missing(tuple(missing))
+        windows = [self._window(rate) for rate in ask.rates]
         output_tokens, tokens, nano = self._worst_case(ask)
         refusal = self._refuse(ask, windows, tokens, nano)
-        return refusal if refusal is not None else self._hold(ask, windows, output_tokens, tokens, nano)
+        return refusal if refusal is not None else self._hold(ask, windows, accounts, (output_tokens, tokens, nano))
 
     def refusal(self, ask: Ask) -> Refusal | None:
         """What would be in the way of a request without budgets."""
@@ -208,7 +214,8 @@ class Book:
         return self._refuse(ask, [self._window(rate) for rate in ask.rates], tokens, nano)
 
     def _see(self, ask: Ask) -> None:
-        self._now_us = max(self._now_us, ask.now_us)
+        if ask.now_us > self._now_us:
+            self._now_us = ask.now_us
         self._wall_us = ask.wall_us
 
     def _worst_case(self, ask: Ask) -> tuple[int, int, int]:
@@ -305,41 +312,46 @@ class Book:
 
     def _rooms(self, ask: Ask, windows: list[Window]) -> tuple[Room | None, Room | None]:
         """The tightest request rate and the tightest token rate."""
-        tightest: dict[str, Room] = {}
+        requests: Room | None = None
+        tokens: Room | None = None
         for rate, window in zip(ask.rates, windows, strict=True):
-            room = window.room(rate.limit, self._time_us(rate))
-            known = tightest.get(rate.unit)
-            if known is None or room.remaining < known.remaining:
-                tightest[rate.unit] = room
-        return tightest.get("requests"), tightest.get("tokens")
+            room = window.room(rate.limit, self._now_us if rate.ends_us is None else self._wall_us)
+            if rate.unit == "tokens":
+                if tokens is None or room.remaining < tokens.remaining:
+                    tokens = room
+            elif requests is None or room.remaining < requests.remaining:
+                requests = room
+        return requests, tokens
 
-    def _hold(self, ask: Ask, windows: list[Window], output_tokens: int, tokens: int, nano: int) -> Grant:
+    def _hold(
+        self, ask: Ask, windows: list[Window], accounts: list[Account], worst_case: tuple[int, int, int]
+    ) -> Grant:
+        output_tokens, tokens, nano = worst_case
         slots = []
         for rate, window in zip(ask.rates, windows, strict=True):
             if rate.unit == "requests":
                 window.add(1)
             else:
                 slots.append((rate.key, window.hold(tokens)))
+        running = self._running
         for gate in ask.gates:
-            self._running[gate.key] = self._running.get(gate.key, 0) + 1
+            running[gate.key] = running.get(gate.key, 0) + 1
         places = []
-        for budget in ask.budgets:
-            account = self._accounts[budget.account]
+        for account in accounts:
             places.append(account.hold(nano))
             account.used_us = self._now_us
-        requests_room, tokens_room = self._rooms(ask, windows)
+        # By position, which is quicker than by name, and as in the definition.
         grant = Grant(
-            id=ask.id,
-            expires_us=ask.expires_us,
-            output_tokens=output_tokens,
-            tokens=tokens,
-            nano=nano,
-            slots=tuple(slots),
-            gates=tuple(gate.key for gate in ask.gates),
-            accounts=tuple(budget.account for budget in ask.budgets),
-            places=tuple(places),
-            requests_room=requests_room,
-            tokens_room=tokens_room,
+            ask.id,
+            ask.expires_us,
+            output_tokens,
+            tokens,
+            nano,
+            tuple(slots),
+            tuple([gate.key for gate in ask.gates]),
+            tuple([budget.account for budget in ask.budgets]),
+            tuple(places),
+            *self._rooms(ask, windows),
         )
         self._holds[ask.id] = grant
         heapq.heappush(self._expiries, (ask.expires_us, ask.id))
@@ -355,7 +367,7 @@ class Book:
         for key, slot in grant.slots:
             if (window := self._windows.get(key)) is not None:
                 window.change(slot, -surplus)
-                window.held = max(window.held - grant.tokens, 0)
+                window.held = window.held - grant.tokens if window.held > grant.tokens else 0
         for key in grant.gates:
             self._leave(key)
         charged = []

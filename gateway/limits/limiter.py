@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import functools
 import logging
 import secrets
 import time
@@ -117,7 +117,7 @@ class Counters(Protocol):
         tokens: int,
         nano: int,
         then: Callable[[tuple[Charged, ...]], None],
-        durable: asyncio.Future[None] | None,
+        durable: Awaitable[None] | None,
     ) -> None:
         """End a hold without waiting; `then` learns what was charged, at once or after `durable`."""
         ...
@@ -176,7 +176,7 @@ class LocalCounters:
         tokens: int,
         nano: int,
         then: Callable[[tuple[Charged, ...]], None],
-        durable: asyncio.Future[None] | None,
+        durable: Awaitable[None] | None,
     ) -> None:
         try:
             charged = self.book.settle(grant.id, tokens, nano)
@@ -265,20 +265,21 @@ class Limiter:
         budgets = plan.budgets
         if plan.wallets:
             budgets += tuple(Budget(wallet, self._credits.get(wallet, 0)) for wallet in plan.wallets)
+        # By position, which is quicker than by name, and as in the definition.
         return Ask(
-            id=identity,
-            now_us=now_us,
-            expires_us=now_us + HOLD_US,
-            wall_us=self._now_us(),
-            rates=plan.rates,
-            gates=plan.gates,
-            budgets=budgets,
-            input_tokens=need.input_tokens,
-            input_nano=0 if price is None else price.input_cost_nano(need.input_tokens),
-            output_tokens=need.output_tokens,
-            choices=need.choices,
-            unit_nano=0 if price is None else price.output_unit_nano(need.choices),
-            output_tokens_min=OUTPUT_TOKENS_MIN if need.cuttable else None,
+            identity,
+            now_us,
+            now_us + HOLD_US,
+            self._now_us(),
+            plan.rates,
+            plan.gates,
+            budgets,
+            need.input_tokens,
+            0 if price is None else price.input_cost_nano(need.input_tokens),
+            need.output_tokens,
+            need.choices,
+            0 if price is None else price.output_unit_nano(need.choices),
+            OUTPUT_TOKENS_MIN if need.cuttable else None,
         )
 
     async def take(self, wallet: str, nano: int, work: Callable[[], Awaitable[bool]]) -> bool:
@@ -364,13 +365,13 @@ class Limiter:
         first = 0 if budget.window_us is None else self._now_us() // slot_length_us(budget.window_us) - SLOTS
         return sum(nano for slot, nano in slots.items() if slot is None or slot >= first)
 
-    def settle(
-        self, reservation: Reservation, tokens: int, nano: int, durable: asyncio.Future[None] | None = None
-    ) -> None:
+    def settle(self, reservation: Reservation, tokens: int, nano: int, durable: Awaitable[None] | None = None) -> None:
         """End the hold with what was used; a plain call, so that a cancelled request can still make it."""
         plan = reservation.plan
 
         def note(charged: tuple[Charged, ...]) -> None:
+            if nano <= 0:
+                return
             by_account = {one.account: one for one in charged}
             for budget, allowance in zip(plan.budgets, plan.allowances, strict=True):
                 if (one := by_account.get(budget.account)) is not None:
@@ -385,7 +386,7 @@ class Limiter:
         """Report the highest threshold that is reached. Who hears it knows what was reported: after a crash it may be
         a later charge that reports it."""
         spent_nano, limit_nano = charged.spent_nano, allowance.limit_nano
-        for percent in sorted(allowance.config.alert_percents, reverse=True):
+        for percent in allowance.percents:
             if charged.nano > 0 and limit_nano * percent <= spent_nano * 100:
                 window_s = allowance.config.window_s
                 turn = "" if window_s is None else f":{self._now_us() // (window_s * 1_000_000)}"
@@ -458,7 +459,12 @@ def rate_headers(requests: Room | None, tokens: Room | None) -> dict[str, str]:
 
 def _duration(us: int) -> str:
     """A length of time as OpenAI writes it: `17ms`, `8.64s`, `6m0s`, `1h0m5s`; rounded up to a millisecond."""
-    total_ms = -(-us // 1000)
+    return _duration_of_ms(-(-us // 1000))
+
+
+@functools.lru_cache(maxsize=256)
+def _duration_of_ms(total_ms: int) -> str:
+    """Requests of the same moment have the same."""
     if 0 < total_ms < 1000:
         return f"{total_ms}ms"
     minutes, ms = divmod(total_ms, 60_000)

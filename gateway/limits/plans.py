@@ -20,11 +20,13 @@ WALLET = "wallet:"
 
 
 class Allowance(msgspec.Struct, frozen=True):
-    """A budget as it was set; `subject` is the scope it belongs to, such as `team:research`."""
+    """A budget as it was set; `subject` is the scope it belongs to, such as `team:research`. `percents` are its
+    thresholds, the highest first."""
 
     subject: str
     config: BudgetConfig
     limit_nano: int
+    percents: tuple[int, ...]
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -63,8 +65,9 @@ class Plans:
         place = principal.key_id, model
         known = self._plans.get(place)
         if known is not None:
-            plan = known[1]
-            if known[0] == principal and plan.starts_us <= now_us and (plan.ends_us is None or now_us < plan.ends_us):
+            made_for, plan = known
+            same = made_for is principal or made_for == principal
+            if same and plan.starts_us <= now_us and (plan.ends_us is None or now_us < plan.ends_us):
                 return plan
         plan = self._make(principal, model, now_us)
         self._plans[place] = principal, plan
@@ -90,7 +93,7 @@ class Plans:
             for budget in limits.budgets:
                 period = _always(budget.window_s) or period_at(budget.period or "month", now_us, zone)
                 account = f"{subject}:{period.name}"
-                allowance = Allowance(subject, budget, min(nano_usd(budget.usd), NANO_MAX))
+                allowance = _allowance(subject, budget)
                 if account not in allowances or allowances[account][0].limit_nano > allowance.limit_nano:
                     allowances[account] = allowance, period
             if limits.wallet is not None:
@@ -137,6 +140,11 @@ class Plans:
             for limits in found:
                 if limits is not None:
                     yield subject, limits
+
+
+def _allowance(subject: str, budget: BudgetConfig) -> Allowance:
+    percents = tuple(sorted(budget.alert_percents, reverse=True))
+    return Allowance(subject, budget, min(nano_usd(budget.usd), NANO_MAX), percents)
 
 
 def _always(window_s: int | None) -> Period | None:

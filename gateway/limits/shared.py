@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 
 import msgspec
 from msgspec.structs import replace
@@ -169,7 +169,7 @@ class SharedCounters:
         tokens: int,
         nano: int,
         then: Callable[[tuple[Charged, ...]], None],
-        durable: asyncio.Future[None] | None,
+        durable: Awaitable[None] | None,
     ) -> None:
         if self._share.settle(grant.id, tokens):
             return
@@ -184,10 +184,10 @@ class SharedCounters:
         tokens: int,
         nano: int,
         then: Callable[[tuple[Charged, ...]], None],
-        durable: asyncio.Future[None] | None,
+        durable: Awaitable[None] | None,
     ) -> None:
         if durable is not None:
-            await asyncio.shield(durable)
+            await durable
         reply = await self._insist(SETTLE, _keys(ask), _settle_arguments(ask, tokens, nano, grant.places))
         self._live.pop(grant.id, None)
         if reply[0]:

@@ -63,18 +63,21 @@ class Window:
 
     def add(self, amount: int) -> int:
         """Count now; the slot it went into."""
-        amounts = self.amounts
+        amounts, last = self.amounts, self.last
+        self.total += amount
+        if last in amounts:
+            amounts[last] += amount
+            return last
         # Where the clock was set back between two lives, the ledger has told of later slots.
-        behind = bool(amounts) and self.last < next(reversed(amounts))
-        amounts[self.last] = amounts.get(self.last, 0) + amount
+        behind = bool(amounts) and last < next(reversed(amounts))
+        amounts[last] = amount
         if behind:
             self.amounts = dict(sorted(amounts.items()))
-        self.total += amount
-        return self.last
+        return last
 
     def hold(self, amount: int) -> int:
         """Count what may be given back; the slot it went into. What has left the window is given back no more."""
-        self.held = min(self.held, self.total) + amount
+        self.held = (self.held if self.held < self.total else self.total) + amount
         return self.add(amount)
 
     def change(self, slot: int, amount: int) -> None:
@@ -98,11 +101,11 @@ class Window:
         return max((leaves + SLOTS + 1) * self.slot_us - now_us, 1)
 
     def room(self, limit: int, now_us: int) -> Room:
-        reset_us = 0
-        if self.total:
+        total, reset_us = self.total, 0
+        if total:
             ends_us = (self.last + SLOTS + 1) * self.slot_us if self.ends_us is None else self.ends_us
-            reset_us = max(ends_us - now_us, 0)
-        return Room(limit, max(limit - self.total, 0), reset_us)
+            reset_us = ends_us - now_us if ends_us > now_us else 0
+        return Room(limit, limit - total if limit > total else 0, reset_us)
 
 
 class Account:

@@ -29,6 +29,7 @@ class Journal:
         self._bytes_max = bytes_max
         self._open: dict[str, bytes] = {}
         self._lines: list[bytes] = []
+        self._due = False
         self._size = 0
         self._file: int | None = None
         self.left = _left(path)
@@ -41,12 +42,16 @@ class Journal:
     def begin(self, id: str, record: bytes) -> None:
         """Something is under way from now on. `record` has no line feed, `id` no space."""
         self._open[id] = record
-        self._add(b"+%b %b\n" % (id.encode(), record))
+        self._lines.append(b"+%b %b\n" % (id.encode(), record))
+        if not self._due:
+            self._due = True
+            asyncio.get_running_loop().call_soon(self.flush)
 
     def end(self, id: str) -> None:
-        """It has ended, and what became of it is durable."""
+        """It has ended, and what became of it is durable, which the next process finds out too; so this is written with
+        whatever begins next."""
         if self._open.pop(id, None) is not None:
-            self._add(b"-%b\n" % id.encode())
+            self._lines.append(b"-%b\n" % id.encode())
 
     def close(self) -> None:
         self.flush()
@@ -54,13 +59,9 @@ class Journal:
             os.close(self._file)
             self._file = None
 
-    def _add(self, line: bytes) -> None:
-        if not self._lines:
-            asyncio.get_running_loop().call_soon(self.flush)
-        self._lines.append(line)
-
     def flush(self) -> None:
         """Write what was added."""
+        self._due = False
         data = b"".join(self._lines)
         self._lines.clear()
         if self._file is None or not data:

@@ -39,7 +39,7 @@ from gateway.catalog import Catalog, Price, Target
 from gateway.config_limits import BudgetConfig, LimitsConfig, ScopeLimits
 from gateway.errors import GatewayError
 from gateway.inference import Inference
-from gateway.ledger import Entry
+from gateway.ledger import Durable, Entry
 from gateway.ledger.store import Ledger
 from gateway.ledger.writer import PENDING_MAX
 from gateway.limits.limiter import Limiter, LocalCounters, Need
@@ -66,12 +66,15 @@ class Kept(Ledger):
     def full(self) -> bool:
         return self.waiting >= PENDING_MAX
 
-    def add(self, entry: Entry) -> asyncio.Future[None]:
+    def add(self, entry: Entry) -> Durable:
         self.kept.append(entry)
-        return asyncio.ensure_future(self._wait())
+        durable = Durable()
+        self._reaching = asyncio.ensure_future(self._reach(durable))
+        return durable
 
-    async def _wait(self) -> None:
+    async def _reach(self, durable: Durable) -> None:
         await self.durable.wait()
+        durable.reach()
 
 
 class Bench:

@@ -9,6 +9,7 @@ import pytest
 
 from gateway.config_limits import BudgetConfig, LimitsConfig, RuleConfig, ScopeLimits
 from gateway.errors import GatewayError
+from gateway.ledger import Durable
 from gateway.limits.book import Refusal
 from gateway.limits.limiter import Balance, Limiter, Need, Reservation
 from gateway.limits.shared import SharedCounters
@@ -96,8 +97,8 @@ class Replica:
         """The entry becomes durable, and then the counters learn of it."""
         for account in reservation.grant.accounts:
             self.debits[account] = self.debits.get(account, 0) + nano
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        done.set_result(None)
+        done = Durable()
+        done.reach()
         self.limiter.settle(reservation, nano, nano, done)
 
 
