@@ -186,6 +186,8 @@ class Frames:
     def feed(self, data: bytes) -> tuple[bytes, int]:
         """The whole events so far, and how many."""
         if self._between and data.endswith(b"\n\n") and b"\r" not in data:
+            if data.startswith(b"data: ") and data.find(b"\n") == len(data) - 2:
+                return data, 1
             events = data.count(b"\n\n")
             lines = data.count(b"\n")
             if data.startswith(b"data: ") and lines == 2 * events and data.count(b"\n\ndata: ") == events - 1:

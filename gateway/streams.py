@@ -36,7 +36,6 @@ class Record:
 
     _first_s: float | None = None
     _output_s: float | None = None
-    _outputs = 0
     _counted = 0
     _prompt: Started | None = None
     _sent: Inbound | None = None
@@ -92,7 +91,6 @@ class Record:
         else:
             self._telemetry.gap(self._model, now_s - self._output_s)
         self._output_s = now_s
-        self._outputs += 1
 
     def fail(self, exc: BaseException) -> None:
         """The request ended with an exception; a cancellation is the client's or the server's own wish."""

@@ -21,6 +21,8 @@ from adapters.errors import BrokeOff, InvalidRequest, UpstreamInvalid
 from adapters.types import Head, Inbound, Usage
 
 TAIL_BYTES = 4096
+# Pieces of a stream that are kept until they are joined to find the last bytes in them.
+TAIL_PIECES = 16
 NOTHING = msgspec.Raw(b"null")
 
 # What stands in a request that needs a capability.
@@ -214,15 +216,17 @@ class ChunkWatch:
         self.done = False
         self._hide_usage = not inbound.head.usage_wanted
         self._uncounted = 3 * inbound.head.n
-        self._tail = b""
+        self._tail: list[bytes] = []
 
     def passed(self, frames: bytes, events: int) -> tuple[bytes, int]:
         if self.done:
             return b"", 0
-        plain = frames.count(b"data: {") == events and b'"error"' not in frames
+        plain = b'"error"' not in frames and frames.count(b"data: {") == events
         if not plain or (b'"usage"' in frames and _USAGE.search(frames)):
             frames, events = self._looked_at(frames)
-        self._tail = frames if len(frames) > TAIL_BYTES else (self._tail + frames)[-TAIL_BYTES:]
+        self._tail.append(frames if len(frames) <= TAIL_BYTES else frames[-TAIL_BYTES:])
+        if len(self._tail) > TAIL_PIECES:
+            self._tail = [self._end_of_tail()]
         if self._uncounted:
             skipped = min(self._uncounted, events)
             self._uncounted -= skipped
@@ -255,9 +259,12 @@ class ChunkWatch:
 
     def end(self) -> bytes:
         """Some servers leave out the last event; one that has not finished an answer either broke off."""
-        if not self.done and not _FINISHED.search(self._tail):
+        if not self.done and not _FINISHED.search(self._end_of_tail()):
             raise BrokeOff("The provider's answer broke off.")
         return b"data: [DONE]\n\n"
+
+    def _end_of_tail(self) -> bytes:
+        return b"".join(self._tail)[-TAIL_BYTES:]
 
 
 def may_need(inbound: Inbound, capabilities: Collection[str]) -> bool:
