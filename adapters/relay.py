@@ -93,10 +93,11 @@ class Relaying:
         return stream.end()
 
     def _whole(self, passing: Passing, whole: Whole) -> Relayed:
-        self._check(whole.status, whole.headers, whole.body)
-        usage = passing.usage_of(whole.body)
-        counted = 0 if usage.completion_tokens or passing.kind == "embedding" else len(whole.body) // BYTES_PER_TOKEN
-        return Relayed(Finished(usage), whole.body, "application/json", counted)
+        body = whole.body
+        self._check(whole.status, whole.headers, body)
+        usage = passing.usage_of(body)
+        counted = 0 if usage.completion_tokens or passing.kind == "embedding" else len(body) // BYTES_PER_TOKEN
+        return Relayed(Finished(usage), body, "application/json", counted)
 
     def _check(self, status: int, headers: Headers, body: bytes) -> None:
         """Raise what an answer other than success means."""

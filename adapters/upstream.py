@@ -5,6 +5,7 @@ Its key goes to its own host only: no redirect is followed, and nothing a client
 
 from __future__ import annotations
 
+import functools
 import ssl
 import time
 from collections.abc import Callable, Iterable
@@ -96,7 +97,7 @@ class Upstream:
         """What it speaks."""
         return frozenset(self.row.paths)
 
-    @property
+    @functools.cached_property
     def wire(self) -> Wire:
         """The way there."""
         return self._client.wire(self.origin)

@@ -46,6 +46,7 @@ class Connection(Protocol):
     flow: FlowControl
     client: tuple[str, int] | None
     exchange: Exchange | None
+    tasks: set[asyncio.Task[None]]
     logger: logging.Logger
     access_logger: logging.Logger
 
@@ -180,9 +181,13 @@ class Exchange(RequestResponseCycle):
             then()
 
     async def run_asgi(self, app: ASGIApp) -> None:  # type: ignore[override]
-        if self.heading.unusual or not await self._serve():
-            self._become_usual()
-            await super().run_asgi(app)  # type: ignore[arg-type]
+        task, tasks = self.task, self._connection.tasks
+        try:
+            if self.heading.unusual or not await self._serve():
+                self._become_usual()
+                await super().run_asgi(app)  # type: ignore[arg-type]
+        finally:
+            tasks.discard(task)
 
     def _become_usual(self) -> None:
         more_body, disconnected, connection = self.more_body, self.disconnected, self._connection

@@ -264,10 +264,11 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         task = self.loop.create_task(cycle.run_asgi(app))
-        task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)
         if type(cycle) is Exchange:
-            cycle.task = task
+            cycle.task = task  # It leaves the tasks itself.
+        else:
+            task.add_done_callback(self.tasks.discard)
 
     # The fast lane
 

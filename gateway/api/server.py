@@ -105,11 +105,11 @@ class Server(uvicorn.Server):
         connections, tasks = self._wheel.connections, self.server_state.tasks
         for connection in list(connections):
             connection.shutdown()
-        await self._wait(lambda: not tasks, self._drain_timeout_s)
+        await self._wait(lambda: all(task.done() for task in tasks), self._drain_timeout_s)
         for task in list(tasks):
             task.cancel()
         self.force_exit = False
-        await self._wait(lambda: not tasks, FAREWELL_S)
+        await self._wait(lambda: all(task.done() for task in tasks), FAREWELL_S)
         for connection in list(connections):
             connection.close()
         await self._wait(lambda: not connections, FAREWELL_S)

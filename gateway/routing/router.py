@@ -156,12 +156,15 @@ class Router:
         # What each target has saved up in this route's round robin.
         self._turns = {target.listed or target.identity: 0.0 for target in self.targets}
         self._spread = any(target.listed is not None for target in self.targets)
+        self._only = self.targets[0] if len(self.targets) == 1 else None
         self._relays = [relay_of(target.adapter) for target in self.targets]
         self._card: tuple[list[ModelCard], ModelCard] | None = None
 
     @property
     def card(self) -> ModelCard:
         """What at least one target can do."""
+        if self._only is not None:
+            return self._only.adapter.card
         cards = [target.adapter.card for target in self.targets]
         if self._card is None or self._card[0] != cards:
             self._card = cards, self._joined(cards)
@@ -200,7 +203,10 @@ class Router:
 
     def takes(self, inbound: Inbound) -> bool:
         """Whether every target can be passed the request as it came: which one it will be is not known yet."""
-        return all(relay is not None and relay.takes(inbound) for relay in self._relays)
+        if self._only is None:
+            return all(relay is not None and relay.takes(inbound) for relay in self._relays)
+        relay = self._relays[0]
+        return relay is not None and relay.takes(inbound)
 
     async def relay(self, inbound: Inbound, caller: Caller, sink: Sink) -> Relayed:
         """As `Relay` says."""
@@ -328,6 +334,13 @@ class Router:
     def _next(self, kind: Kind, trip: _Trip) -> Target:
         """The target to try now; raises when there is none. Entering its breaker belongs to the choice."""
         now_s = self._clock()
+        if (
+            (only := self._only) is not None
+            and not trip.attempts
+            and self._refusal(kind, trip.request, only) is None
+            and self.standings[only.identity].try_enter(now_s)
+        ):
+            return only  # There is nothing to choose, and taking turns with oneself changes nothing.
         while trip.group < len(self.groups):
             if trip.pause_s and trip.last is not None:
                 again = [one for one in self.groups[trip.group] if trip.failed.get(one.identity) is trip.last]
@@ -364,11 +377,6 @@ class Router:
         return None if refusal is None else refusal(request)
 
     def _chosen(self, fitting: list[Target], trip: _Trip, now_s: float) -> Target:
-        if len(fitting) == 1:
-            # There is nothing to choose, and taking turns with oneself changes nothing.
-            entered = self.standings[fitting[0].identity].try_enter(now_s)
-            assert entered, "only targets whose breaker admits were ordered"
-            return fitting[0]
         caller = trip.caller
         conversation = None if caller.session_key is None else f"{caller.tenant}\0{caller.session_key}"
         wish = Wish(

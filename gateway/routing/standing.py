@@ -63,7 +63,7 @@ class Standing:
 
     def try_enter(self, now_s: float) -> bool:
         """Let a request in, or not."""
-        return self.admits(now_s) and self.breaker.try_enter(now_s)
+        return (self.condition is None or self.admits(now_s)) and self.breaker.try_enter(now_s)
 
     def absence(self, now_s: float) -> str:
         """Why it admits nobody."""
