@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from adapters.llama_cpp import LlamaCpp
     from adapters.llama_cpp.messages import EngineSettings
+    from adapters.moderation import Moderator
     from adapters.remote import Remote, RemoteModel
     from adapters.upstream import Upstream, UpstreamSettings
 
-__all__ = ["open_adapter", "open_remote", "open_upstream"]
+__all__ = ["open_adapter", "open_moderator", "open_remote", "open_upstream"]
 
 
 def open_adapter(name: str, path: str, settings: EngineSettings, *, queue_depth_max: int = 64) -> LlamaCpp:
@@ -34,3 +35,10 @@ def open_remote(model: RemoteModel, upstream: Upstream) -> Remote:
     from adapters.remote import Remote
 
     return Remote(model, upstream)
+
+
+def open_moderator(settings: UpstreamSettings, model: str | None) -> Moderator:
+    """A provider's moderation model, over connections of its own; nothing is sent yet. Whoever opens it closes it."""
+    from adapters.moderation import Moderator
+
+    return Moderator(open_upstream(settings), model)

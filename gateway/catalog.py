@@ -242,13 +242,12 @@ class Catalog:
 
 
 def _allowed(principal: Principal, target: Target) -> bool:
-    """Whether every list of the principal's has the target: a name or alias of it, the beginning of one and a `*`, or
-    the model that it is an adapter of."""
-    if not principal.models:
-        return True
+    """Whether every list of the principal's has the target."""
+    return all(any(matches(target, entry) for entry in listed) for listed in principal.models)
+
+
+def matches(target: Target, entry: str) -> bool:
+    """Whether an entry of a list means the target: a name or alias of it, the beginning of one and a `*`, or the model
+    that it is an adapter of."""
     names = (target.name, *target.aliases, *([] if target.parent is None else [target.parent]))
-    return all(any(_matches(name, entry) for entry in listed for name in names) for listed in principal.models)
-
-
-def _matches(name: str, entry: str) -> bool:
-    return name.startswith(entry[:-1]) if entry.endswith("*") else name == entry
+    return any(name.startswith(entry[:-1]) if entry.endswith("*") else name == entry for name in names)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from gateway import (
     cli_audit,
     cli_bench,
+    cli_guardrails,
     cli_keys,
     cli_money,
     cli_people,
@@ -81,6 +82,7 @@ def parser() -> argparse.ArgumentParser:
     cli_keys.add_commands(commands)
     cli_people.add_commands(commands)
     cli_served.add_commands(commands)
+    cli_guardrails.add_commands(commands, DEFAULT_URL)
     _add_money(commands)
     upkeep.add_commands(commands, command.add, command.add_config_options)
     cli_audit.add_commands(commands, command.add, command.add_config_options)

@@ -56,6 +56,7 @@ def _add_settings(verb: argparse.ArgumentParser, change: bool) -> None:
     verb.add_argument("--models", type=_list_of, metavar="A,B", help=f"models it may use, a* for many{empty}")
     verb.add_argument("--addresses", type=_list_of, metavar="A,B", help=f"networks it may be used from{empty}")
     verb.add_argument("--tags", type=_list_of, metavar="A,B", help="further scopes that its requests are counted in")
+    verb.add_argument("--guardrails", type=_list_of, metavar="A,B", help="those its requests pass, by name; or none")
     verb.add_argument("--meta", action="append", metavar="NAME=VALUE", help="kept with the key (repeatable)")
     verb.add_argument("--weight", type=float, metavar="N", help="its share of a queue, 0.01 to 100 (default: 1)")
     verb.add_argument("--priority", type=int, metavar="N", help="its order in its tenant's queue, -100 to 100")
@@ -85,6 +86,7 @@ def _settings(options: argparse.Namespace) -> KeyChange:
         "models": options.models,
         "addresses": options.addresses,
         "tags": options.tags,
+        "guardrails": options.guardrails,
         "metadata": None if options.meta is None else dict(_pair(text) for text in options.meta),
         "weight": options.weight,
         "priority": options.priority,

@@ -41,6 +41,7 @@ def _verb(verbs: Any, name: str, run: Callable[[argparse.Namespace], int], summa
 def _add_limits(verb: argparse.ArgumentParser, of: str, change: bool) -> None:
     if of in ("organisation", "team"):
         verb.add_argument("--models", metavar="A,B", help="models it may use, a* for many; `all` for all")
+        verb.add_argument("--guardrails", metavar="A,B", help="those its requests pass, by name; or `none`")
     if change:
         verb.add_argument("--no-limits", action="store_true", help="take the limits of its own away")
     cli_money.add_limit_options(verb, of)
@@ -106,6 +107,10 @@ def _asked(options: argparse.Namespace, kind: Callable[..., Any], *names: str) -
     values = {name: value for name in names if (value := getattr(options, name, None)) is not None}
     if getattr(options, "models", None) is not None:
         values["models"] = None if options.models == "all" else tuple(filter(None, options.models.split(",")))
+    if getattr(options, "guardrails", None) is not None:
+        values["guardrails"] = (
+            () if options.guardrails == "none" else tuple(filter(None, options.guardrails.split(",")))
+        )
     if hasattr(options, "wallet") and (limits := usage.limits_of(options)) is not None:
         values["limits"] = limits
     if getattr(options, "no_limits", False):

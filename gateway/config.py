@@ -16,6 +16,8 @@ from gateway import yaml_lines
 from gateway.config_auth import IssuerConfig, issuer_conflicts
 from gateway.config_auth import is_loopback as is_loopback
 from gateway.config_cache import CacheConfig as CacheConfig
+from gateway.config_guardrails import GUARDRAILS_MAX, guardrail_conflicts
+from gateway.config_guardrails import GuardrailConfig as GuardrailConfig
 from gateway.config_library import LibraryConfig as LibraryConfig
 from gateway.config_library import library_conflicts
 from gateway.config_limits import ImagesConfig as ImagesConfig
@@ -129,6 +131,7 @@ class Config(Section, frozen=True, kw_only=True):
     models: tuple[ModelConfig, ...] = ()
     providers: Annotated[tuple[ProviderConfig, ...], Meta(max_length=1000)] = ()
     routes: Annotated[tuple[RouteConfig, ...], Meta(max_length=10_000)] = ()
+    guardrails: Annotated[tuple[GuardrailConfig, ...], Meta(max_length=GUARDRAILS_MAX)] = ()
     auth: AuthConfig = AuthConfig()
     state: StateConfig = StateConfig()
     limits: LimitsConfig = LimitsConfig()
@@ -242,6 +245,7 @@ def conflicts(config: Config) -> Iterator[tuple[str, str]]:
         except ValueError as error:
             yield f"server.trusted_proxies[{i}]", str(error)
     yield from issuer_conflicts(config.auth.issuers)
+    yield from guardrail_conflicts(config.guardrails, {provider.name for provider in config.providers})
     yield from alert_conflicts(config.alerts)
     yield from people_conflicts(config.auth.people)
     if config.sessions.encryption_key is not None and config.sessions.encryption_key_file is not None:

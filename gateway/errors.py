@@ -44,6 +44,7 @@ TABLE: Mapping[str, Row] = {
     "unsupported_schema": Row(400),
     "unsupported_parameter": Row(400),
     "content_filter": Row(400),
+    "content_blocked": Row(400),
     "invalid_api_key": Row(401),
     "key_revoked": Row(401),
     "key_expired": Row(401),
@@ -78,6 +79,7 @@ TABLE: Mapping[str, Row] = {
     "model_invalid": Row(503, retry=False),
     "overloaded": Row(503, retry_after_s=1),
     "budget_unavailable": Row(503, retry_after_s=1),
+    "guardrail_unavailable": Row(503, retry_after_s=1),
     "shutting_down": Row(503, retry_after_s=1),
     "insufficient_storage": Row(503, retry_after_s=60),
 }

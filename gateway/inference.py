@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import TypeVar
 
 from msgspec.structs import replace
@@ -28,6 +29,9 @@ from gateway.auth import Principal
 from gateway.cache import Ask, Cache
 from gateway.catalog import Catalog, Target
 from gateway.errors import GatewayError
+from gateway.guardrails.guarding import Guarding, guarding
+from gateway.guardrails.rules import Guardrails
+from gateway.guardrails.texts import R
 from gateway.metering import Meter, Metering, Request, durable
 from gateway.streams import Passage, Record, Stream
 from gateway.telemetry import Telemetry
@@ -57,6 +61,7 @@ class Inference:
         metering: Metering | None = None,
         cache: Cache | None = None,
         *,
+        guardrails: Guardrails | None = None,
         clock: Callable[[], float] = time.perf_counter,
         first_event_timeout_s: float = FIRST_EVENT_TIMEOUT_S,
         total_timeout_s: float = TOTAL_TIMEOUT_S,
@@ -65,6 +70,8 @@ class Inference:
         self._telemetry = telemetry
         self._metering = metering or Metering()
         self._cache = cache
+        self._guardrails = guardrails or Guardrails((), telemetry)
+        self._guarded = bool(self._guardrails.rules)
         self._clock = clock
         self._first_event_timeout_s = first_event_timeout_s
         self._total_timeout_s = total_timeout_s
@@ -77,10 +84,12 @@ class Inference:
         """Continue a conversation."""
         target = self._target(principal, request.model, "chat")
         request = replace(request, generation=target.generation(request.generation))
+        guards = self._guards(principal, target, caller)
         record = await self._admit(principal, target, caller, "chat", request)
-        bounded = _bounded(request, record)
-        ask = Ask(principal, target, caller, record, request, _bound_of(bounded, request))
-        return await self._open(ask, lambda: target.adapter.chat(bounded, caller))
+        checked = await self._checked(guards, target, request, record)
+        bounded = _bounded(checked, record)
+        ask = Ask(principal, target, caller, record, checked, _bound_of(bounded, checked))
+        return await self._open(ask, partial(target.adapter.chat, bounded, caller), guards, checked.generation.n)
 
     async def passage(self, principal: Principal, inbound: Inbound, caller: Callable[[], Caller]) -> Passage | None:
         """The way of a request to a target that speaks its dialect, with what it may use held; None where there is no
@@ -88,6 +97,8 @@ class Inference:
         target = self._catalog.resolve(principal, inbound.head.model)
         kind, relay = inbound.kind, target.relay(inbound)
         if relay is None or kind not in target.card.kinds:
+            return None
+        if (self._guarded or principal.guardrails) and self._guardrails.applying(principal, target):
             return None
         behalf = caller()
         record = await self._admit(principal, target, behalf, kind, inbound)
@@ -102,24 +113,31 @@ class Inference:
         """Continue raw prompts."""
         target = self._target(principal, request.model, "completion")
         request = replace(request, generation=target.generation(request.generation))
+        guards = self._guards(principal, target, caller)
         record = await self._admit(principal, target, caller, "completion", request)
-        bounded = _bounded(request, record)
-        ask = Ask(principal, target, caller, record, request, _bound_of(bounded, request))
-        return await self._open(ask, lambda: target.adapter.complete(bounded, caller))
+        checked = await self._checked(guards, target, request, record)
+        bounded = _bounded(checked, record)
+        ask = Ask(principal, target, caller, record, checked, _bound_of(bounded, checked))
+        choices = len(checked.prompts) * checked.generation.n
+        return await self._open(ask, partial(target.adapter.complete, bounded, caller), guards, choices)
 
     async def embed(self, principal: Principal, request: EmbeddingRequest, caller: Caller) -> tuple[Embeddings, Meter]:
         """Turn texts into vectors; what it cost is in the meter."""
         target = self._target(principal, request.model, "embedding")
+        guards = self._guards(principal, target, caller)
         record = await self._admit(principal, target, caller, "embedding", request)
-        ask = Ask(principal, target, caller, record, request)
-        return await self._encoded(ask, lambda: target.adapter.embed(request, caller))
+        checked = await self._checked(guards, target, request, record)
+        ask = Ask(principal, target, caller, record, checked)
+        return await self._encoded(ask, partial(target.adapter.embed, checked, caller))
 
     async def rerank(self, principal: Principal, request: RerankRequest, caller: Caller) -> tuple[Ranking, Meter]:
         """Score documents by how well they answer a query; what it cost is in the meter."""
         target = self._target(principal, request.model, "rerank")
+        guards = self._guards(principal, target, caller)
         record = await self._admit(principal, target, caller, "rerank", request)
-        ask = Ask(principal, target, caller, record, request)
-        return await self._encoded(ask, lambda: target.adapter.rerank(request, caller))
+        checked = await self._checked(guards, target, request, record)
+        ask = Ask(principal, target, caller, record, checked)
+        return await self._encoded(ask, partial(target.adapter.rerank, checked, caller))
 
     async def _encoded(self, ask: Ask, work: Callable[[], Awaitable[Encoded]]) -> tuple[Encoded, Meter]:
         record, cache = ask.record, self._cache
@@ -169,10 +187,33 @@ class Inference:
             raise
         return Record(target.name, self._telemetry, self._clock, meter)
 
-    async def _open(self, ask: Ask, start: Callable[[], AsyncIterator[Event]]) -> Stream:
-        """Start the adapter; one that refuses at once ends the record like one that refuses later."""
+    def _guards(self, principal: Principal, target: Target, caller: Caller) -> Guarding | None:
+        """What looks at a request; None where nothing applies."""
+        if not self._guarded and not principal.guardrails:
+            return None
+        return guarding(self._guardrails, principal, target, caller.request_id)
+
+    async def _checked(self, guards: Guarding | None, target: Target, request: R, record: Record) -> R:
+        """The request as it may go on. One that is blocked ends its record, and costs nothing."""
+        if guards is None:
+            return request
+        try:
+            return await self._in_time(guards.check(request, target.adapter.detokenize))
+        except BaseException as exc:
+            record.fail(exc)
+            raise
+
+    async def _open(
+        self, ask: Ask, start: Callable[[], AsyncIterator[Event]], guards: Guarding | None, choices: int
+    ) -> Stream:
+        """Start the adapter; one that refuses at once ends the record like one that refuses later.
+
+        What the cache keeps has been looked at by nobody, as another caller's guardrails may be others.
+        """
         try:
             events = start() if self._cache is None else self._cache.events(ask, start)
+            if guards is not None:
+                events = guards.watch(events, choices)
         except BaseException as exc:
             ask.record.fail(exc)
             raise

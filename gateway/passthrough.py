@@ -17,6 +17,7 @@ from adapters.types import CompletionRequest, Generation, Served, Usage
 from gateway import errors
 from gateway.auth import Principal
 from gateway.catalog import Catalog, Target
+from gateway.guardrails.rules import Guardrails
 from gateway.metering import Meter, Metering, durable
 
 
@@ -61,10 +62,17 @@ class Passage:
 class PassThrough:
     """`providers` are those that are open for this, by name, each as a model of all that it has."""
 
-    def __init__(self, providers: Mapping[str, Remote], catalog: Catalog, metering: Metering) -> None:
+    def __init__(
+        self,
+        providers: Mapping[str, Remote],
+        catalog: Catalog,
+        metering: Metering,
+        guardrails: Guardrails | None = None,
+    ) -> None:
         self._providers = providers
         self._catalog = catalog
         self._metering = metering
+        self._guardrails = guardrails
 
     async def open(self, principal: Principal, provider: str, outgoing: Outgoing, request_id: str) -> Passage:
         """Send a request on; raises what the client has to be told when it may not be sent, or came to nothing."""
@@ -74,6 +82,9 @@ class PassThrough:
         asked = _read(outgoing.body)
         identity = f"{provider}/{asked.model}"
         target = self._target(principal, remote, identity)
+        if self._guardrails is not None and self._guardrails.enforced(principal, target):
+            message = "Guardrails apply to you, and requests of a provider's own API cannot be looked at."
+            raise errors.error("permission_denied", message)
         meter = None
         if outgoing.method == "POST":
             bound = asked.max_completion_tokens or asked.max_tokens or asked.max_output_tokens

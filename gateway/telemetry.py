@@ -20,6 +20,7 @@ from adapters.types import Usage
 
 SERIES_MAX = 200
 SECONDS_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+GUARDRAIL_BUCKETS = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 GAP_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 10.0)
 
 Labels = tuple[str, ...]
@@ -127,6 +128,19 @@ METRICS: tuple[Metric, ...] = (
         ("model",),
         GAP_BUCKETS,
     ),
+    Metric(
+        "gateway_guardrail_checks_total",
+        "counter",
+        "Requests and answers that a guardrail looked at: passed, blocked, masked, logged, failed.",
+        ("guardrail", "stage", "outcome"),
+    ),
+    Metric(
+        "gateway_guardrail_seconds",
+        "histogram",
+        "Time a guardrail took for one request or answer.",
+        ("guardrail",),
+        GUARDRAIL_BUCKETS,
+    ),
     Metric("gateway_queue_depth", "gauge", "Requests waiting for a place in the engine.", ("model",)),
     Metric("gateway_running_requests", "gauge", "Requests the engine is computing.", ("model",)),
     Metric("gateway_model_state", "gauge", "1 for the state the model is in, 0 for the others.", ("model", "state")),
@@ -217,6 +231,8 @@ class Telemetry:
         self._alerts_told = self._counters["gateway_alert_deliveries_total"]
         self._first_tokens = self._histograms["gateway_time_to_first_token_seconds"]
         self._gaps = self._histograms["gateway_inter_token_gap_seconds"]
+        self._guardrails = self._counters["gateway_guardrail_checks_total"]
+        self._guardrail_seconds = self._histograms["gateway_guardrail_seconds"]
 
     def request(self, route: str, method: str, status: int, duration_s: float) -> None:
         """An HTTP request was answered; `route` is the path of its endpoint, never the path the client sent."""
@@ -253,6 +269,14 @@ class Telemetry:
     def alert_told(self, channel: str, outcome: str) -> None:
         """A channel was tried with an alert."""
         self._alerts_told.add((channel, outcome))
+
+    def guardrail(self, guardrail: str, stage: str, outcome: str) -> None:
+        """A guardrail looked at a request or an answer."""
+        self._guardrails.add((guardrail, stage, outcome))
+
+    def guardrail_seconds(self, guardrail: str, seconds: float) -> None:
+        """How long that took."""
+        self._guardrail_seconds.observe((guardrail,), seconds)
 
     def first_token(self, model: str, seconds: float) -> None:
         """A stream's first output came `seconds` after its request."""

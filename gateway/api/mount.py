@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from gateway.api import openai
 from gateway.api.admin.audit import AuditRoutes
+from gateway.api.admin.guardrails import GuardrailRoutes
 from gateway.api.admin.invitations import InvitationRoutes
 from gateway.api.admin.keys import KeyRoutes
 from gateway.api.admin.ledger import LedgerRoutes
@@ -40,6 +41,7 @@ from gateway.auth.keyring import Keyring
 from gateway.auth.records import Directory
 from gateway.catalog import Catalog
 from gateway.config import Config
+from gateway.guardrails.rules import Guardrails
 from gateway.inference import Inference
 from gateway.ledger.store import Ledger
 from gateway.limits.limiter import Limiter, wall_us
@@ -65,6 +67,7 @@ class Parts(NamedTuple):
     health: Health
     audit: Audit
     limiter: Limiter
+    guardrails: Guardrails
     ledger: Ledger | None = None
     wallets: Wallets | None = None
     people: PeopleParts | None = None
@@ -117,5 +120,6 @@ def admin_routes(parts: Parts) -> tuple[Route, ...]:
         *TargetRoutes(parts.standings, time.monotonic).routes(),
         *ProviderRoutes(parts.live).routes(),
         *RouteRoutes(parts.live, parts.router, parts.catalog, time.monotonic).routes(),
+        *GuardrailRoutes(parts.guardrails).routes(),
         *ServerRoutes(parts.config, parts.catalog, parts.health.statuses).routes(),
     )

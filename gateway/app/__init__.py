@@ -33,6 +33,7 @@ from gateway.api.passing import Passer
 from gateway.api.protocol import Report, Wheel
 from gateway.api.server import ListenError, Server, bind
 from gateway.app.caching import open_cache
+from gateway.app.guardrails import open_guardrails
 from gateway.app.models import open_adapters
 from gateway.app.money import open_money
 from gateway.app.people import open_authenticator, open_people
@@ -138,11 +139,13 @@ async def opened(config: Config) -> AsyncIterator[Gateway]:
         _start_retention(config, database, audit, stack)
         idempotent = await _open_idempotent(config, database, ledger, stack)
         metering = Metering(limiter, ledger, telemetry, process=process)
-        inference = Inference(serving.catalog, telemetry, metering, await open_cache(config, telemetry, stack))
+        guardrails = open_guardrails(config, telemetry, audit, stack)
+        cache = await open_cache(config, telemetry, stack)
+        inference = Inference(serving.catalog, telemetry, metering, cache, guardrails=guardrails)
         health = Health(telemetry, serving.statuses, lambda: wheel.draining)
         people = await open_people(config, database, shared, stack)
-        parts = Parts(config, serving.catalog, inference, health, audit, limiter, ledger, people=people)
-        passthrough = PassThrough(serving.remotes, serving.catalog, metering)
+        parts = Parts(config, serving.catalog, inference, health, audit, limiter, guardrails, ledger, people=people)
+        passthrough = PassThrough(serving.remotes, serving.catalog, metering, guardrails)
         parts = parts._replace(passthrough=passthrough, standings=lambda: serving.standings)
         parts = parts._replace(decisions=decisions, live=live, router=serving.router)
         if database is not None and ledger is not None:

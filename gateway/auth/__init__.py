@@ -21,8 +21,8 @@ class Principal(msgspec.Struct, frozen=True):
     whole gateway; `role` is the one in the organisation, `teams` are the ids of the teams it acts in and its role in
     each. A model has to be in every list of `models`; `scopes` None: all permissions that its roles have. `limits` are
     the key's own, `scopes_limits` those of the other scopes that have some in the database, such as
-    `("team:team_x", ...)`. `counted_as` is the key that the limits of the key count (None: this one). The remaining
-    fields name what its requests are counted in.
+    `("team:team_x", ...)`. `counted_as` is the key that the limits of the key count (None: this one). `guardrails`
+    names those that its requests pass. The remaining fields name what its requests are counted in.
     """
 
     tenant: str
@@ -43,6 +43,7 @@ class Principal(msgspec.Struct, frozen=True):
     priority: int = 0
     scopes_limits: tuple[tuple[str, ScopeLimits], ...] = ()
     counted_as: str | None = None
+    guardrails: tuple[str, ...] = ()
 
 
 class Authenticator(Protocol):

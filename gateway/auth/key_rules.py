@@ -10,7 +10,7 @@ from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
 from gateway.auth import Principal
-from gateway.auth.records import Key, check_models, check_name, denied, invalid, require
+from gateway.auth.records import Key, check_guardrails, check_models, check_name, denied, invalid, require
 from gateway.auth.roles import TABLE, grantable
 from gateway.config_auth import TENANT
 from gateway.config_limits import ScopeLimits
@@ -38,6 +38,7 @@ class KeyChange(msgspec.Struct, frozen=True, kw_only=True):
     addresses: tuple[str, ...] | UnsetType = UNSET
     tags: tuple[str, ...] | UnsetType = UNSET
     metadata: dict[str, str] | UnsetType = UNSET
+    guardrails: tuple[str, ...] | UnsetType = UNSET
     weight: float | UnsetType = UNSET
     priority: int | UnsetType = UNSET
 
@@ -49,6 +50,7 @@ class KeyChange(msgspec.Struct, frozen=True, kw_only=True):
 def changed(key: Key, change: KeyChange, now_us: int) -> Key:
     """The key with what was asked for; raises `invalid_value` for what no key can have."""
     key = replace(key, **change.given())
+    key = replace(key, guardrails=check_guardrails(key.guardrails))
     check_name(key.name)
     check_models(key.models)
     if not TENANT.fullmatch(key.tenant):
@@ -94,17 +96,19 @@ def _is_text(value: str) -> bool:
 def check_rights(principal: Principal, key: Key, before: Key | None, names: Iterable[str]) -> None:
     """Raise when one of these is set that not everybody may set who may change the key.
 
-    Limits of a key take the place of a default, and a tag brings limits, so both are for those who limit others. To let
+    Limits of a key take the place of a default, and a tag brings limits, so both are for those who limit others; and so
+    is to take a guardrail away, where to give one is free. To let
     a key live longer that was given any of this is to give it again.
     """
     asked = {name for name in names if before is None or getattr(before, name) != getattr(key, name)}
     if before is not None and _longer(before, key):
         asked |= gifts(key)
     untagged = before is not None and not set(before.tags) <= set(key.tags)
+    unguarded = before is not None and not set(before.guardrails) <= set(key.guardrails)
     for name in sorted(asked):
         if name == "weight" and not principal.admin:
             raise denied("Only administrators of the gateway weigh keys.", "weight")
-        if name in ("limits", "priority") or (name == "tags" and untagged):
+        if name in ("limits", "priority") or (name == "tags" and untagged) or (name == "guardrails" and unguarded):
             require(principal, "limits.write", key.resource, name)
         if name == "limits" and key.limits is not None and key.limits.wallet is not None and not principal.admin:
             raise denied("Only administrators of the gateway bind keys to wallets.", "limits")
@@ -122,7 +126,7 @@ def inherited(principal: Principal, own: Key | None, change: KeyChange, *, admin
     if principal.scopes is not None:
         narrow["scopes"] = tuple(sorted(principal.scopes))
     if own is not None and _bound(principal, admin=admin):
-        narrow |= {name: getattr(own, name) for name in ("models", "addresses", "tags", "expires_us")}
+        narrow |= {name: getattr(own, name) for name in ("models", "addresses", "tags", "guardrails", "expires_us")}
     return replace(change, **{name: value for name, value in narrow.items() if getattr(change, name) is UNSET})
 
 
@@ -181,5 +185,6 @@ _EXCESS: Mapping[str, Callable[[Key, Key], bool]] = {
     "addresses": _more_addresses,
     "expires_us": _longer,
     "tags": lambda own, key: not set(own.tags) <= set(key.tags),
+    "guardrails": lambda own, key: not set(own.guardrails) <= set(key.guardrails),
     "team_id": lambda own, key: own.team_id not in (None, key.team_id),
 }

@@ -12,6 +12,7 @@ from gateway.auth.records import (
     Org,
     Part,
     Wanted,
+    check_guardrails,
     check_models,
     check_name,
     check_version,
@@ -36,6 +37,7 @@ class OrgChange(msgspec.Struct, frozen=True, kw_only=True):
     name: str | UnsetType = UNSET
     limits: ScopeLimits | UnsetType | None = UNSET
     models: tuple[str, ...] | UnsetType | None = UNSET
+    guardrails: tuple[str, ...] | UnsetType = UNSET
     archived: bool | UnsetType = UNSET
 
 
@@ -53,6 +55,7 @@ class Orgs:
         *,
         limits: ScopeLimits | None = None,
         models: tuple[str, ...] | None = None,
+        guardrails: tuple[str, ...] = (),
     ) -> Org:
         org = Org(
             id=new_id("org"),
@@ -60,6 +63,7 @@ class Orgs:
             created_us=self._directory.now_us(),
             limits=limits,
             models=check_models(models),
+            guardrails=check_guardrails(guardrails),
         )
         require(principal, "orgs.create", None)
         async with self._directory.transaction() as inside:
@@ -80,7 +84,7 @@ class Orgs:
         """What an organisation may use, and whether it is archived, is for those who make organisations to say."""
         async with self._directory.transaction() as inside:
             org = await org_of(inside, principal, identity, "orgs.write")
-            if given(change.limits, change.models, change.archived):
+            if given(change.limits, change.models, change.guardrails, change.archived):
                 require(principal, "orgs.create", org.resource)
             check_version(org, version)
             org = replace(
@@ -88,6 +92,7 @@ class Orgs:
                 name=check_name(set_to(change.name, org.name)),
                 limits=set_to(change.limits, org.limits),
                 models=check_models(set_to(change.models, org.models)),
+                guardrails=check_guardrails(set_to(change.guardrails, org.guardrails)),
                 archived_us=ended_us(change.archived, org.archived_us, self._directory.now_us()),
                 version=org.version + 1,
             )

@@ -27,11 +27,13 @@ from gateway.state.shared import SharedState, SharedStateUnavailable
 CHANNEL = "keys"
 NAME_LENGTH_MAX = 100
 MODELS_MAX = 1000
+GUARDRAILS_MAX = 100
 PAGE_MAX = 1000
 
 _ALPHABET = string.digits + string.ascii_lowercase
 _MODEL = re.compile(r"[A-Za-z0-9._:/@+-]{1,200}\*?|\*")
-_JSON = frozenset({"limits", "scopes", "models", "addresses", "tags", "metadata"})
+_GUARDRAIL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_JSON = frozenset({"limits", "scopes", "models", "addresses", "tags", "metadata", "guardrails"})
 
 T = TypeVar("T")
 
@@ -39,7 +41,8 @@ log = logging.getLogger(__name__)
 
 
 class Org(msgspec.Struct, frozen=True, kw_only=True):
-    """An organisation: a tenant of its own. `models` None: all."""
+    """An organisation: a tenant of its own. `models` None: all. `guardrails` are the names of those that
+    its requests pass."""
 
     id: str
     name: str
@@ -48,6 +51,7 @@ class Org(msgspec.Struct, frozen=True, kw_only=True):
     version: int = 1
     limits: ScopeLimits | None = None
     models: tuple[str, ...] | None = None
+    guardrails: tuple[str, ...] = ()
 
     @property
     def resource(self) -> Resource:
@@ -55,7 +59,7 @@ class Org(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Team(msgspec.Struct, frozen=True, kw_only=True):
-    """A team of an organisation. `models` None: all that the organisation has."""
+    """A team of an organisation. `models` None: all that the organisation has. `guardrails` are further ones."""
 
     id: str
     org_id: str
@@ -65,6 +69,7 @@ class Team(msgspec.Struct, frozen=True, kw_only=True):
     version: int = 1
     limits: ScopeLimits | None = None
     models: tuple[str, ...] | None = None
+    guardrails: tuple[str, ...] = ()
 
     @property
     def resource(self) -> Resource:
@@ -128,6 +133,7 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     addresses: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
     metadata: dict[str, str] = {}
+    guardrails: tuple[str, ...] = ()
     weight: float = 1.0
     priority: int = 0
     successor: str | None = None
@@ -304,6 +310,13 @@ def check_models(models: tuple[str, ...] | None) -> tuple[str, ...] | None:
             if not _MODEL.fullmatch(model):
                 raise invalid(f"{model[:50]!r} is neither a model's name nor the beginning of one and a *.", "models")
     return models
+
+
+def check_guardrails(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Names as the configuration may have them; whether it has them is seen when a request comes."""
+    if len(names) > GUARDRAILS_MAX or not all(map(_GUARDRAIL.fullmatch, names)):
+        raise invalid(f"At most {GUARDRAILS_MAX} guardrails can be listed, by their names.", "guardrails")
+    return tuple(dict.fromkeys(names))
 
 
 def set_to(value: T | UnsetType, otherwise: T) -> T:

@@ -94,6 +94,7 @@ TABLE: Mapping[str, Rule] = _table(
         ("keys.write", frozenset({PERSON}) | _LEADS, "make, change, rotate and revoke keys"),
         ("limits.read", _ANYONE | _READERS | _TEAM_READERS, "see limits and how they stand"),
         ("limits.write", _ADMINS, "limit organisations, teams, people and keys further"),
+        ("guardrails.read", _NOBODY, "see the guardrails and what they did, and try them out"),
         ("wallets.read", _READERS, "see wallets and their statements"),
         ("wallets.transfer", _ADMINS, "move credit between wallets of one organisation"),
         ("wallets.write", _NOBODY, "open wallets, top them up and refund"),

@@ -80,6 +80,11 @@ class Standing(msgspec.Struct, frozen=True):
         above = [of.models for of in (self.team, self.org) if of is not None]
         return tuple(listed for listed in (own, *above) if listed is not None)
 
+    def guardrails(self, own: tuple[str, ...] = ()) -> tuple[str, ...]:
+        """Those that any level gave."""
+        above = [of.guardrails for of in (self.team, self.org) if of is not None]
+        return tuple(sorted({name for given in (own, *above) for name in given}))
+
 
 def gone(message: str) -> errors.GatewayError:
     return errors.error("key_revoked", message, headers={"WWW-Authenticate": "Bearer"})
@@ -175,6 +180,7 @@ def key_principal(key: Key, standing: Standing) -> Principal:
         priority=key.priority,
         scopes_limits=standing.scopes_limits(),
         counted_as=key.counted_as,
+        guardrails=standing.guardrails(key.guardrails),
     )
 
 
@@ -194,6 +200,7 @@ def user_principal(standing: Standing, credential: str) -> Principal:
         teams=tuple((member.team_id, member.role) for member in standing.members),
         kind="user",
         scopes_limits=standing.scopes_limits(),
+        guardrails=standing.guardrails(),
     )
 
 
@@ -202,7 +209,12 @@ def token_principal(token: Principal, standing: Standing) -> Principal:
     org, user = standing.org, standing.user
     assert org is not None
     found = replace(
-        token, tenant=org.id, org_id=org.id, models=standing.models(), scopes_limits=standing.scopes_limits()
+        token,
+        tenant=org.id,
+        org_id=org.id,
+        models=standing.models(),
+        scopes_limits=standing.scopes_limits(),
+        guardrails=standing.guardrails(),
     )
     if user is None:
         return found

@@ -16,6 +16,7 @@ from gateway.auth.records import (
     Team,
     User,
     Wanted,
+    check_guardrails,
     check_models,
     check_name,
     check_version,
@@ -43,6 +44,7 @@ class TeamChange(msgspec.Struct, frozen=True, kw_only=True):
     name: str | UnsetType = UNSET
     limits: ScopeLimits | UnsetType | None = UNSET
     models: tuple[str, ...] | UnsetType | None = UNSET
+    guardrails: tuple[str, ...] | UnsetType = UNSET
     archived: bool | UnsetType = UNSET
 
 
@@ -71,6 +73,7 @@ class Teams:
         *,
         limits: ScopeLimits | None = None,
         models: tuple[str, ...] | None = None,
+        guardrails: tuple[str, ...] = (),
     ) -> Team:
         """A new team without members; those who lead the organisation lead it too."""
         team = Team(
@@ -80,6 +83,7 @@ class Teams:
             created_us=self._directory.now_us(),
             limits=limits,
             models=check_models(models),
+            guardrails=check_guardrails(guardrails),
         )
         async with self._directory.transaction() as inside:
             org = await org_of(inside, principal, org_id, "teams.create")
@@ -107,7 +111,7 @@ class Teams:
         """What a team may use, and whether it is archived, is for those who lead the organisation to say."""
         async with self._directory.transaction() as inside:
             team = await team_of(inside, principal, identity, "teams.write")
-            if given(change.limits, change.models, change.archived):
+            if given(change.limits, change.models, change.guardrails, change.archived):
                 require(principal, "teams.create", team.resource)
             check_wallet(principal, set_to(change.limits, None))
             check_version(team, version)
@@ -117,6 +121,7 @@ class Teams:
                 name=check_name(set_to(change.name, team.name)),
                 limits=set_to(change.limits, team.limits),
                 models=check_models(set_to(change.models, team.models)),
+                guardrails=check_guardrails(set_to(change.guardrails, team.guardrails)),
                 archived_us=ended_us(change.archived, team.archived_us, self._directory.now_us()),
                 version=team.version + 1,
             )

@@ -20,6 +20,7 @@ from gateway.catalog import Catalog
 from gateway.config import Config
 from gateway.config_limits import LimitsConfig
 from gateway.config_people import PeopleConfig
+from gateway.guardrails.rules import Guardrails
 from gateway.inference import Inference
 from gateway.limits.limiter import Limiter, LocalCounters, steady_us, wall_us
 from gateway.state.database import Database, Statements
@@ -32,7 +33,8 @@ def parts(catalog: Catalog | None = None) -> Parts:
     telemetry, catalog = Telemetry("test"), catalog or Catalog(())
     limiter = Limiter(LimitsConfig(), LocalCounters(), no_balances, now_us=wall_us, steady_us=steady_us)
     health = Health(telemetry, dict, lambda: False)
-    return Parts(Config(), catalog, Inference(catalog, telemetry), health, Audit(None), limiter)
+    guardrails = Guardrails((), telemetry)
+    return Parts(Config(), catalog, Inference(catalog, telemetry), health, Audit(None), limiter, guardrails)
 
 
 async def no_wallet(inside: Statements, name: str, tenant: str, at_us: int) -> None:

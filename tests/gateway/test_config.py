@@ -87,7 +87,7 @@ REFUSED = [
     ("server:\n  prot: 1\n", ":2: at server.prot: no such setting; did you mean port?"),
     (
         "5: 1\n",
-        ":1: at 5: no such setting; known: alerts, auth, cache, data_dir, images, library, limits, log, models, ",
+        ":1: at 5: no such setting; known: alerts, auth, cache, data_dir, guardrails, images, library, limits, log,",
     ),
     ("server: 5\n", ":1: at server: expected settings as `name: value` lines, got 5"),
     ("- 1\n", ":1: expected settings as `name: value` lines"),

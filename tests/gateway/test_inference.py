@@ -43,7 +43,9 @@ class Bench:
         self.telemetry = Telemetry("0")
         self.now_s = 0.0
         catalog = Catalog([Target("model", self.adapter, aliases=("m",))])
-        self.inference = Inference(catalog, self.telemetry, None, None, clock=lambda: self.now_s, **timeouts)
+        self.inference = Inference(
+            catalog, self.telemetry, None, None, guardrails=None, clock=lambda: self.now_s, **timeouts
+        )
 
     async def open(self) -> Stream:
         return await self.inference.chat(PRINCIPAL, REQUEST, CALLER)

@@ -43,6 +43,7 @@ class KeyShown(msgspec.Struct, frozen=True, kw_only=True):
     limits: ScopeLimits | None
     tags: tuple[str, ...]
     metadata: dict[str, str]
+    guardrails: tuple[str, ...]
     weight: float
     priority: int
     successor: str | None
@@ -65,6 +66,7 @@ class Settings(Body, frozen=True, kw_only=True):
     limits: ScopeLimits | UnsetType | None = UNSET
     tags: tuple[str, ...] | UnsetType = UNSET
     metadata: dict[str, str] | UnsetType = UNSET
+    guardrails: tuple[str, ...] | UnsetType = UNSET
     weight: float | UnsetType = UNSET
     priority: int | UnsetType = UNSET
 

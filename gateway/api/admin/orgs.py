@@ -17,10 +17,12 @@ ALL = "/admin/v1/orgs"
 ONE = "/admin/v1/orgs/{id}"
 Name = Annotated[str, Meta(min_length=1, max_length=100)]
 Models = Annotated[tuple[str, ...], Meta(max_length=1000)]
+Guards = Annotated[tuple[str, ...], Meta(max_length=100)]
 
 
 class OrgShown(msgspec.Struct, frozen=True, kw_only=True):
-    """An organisation. `models` null: all. The keys of an archived one are refused."""
+    """An organisation. `models` null: all. `guardrails` are names of the configuration. The keys of an archived one are
+    refused."""
 
     object: str = "org"
     id: str
@@ -30,12 +32,14 @@ class OrgShown(msgspec.Struct, frozen=True, kw_only=True):
     version: int
     limits: ScopeLimits | None
     models: tuple[str, ...] | None
+    guardrails: tuple[str, ...]
 
 
 class NewOrg(Body, frozen=True, kw_only=True):
     name: Name
     limits: ScopeLimits | None = None
     models: Models | None = None
+    guardrails: Guards = ()
 
 
 class OrgPatch(Body, frozen=True, kw_only=True):
@@ -44,6 +48,7 @@ class OrgPatch(Body, frozen=True, kw_only=True):
     name: Name | UnsetType = UNSET
     limits: ScopeLimits | UnsetType | None = UNSET
     models: Models | UnsetType | None = UNSET
+    guardrails: Guards | UnsetType = UNSET
     archived: bool | UnsetType = UNSET
 
 
@@ -97,7 +102,7 @@ class OrgRoutes:
                 answer=OrgShown,
                 about=self.whose,
                 action="org.change",
-                description="Limits, models and `archived` are for administrators of the gateway.",
+                description="Limits, models, guardrails and `archived` are for administrators of the gateway.",
             ),
         )
 
@@ -111,7 +116,9 @@ class OrgRoutes:
 
     async def create(self, call: Call[None, NewOrg]) -> OrgShown:
         body = call.body
-        org = await self._orgs.create(call.principal, body.name, limits=body.limits, models=body.models)
+        org = await self._orgs.create(
+            call.principal, body.name, limits=body.limits, models=body.models, guardrails=body.guardrails
+        )
         call.note(org.id, name=org.name)
         return shown(org)
 
@@ -134,6 +141,7 @@ def shown(org: Org) -> OrgShown:
         version=org.version,
         limits=org.limits,
         models=org.models,
+        guardrails=org.guardrails,
     )
 
 

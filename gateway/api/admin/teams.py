@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from gateway.api.admin.orgs import Models, Name, changes
+from gateway.api.admin.orgs import Guards, Models, Name, changes
 from gateway.api.admin.routes import Body, Call, Moment, Page, Paging, Route, kept, moment
 from gateway.auth import Role
 from gateway.auth.records import Directory, Member, Team, find
@@ -23,7 +23,8 @@ MEMBER = "/admin/v1/teams/{id}/members/{user_id}"
 
 
 class TeamShown(msgspec.Struct, frozen=True, kw_only=True):
-    """A team. `models` null: all that its organisation has. The keys of an archived one are refused."""
+    """A team. `models` null: all that its organisation has. `guardrails` come on top of those of its organisation. The
+    keys of an archived one are refused."""
 
     object: str = "team"
     id: str
@@ -34,6 +35,7 @@ class TeamShown(msgspec.Struct, frozen=True, kw_only=True):
     version: int
     limits: ScopeLimits | None
     models: tuple[str, ...] | None
+    guardrails: tuple[str, ...]
 
 
 class MemberShown(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,6 +61,7 @@ class NewTeam(Body, frozen=True, kw_only=True):
     name: Name
     limits: ScopeLimits | None = None
     models: Models | None = None
+    guardrails: Guards = ()
 
 
 class TeamPatch(Body, frozen=True, kw_only=True):
@@ -67,6 +70,7 @@ class TeamPatch(Body, frozen=True, kw_only=True):
     name: Name | UnsetType = UNSET
     limits: ScopeLimits | UnsetType | None = UNSET
     models: Models | UnsetType | None = UNSET
+    guardrails: Guards | UnsetType = UNSET
     archived: bool | UnsetType = UNSET
 
 
@@ -134,7 +138,7 @@ class TeamRoutes:
                 "Change or archive a team",
                 body=TeamPatch,
                 action="team.change",
-                description="Limits, models and `archived` are for those who lead the organisation.",
+                description="Limits, models, guardrails and `archived` are for those who lead the organisation.",
             ),
         )
 
@@ -189,7 +193,9 @@ class TeamRoutes:
     async def create(self, call: Call[None, NewTeam]) -> TeamShown:
         body = call.body
         org_id = body.org_id or call.principal.org_id or ""
-        team = await self._teams.create(call.principal, org_id, body.name, limits=body.limits, models=body.models)
+        team = await self._teams.create(
+            call.principal, org_id, body.name, limits=body.limits, models=body.models, guardrails=body.guardrails
+        )
         call.note(team.id, name=team.name, org=team.org_id)
         return _team(team)
 
@@ -239,6 +245,7 @@ def _team(team: Team) -> TeamShown:
         version=team.version,
         limits=team.limits,
         models=team.models,
+        guardrails=team.guardrails,
     )
 
 

@@ -87,6 +87,8 @@ def test_a_key_is_changed_and_the_change_holds_at_once(tmp_path: Path) -> None:
         ({"addresses": ("10.0.0.1/8",)}, "addresses"),
         ({"addresses": ("10.0.0.1",) * 101}, "addresses"),
         ({"tags": ("a b",)}, "tags"),
+        ({"guardrails": ("a b",)}, "guardrails"),
+        ({"guardrails": tuple(f"g{i}" for i in range(101))}, "guardrails"),
         ({"tags": tuple(f"t{i}" for i in range(21))}, "tags"),
         ({"metadata": {"a": "x" * 501}}, "metadata"),
         ({"metadata": {"": "x"}}, "metadata"),
@@ -161,6 +163,7 @@ def test_whose_keys_are_made_by_whom(tmp_path: Path) -> None:
         ({"addresses": ("10.0.0.0/8",)}, {"addresses": ("10.0.0.0/7",)}),
         ({"addresses": ("10.0.0.0/8",)}, {"addresses": ()}),
         ({"tags": ("a", "b")}, {"tags": ("a",)}),
+        ({"guardrails": ("a", "b")}, {"guardrails": ("a",)}),
         ({"expires_us": 10**12}, {"expires_us": None}),
         ({"expires_us": 10**12}, {"expires_us": 10**12 + 1}),
     ],
@@ -253,6 +256,9 @@ def test_limits_weights_and_wallets_are_set_by_those_who_limit_others(tmp_path: 
         key, _ = await house.key(ADMIN, mine, KeyChange(tags=("slow",), limits=SOME, weight=2))
         await refused(house.keyring.change(member, key.id, KeyChange(tags=())), "permission_denied", "tags")
         await refused(house.keyring.change(member, key.id, KeyChange(limits=None)), "permission_denied", "limits")
+        await house.keyring.change(member, key.id, KeyChange(guardrails=("pii",)))
+        taken = house.keyring.change(member, key.id, KeyChange(guardrails=()))
+        await refused(taken, "permission_denied", "guardrails")
         more = await house.keyring.change(member, key.id, KeyChange(tags=("slow", "more"), weight=2))
         assert (more.tags, more.weight, more.limits) == (("slow", "more"), 2, SOME)
 

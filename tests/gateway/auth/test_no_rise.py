@@ -56,6 +56,7 @@ asked: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
         "models": st.sampled_from((None, (), ("small",), ("small*",), ("*",), ("large", "small"))),
         "addresses": st.sampled_from(((), ("10.0.0.0/8",), ("10.0.0.0/16",), ("0.0.0.0/0",))),
         "tags": st.sampled_from(((), ("a",), ("a", "b"))),
+        "guardrails": st.sampled_from(((), ("g",), ("g", "h"))),
         "expires_us": st.sampled_from(ENDS),
         "limits": st.sampled_from((None, LIMITS)),
         "weight": st.sampled_from((1.0, 2.0)),
@@ -73,6 +74,7 @@ class Reach(msgspec.Struct, frozen=True):
     models: frozenset[str]
     addresses: frozenset[str]
     tags: frozenset[str]
+    guardrails: frozenset[str]
     expires_us: int | None
     admin: bool
     weight: float
@@ -85,6 +87,7 @@ class Reach(msgspec.Struct, frozen=True):
             and self.models <= other.models
             and self.addresses <= other.addresses
             and self.tags >= other.tags
+            and self.guardrails >= other.guardrails
             and (other.expires_us is None or (self.expires_us is not None and self.expires_us <= other.expires_us))
             and self.admin <= other.admin
             and self.weight <= other.weight
@@ -208,6 +211,7 @@ class Person(RuleBasedStateMachine):
             models=models_of(principal),
             addresses=frozenset(address for address in ADDRESSES if not networks or address in networks),
             tags=frozenset(principal.tags),
+            guardrails=frozenset(principal.guardrails),
             expires_us=None if key is None else key.expires_us,
             admin=principal.admin,
             weight=principal.weight,

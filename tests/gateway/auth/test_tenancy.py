@@ -198,7 +198,11 @@ def test_a_key_in_an_organisation_has_what_stands_behind_it(tmp_path: Path) -> N
         team = await house.team(org, limits=ScopeLimits(tokens_per_minute=7), models=("demo",))
         ada = await house.user(org, "ada", limits=ScopeLimits(concurrent_requests=1))
         await house.teams.add(ADMIN, team.id, ada.id, "viewer", ScopeLimits(requests_per_minute=1))
-        settings = KeyChange(models=("d*",), scopes=("inference",), tags=("batch",), weight=2.5, priority=7)
+        await house.orgs.change(ADMIN, org.id, OrgChange(guardrails=("pii", "words")))
+        await house.teams.change(ADMIN, team.id, TeamChange(guardrails=("words", "judge")))
+        settings = KeyChange(
+            models=("d*",), scopes=("inference",), tags=("batch",), weight=2.5, priority=7, guardrails=("own",)
+        )
         _, text = await house.key(ADMIN, Place(user_id=ada.id, team_id=team.id), settings)
         found = await house.principal(text)
         assert (found.tenant, found.org_id, found.team_id, found.user_id) == (org.id, org.id, team.id, ada.id)
@@ -210,6 +214,7 @@ def test_a_key_in_an_organisation_has_what_stands_behind_it(tmp_path: Path) -> N
             frozenset({"inference"}),
         )
         assert found.models == (("d*",), ("demo",), ("llama*", "demo"))
+        assert found.guardrails == ("judge", "own", "pii", "words")
         assert dict(found.scopes_limits) == {
             f"org:{org.id}": SOME,
             f"team:{team.id}": ScopeLimits(tokens_per_minute=7),

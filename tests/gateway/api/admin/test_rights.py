@@ -114,6 +114,7 @@ THINGS: Mapping[str, Callable[[Database], Awaitable[Things]]] = {
 }
 # What has parameters in its path and is about nothing of anybody's.
 NOBODYS = (
+    "POST /admin/v1/guardrails/{id}/test",
     *(f"{method} /admin/v1/routes/{{name:text}}" for method in ("GET", "PATCH", "DELETE")),
     *(f"{method} /admin/v1/providers/{{name:text}}" for method in ("GET", "PATCH", "DELETE")),
     *(f"{method} /admin/v1/providers/{{name:text}}/secret" for method in ("PUT", "DELETE")),

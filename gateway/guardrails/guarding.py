@@ -1,0 +1,231 @@
+"""One request behind its guardrails: what may go to the model, and what of the answer may go to the client."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+
+import msgspec
+from msgspec.structs import replace
+
+from adapters.errors import AdapterError, InvalidRequest
+from adapters.types import (
+    ChoiceFinished,
+    CompletionRequest,
+    Event,
+    Finished,
+    ReasoningDelta,
+    Started,
+    TextDelta,
+    Usage,
+)
+from gateway import errors
+from gateway.auth import Principal
+from gateway.catalog import Target
+from gateway.config_guardrails import Stage
+from gateway.errors import GatewayError
+from gateway.guardrails import GuardrailFailed, Span, masked
+from gateway.guardrails.rules import OUTCOMES, Found, Guardrails, Rule
+from gateway.guardrails.texts import R, Request, Sort, Tokens, texts_of, token_ids, with_texts
+from gateway.guardrails.watch import Watch
+
+Detokenize = Callable[[list[int]], Awaitable[str]]
+
+
+def guarding(all: Guardrails, principal: Principal, target: Target, request_id: str) -> Guarding | None:
+    """What looks at one request and its answer; None where nothing applies."""
+    rules = all.applying(principal, target)
+    return Guarding(all, rules, principal, request_id) if rules else None
+
+
+class Guarding:
+    """The guardrails that apply to one request."""
+
+    def __init__(self, all: Guardrails, rules: tuple[Rule, ...], principal: Principal, request_id: str) -> None:
+        self._all = all
+        self._rules = rules
+        self._who = Found(
+            guardrail="",
+            stage="before",
+            outcome="",
+            kinds="",
+            request_id=request_id,
+            key_id=principal.key_id,
+            tenant=principal.tenant,
+        )
+
+    async def check(self, request: R, detokenize: Detokenize) -> R:
+        """The request as it may go on; raises `content_blocked`, or what keeps it from being looked at."""
+        rules = [rule for rule in self._rules if "before" in rule.config.stages]
+        if not rules:
+            return request
+        spelled = await self._spelled(request, detokenize, rules)
+        if spelled is None:
+            return request
+        for rule in rules:
+            request = await self._checked(rule, request, spelled.__getitem__)
+        return request
+
+    async def _checked(self, rule: Rule, request: R, spelled: Callable[[Tokens], str]) -> R:
+        sorted_texts = texts_of(request, spelled)
+        texts = [text for text, _ in sorted_texts]
+        try:
+            found = await self._all.run(rule, "before", texts)
+        except GuardrailFailed as reason:
+            self._all.failed(rule, "before", self._who, reason)
+            return request
+        spans = [span for one in found for span in one]
+        action = rule.config.action
+        replaced = None
+        if spans and action == "mask":
+            replaced = [_masked(text, sort, one) for (text, sort), one in zip(sorted_texts, found, strict=True)]
+        if spans and (action == "block" or (replaced is not None and None in replaced)):
+            self._all.note(rule, "before", "blocked", self._who, spans)
+            raise errors.error("content_blocked", f"The request was blocked by the guardrail '{rule.name}'.")
+        self._all.note(rule, "before", OUTCOMES[action] if spans else "passed", self._who, spans)
+        if replaced is None:
+            return request
+        return with_texts(request, [text for text in replaced if text is not None], spelled)
+
+    async def _spelled(
+        self, request: Request, detokenize: Detokenize, rules: Sequence[Rule]
+    ) -> dict[Tokens, str] | None:
+        """What the token ids of a request say. None where nobody can tell and nothing has to be known."""
+        try:
+            return {ids: await detokenize(list(ids)) for ids in token_ids(request)}
+        except AdapterError:
+            if all(rule.open for rule in rules):
+                return None
+            param = "prompt" if isinstance(request, CompletionRequest) else "input"
+            raise InvalidRequest(
+                "Send text: guardrails apply, and token ids cannot be read here.", param=param
+            ) from None
+
+    def watch(self, events: AsyncIterator[Event], choices: int) -> AsyncIterator[Event]:
+        """The answer as it may go on to the client; raises `guardrail_unavailable` too."""
+        rules = [(rule, stage) for stage in _WATCHING for rule in self._rules if stage in rule.config.stages]
+        return Watched(self._all, rules, self._who, events, choices) if rules else events
+
+
+_WATCHING: tuple[Stage, ...] = ("during", "after")
+
+
+def _masked(text: str, sort: Sort, spans: Sequence[Span]) -> str | None:
+    """The text without what was found; None where that is not possible."""
+    if not spans:
+        return text
+    result = masked(text, spans)
+    if sort == "json":
+        try:
+            msgspec.json.decode(result)
+        except (msgspec.DecodeError, RecursionError):
+            return None
+    return None if sort == "fixed" else result
+
+
+class Watched:
+    """The events of an answer behind guardrails.
+
+    A choice that is blocked ends with the reason `content_filter`. When all choices have ended, nothing more is
+    generated, and the usage is that of what was sent.
+    """
+
+    def __init__(
+        self,
+        all: Guardrails,
+        rules: Sequence[tuple[Rule, Stage]],
+        who: Found,
+        events: AsyncIterator[Event],
+        choices: int,
+    ) -> None:
+        self._all = all
+        self._who = who
+        self._events = events
+        self._stages = [
+            (rule, stage, Watch(rule.guardrail, rule.config.action, complete=stage == "after")) for rule, stage in rules
+        ]
+        self._left = choices
+        self._ready: deque[Event] = deque()
+        self._usage = Usage()
+        self._blocked = False
+        self._ended = False
+
+    def __aiter__(self) -> Watched:
+        return self
+
+    async def __anext__(self) -> Event:
+        try:
+            while not self._ready:
+                if self._ended:
+                    raise StopAsyncIteration
+                await self._pass(await anext(self._events))
+        except GatewayError:
+            await self.aclose()
+            raise
+        except BaseException:
+            self._end()
+            raise
+        return self._counted(self._ready.popleft())
+
+    async def _pass(self, event: Event) -> None:
+        batch = [event]
+        for rule, stage, watch in self._stages:
+            batch = [passed for one in batch for passed in await self._look(rule, stage, watch, one)]
+            self._blocked = self._blocked or bool(watch.blocked)
+        self._left -= sum(isinstance(one, ChoiceFinished) for one in batch)
+        self._ready += batch
+        if isinstance(event, Finished):
+            self._end()
+        elif self._blocked and self._left <= 0:
+            # What is still being generated would be thrown away.
+            self._ready.append(Finished(Usage()))
+            await self.aclose()
+
+    async def _look(self, rule: Rule, stage: Stage, watch: Watch, event: Event) -> list[Event]:
+        started_s = self._all.clock()
+        try:
+            async with rule.limit():
+                return await watch.feed(event)
+        except TimeoutError:
+            reason = GuardrailFailed("it took too long")
+        except GuardrailFailed as failure:
+            reason = failure
+        finally:
+            watch.seconds += self._all.clock() - started_s
+        passed = watch.give_up(event)
+        self._all.failed(rule, stage, self._who, reason)
+        return passed
+
+    def _counted(self, event: Event) -> Event:
+        """The event, with what was sent up to it as the usage of an answer of which some was not."""
+        usage = self._usage
+        if isinstance(event, Started):
+            self._usage = Usage(event.prompt_tokens, cached_tokens=event.cached_tokens)
+        elif isinstance(event, Finished):
+            return Finished(usage, event.timings, estimated=True) if self._blocked else event
+        elif not isinstance(event, ChoiceFinished):
+            tokens = (len(event.logprobs) if isinstance(event, TextDelta) else 0) or 1
+            thought = tokens if isinstance(event, ReasoningDelta) else 0
+            self._usage = replace(
+                usage,
+                completion_tokens=usage.completion_tokens + tokens,
+                reasoning_tokens=usage.reasoning_tokens + thought,
+            )
+        return event
+
+    def _end(self) -> None:
+        """Count what each guardrail did, once."""
+        if self._ended:
+            return
+        self._ended = True
+        for rule, stage, watch in self._stages:
+            self._all.took(rule, watch.seconds)
+            if not watch.given_up:
+                outcome = OUTCOMES[rule.config.action] if watch.spans else "passed"
+                self._all.note(rule, stage, outcome, self._who, watch.spans)
+
+    async def aclose(self) -> None:
+        self._end()
+        aclose = getattr(self._events, "aclose", None)
+        if aclose is not None:
+            await aclose()

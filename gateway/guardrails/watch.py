@@ -1,0 +1,190 @@
+"""A guardrail over the events of an answer: what is held back until it is decided, and what goes on to the client.
+
+Each choice is looked at by itself, and in it text, reasoning, refusals and the arguments of each tool call, one after
+the other. A match does not reach over the change from one of these to the next. An event in which nothing was found
+goes on as it came, in the order in which it came.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+
+import msgspec
+from msgspec.structs import replace
+
+from adapters.types import (
+    ChoiceFinished,
+    Event,
+    Finished,
+    ReasoningDelta,
+    RefusalDelta,
+    Started,
+    TextDelta,
+    ToolCallDelta,
+)
+from gateway.config_guardrails import Action
+from gateway.guardrails import Guardrail, Scan, Scanned, Span
+
+# How much of an answer is held back where it is looked at only when it is complete.
+HELD_CHARS_MAX = 1 << 20
+
+Delta = TextDelta | ReasoningDelta | RefusalDelta | ToolCallDelta
+
+
+class Complete:
+    """A scan that looks at the whole text when it has ended, or when it is too long to wait on."""
+
+    def __init__(self, open: Callable[[], Scan]) -> None:
+        self._open = open
+        self._parts: list[str] = []
+        self._size = 0
+        self._base = 0
+
+    async def feed(self, piece: str, *, last: bool) -> Scanned:
+        self._parts.append(piece)
+        self._size += len(piece)
+        if not last and self._size < HELD_CHARS_MAX:
+            return Scanned(self._base)
+        text, base = "".join(self._parts), self._base
+        self._parts, self._size, self._base = [], 0, base + len(text)
+        spans = (await self._open().feed(text, last=True)).spans
+        return Scanned(self._base, [Span(base + one.start, base + one.end, one.kind, one.put) for one in spans])
+
+
+class Released(msgspec.Struct, frozen=True):
+    """What may go on, and what was found meanwhile."""
+
+    events: list[Event]
+    spans: list[Span]
+
+
+class Channel:
+    """One kind of text of one choice, on its way through one scan."""
+
+    def __init__(self, scan: Scan, action: Action) -> None:
+        self._scan = scan
+        self._action = action
+        self._held: deque[tuple[Delta, int, int]] = deque()
+        self._spans: deque[Span] = deque()
+        self._length = 0
+        self._settled = 0
+
+    async def add(self, event: Delta) -> Released:
+        text = _text(event)
+        start, self._length = self._length, self._length + len(text)
+        if self._action != "log":
+            self._held.append((event, start, self._length))
+        return self._release(await self._scan.feed(text, last=False) if text else Scanned(self._settled))
+
+    async def end(self) -> Released:
+        return self._release(await self._scan.feed("", last=True))
+
+    def give_up(self) -> list[Event]:
+        """All that is held, as it came."""
+        events: list[Event] = [event for event, _, _ in self._held]
+        self._held.clear()
+        return events
+
+    def _release(self, scanned: Scanned) -> Released:
+        self._settled = settled = scanned.settled
+        if scanned.spans and self._action == "block":
+            settled = min(settled, scanned.spans[0].start)
+        self._spans += scanned.spans
+        events: list[Event] = []
+        while self._held and self._held[0][2] <= settled:
+            event, start, end = self._held.popleft()
+            changed = self._masked(event, start, end)
+            if changed is not None:
+                events.append(changed)
+        return Released(events, list(scanned.spans))
+
+    def _masked(self, event: Delta, start: int, end: int) -> Delta | None:
+        """The event without what was found in its part of the text; None when nothing is left of it."""
+        while self._spans and self._spans[0].end <= start:
+            self._spans.popleft()
+        if not self._spans or self._spans[0].start >= end:
+            return event
+        text, parts, at = _text(event), [], start
+        for span in self._spans:
+            if span.start >= end:
+                break
+            if span.start >= start:
+                parts += [text[at - start : span.start - start], _placeholder(event, span)]
+            at = min(span.end, end)
+        return _with_text(event, "".join([*parts, text[at - start :]]))
+
+
+def _placeholder(event: Delta, span: Span) -> str:
+    """What is put into an event; arguments are JSON, and a finding in them is most likely inside of a text."""
+    put = span.placeholder
+    return msgspec.json.encode(put)[1:-1].decode() if isinstance(event, ToolCallDelta) else put
+
+
+def _text(event: Delta) -> str:
+    return event.arguments if isinstance(event, ToolCallDelta) else event.text
+
+
+def _with_text(event: Delta, text: str) -> Delta | None:
+    """The event with another text. What else it says of the old one would tell it, or no longer be true."""
+    match event:
+        case TextDelta():
+            return replace(event, text=text, logprobs=()) if text else None
+        case ReasoningDelta():
+            return replace(event, text=text, signature=None) if text else None
+        case RefusalDelta():
+            return replace(event, text=text) if text else None
+        case ToolCallDelta():
+            return replace(event, arguments=text) if text or event.id or event.name else None
+
+
+class Watch:
+    """One guardrail over one answer. `spans` are all that it found, `blocked` the choices that it ended.
+
+    What is found is masked where the action says so, ends its choice where it says block, and is only noted for log.
+    """
+
+    def __init__(self, guardrail: Guardrail, action: Action, *, complete: bool) -> None:
+        self._scan: Callable[[], Scan] = partial(Complete, guardrail.scan) if complete else guardrail.scan
+        self._action = action
+        self._channels: dict[int, tuple[tuple[object, ...], Channel]] = {}
+        self.given_up = False
+        self.blocked: set[int] = set()
+        self.spans: list[Span] = []
+        self.seconds = 0.0
+
+    async def feed(self, event: Event) -> list[Event]:
+        """What goes on after an event came; raises GuardrailFailed."""
+        if isinstance(event, Started | Finished) or self.given_up:
+            return [event]
+        choice = event.choice
+        if choice in self.blocked:
+            return []
+        delta = None if isinstance(event, ChoiceFinished) else event
+        key = type(event), event.index if isinstance(event, ToolCallDelta) else 0
+        known = self._channels.get(choice)
+        events: list[Event] = []
+        if known is not None and known[0] != key:
+            events = self._noted(await known[1].end(), choice)
+            self._channels.pop(choice, None)
+        if delta is not None and choice not in self.blocked:
+            known = self._channels.setdefault(choice, (key, Channel(self._scan(), self._action)))
+            events += self._noted(await known[1].add(delta), choice)
+        if choice not in self.blocked and (delta is None or self._action == "log"):
+            events.append(event)
+        return events
+
+    def _noted(self, released: Released, choice: int) -> list[Event]:
+        self.spans += released.spans
+        if not released.spans or self._action != "block":
+            return released.events
+        self.blocked.add(choice)
+        self._channels.pop(choice, None)
+        return [*released.events, ChoiceFinished(choice, "content_filter")]
+
+    def give_up(self, event: Event) -> list[Event]:
+        """All that is held, as it came, up to `event`; from now on nothing is looked at."""
+        self.given_up = True
+        held = [one for _, channel in self._channels.values() for one in channel.give_up()]
+        return held if any(one is event for one in held) else [*held, event]
