@@ -30,6 +30,25 @@ _COMPILER_OPTIONS = "x-guidance"
 # Leap seconds are a few moments in decades: as a time that a model makes up, most parsers refuse one.
 _NO_LEAP_SECOND = {"time": "^.{6}[0-5]", "date-time": "^.{17}[0-5]"}
 
+_ABOUT_ONE_OBJECT = frozenset(
+    (
+        "allOf",
+        "if",
+        "then",
+        "else",
+        "not",
+        "dependencies",
+        "dependentRequired",
+        "dependentSchemas",
+        "propertyNames",
+        "unevaluatedProperties",
+        "$dynamicRef",
+        "$recursiveRef",
+    )
+)
+_ALTERNATIVES = frozenset(("anyOf", "oneOf", "$ref"))
+_OTHERS = frozenset(("additionalProperties", "patternProperties"))
+
 Schema = dict[str, Any] | bool
 
 
@@ -55,7 +74,33 @@ def check_schema(source: str, param: str) -> str:
         raise invalid("no finite value can match it: a '$ref' needs itself without end", param)
     if isinstance(schema, dict):
         schema.pop(_COMPILER_OPTIONS, None)
+    close_objects(schema)
     return msgspec.json.encode(schema).decode()
+
+
+def close_objects(schema: object) -> None:
+    """Keep objects that name their properties to these, where the schema leaves open whether there may be others.
+
+    What matches then matches the schema too, and a small model does not go on inventing properties. Whoever wants
+    others says `additionalProperties`. A schema of which several parts have a say about one object is left as it is,
+    because closing one of them could leave nothing that matches all.
+    """
+    places = list(_objects(schema))
+    if any(not _ABOUT_ONE_OBJECT.isdisjoint(place) for place in places):
+        return
+    closing = [place for place in places if _names_properties(place)]
+    if any(not _ALTERNATIVES.isdisjoint(place) for place in closing):
+        return
+    for place in closing:
+        properties, least = place["properties"], place.get("minProperties", 0)
+        enough = isinstance(least, int) and least <= len(properties)
+        if enough and all(name in properties for name in _list(place.get("required"))) and _OTHERS.isdisjoint(place):
+            place["additionalProperties"] = False
+
+
+def _names_properties(place: dict[str, Any]) -> bool:
+    properties = place.get("properties")
+    return isinstance(properties, dict) and all(isinstance(one, dict | bool) for one in properties.values())
 
 
 def invalid(reason: str, param: str) -> Refusal:

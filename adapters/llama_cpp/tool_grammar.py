@@ -10,6 +10,7 @@ import msgspec
 
 from adapters.llama_cpp.formats.literals import Style
 from adapters.llama_cpp.formats.tagged import STRING_FLAG, TEXT, kinds_of
+from adapters.llama_cpp.schema import close_objects
 from adapters.llama_cpp.tools import NUMBER, ToolFormat
 from adapters.types import Tool
 
@@ -133,6 +134,7 @@ class _Grammar:
         row = self._row
         schema: dict[str, Any] = msgspec.json.decode(tool.parameters) if tool.name in self._typed else {}
         schema = {"type": "object"} | schema
+        close_objects(schema)
         match row.body:
             case "object":
                 head = f'{{{row.prefix}"{row.name_key}": "{tool.name}", "{row.arguments_key}": '

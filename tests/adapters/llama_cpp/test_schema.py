@@ -113,3 +113,39 @@ def test_times_have_no_leap_seconds() -> None:
     assert checked["enum"] == [place]
     own = {"format": "time", "pattern": "Z$"}
     assert json.loads(check_schema(json.dumps(own), "x")) == own
+
+
+AB: Any = {"type": "object", "properties": {"a": {}, "b": {}}}
+ONE: Any = {"type": "object", "properties": {"a": AB, "b": {"type": "array", "items": AB}}, "required": ["a"]}
+
+
+def test_objects_that_name_their_properties_have_no_others() -> None:
+    checked = json.loads(check_schema(json.dumps(ONE), "x"))
+    closed = AB | {"additionalProperties": False}
+    assert checked["additionalProperties"] is False
+    assert checked["properties"] == {"a": closed, "b": {"type": "array", "items": closed}}
+    either = json.loads(check_schema(json.dumps({"anyOf": [AB, {"$ref": "#/$defs/x"}], "$defs": {"x": AB}}), "x"))
+    assert either["anyOf"][0] == either["$defs"]["x"] == closed
+    assert json.loads(check_schema('{"type": "object", "properties": {}}', "x"))["additionalProperties"] is False
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "object"},
+        AB | {"additionalProperties": True},
+        AB | {"additionalProperties": {"type": "integer"}},
+        AB | {"patternProperties": {"^x": {}}},
+        AB | {"required": ["a", "c"]},
+        AB | {"minProperties": 3},
+        {"allOf": [AB, {"properties": {"c": {}}}]},
+        AB | {"anyOf": [{"properties": {"c": {}}}, {"properties": {"d": {}}}]},
+        AB | {"$ref": "#/$defs/x", "$defs": {"x": {"properties": {"c": {}}}}},
+        {"not": AB},
+        {"const": {"properties": {"a": {}}}},
+        {"properties": {"properties": {"type": "string"}}, "required": ["x"]},
+    ],
+    ids=str,
+)
+def test_what_is_left_open(schema: Any) -> None:
+    assert json.loads(check_schema(json.dumps(schema), "x")) == schema
