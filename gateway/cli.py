@@ -15,6 +15,7 @@ from gateway import (
     cli_bench,
     cli_guardrails,
     cli_keys,
+    cli_models,
     cli_money,
     cli_people,
     cli_pull,
@@ -128,6 +129,7 @@ def _add_models(commands: Any) -> None:
     models.add_argument("--json", action="store_true", help="machine-readable output")
     command.add_config_options(models)
     command.add_remote_options(models, None)
+    cli_models.add_verbs(models)
 
 
 def _add_sessions(commands: Any) -> None:

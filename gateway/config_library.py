@@ -20,7 +20,8 @@ class LibraryConfig(Section, frozen=True, kw_only=True):
     """A hub, and the cache folder (`dir` None: the one that the hub's own tools use).
 
     `hosts` are where a hub may send us for the bytes of files beside Hugging Face's own. The token stays with the hub's
-    own host.
+    own host. Imported files lie in `files_dir` (None: in the data directory); over HTTP they may come from
+    `import_dirs`.
     """
 
     dir: LocalPath | None = None
@@ -29,6 +30,8 @@ class LibraryConfig(Section, frozen=True, kw_only=True):
     token: Secret | None = None
     token_file: LocalPath | None = None
     offline: bool = False
+    files_dir: LocalPath | None = None
+    import_dirs: Annotated[tuple[LocalPath, ...], Meta(max_length=100)] = ()
 
 
 def library_conflicts(library: LibraryConfig) -> Iterator[tuple[str, str]]:

@@ -10,13 +10,7 @@ from msgspec.structs import replace
 from adapters.llama_cpp import gguf, lora
 from adapters.scripted import ScriptError, read_script
 from gateway.config import ModelConfig
-
-# llama.cpp's file types: the number in `general.file_type` is the place in this list.
-QUANTISATIONS = (
-    "F32 F16 Q4_0 Q4_1 ? ? ? Q8_0 Q5_0 Q5_1 Q2_K Q3_K_S Q3_K_M Q3_K_L Q4_K_S Q4_K_M Q5_K_S Q5_K_M Q6_K IQ2_XXS IQ2_XS "
-    "Q2_K_S IQ3_XS IQ3_XXS IQ1_S IQ4_NL IQ3_S IQ3_M IQ2_S IQ2_M IQ4_XS IQ1_M BF16 ? ? ? TQ1_0 TQ2_0 MXFP4_MOE NVFP4 "
-    "Q1_0 Q2_0"
-)
+from gateway.library.facts import quantisation
 
 
 class ModelFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,12 +68,6 @@ def _adapter_problem(model: ModelConfig, header: gguf.GGUF) -> str | None:
         except (gguf.GGUFError, OSError) as error:
             return f"LoRA adapter {adapter.name!r}: {getattr(error, 'strerror', None) or error}"
     return None
-
-
-def quantisation(file_type: int | None) -> str | None:
-    """The name of a file type; None where there is none."""
-    names = QUANTISATIONS.split()
-    return names[file_type] if file_type is not None and 0 <= file_type < len(names) else None
 
 
 def size(size_bytes: float) -> str:

@@ -13,6 +13,7 @@ from gateway.api.admin.guardrails import GuardrailRoutes
 from gateway.api.admin.invitations import InvitationRoutes
 from gateway.api.admin.keys import KeyRoutes
 from gateway.api.admin.ledger import LedgerRoutes
+from gateway.api.admin.library import LibraryRoutes
 from gateway.api.admin.orgs import OrgRoutes
 from gateway.api.admin.routes import Admin, Route
 from gateway.api.admin.served import ProviderRoutes, RouteRoutes
@@ -44,6 +45,7 @@ from gateway.config import Config
 from gateway.guardrails.rules import Guardrails
 from gateway.inference import Inference
 from gateway.ledger.store import Ledger
+from gateway.library.importing import Imports
 from gateway.limits.limiter import Limiter, wall_us
 from gateway.limits.wallets import Wallets
 from gateway.passthrough import PassThrough
@@ -78,6 +80,7 @@ class Parts(NamedTuple):
     standings: Callable[[], Mapping[str, Standing]] = dict
     live: Live | None = None
     router: Callable[[str], Router | None] = lambda name: None
+    imports: Imports | None = None
 
 
 def routes(parts: Parts) -> tuple[Endpoint, ...]:
@@ -121,5 +124,6 @@ def admin_routes(parts: Parts) -> tuple[Route, ...]:
         *ProviderRoutes(parts.live).routes(),
         *RouteRoutes(parts.live, parts.router, parts.catalog, time.monotonic).routes(),
         *GuardrailRoutes(parts.guardrails).routes(),
+        *LibraryRoutes(parts.imports).routes(),
         *ServerRoutes(parts.config, parts.catalog, parts.health.statuses).routes(),
     )

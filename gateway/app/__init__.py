@@ -34,6 +34,7 @@ from gateway.api.protocol import Report, Wheel
 from gateway.api.server import ListenError, Server, bind
 from gateway.app.caching import open_cache
 from gateway.app.guardrails import open_guardrails
+from gateway.app.library import open_library
 from gateway.app.models import open_adapters
 from gateway.app.money import open_money
 from gateway.app.people import open_authenticator, open_people
@@ -145,9 +146,9 @@ async def opened(config: Config) -> AsyncIterator[Gateway]:
         health = Health(telemetry, serving.statuses, lambda: wheel.draining)
         people = await open_people(config, database, shared, stack)
         parts = Parts(config, serving.catalog, inference, health, audit, limiter, guardrails, ledger, people=people)
-        passthrough = PassThrough(serving.remotes, serving.catalog, metering, guardrails)
-        parts = parts._replace(passthrough=passthrough, standings=lambda: serving.standings)
-        parts = parts._replace(decisions=decisions, live=live, router=serving.router)
+        parts = parts._replace(passthrough=PassThrough(serving.remotes, serving.catalog, metering, guardrails))
+        parts = parts._replace(standings=lambda: serving.standings, live=live, router=serving.router)
+        parts = parts._replace(decisions=decisions, imports=await open_library(config, database, stack))
         if database is not None and ledger is not None:
             directory = Directory(database, shared)
             keyring = Keyring(directory, load_pepper(Path(config.data_dir), config.auth.pepper))

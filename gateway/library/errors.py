@@ -8,6 +8,9 @@ LibraryError
 ├── Offline            the hub may not be asked
 ├── NoSpace            the disk is full, or would be
 ├── Corrupt            what came is not what was promised
+├── Unusable           a file or folder of this machine cannot be used that way
+├── InUse              something refers to it, or is being done to it
+├── Full               too much is under way
 └── Cancelled          somebody stopped the pull
 """
 
@@ -47,4 +50,16 @@ class Corrupt(LibraryError):
 
 
 class Cancelled(LibraryError):
+    pass
+
+
+class Unusable(LibraryError):
+    pass
+
+
+class InUse(LibraryError):
+    pass
+
+
+class Full(LibraryError):
     pass

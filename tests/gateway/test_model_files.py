@@ -9,6 +9,7 @@ import pytest
 
 from gateway import model_files
 from gateway.config import EngineConfig, LoraConfig, ModelConfig, demo_model_path
+from gateway.library.facts import quantisation
 from tests.models import random_lora
 
 
@@ -43,11 +44,9 @@ def test_names_of_file_types_are_those_of_the_library() -> None:
     prefix = "LLAMA_FTYPE_"
     for name, number in vars(llama_cpp).items():
         if name.startswith(prefix) and number < 1024:
-            assert model_files.quantisation(number) == name.removeprefix(prefix).removeprefix("MOSTLY_").removeprefix(
-                "ALL_"
-            )
+            assert quantisation(number) == name.removeprefix(prefix).removeprefix("MOSTLY_").removeprefix("ALL_")
     for unknown in (None, -1, 1000):
-        assert model_files.quantisation(unknown) is None
+        assert quantisation(unknown) is None
 
 
 @pytest.mark.parametrize(

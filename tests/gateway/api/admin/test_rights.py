@@ -115,6 +115,8 @@ THINGS: Mapping[str, Callable[[Database], Awaitable[Things]]] = {
 # What has parameters in its path and is about nothing of anybody's.
 NOBODYS = (
     "POST /admin/v1/guardrails/{id}/test",
+    *(f"{method} /admin/v1/library/files/{{id}}" for method in ("GET", "DELETE")),
+    *(f"POST /admin/v1/library/files/{{id}}/{action}" for action in ("verify", "cancel")),
     *(f"{method} /admin/v1/routes/{{name:text}}" for method in ("GET", "PATCH", "DELETE")),
     *(f"{method} /admin/v1/providers/{{name:text}}" for method in ("GET", "PATCH", "DELETE")),
     *(f"{method} /admin/v1/providers/{{name:text}}/secret" for method in ("PUT", "DELETE")),

@@ -1,0 +1,180 @@
+"""`gateway models`: beside the list of what is served, the library of files."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from gateway import command
+
+if TYPE_CHECKING:
+    from gateway.library.files import File
+    from gateway.library.importing import Imports
+    from gateway.state.database import Database
+
+T = TypeVar("T")
+
+
+def add_verbs(models: argparse.ArgumentParser) -> None:
+    verbs = models.add_subparsers(title="the library of files", metavar="VERB", dest="verb")
+    bringing = _verb(
+        verbs, "import", _import, "take files, or those in folders, into the library; print where they are"
+    )
+    bringing.add_argument("paths", nargs="+", type=Path, metavar="PATH")
+    bringing.add_argument(
+        "--how",
+        choices=("auto", "link", "hardlink", "reflink", "copy"),
+        default="auto",
+        help="auto: share blocks where the file system can, else link",
+    )
+    bringing.add_argument("--tag", action="append", default=[], help="a word to find it by (repeatable)")
+    finding = _verb(verbs, "find", _find, "files of the library by the beginnings of their words")
+    finding.add_argument("words", nargs="*", metavar="WORD")
+    for name in ("status", "architecture", "quantisation"):
+        finding.add_argument(f"--{name}")
+    finding.add_argument("--limit", type=int, default=100)
+    _by_id(_verb(verbs, "show", _show, "everything about a file of the library"))
+    _by_id(_verb(verbs, "verify", _verify, "read a file anew and compare its digests; what is not right is put away"))
+    _by_id(_verb(verbs, "delete", _delete, "delete a file that nothing refers to; what it is linked to stays"))
+
+
+def _verb(verbs: Any, name: str, run: Callable[[argparse.Namespace], int], summary: str) -> argparse.ArgumentParser:
+    verb = command.add(verbs, name, run, summary)
+    verb.add_argument("--json", action="store_true", help="machine-readable output")
+    command.add_config_options(verb)
+    return verb
+
+
+def _by_id(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("id")
+
+
+def with_imports(options: argparse.Namespace, work: Callable[[Imports, Database], Awaitable[T]]) -> T:
+    """Do `work` on the library, beside a running server if there is one."""
+    from gateway.library.errors import LibraryError
+    from gateway.library.files import Files
+    from gateway.library.importing import Imports
+
+    config = command.load(options)
+    folder = Path(config.library.files_dir or Path(config.data_dir) / "library")
+    named = [Path(model.file) for model in config.models if model.file]
+
+    async def run(database: Database) -> T:
+        imports = Imports(Files(database), folder, referred=named)
+        await imports.open()
+        try:
+            return await work(imports, database)
+        except LibraryError as error:
+            raise command.CommandError(str(error)) from None
+        finally:
+            await imports.close()
+
+    return command.with_database(options, run)
+
+
+def _import(options: argparse.Namespace) -> int:
+    from gateway import audit
+    from gateway.library.errors import LibraryError
+
+    paths = [path for given in options.paths for path in _files_of(given)]
+
+    async def one(imports: Imports, database: Database, path: Path) -> bool:
+        try:
+            file = await imports.start(path, options.how, options.tag)
+        except LibraryError as error:
+            print(f"{path}: {error}", file=sys.stderr)
+            return False
+        await audit.note(database, "library.import", file.id, path=file.source, how=options.how)
+        file = await imports.wait(file.id)
+        if options.json:
+            command.print_json(file)
+        elif file.status == "ready":
+            print(file.path)
+        if file.status != "ready":
+            print(f"{path}: {file.status}: {file.reason}", file=sys.stderr)
+        return file.status == "ready"
+
+    async def work(imports: Imports, database: Database) -> int:
+        places = asyncio.Semaphore(8)
+
+        async def placed(path: Path) -> bool:
+            async with places:
+                return await one(imports, database, path)
+
+        return int(not all(await asyncio.gather(*(placed(path) for path in paths))))
+
+    return with_imports(options, work)
+
+
+def _files_of(path: Path) -> list[Path]:
+    return sorted(path.rglob("*.gguf")) if path.is_dir() else [path]
+
+
+def _find(options: argparse.Namespace) -> int:
+    from gateway import model_files
+    from gateway.library.files import Wanted
+
+    wanted = Wanted(
+        text=" ".join(options.words) or None,
+        status=options.status,
+        architecture=options.architecture,
+        quantisation=options.quantisation,
+    )
+
+    async def work(imports: Imports, database: Database) -> list[File]:
+        return (await imports.files.page(wanted, max(1, options.limit)))[0]
+
+    files = with_imports(options, work)
+    if options.json:
+        command.print_json(files)
+        return 0
+    rows = [("ID", "NAME", "STATUS", "ARCHITECTURE", "PARAMETERS", "QUANTISATION", "CONTEXT", "SIZE")]
+    for file in files:
+        facts = file.facts
+        about = ("", "", "", "")
+        if facts is not None:
+            context = str(facts.context_tokens or "")
+            about = (facts.architecture, model_files.count(facts.parameters), facts.quantisation or "", context)
+        rows.append((file.id, file.name, file.status, *about, model_files.size(file.size_bytes)))
+    command.print_table(rows)
+    return 0
+
+
+def _show(options: argparse.Namespace) -> int:
+    async def work(imports: Imports, database: Database) -> File:
+        return await imports.files.get(options.id)
+
+    command.print_record(with_imports(options, work), options)
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    async def work(imports: Imports, database: Database) -> File:
+        from gateway import audit
+
+        await imports.verify(options.id)
+        await audit.note(database, "library.verify", options.id)
+        return await imports.wait(options.id)
+
+    file = with_imports(options, work)
+    if options.json:
+        command.print_json(file)
+    else:
+        print(file.status + (f": {file.reason}" if file.reason else ""))
+    return int(file.status != "ready")
+
+
+def _delete(options: argparse.Namespace) -> int:
+    async def work(imports: Imports, database: Database) -> None:
+        from gateway import audit
+
+        file = await imports.files.get(options.id)
+        await imports.delete(file.id)
+        await audit.note(database, "library.delete", file.id, name=file.name)
+
+    with_imports(options, work)
+    return 0

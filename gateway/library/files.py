@@ -1,0 +1,205 @@
+"""The files that are known here: the one module that reads and writes their table."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import msgspec
+from msgspec.structs import replace
+
+from gateway.library.errors import InUse, NotFound
+from gateway.library.facts import Facts
+from gateway.library.words import Words
+from gateway.state.database import Conflict, Database, Row, Statements, Value
+
+Status = Literal["available", "downloading", "verifying", "ready", "quarantined", "error"]
+TAGS_MAX = 20
+
+
+class File(msgspec.Struct, frozen=True, kw_only=True):
+    """A file. `path` is where it is found, empty while it is nowhere; `how` it got there, `source` from where. Digests
+    are hexadecimal. `repo`, `commit_id` and `repo_file` are where a hub has the same content."""
+
+    id: str
+    name: str
+    path: str = ""
+    status: Status
+    reason: str = ""
+    how: str
+    source: str
+    size_bytes: int = 0
+    sha256: str | None = None
+    blake3: str | None = None
+    facts: Facts | None = None
+    repo: str | None = None
+    commit_id: str | None = None
+    repo_file: str | None = None
+    tags: tuple[str, ...] = ()
+    created_us: int
+    changed_us: int
+    version: int = 1
+    deleted_us: int | None = None
+
+
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    """Which files are meant; None: all. Each word of `text` begins one of the file's."""
+
+    text: str | None = None
+    status: str | None = None
+    role: str | None = None
+    architecture: str | None = None
+    quantisation: str | None = None
+    sha256: str | None = None
+
+
+_FILTERED = ("status", "role", "architecture", "quantisation", "sha256")
+_COLUMNS = (*File.__struct_fields__, "role", "architecture", "quantisation")
+
+
+class Files:
+    """`now_us` is the wall clock."""
+
+    def __init__(self, database: Database, *, now_us: Callable[[], int] = lambda: time.time_ns() // 1000) -> None:
+        self._database = database
+        self._words = Words(database)
+        self._now_us = now_us
+
+    async def open(self) -> None:
+        """Make what searching needs, and bring it up to date."""
+        await self._words.open()
+        async with self._database.transaction() as inside:
+            await inside.execute(
+                "DELETE FROM library_words WHERE id NOT IN (SELECT id FROM library_files WHERE deleted_us IS NULL)"
+            )
+            rows = await inside.query(
+                "SELECT * FROM library_files WHERE deleted_us IS NULL AND NOT EXISTS (SELECT 1 FROM library_words "
+                "WHERE library_words.id = library_files.id AND library_words.version = library_files.version)"
+            )
+            for row in rows:
+                await self._index(inside, _file(row))
+
+    async def add(self, name: str, status: Status, *, how: str, source: str, tags: Sequence[str] = ()) -> File:
+        """A new file."""
+        now_us = self._now_us()
+        file = File(
+            id=str(uuid.uuid4()),
+            name=name,
+            status=status,
+            how=how,
+            source=source,
+            tags=tuple(tags),
+            created_us=now_us,
+            changed_us=now_us,
+        )
+        places = ",".join(f"${i}" for i in range(1, len(_COLUMNS) + 1))
+        async with self._database.transaction() as inside:
+            sql = f"INSERT INTO library_files ({','.join(_COLUMNS)}) VALUES ({places})"
+            await inside.execute(sql, *_values(file))
+            await self._index(inside, file)
+        return file
+
+    async def get(self, identity: str) -> File:
+        """Raises NotFound."""
+        rows = await self._database.query("SELECT * FROM library_files WHERE id = $1 AND deleted_us IS NULL", identity)
+        if not rows:
+            raise NotFound(f"the library has no file {identity}")
+        return _file(rows[0])
+
+    async def change(self, identity: str, version: int | None = None, **fields: object) -> File:
+        """Change fields of a file; raises NotFound, InUse where it is not of this version any more, and Conflict when
+        it would become ready while another with the same content is."""
+        async with self._database.transaction() as inside:
+            rows = await inside.query("SELECT * FROM library_files WHERE id = $1 AND deleted_us IS NULL", identity)
+            if not rows:
+                raise NotFound(f"the library has no file {identity}")
+            before = _file(rows[0])
+            if version not in (None, before.version):
+                raise InUse("somebody has changed it meanwhile")
+            file = replace(before, changed_us=self._now_us(), version=before.version + 1, **fields)
+            assignments = ", ".join(f"{column} = ${i}" for i, column in enumerate(_COLUMNS, 2))
+            await inside.execute(f"UPDATE library_files SET {assignments} WHERE id = $1", identity, *_values(file))
+            if file.deleted_us is None:
+                await self._index(inside, file)
+            else:
+                await self._words.remove(inside, identity)
+        return file
+
+    async def page(self, wanted: Wanted, limit: int, after: str | None = None) -> tuple[list[File], bool]:
+        """The newest first, those behind the file `after`; and whether there are more."""
+        conditions, values = ["deleted_us IS NULL"], list[Value]()
+        for column in _FILTERED:
+            value: str | None = getattr(wanted, column)
+            if value is not None:
+                values.append(value)
+                conditions.append(f"{column} = ${len(values)}")
+        if wanted.text is not None:
+            query = self._words.query(wanted.text)
+            if query is None:
+                return [], False
+            values.append(query)
+            conditions.append(self._words.condition(len(values)))
+        if after is not None:
+            values.append(after)
+            last = f"(SELECT created_us, id FROM library_files WHERE id = ${len(values)})"
+            conditions.append(f"(created_us, id) < {last}")
+        values.append(limit + 1)
+        rows = await self._database.query(
+            f"SELECT * FROM library_files WHERE {' AND '.join(conditions)} "
+            f"ORDER BY created_us DESC, id DESC LIMIT ${len(values)}",
+            *values,
+        )
+        return [_file(row) for row in rows[:limit]], len(rows) > limit
+
+    async def same(self, sha256: str) -> File | None:
+        """The ready file with this content."""
+        found, _ = await self.page(Wanted(sha256=sha256, status="ready"), 1)
+        return found[0] if found else None
+
+    async def unfinished(self) -> list[File]:
+        """Those that somebody is, or was, at work on."""
+        rows = await self._database.query(
+            "SELECT * FROM library_files WHERE deleted_us IS NOT NULL OR status IN ('downloading', 'verifying')"
+        )
+        return [_file(row) for row in rows]
+
+    async def delete(self, identity: str) -> File:
+        """Take a file away from everybody; raises InUse while there are links to it."""
+        links = await self._database.query("SELECT path FROM library_links WHERE file_id = $1 LIMIT 1", identity)
+        if links:
+            raise InUse(f"it is linked from {links[0]['path']!r}: remove its links first")
+        return await self.change(identity, deleted_us=self._now_us(), status="error")
+
+    async def forget(self, identity: str) -> None:
+        """A deleted file is gone."""
+        await self._database.execute("DELETE FROM library_files WHERE id = $1 AND deleted_us IS NOT NULL", identity)
+
+    async def _index(self, inside: Statements, file: File) -> None:
+        facts = file.facts
+        about = (
+            () if facts is None else (facts.title, facts.architecture, facts.quantisation, facts.licence, facts.role)
+        )
+        texts = (file.name, file.source, file.repo, file.repo_file, *file.tags, *about)
+        capabilities = () if facts is None else facts.capabilities
+        await self._words.put(inside, file.id, file.version, [text for text in (*texts, *capabilities) if text])
+
+
+def _values(file: File) -> list[Value]:
+    facts = file.facts
+    row = {name: getattr(file, name) for name in File.__struct_fields__}
+    row["facts"] = None if facts is None else msgspec.json.encode(facts).decode()
+    row["tags"] = msgspec.json.encode(file.tags).decode()
+    row |= {name: None if facts is None else getattr(facts, name) for name in ("role", "architecture", "quantisation")}
+    return [row[column] for column in _COLUMNS]
+
+
+def _file(row: Row) -> File:
+    fields = {name: row[name] for name in File.__struct_fields__}
+    for name in ("facts", "tags"):
+        fields[name] = None if fields[name] is None else msgspec.json.decode(str(fields[name]))
+    return msgspec.convert(fields, File)
+
+
+__all__ = ["Conflict", "File", "Files", "Status", "Wanted"]

@@ -1,0 +1,274 @@
+"""Imports: local files become files of the library, each by its turn on the drives that it lies on and comes to.
+
+A folder per file, named by the file's id, holds it and a lock, by which every process sees who is at work on it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import shutil
+import threading
+from collections.abc import Coroutine, Sequence
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from gateway.library.digests import digests
+from gateway.library.drives import Drives
+from gateway.library.errors import Cancelled, Full, InUse, LibraryError, Unusable
+from gateway.library.files import Conflict, File, Files
+from gateway.library.names import path_problem
+from gateway.library.taking import Look, Unsound, Way, look, take
+
+RUNNING_MAX = 100
+QUARANTINE = "quarantine"
+
+log = logging.getLogger("gateway.library")
+
+
+class Imports:
+    """All that is done to local files by this process. `sources` are the folders that files may come from; None: any.
+    `referred` are the paths that the configuration names."""
+
+    def __init__(
+        self,
+        files: Files,
+        root: Path,
+        *,
+        sources: Sequence[Path] | None = None,
+        referred: Sequence[Path] = (),
+        drives: Drives | None = None,
+    ) -> None:
+        self.files = files
+        self._root = root
+        self._sources = None if sources is None else [folder.resolve() for folder in sources]
+        self._referred = {path.absolute() for path in referred}
+        self._drives = drives or Drives()
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._stops: dict[str, threading.Event] = {}
+        self._done_bytes: dict[str, int] = {}
+
+    async def open(self) -> None:
+        """Make what files need, and end what a process left behind that died."""
+        await self.files.open()
+        for file in await self.files.unfinished():
+            lock = self._lock(file.id)
+            try:
+                await asyncio.to_thread(lock.acquire, timeout=0)
+            except Timeout:
+                continue  # Somebody is at work on it.
+            except OSError as error:
+                log.error("the library cannot be written to: %s", error)
+                return
+            try:
+                await self._end_left(file)
+            finally:
+                unlock(lock)
+
+    async def _end_left(self, file: File) -> None:
+        if file.deleted_us is not None:
+            await self._remove(file)
+        elif file.path:
+            await self.files.change(file.id, status="error", reason="a check of it was interrupted: verify it again")
+        else:
+            await asyncio.to_thread(shutil.rmtree, self._folder(file.id), ignore_errors=True)
+            await self.files.change(file.id, status="error", reason="the import was interrupted: import it again")
+
+    async def close(self) -> None:
+        """Stop everything that runs; what was not whole is removed."""
+        for stop in self._stops.values():
+            stop.set()
+        if self._tasks:
+            await asyncio.wait(list(self._tasks.values()))
+
+    def done_bytes(self, identity: str) -> int | None:
+        """How much of a file has been read, while somebody here is at work on it."""
+        return self._done_bytes.get(identity) if identity in self._tasks else None
+
+    async def wait(self, identity: str) -> File:
+        """The file when nothing is done to it any more."""
+        if identity in self._tasks:
+            await asyncio.wait([self._tasks[identity]])
+        return await self.files.get(identity)
+
+    async def start(self, source: Path, way: Way = "auto", tags: Sequence[str] = ()) -> File:
+        """Begin to import a file; raises Unusable for what cannot be, Full when too much is under way. What turns out
+        to be wrong with the file itself is told by its status."""
+        self._check_room()
+        if (problem := path_problem(source.name)) is not None:
+            raise Unusable(f"its name is none for a file of the library: {problem}")
+        path, given = await asyncio.to_thread(self._resolved, source)
+        file = await self.files.add(source.name, "verifying", how=way, source=given, tags=tags)
+        self._run(file.id, self._import(file, path, way))
+        return file
+
+    def _resolved(self, source: Path) -> tuple[Path, str]:
+        """Where a source really lies, if files may come from there, and where it was said to be. The same is said of
+        what is not there and of what nobody may look at."""
+        try:
+            path = source.resolve(strict=True)
+        except (OSError, RuntimeError):
+            path = None
+        allowed = path is not None and (
+            self._sources is None or any(path.is_relative_to(folder) for folder in self._sources)
+        )
+        if path is None or not allowed or not path.is_file():
+            where = "" if self._sources is None else " in a folder of library.import_dirs"
+            raise Unusable(f"there is no file {source.name}{where}")
+        return path, str(source.absolute())
+
+    async def verify(self, identity: str) -> File:
+        """Read a file anew, beside everything else; one that is not what it was is put into quarantine."""
+        self._check_room()
+        file = await self.files.get(identity)
+        if file.status not in ("ready", "error") or not file.path or file.sha256 is None:
+            raise InUse(f"it cannot be verified: it is {file.status}")
+        file = await self.files.change(identity, file.version, status="verifying", reason="")
+        self._run(identity, self._verify(file))
+        return file
+
+    async def cancel(self, identity: str) -> None:
+        """Stop what is being done to a file."""
+        if identity not in self._stops:
+            raise InUse("nothing is being done to it here")
+        self._stops[identity].set()
+
+    async def delete(self, identity: str) -> None:
+        """Take a file away; its bytes go in the background. A source that it is linked to stays."""
+        file = await self.files.get(identity)
+        if identity in self._tasks:
+            raise InUse("it is being read: cancel that first")
+        referred = await asyncio.to_thread(self._is_referred, Path(file.path))
+        if file.path and referred:
+            raise InUse("the configuration names it: take it out of models first")
+        file = await self.files.delete(identity)
+        self._run(identity, self._remove(file))
+
+    def _is_referred(self, path: Path) -> bool:
+        # Where it is a link, what it leads to is not ours, and whoever names that does not name the link.
+        return path in self._referred or (
+            not path.is_symlink() and any(path == one.resolve() for one in self._referred)
+        )
+
+    # Work
+
+    def _check_room(self) -> None:
+        if len(self._tasks) >= RUNNING_MAX:
+            raise Full(f"{RUNNING_MAX} files are being read already")
+
+    def _run(self, identity: str, work: Coroutine[Any, Any, None]) -> None:
+        self._stops[identity] = threading.Event()
+        self._done_bytes[identity] = 0
+        task = self._tasks[identity] = asyncio.create_task(self._guarded(identity, work))
+        task.add_done_callback(lambda _: self._end(identity))
+
+    def _end(self, identity: str) -> None:
+        for known in (self._tasks, self._stops, self._done_bytes):
+            known.pop(identity, None)
+
+    async def _guarded(self, identity: str, work: Coroutine[Any, Any, None]) -> None:
+        """Do the work as the only process that does; whatever goes wrong is told by the file's status."""
+        lock = self._lock(identity)
+        try:
+            await asyncio.to_thread(lock.acquire, timeout=0)
+        except (Timeout, OSError) as error:
+            work.close()
+            await self._fail(identity, "error", f"the library's folder cannot be written to: {error}")
+            return
+        try:
+            await work
+        except Unsound as error:
+            await self._fail(identity, "quarantined", str(error))
+        except LibraryError as error:
+            await self._fail(identity, "error", str(error))
+        except Exception:
+            log.exception("work on file %s of the library failed unexpectedly", identity)
+            await self._fail(identity, "error", "it failed unexpectedly: the log says more")
+        finally:
+            unlock(lock)
+
+    async def _fail(self, identity: str, status: str, reason: str) -> None:
+        with contextlib.suppress(LibraryError):
+            await self.files.change(identity, status=status, reason=reason)
+
+    async def _import(self, file: File, source: Path, way: Way) -> None:
+        folder, stop = self._folder(file.id), self._stops[file.id]
+        async with self._drives.turn([source, self._root]):
+            if stop.is_set():
+                raise Cancelled("it was stopped")
+            seen: Look = await asyncio.to_thread(look, source)
+            await self.files.change(file.id, size_bytes=seen.size_bytes, facts=seen.facts)
+            taken = await asyncio.to_thread(take, seen, folder, file.name, way, stop, self._teller(file.id))
+        found = taken.digests
+        try:
+            await self.files.change(
+                file.id,
+                status="ready",
+                path=str(taken.path),
+                how=taken.how,
+                facts=taken.facts,
+                size_bytes=found.size_bytes,
+                sha256=found.sha256,
+                blake3=found.blake3,
+            )
+        except Conflict:
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+            same = await self.files.same(found.sha256)
+            reason = "the same content is here already" + ("" if same is None else f": {same.id}")
+            await self.files.change(file.id, status="error", reason=reason)
+
+    async def _verify(self, file: File) -> None:
+        path, stop = Path(file.path), self._stops[file.id]
+        async with self._drives.turn([self._root]):
+            try:
+                found = await asyncio.to_thread(digests, path, stop=stop, told=self._teller(file.id))
+                await asyncio.to_thread(look, path)
+            except Unsound as error:
+                await self._quarantine(file, str(error))
+                return
+        if (found.sha256, found.blake3) != (file.sha256, file.blake3):
+            await self._quarantine(file, "its content is not what it was when it was imported")
+            return
+        await self.files.change(file.id, status="ready", reason="")
+
+    async def _quarantine(self, file: File, reason: str) -> None:
+        """Nobody finds it where it was; a link is removed, and what it leads to is none of ours."""
+        kept = await asyncio.to_thread(put_away, Path(file.path), self._root / QUARANTINE / file.id)
+        log.warning("file %s of the library is in quarantine: %s", file.id, reason)
+        await self.files.change(file.id, status="quarantined", reason=reason, path=kept)
+
+    async def _remove(self, file: File) -> None:
+        for folder in (self._folder(file.id), self._root / QUARANTINE / file.id):
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+        await self.files.forget(file.id)
+
+    def _teller(self, identity: str) -> Any:
+        def told(size: int) -> None:
+            self._done_bytes[identity] = size
+
+        return told
+
+    def _folder(self, identity: str) -> Path:
+        return self._root / identity
+
+    def _lock(self, identity: str) -> FileLock:
+        self._root.mkdir(parents=True, exist_ok=True)
+        return FileLock(self._root / f".{identity}.lock", thread_local=False)
+
+
+def put_away(path: Path, folder: Path) -> str:
+    """Move a file into a folder, and where it is then; a link is removed, and that is nowhere."""
+    if path.is_symlink():
+        path.unlink()
+        return ""
+    folder.mkdir(parents=True, exist_ok=True)
+    return str(path.rename(folder / path.name))
+
+
+def unlock(lock: FileLock) -> None:
+    """Give a lock back, and leave nothing of it."""
+    Path(lock.lock_file).unlink(missing_ok=True)
+    lock.release()
