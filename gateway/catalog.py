@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 from collections.abc import Iterable, Mapping
 from typing import Protocol, cast
 
@@ -23,15 +22,15 @@ from adapters.types import (
     Served,
     Sessions,
     Tokenizer,
-    Usage,
 )
 from gateway import errors
 from gateway.auth import Principal
-from gateway.config import ModelConfig, RouteConfig
-from gateway.config_limits import PriceConfig
-from gateway.config_providers import LOCAL
-
-MILLION = 1_000_000
+from gateway.prices import MILLION as MILLION
+from gateway.prices import Price as Price
+from gateway.prices import dearest as dearest
+from gateway.prices import nano_usd as nano_usd
+from gateway.prices import price_place as price_place
+from gateway.prices import price_table as price_table
 
 
 class Adapter(Chat, Embedder, Reranker, Tokenizer, Sessions, Protocol):
@@ -44,79 +43,6 @@ class Adapter(Chat, Embedder, Reranker, Tokenizer, Sessions, Protocol):
 def relay_of(adapter: Adapter) -> Relay | None:
     """The adapter as one that is passed requests as they came, if it is one."""
     return cast(Relay, adapter) if hasattr(adapter, "takes") else None
-
-
-class Price(msgspec.Struct, frozen=True):
-    """Nano-USD per million tokens; `table` is the version of the price table it stands in."""
-
-    input_nano: int
-    cached_nano: int
-    output_nano: int
-    table: str = ""
-
-    def cost_nano(self, usage: Usage) -> int:
-        """What a usage costs, rounded up once, to the next nano-USD."""
-        fresh = usage.prompt_tokens - usage.cached_tokens
-        micro = fresh * self.input_nano + usage.cached_tokens * self.cached_nano
-        return -(-(micro + usage.completion_tokens * self.output_nano) // MILLION)
-
-    def input_cost_nano(self, tokens: int) -> int:
-        """What a prompt costs at most, whatever part of it turns out to be cached."""
-        return -(-tokens * max(self.input_nano, self.cached_nano) // MILLION)
-
-    def output_unit_nano(self, choices: int) -> int:
-        """What one more token in each of `choices` answers costs at most."""
-        return -(-choices * self.output_nano // MILLION)
-
-
-def nano_usd(usd: str) -> int:
-    """Exact nano-USD of a decimal text such as `0.0375`; ValueError when it is finer than that."""
-    whole, _, fraction = usd.partition(".")
-    if len(fraction) > 9 or not (whole + fraction).isdecimal() or not usd.isascii():
-        raise ValueError(f"not an amount in US dollars: {usd!r}")
-    return int(whole) * 10**9 + int(fraction.ljust(9, "0") or "0")
-
-
-def price_table(models: Iterable[ModelConfig | RouteConfig]) -> dict[str, Price]:
-    """The prices of the models, by name, and of the targets of routes, by `price_place`. The version changes with any
-    of them."""
-    prices, routes = dict[str, PriceConfig](), list[RouteConfig]()
-    for model in models:
-        if isinstance(model, RouteConfig):
-            routes.append(model)
-        elif model.price is not None:
-            prices[model.name] = model.price
-    for route in routes:
-        for target in itertools.chain.from_iterable(route.groups):
-            price = prices.get(target.model) if target.provider == LOCAL else target.price
-            if price is not None:
-                prices[price_place(route.name, target.identity)] = price
-    table = hashlib.sha256(msgspec.json.encode(sorted(prices.items()))).hexdigest()[:12]
-    return {
-        name: Price(
-            nano_usd(price.input), nano_usd(price.cached_input or price.input), nano_usd(price.output), table=table
-        )
-        for name, price in prices.items()
-    }
-
-
-def price_place(route: str, identity: str) -> str:
-    """Where the price of a route's target stands in the table."""
-    return f"{route} {identity}"
-
-
-def dearest(prices: Iterable[Price | None]) -> Price | None:
-    """A price that none of these is above; None when one of them is not known."""
-    known = list(prices)
-    if None in known or not known:
-        return None
-    sure = [price for price in known if price is not None]
-    return Price(
-        max(price.input_nano for price in sure),
-        max(price.cached_nano for price in sure),
-        max(price.output_nano for price in sure),
-        table=sure[0].table,
-    )
 
 
 class Caching(msgspec.Struct, frozen=True):
@@ -232,9 +158,11 @@ class Catalog:
         return self._names.get(name)
 
     def price_of(self, name: str) -> Price | None:
-        """What the target of a name costs now; None: not known, or no longer there."""
-        target = self._names.get(name)
-        return None if target is None else target.price
+        """What the target of a name costs now, or one target of a route, as `price_place` has it; None: not known, or
+        no longer there."""
+        route, _, identity = name.partition(" ")
+        target = self._names.get(route)
+        return None if target is None else target.price_of(identity) if identity else target.price
 
     def list(self, principal: Principal) -> tuple[Target, ...]:
         """The targets the principal may use, in the order of the configuration."""

@@ -27,7 +27,6 @@ from gateway import (
 
 if TYPE_CHECKING:
     from gateway.bench import BenchOptions
-    from gateway.config import ModelConfig, RouteConfig
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 
@@ -201,8 +200,7 @@ def _usage(options: argparse.Namespace) -> int:
     from gateway import usage
 
     config = command.load(options)
-    priced: list[ModelConfig | RouteConfig] = [*config.models, *config.routes]
-    command.print_table(command.with_database(options, lambda database: usage.usage(database, options, priced)))
+    command.print_table(command.with_database(options, lambda database: usage.usage(database, options, config)))
     return 0
 
 

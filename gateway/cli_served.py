@@ -1,4 +1,4 @@
-"""The verbs of `gateway routes` and `gateway providers`, and `gateway rotate-secrets`."""
+"""The verbs of `gateway routes`, `gateway providers` and `gateway prices`, and `gateway rotate-secrets`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gateway import command
 
 if TYPE_CHECKING:
     from gateway.auth.records import Directory
-    from gateway.served import Item, Kind
+    from gateway.served import Item, Kind, Served
     from gateway.served.stock import Stock
 
 T = TypeVar("T")
@@ -40,6 +40,14 @@ def add_commands(commands: Any) -> None:
             secret = _verb(verbs, kind, "secret", _secret, "set its key, from the terminal or a pipe", "name")
             secret.add_argument("--field", choices=SECRETS, default="api_key", help="what it is (default: api_key)")
             secret.add_argument("--remove", action="store_true", help="forget it")
+    summary = "prices: list, set, delete, known"
+    group = commands.add_parser("prices", help=summary, description=summary[0].upper() + summary[1:] + ".")
+    verbs = group.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _verb(verbs, "price", "list", _prices, "list the prices in force, and where they come from")
+    price = _verb(verbs, "price", "set", _set_price, "set the price of a provider's model, as PROVIDER/MODEL", "name")
+    price.add_argument("settings", metavar="SETTINGS", help=f"as in the configuration: {SETTINGS}")
+    _verb(verbs, "price", "delete", _delete, "take a price away that was set", "name")
+    _verb(verbs, "price", "known", _known, "list the well-known models whose prices are used where none is given")
     rotate = command.add(commands, "rotate-secrets", _rotate, "encrypt the secrets of providers with a new key")
     command.add_config_options(rotate)
 
@@ -188,7 +196,7 @@ def _delete(options: argparse.Namespace) -> int:
     if options.json:
         command.print_json({"name": options.name, "deleted": True})
     else:
-        print(f"The {options.kind} {options.name} is no longer served.")
+        print(f"The {options.kind} {options.name} is no longer {'in force' if options.kind == 'price' else 'served'}.")
     return 0
 
 
@@ -211,6 +219,65 @@ def _secret(options: argparse.Namespace) -> int:
         return item
 
     return _print(options, _with_stock(options, work))
+
+
+def _prices(options: argparse.Namespace) -> int:
+    from gateway.ledger.export import usd
+    from gateway.prices import in_force
+
+    async def work(stock: Stock, directory: Directory) -> Served:
+        return await stock.read()
+
+    served = _with_stock(options, work)
+    config = served.config
+    found = in_force([*config.models, *config.routes], config.providers, served.prices)
+    if options.json:
+        command.print_json(found)
+        return 0
+    rows = [("MODEL", "TARGET", "INPUT", "CACHED", "OUTPUT", "SOURCE", "CHECKED")]
+    for place, known in found.items():
+        model, _, target = place.partition(" ")
+        price = known.price
+        usds = (usd(price.input_nano), usd(price.cached_nano), usd(price.output_nano))
+        rows.append((model, target, *usds, known.source, "" if known.row is None else known.row.checked))
+    command.print_table(rows)
+    return 0
+
+
+def _set_price(options: argparse.Namespace) -> int:
+    import msgspec
+
+    from gateway.config_limits import PriceConfig
+    from gateway.served import PriceOverride
+
+    price = _given(options, PriceConfig)
+    try:
+        override = msgspec.convert({"name": options.name, **msgspec.to_builtins(price)}, PriceOverride)
+    except msgspec.ValidationError:
+        raise command.CommandError("a price is for PROVIDER/MODEL, such as openai/gpt-4o") from None
+
+    async def work(stock: Stock, directory: Directory) -> None:
+        await stock.set_price(override)
+        await command.note(directory, "price.set", override.name, input=price.input, output=price.output)
+
+    _with_stock(options, work)
+    print(f"{override.name} costs {price.input} per million tokens of input and {price.output} of output.")
+    return 0
+
+
+def _known(options: argparse.Namespace) -> int:
+    from gateway.known_prices import TABLE, VERSION
+
+    if options.json:
+        command.print_json({"version": VERSION, "prices": list(TABLE.values())})
+        return 0
+    rows = [("KIND", "MODEL", "INPUT", "CACHED", "OUTPUT", "CHECKED", "AT")]
+    for row in TABLE.values():
+        price = row.price
+        usds = (price.input, price.cached_input or "", price.output)
+        rows.append((row.kind, row.model, *usds, row.checked, row.source))
+    command.print_table(rows)
+    return 0
 
 
 def _rotate(options: argparse.Namespace) -> int:

@@ -28,12 +28,38 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """A mapping of the file whose every key is known."""
 
 
+class LongPromptPrice(Section, frozen=True, kw_only=True):
+    """What a request costs whose prompt has more than `above_tokens`; null: as in short prompts."""
+
+    above_tokens: Annotated[int, Meta(ge=1, le=1 << 40)]
+    input: Usd | None = None
+    output: Usd | None = None
+    cached_input: Usd | None = None
+    cache_write: Usd | None = None
+    cache_write_1h: Usd | None = None
+
+    def price(self, short: PriceConfig) -> PriceConfig:
+        """The whole price of such a request."""
+        given = {name: getattr(self, name) for name in self.__struct_fields__ if name != "above_tokens"}
+        known = {name: usd for name, usd in given.items() if usd is not None}
+        return msgspec.structs.replace(short, long_prompts=None, **known)
+
+
 class PriceConfig(Section, frozen=True, kw_only=True):
-    """US dollars per million tokens. `cached_input` null: as `input`."""
+    """US dollars per million tokens.
+
+    `cached_input` is for what a provider kept from an earlier prompt, `cache_write` for what it is to keep (null: both
+    as `input`), `cache_write_1h` for what it is to keep for an hour (null: as `cache_write`). `audio_*` null: as text.
+    """
 
     input: Usd
     output: Usd = "0"
     cached_input: Usd | None = None
+    cache_write: Usd | None = None
+    cache_write_1h: Usd | None = None
+    audio_input: Usd | None = None
+    audio_output: Usd | None = None
+    long_prompts: LongPromptPrice | None = None
 
 
 class ImagesConfig(Section, frozen=True, kw_only=True):

@@ -32,6 +32,7 @@ from gateway.limits.shared import SharedCounters
 from gateway.limits.wallets import Wallets
 from gateway.logs import escape
 from gateway.model_files import describe, size
+from gateway.prices import price_place, price_table
 from gateway.remotes import upstream_settings
 from gateway.state import migrate
 from gateway.state.database import Database, DatabaseError, Statements
@@ -350,10 +351,11 @@ async def _ask(provider: ProviderConfig) -> Check:
 
 
 def _routes(config: Config) -> Iterator[Check]:
+    prices = price_table([*config.models, *config.routes], config.providers)
     for route in config.routes:
         group = [one for group in route.groups for one in group]
         targets = ", ".join(f"{one.model} of {one.provider}" for one in group)
-        if any(one.price is None and one.provider != LOCAL for one in group):
+        if any(price_place(route.name, one.identity) not in prices and one.provider != LOCAL for one in group):
             yield Check("warn", f"route {route.name}", f"{targets}; without a price no key with a budget may use it")
         else:
             yield Check("ok", f"route {route.name}", targets)

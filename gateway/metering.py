@@ -127,6 +127,10 @@ class Meter:
             cached_tokens=used.cached_tokens,
             completion_tokens=used.completion_tokens,
             reasoning_tokens=used.reasoning_tokens,
+            cache_write_tokens=used.cache_write_tokens,
+            cache_write_1h_tokens=used.cache_write_1h_tokens,
+            prompt_audio_tokens=used.prompt_audio_tokens,
+            completion_audio_tokens=used.completion_audio_tokens,
             estimated=estimated and usage is not None,
             cost_nano=cost_nano,
             charged_nano=charged_nano,
@@ -201,7 +205,7 @@ class Metering:
         plan = self._limiter.plan(principal, target.parent or target.name)
         if not plan.limited:
             return None
-        need = need_of(request, target.card.context_tokens)
+        need = need_at(price, request, target.card.context_tokens)
         decision = await self._limiter.reserve(identity, plan, need, price)
         if isinstance(decision, Refusal) and decision.kind in ("tokens", "budget") and decision.remaining > 0:
             exact = await _count(target.adapter, request)
@@ -233,8 +237,41 @@ async def durable(meter: Meter) -> None:
 
 def forecast_nano(request: Request, price: Price, context_tokens: int | None) -> int:
     """What a request costs at most at a price, for comparison with another one."""
+    need = need_at(price, request, context_tokens)
+    at = price.at(need.input_tokens)
+    input_nano = at.input_cost_nano(need.input_tokens, kept=need.kept, audio=need.audio)
+    return input_nano + need.output_tokens * at.output_unit_nano(need.choices, audio=need.audio)
+
+
+def need_at(price: Price | None, request: Request, context_tokens: int | None) -> Need:
+    """As `need_of`, with what matters where a price tells tokens of one kind from those of another."""
     need = need_of(request, context_tokens)
-    return price.input_cost_nano(need.input_tokens) + need.output_tokens * price.output_unit_nano(need.choices)
+    if price is None or price.plain:
+        return need
+    return msgspec.structs.replace(need, kept=asks_to_keep(request), audio=has_audio(request))
+
+
+def asks_to_keep(request: Request) -> bool:
+    """Whether a provider is to keep its work on the prompt, or part of it, for later ones."""
+    match request:
+        case Inbound(body=body):
+            return b"cache_control" in body or b"prompt_cache" in body
+        case ChatRequest(messages=messages, tools=tools):
+            parts = (part for message in messages for part in message.parts)
+            calls = (call for message in messages for call in message.tool_calls)
+            kept = (getattr(one, "cache", None) for one in itertools.chain(messages, parts, calls, tools))
+            return any(one is not None for one in kept)
+    return False
+
+
+def has_audio(request: Request) -> bool:
+    """Whether there is audio in a prompt, or it asks for some."""
+    match request:
+        case Inbound(body=body):
+            return b"audio" in body
+        case ChatRequest(messages=messages):
+            return any(isinstance(part, NativePart) for message in messages for part in message.parts)
+    return False
 
 
 def need_of(request: Request, context_tokens: int | None) -> Need:

@@ -8,7 +8,7 @@ import re
 import secrets
 import sys
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, cast, get_args
 from urllib.parse import quote
 
@@ -16,7 +16,7 @@ import msgspec
 
 from gateway.audit import note
 from gateway.catalog import nano_usd, price_table
-from gateway.config import ModelConfig, RouteConfig
+from gateway.config import Config
 from gateway.config_limits import BudgetConfig, RateConfig, ScopeLimits
 from gateway.errors import GatewayError
 from gateway.ledger import Entry
@@ -24,6 +24,7 @@ from gateway.ledger.export import csv_header, csv_line, json_line, usd
 from gateway.ledger.store import FILTERED, Filter, GroupBy, Ledger
 from gateway.limits.plans import WALLET
 from gateway.limits.wallets import Transfer, Wallets
+from gateway.served.stock import Stock
 from gateway.state.database import Database
 
 WINDOW_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -82,9 +83,7 @@ def _budget(text: str) -> BudgetConfig:
         raise UsageError(f"a budget is {form}, not {text!r}") from None
 
 
-async def usage(
-    database: Database, options: argparse.Namespace, models: Iterable[ModelConfig | RouteConfig]
-) -> list[Sequence[str]]:
+async def usage(database: Database, options: argparse.Namespace, config: Config) -> list[Sequence[str]]:
     """Do what `gateway usage` was told; the rows of a table, unless it wrote something else itself."""
     ledger = Ledger(database)
     given = {name: getattr(options, name) for name in FILTERED}
@@ -93,7 +92,9 @@ async def usage(
         await _export(ledger.entries(wanted), as_csv=options.csv)
         return []
     if options.reprice:
-        prices = price_table(models)
+        served = await Stock(database, config).read()
+        priced = served.config
+        prices = price_table([*priced.models, *priced.routes], priced.providers, served.prices)
         count, difference_nano = await ledger.reprice(prices.get, wanted, time.time_ns() // 1000)
         await note(database, "ledger.reprice", options.model or "", corrections=count, usd=usd(difference_nano))
         print(f"{count} corrections, together {usd(difference_nano)} US dollars")

@@ -15,6 +15,7 @@ from gateway.api.admin.keys import KeyRoutes
 from gateway.api.admin.ledger import LedgerRoutes
 from gateway.api.admin.library import LibraryRoutes
 from gateway.api.admin.orgs import OrgRoutes
+from gateway.api.admin.prices import PriceRoutes
 from gateway.api.admin.routes import Admin, Route
 from gateway.api.admin.served import ProviderRoutes, RouteRoutes
 from gateway.api.admin.server import ServerRoutes
@@ -121,6 +122,7 @@ def admin_routes(parts: Parts) -> tuple[Route, ...]:
         *UserRoutes(parts.directory).routes(),
         *WalletRoutes(parts.wallets, parts.limiter, wall_us).routes(),
         *TargetRoutes(parts.standings, time.monotonic).routes(),
+        *PriceRoutes(parts.live).routes(),
         *ProviderRoutes(parts.live).routes(),
         *RouteRoutes(parts.live, parts.router, parts.catalog, time.monotonic).routes(),
         *GuardrailRoutes(parts.guardrails).routes(),

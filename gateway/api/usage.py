@@ -16,7 +16,7 @@ from gateway.audit import Audit
 from gateway.auth import Principal
 from gateway.auth.roles import Resource, may
 from gateway.catalog import MILLION, Catalog, Price
-from gateway.ledger import Entry
+from gateway.ledger import Entry, believable
 from gateway.ledger.export import usd
 from gateway.ledger.store import Filter, GroupBy, Ledger
 from gateway.limits.limiter import Limiter
@@ -33,6 +33,10 @@ class CostRequest(msgspec.Struct):
     prompt_tokens: Tokens = 0
     cached_tokens: Tokens = 0
     completion_tokens: Tokens = 0
+    cache_write_tokens: Tokens = 0
+    cache_write_1h_tokens: Tokens = 0
+    prompt_audio_tokens: Tokens = 0
+    completion_audio_tokens: Tokens = 0
 
 
 class OwnQuery(msgspec.Struct, kw_only=True, frozen=True):
@@ -125,7 +129,8 @@ class OwnUsage:
             raise errors.error("model_price_unknown", "This model has no price.", param="model")
         if asked.cached_tokens > asked.prompt_tokens:
             raise _invalid("cached_tokens", "there are no more cached tokens than prompt tokens")
-        usage = Usage(asked.prompt_tokens, asked.completion_tokens, asked.cached_tokens)
+        given = {name: getattr(asked, name) for name in Usage.__struct_fields__ if name in asked.__struct_fields__}
+        usage = believable(Usage(**given), asked.prompt_tokens, 0)
         cost_nano = target.price.cost_nano(usage)
         answer = {"object": "cost", "model": target.name, "cost_usd": usd(cost_nano)}
         return _json(answer | {"items": items(target.price, usage), "price_table": target.price.table})
@@ -133,14 +138,9 @@ class OwnUsage:
 
 def items(price: Price, usage: Usage) -> list[dict[str, Any]]:
     """A cost line by line, each exact; only their sum is rounded, up to the next nano-USD."""
-    lines = (
-        ("input", usage.prompt_tokens - usage.cached_tokens, price.input_nano),
-        ("cached_input", usage.cached_tokens, price.cached_nano),
-        ("output", usage.completion_tokens, price.output_nano),
-    )
     return [
         {"item": name, "tokens": tokens, "usd_per_million": usd(nano), "usd": _exact(tokens * nano)}
-        for name, tokens, nano in lines
+        for name, tokens, nano in price.at(usage.prompt_tokens).lines(usage)
         if tokens
     ]
 

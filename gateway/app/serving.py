@@ -25,6 +25,7 @@ from gateway.routing.decisions import Decisions
 from gateway.routing.router import Router
 from gateway.routing.router import Target as RouteTarget
 from gateway.routing.standing import Standing
+from gateway.served import Served
 from gateway.served.live import Live
 from gateway.served.stock import Stock
 from gateway.state.database import Database
@@ -56,7 +57,7 @@ class Serving:
         self._decided = decisions.add
         self._budget = RetryBudget()
         self._ways: dict[str, Way] = {}
-        self._asked: tuple[Config, Mapping[str, int] | None] = (Config(), None)
+        self._asked: Served | Config = Config()
         self._made: dict[str, _Made] = {}
         self._began_s = int(time.time())
         self._closing: set[asyncio.Task[None]] = set()
@@ -74,23 +75,25 @@ class Serving:
         made = self._made.get(name)
         return None if made is None else made.router
 
-    def swap(self, config: Config, since_s: Mapping[str, int] | None = None) -> None:
-        """Serve what `config` says from now on; `since_s` is when the routes began that have not always been there.
+    def swap(self, served: Served | Config) -> None:
+        """Serve this from now on, a configuration alone or with what was made at run time.
 
         Everything is made before anything is replaced, and nothing is sent to a provider before a request.
         """
+        config = served if isinstance(served, Config) else served.config
+        since_s, overrides = ({}, {}) if isinstance(served, Config) else (served.since_s, served.prices)
         ways = {one.name: self._way(one) for one in config.providers}
         placed = {name: way.placed() for name, way in ways.items()}
-        prices = price_table([*config.models, *config.routes])
+        prices = price_table([*config.models, *config.routes], config.providers, overrides)
         standings = self._standings(config, placed)
         made = {route.name: self._route(config, route, placed, prices, standings) for route in config.routes}
         routers = [one.router for one in made.values()]
-        targets = offered(config, self._models, routers, prices, {"": self._began_s, **(since_s or {})})
+        targets = offered(config, self._models, routers, prices, {"": self._began_s, **since_s})
         before = self._places()
         self.catalog.replace(targets)
         gone = [one for name, one in self._ways.items() if ways.get(name) is not one]
         new = [one for name, one in ways.items() if self._ways.get(name) is not one]
-        self.standings, self._ways, self._made, self._asked = standings, ways, made, (config, since_s)
+        self.standings, self._ways, self._made, self._asked = standings, ways, made, served
         for name, way in ways.items():
             way.places = placed[name]
         self.remotes.clear()
@@ -122,7 +125,7 @@ class Serving:
         known = self._ways.get(provider.name)
         if known is not None and known.config == provider:
             return known
-        return Way(provider, lambda: self.swap(*self._asked))
+        return Way(provider, lambda: self.swap(self._asked))
 
     def _standings(self, config: Config, placed: Mapping[str, tuple[Place, ...]]) -> dict[str, Standing]:
         """How each target does. One whose provider was described anew is another target of the same name."""
@@ -179,7 +182,7 @@ async def open_live(
 ) -> Live:
     """Serve what the configuration and the database say, and follow the database's changes."""
     stock = None if database is None else Stock(database, config, shared)
-    live = Live(config, lambda served: serving.swap(served.config, served.since_s), stock, shared)
+    live = Live(config, serving.swap, stock, shared)
     stack.push_async_callback(live.close)
     await live.open()
     return live

@@ -103,6 +103,7 @@ TABLE: Mapping[str, Rule] = _table(
         ("audit.read", _ADMINS, "see the audit log"),
         ("ledger.write", _NOBODY, "correct the ledger"),
         ("catalog.read", _NOBODY, "see all models with their prices and states"),
+        ("catalog.write", _NOBODY, "set the prices of models"),
         ("pool.read", _NOBODY, "see what is loaded and running"),
         ("pool.write", _NOBODY, "load and unload models"),
         ("library.read", _NOBODY, "see the files of models"),

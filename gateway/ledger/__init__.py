@@ -50,6 +50,10 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     cached_tokens: int = 0
     completion_tokens: int = 0
     reasoning_tokens: int = 0
+    cache_write_tokens: int = 0
+    cache_write_1h_tokens: int = 0
+    prompt_audio_tokens: int = 0
+    completion_audio_tokens: int = 0
     estimated: bool = False
     price: Price | None = None
     cost_nano: int | None = None
@@ -63,7 +67,16 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def usage(self) -> Usage:
-        return Usage(self.prompt_tokens, self.completion_tokens, self.cached_tokens, self.reasoning_tokens)
+        return Usage(
+            self.prompt_tokens,
+            self.completion_tokens,
+            self.cached_tokens,
+            self.reasoning_tokens,
+            self.cache_write_tokens,
+            self.cache_write_1h_tokens,
+            self.prompt_audio_tokens,
+            self.completion_audio_tokens,
+        )
 
 
 class Durable:
@@ -177,7 +190,17 @@ def believable(reported: Usage | None, prompt_tokens: int, counted_tokens: int) 
         output = counted_tokens
     output = max(output, 0)
     cached = min(max(reported.cached_tokens, 0), prompt)
-    return Usage(prompt, output, cached, min(max(reported.reasoning_tokens, 0), output))
+    written = min(max(reported.cache_write_tokens, 0), prompt - cached)
+    return Usage(
+        prompt,
+        output,
+        cached,
+        min(max(reported.reasoning_tokens, 0), output),
+        written,
+        min(max(reported.cache_write_1h_tokens, 0), written),
+        min(max(reported.prompt_audio_tokens, 0), prompt - cached - written),
+        min(max(reported.completion_audio_tokens, 0), output),
+    )
 
 
 def correction(entry: Entry, corrected: list[Entry], price: Price, at_us: int) -> Entry | None:

@@ -22,7 +22,10 @@ def csv_header() -> str:
 def csv_line(entry: Entry) -> str:
     """One entry. Text that a spreadsheet would compute gets an apostrophe in front; numbers stay numbers."""
     price = entry.price
-    prices = ("", "", "", "") if price is None else msgspec.structs.astuple(price)
+    prices: tuple[object, ...] = ("", "", "", "")
+    if price is not None:
+        in_force = price.at(entry.prompt_tokens)
+        prices = (in_force.input_nano, in_force.cached_nano, in_force.output_nano, price.table)
     return _line(tuple(_safe(value) for value in (*(getattr(entry, name) for name in COLUMNS), *prices)))
 
 

@@ -224,7 +224,7 @@ class Ledger:
         count = difference_nano = 0
         found: list[Entry] = []
         async for entry in self.entries(wanted):
-            price = price_of(entry.model) or price_of(f"{entry.model} {entry.provider}/{entry.target}")
+            price = price_of(f"{entry.model} {entry.provider}/{entry.target}") or price_of(entry.model)
             if entry.status != "posted" or price is None:
                 continue
             sql = f"SELECT {','.join(COLUMNS)} FROM ledger WHERE corrects = $1 ORDER BY id"

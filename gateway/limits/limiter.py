@@ -52,12 +52,15 @@ class Balance(msgspec.Struct, frozen=True):
 
 
 class Need(msgspec.Struct, frozen=True):
-    """What a request may use at most. `cuttable`: its author set no bound, so the answer may be bounded for it."""
+    """What a request may use at most. `cuttable`: its author set no bound, so the answer may be bounded for it. `kept`:
+    its provider may keep part of the prompt, `audio`: some of it, or of the answer, may be audio."""
 
     input_tokens: int
     output_tokens: int = 0
     choices: int = 1
     cuttable: bool = False
+    kept: bool = False
+    audio: bool = False
 
 
 class Alert(msgspec.Struct, frozen=True):
@@ -262,6 +265,7 @@ class Limiter:
 
     def _ask(self, identity: str, plan: Plan, need: Need, price: Price | None) -> Ask:
         now_us = self._steady_us()
+        price = price and price.at(need.input_tokens)
         budgets = plan.budgets
         if plan.wallets:
             budgets += tuple(Budget(wallet, self._credits.get(wallet, 0)) for wallet in plan.wallets)
@@ -275,10 +279,10 @@ class Limiter:
             plan.gates,
             budgets,
             need.input_tokens,
-            0 if price is None else price.input_cost_nano(need.input_tokens),
+            0 if price is None else price.input_cost_nano(need.input_tokens, kept=need.kept, audio=need.audio),
             need.output_tokens,
             need.choices,
-            0 if price is None else price.output_unit_nano(need.choices),
+            0 if price is None else price.output_unit_nano(need.choices, audio=need.audio),
             OUTPUT_TOKENS_MIN if need.cuttable else None,
         )
 

@@ -1,4 +1,4 @@
-"""Providers and routes: those of the configuration, and those made while the gateway runs, as one set with a version.
+"""Providers, routes and prices: of the configuration, and made while the gateway runs, as one set with a version.
 
 This file is the pure half: what the database has of them, and what all of them together are.
 """
@@ -7,29 +7,39 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Meta, UnsetType
 from msgspec.structs import replace
 
 from adapters.errors import ModelUnavailable
 from adapters.providers import PROVIDERS
 from adapters.upstream import location
 from gateway.config import Config, ProviderConfig, RouteConfig, conflicts
+from gateway.config_limits import PriceConfig
 from gateway.config_providers import ProviderSettings
 from gateway.remotes import upstream_settings
 from gateway.secret import ProviderKey
 
-Kind = Literal["provider", "route"]
-FIELDS: Mapping[Kind, str] = {"provider": "providers", "route": "routes"}
-TYPES: Mapping[Kind, type[ProviderSettings | RouteConfig]] = {"provider": ProviderSettings, "route": RouteConfig}
+Kind = Literal["provider", "route", "price"]
+FIELDS: Mapping[Kind, str] = {"provider": "providers", "route": "routes", "price": "prices"}
 
 _PLACE = re.compile(r"(providers|routes)\[(\d+)\]\.?(.*)")
 
 
+class PriceOverride(PriceConfig, frozen=True, kw_only=True):
+    """A price for the targets of routes with this identity that have none of their own."""
+
+    name: Annotated[str, Meta(max_length=600, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}/[!-~]+\Z")]
+
+
+Settings = ProviderSettings | RouteConfig | PriceOverride
+TYPES: Mapping[Kind, type[Settings]] = {"provider": ProviderSettings, "route": RouteConfig, "price": PriceOverride}
+
+
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """A provider or route made at run time, as the database has it. `settings` is JSON."""
+    """A provider, route or price made at run time, as the database has it. `settings` is JSON."""
 
     kind: Kind
     name: str
@@ -77,13 +87,13 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 class Item(msgspec.Struct, frozen=True, kw_only=True):
-    """A provider or route. Without a `row` it is of the configuration.
+    """A provider, a route or a price. Without a `row` it is of the configuration.
 
     `sealed` is the secret of a provider made at run time; with `open` False it cannot be read here.
     """
 
     kind: Kind
-    settings: ProviderConfig | RouteConfig
+    settings: ProviderConfig | RouteConfig | PriceOverride
     row: Row | None = None
     sealed: Sealed | None = None
     open: bool = True
@@ -115,6 +125,11 @@ class Served(msgspec.Struct, frozen=True):
         return next((item for item in found if item.row is not None), None)
 
     @property
+    def prices(self) -> dict[str, PriceConfig]:
+        """Those that administrators set, by the identities of targets."""
+        return {item.name: item.settings for item in self.of("price") if isinstance(item.settings, PriceOverride)}
+
+    @property
     def since_s(self) -> dict[str, int]:
         """When each route made at run time was made, as a Unix time."""
         return {item.name: item.row.created_us // 1_000_000 for item in self.of("route") if item.row is not None}
@@ -136,7 +151,7 @@ def changes_of(kind: type[msgspec.Struct]) -> type[msgspec.Struct]:
     """The type of changes to settings: all of their fields but the name, each of which may be left out."""
     hints = get_type_hints(kind, include_extras=True)
     fields = [(name, hints[name] | UnsetType, UNSET) for name in kind.__struct_fields__ if name != "name"]
-    name = kind.__name__.removesuffix("Settings").removesuffix("Config") + "Change"
+    name = re.sub("(Settings|Config|Override)$", "", kind.__name__) + "Change"
     return msgspec.defstruct(
         name, fields, module=__name__, namespace={"__doc__": kind.__doc__}, kw_only=True, forbid_unknown_fields=True
     )
@@ -144,7 +159,12 @@ def changes_of(kind: type[msgspec.Struct]) -> type[msgspec.Struct]:
 
 ProviderChange = changes_of(ProviderSettings)
 RouteChange = changes_of(RouteConfig)
-CHANGES: Mapping[Kind, type[msgspec.Struct]] = {"provider": ProviderChange, "route": RouteChange}
+PriceChange = changes_of(PriceOverride)
+CHANGES: Mapping[Kind, type[msgspec.Struct]] = {
+    "provider": ProviderChange,
+    "route": RouteChange,
+    "price": PriceChange,
+}
 
 
 def given(change: msgspec.Struct) -> dict[str, Any]:
@@ -153,7 +173,7 @@ def given(change: msgspec.Struct) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not UNSET}
 
 
-def encoded(settings: ProviderSettings | RouteConfig) -> str:
+def encoded(settings: Settings) -> str:
     """Settings as they are kept: what is as it is by default is left out, so that other releases read it as well."""
     return msgspec.json.encode(_plain(settings)).decode()
 
@@ -204,9 +224,9 @@ def combine(config: Config, stored: Stored, unseal: Unseal) -> tuple[Served, lis
         items = [replace(item, problem=problems.get(i, item.problem)) for i, item in enumerate(items)]
 
 
-def _item(row: Row, settings: ProviderSettings | RouteConfig, sealed: Sealed | None, unseal: Unseal) -> Item:
-    if isinstance(settings, RouteConfig):
-        return Item(kind="route", settings=settings, row=row)
+def _item(row: Row, settings: Settings, sealed: Sealed | None, unseal: Unseal) -> Item:
+    if not isinstance(settings, ProviderSettings):
+        return Item(kind=row.kind, settings=settings, row=row)
     bound = sealed is not None and origin_of(described(settings, None)) == sealed.origin
     secret = unseal(sealed) if sealed is not None and bound else None
     return Item(

@@ -1,5 +1,6 @@
-"""The tables of providers, routes and secrets that are made while the gateway runs. Every change is checked as a whole:
-what is served after it has to be as sound as a configuration."""
+"""The tables of providers, routes, prices and secrets that are made while the gateway runs.
+
+Every change is checked as a whole: what is served after it has to be as sound as a configuration."""
 
 from __future__ import annotations
 
@@ -12,15 +13,30 @@ import msgspec
 from msgspec.structs import replace
 
 from gateway import errors
-from gateway.config import Config, ProviderConfig, RouteConfig
+from gateway.config import Config, ProviderConfig
 from gateway.config_providers import ProviderSettings
-from gateway.served import FIELDS, Item, Kind, ProviderSecret, Row, Sealed, Served, Stored, combine, encoded, origin_of
+from gateway.served import (
+    FIELDS,
+    TYPES,
+    Item,
+    Kind,
+    PriceOverride,
+    ProviderSecret,
+    Row,
+    Sealed,
+    Served,
+    Settings,
+    Stored,
+    combine,
+    encoded,
+    origin_of,
+)
 from gateway.served.sealing import Sealing
 from gateway.state.database import Database, Statements
 from gateway.state.shared import SharedState, SharedStateUnavailable
 
 CHANNEL = "served"
-COUNT_MAX = {"provider": 1000, "route": 10_000}
+COUNT_MAX = {"provider": 1000, "route": 10_000, "price": 10_000}
 _ROW, _SEALED = ", ".join(Row.__struct_fields__), ", ".join(Sealed.__struct_fields__)
 
 log = logging.getLogger(__name__)
@@ -55,8 +71,8 @@ class Stock:
             stored = await _stored(inside)
         return self._combined(stored)
 
-    async def create(self, settings: ProviderSettings | RouteConfig) -> Item:
-        kind: Kind = "route" if isinstance(settings, RouteConfig) else "provider"
+    async def create(self, settings: Settings) -> Item:
+        kind = next(kind for kind, known in TYPES.items() if type(settings) is known)
         now_us = self._now_us()
         row = Row(kind=kind, name=settings.name, settings=encoded(settings), created_us=now_us, changed_us=now_us)
         async with self._database.transaction() as inside:
@@ -95,6 +111,13 @@ class Stock:
             await _count(inside)
         await self._announce()
         return _sure(served, kind, name)
+
+    async def set_price(self, price: PriceOverride, version: int | None = None) -> Item:
+        """Put a price in the place of the one before, if there is one."""
+        if await self._database.query("SELECT name FROM served WHERE kind = 'price' AND name = $1", price.name):
+            given = {name: getattr(price, name) for name in price.__struct_fields__}
+            return await self.change("price", price.name, given, version)
+        return await self.create(price)
 
     async def delete(self, kind: Kind, name: str, version: int | None = None) -> None:
         async with self._database.transaction() as inside:
@@ -200,9 +223,9 @@ def _sure(served: Served, kind: Kind, name: str) -> Item:
     return found
 
 
-def _bare(settings: ProviderConfig | RouteConfig) -> ProviderSettings | RouteConfig:
+def _bare(settings: Settings) -> Settings:
     """Settings as they are kept: a provider without its secret."""
-    if isinstance(settings, RouteConfig):
+    if not isinstance(settings, ProviderConfig):
         return settings
     return ProviderSettings(**{name: getattr(settings, name) for name in ProviderSettings.__struct_fields__})
 

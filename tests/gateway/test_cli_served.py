@@ -86,3 +86,18 @@ def test_a_secret_from_a_pipe(run: Run, tmp_path: Path, monkeypatch: pytest.Monk
     lost = run("rotate-secrets")
     assert lost.code == 1 and "The secret of far could not be read" in lost.err
     assert json.loads(run("providers", "secret", "far", "--remove", "--json").out)["secret"] is None
+
+
+def test_prices_and_where_they_come_from(run: Run) -> None:
+    run("providers", "create", "{name: far, kind: openai}")
+    run("routes", "create", "{name: gpt, groups: [[{provider: far, model: gpt-4o-2024-11-20}]]}")
+    (_, line) = run("prices", "list").out.splitlines()
+    assert line.split() == ["gpt", "far/gpt-4o-2024-11-20", "2.5", "1.25", "10.0", "table", "2025-07-04"]
+    told = run("prices", "set", "far/gpt-4o-2024-11-20", "{input: '3', output: '4'}").out
+    assert told == "far/gpt-4o-2024-11-20 costs 3 per million tokens of input and 4 of output.\n"
+    assert run("prices", "list").out.splitlines()[1].split()[2:] == ["3.0", "3.0", "4.0", "api"]
+    assert run("prices", "delete", "far/gpt-4o-2024-11-20").code == 0
+    assert run("prices", "set", "gpt-4o", "{input: '3'}").err.startswith("gateway: a price is for PROVIDER/MODEL")
+    known = run("prices", "known").out
+    assert "claude-haiku-4-5" in known and "https://" in known
+    assert json.loads(run("prices", "known", "--json").out)["version"].startswith("known-")

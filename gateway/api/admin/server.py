@@ -19,13 +19,20 @@ from gateway.secret import Secret
 MASK = "***"
 
 
-class PriceShown(msgspec.Struct, frozen=True, kw_only=True):
-    """US dollars per million tokens, and the version of the table they stand in."""
+class PriceShown(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """US dollars per million tokens, and the version of the table they stand in. What is left out costs as other tokens
+    of the prompt or the answer. `long_prompts` is the price of prompts of more than `above_tokens`."""
 
     input: str
     cached_input: str
     output: str
     table: str
+    cache_write: str | None = None
+    cache_write_1h: str | None = None
+    audio_input: str | None = None
+    audio_output: str | None = None
+    above_tokens: int | None = None
+    long_prompts: PriceShown | None = None
 
 
 class Offer(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,7 +145,17 @@ def price_shown(price: Price) -> PriceShown:
         cached_input=usd(price.cached_nano),
         output=usd(price.output_nano),
         table=price.table,
+        cache_write=maybe_usd(price.write_nano),
+        cache_write_1h=maybe_usd(price.write_1h_nano),
+        audio_input=maybe_usd(price.audio_input_nano),
+        audio_output=maybe_usd(price.audio_output_nano),
+        above_tokens=price.above_tokens or None,
+        long_prompts=None if price.beyond is None else price_shown(price.beyond),
     )
+
+
+def maybe_usd(nano: int | None) -> str | None:
+    return None if nano is None else usd(nano)
 
 
 def engine(name: str, status: ModelStatus) -> Engine:

@@ -117,6 +117,7 @@ NOBODYS = (
     "POST /admin/v1/guardrails/{id}/test",
     *(f"{method} /admin/v1/library/files/{{id}}" for method in ("GET", "DELETE")),
     *(f"POST /admin/v1/library/files/{{id}}/{action}" for action in ("verify", "cancel")),
+    *(f"{method} /admin/v1/prices/{{name:text}}" for method in ("PUT", "DELETE")),
     *(f"{method} /admin/v1/routes/{{name:text}}" for method in ("GET", "PATCH", "DELETE")),
     *(f"{method} /admin/v1/providers/{{name:text}}" for method in ("GET", "PATCH", "DELETE")),
     *(f"{method} /admin/v1/providers/{{name:text}}/secret" for method in ("PUT", "DELETE")),

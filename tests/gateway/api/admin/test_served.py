@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from gateway.api.admin.prices import PriceRoutes
 from gateway.api.admin.served import ProviderRoutes, RouteRoutes
 from gateway.app.serving import Serving
 from gateway.config import Config
@@ -31,10 +32,14 @@ def with_routes(folder: Path, script: Callable[[Desk, Live, Database], Awaitable
         config = msgspec.convert(CONFIG | {"data_dir": str(folder)}, Config)
         serving = Serving((), Decisions())
         stock = Stock(database, config)
-        live = Live(config, lambda served: serving.swap(served.config, served.since_s), stock)
+        live = Live(config, serving.swap, stock)
         await live.open()
         desk.serve(
-            [*ProviderRoutes(live).routes(), *RouteRoutes(live, serving.router, serving.catalog, lambda: 0.0).routes()]
+            [
+                *PriceRoutes(live).routes(),
+                *ProviderRoutes(live).routes(),
+                *RouteRoutes(live, serving.router, serving.catalog, lambda: 0.0).routes(),
+            ]
         )
         await script(desk, live, database)
         await live.close()
@@ -54,7 +59,7 @@ def test_the_life_of_a_route(tmp_path: Path) -> None:
         assert (made.status_code, route["source"], route["version"]) == (201, "api", 1)
         assert made.headers["location"] == "/admin/v1/routes/a%2Fgpt"
         (target,) = route["targets"]
-        assert (target["group"], target["price"], target["standing"]["breaker"]) == (0, None, "closed")
+        assert (target["group"], target["price"]["input"], target["standing"]["breaker"]) == (0, "2.5", "closed")
 
         path = "/routes/a%2Fgpt"
         changed = await desk.ask("admin", "PATCH", path, {"policy": "fastest"}, **{"if-match": made.headers["etag"]})
@@ -153,6 +158,37 @@ def test_a_secret_is_never_seen_again(tmp_path: Path) -> None:
     with_routes(tmp_path, script)
     written = [file for file in tmp_path.rglob("*") if file.is_file()]
     assert written and not [file for file in written if SECRET.encode() in file.read_bytes()]
+
+
+def test_prices_that_are_set_come_before_those_that_are_known(tmp_path: Path) -> None:
+    async def script(desk: Desk, live: Live, database: Database) -> None:
+        async def prices() -> dict[str, tuple[str, str]]:
+            listed = (await desk.ask("admin", "GET", "/prices")).json()["data"]
+            return {one["id"]: (one["source"], one["price"]["input"]) for one in listed}
+
+        assert await prices() == {"chat house/m": ("config", "1.0")}
+        await desk.ask("admin", "POST", "/providers", {"name": "far", "kind": "openai"})
+        await desk.ask("admin", "POST", "/routes", {"name": "gpt", "groups": TARGETS})
+        assert (await prices())["gpt far/gpt-4o"] == ("table", "2.5")
+        for name in ("far%2Fgpt-4o", "house%2Fm"):
+            assert (await desk.ask("admin", "PUT", f"/prices/{name}", {"input": "7"})).status_code == 200
+        assert await prices() == {
+            "chat house/m": ("config", "1.0"),
+            "gpt far/gpt-4o": ("api", "7.0"),
+            "house/m": ("api", "7.0"),
+        }
+        route = (await desk.ask("admin", "GET", "/routes/gpt")).json()
+        assert route["targets"][0]["price"]["input"] == "7.0", "it is in force at once"
+        await desk.ask("admin", "PUT", "/prices/far%2Fgpt-4o", {"input": "8", "cache_write": "10"})
+        assert (await prices())["gpt far/gpt-4o"] == ("api", "8.0")
+        for body in ({"input": "-1"}, {"input": "1", "long_prompts": {}}, {}):
+            assert (await desk.ask("admin", "PUT", "/prices/far%2Fgpt-4o", body)).status_code == 400
+        assert (await desk.ask("admin", "PUT", "/prices/nonsense", {"input": "1"})).status_code == 400
+        assert (await desk.ask("admin", "DELETE", "/prices/far%2Fgpt-4o")).status_code == 204
+        assert (await prices())["gpt far/gpt-4o"] == ("table", "2.5")
+        assert (await desk.ask("admin", "DELETE", "/prices/far%2Fgpt-4o")).status_code == 404
+
+    with_routes(tmp_path, script)
 
 
 def test_whoever_may_not_write_changes_nothing(tmp_path: Path) -> None:
