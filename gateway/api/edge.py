@@ -52,6 +52,8 @@ AUDITED: Mapping[str, str] = {
     "permission_denied": "access",
     "insufficient_quota": "spend",
 }
+# Where clients of Anthropic and Google have their keys.
+KEY_HEADERS = (b"x-api-key", b"x-goog-api-key")
 LEFT = 499  # Stands in logs and metrics for a client that went away; it is never sent.
 
 Methods = dict[str, Endpoint]
@@ -275,9 +277,9 @@ def _client(peer: tuple[str, int] | None, headers: HeaderList, proxies: Networks
 
 
 def _credential(headers: HeaderList) -> str | None:
-    """What the request was sent with, as an Authorization header has it; some of Anthropic's clients say it in their
-    own header, which only counts without the other."""
-    for wanted, prefix in ((b"authorization", ""), (b"x-api-key", "Bearer ")):
+    """What the request was sent with, as an Authorization header has it; clients of Anthropic and Google say it in
+    headers of their own, which only count without that."""
+    for wanted, prefix in ((b"authorization", ""), *((name, "Bearer ") for name in KEY_HEADERS)):
         given = [value for name, value in headers if name == wanted]
         if len(given) > 1:
             raise errors.error("bad_request", "Send one Authorization header.")
@@ -288,7 +290,7 @@ def _credential(headers: HeaderList) -> str | None:
 
 def _claimed(scope: Scope) -> dict[str, str]:
     """The id of the key that a request came with, if it looks like one. Whoever sent it need not own it."""
-    given = [value for name, value in scope["headers"] if name in (b"authorization", b"x-api-key")]
+    given = [value for name, value in scope["headers"] if name in (b"authorization", *KEY_HEADERS)]
     identity = key_id(given[0].decode("latin-1").rpartition(" ")[2]) if given else None
     return {} if identity is None else {"key": identity}
 

@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import boto3  # type: ignore[import-untyped]
 import openai
 import pytest
 from anthropic import Anthropic
+from botocore import UNSIGNED
+from botocore.config import Config
+from google import genai
+from google.genai import errors as genai_errors
+from google.genai import types
 
 from adapters.types import (
     ChoiceFinished,
@@ -30,9 +36,9 @@ from tests.e2e.server import ADMIN_KEY, Server
 
 CONFIG = """
 providers:
-  - {{name: google, kind: gemini, base_url: "{gemini}", api_key: k}}
+  - {{name: google, kind: gemini, base_url: "{gemini}", api_key: k, passthrough: true}}
   - {{name: amazon, kind: bedrock, base_url: "{bedrock}", region: us-east-1, aws_access_key_id: AKIDEXAMPLE,
-     aws_secret_access_key: "${{AWS_SECRET}}"}}
+     aws_secret_access_key: "${{AWS_SECRET}}", passthrough: true}}
   - {{name: next, kind: anthropic, base_url: "{behind}", api_key: "{key}"}}
 routes:
   - {{name: gemini, groups: [[{{provider: google, model: gemini-2.5-flash, price: {{input: "1", output: "2"}}}}]]}}
@@ -174,3 +180,48 @@ def test_what_a_provider_says_of_its_failure_is_told_to_each(
             claude.messages.create(model=model, max_tokens=5, messages=PARIS)
     finally:
         mocks[model].failure = None
+
+
+def test_googles_client_in_its_own_dialect(mocks: dict[str, Mock], front: Server) -> None:
+    mock = mocks["gemini"]
+    mock.scripts = [script(TextDelta(0, "Grüße")), script(TextDelta(0, "Grüße, "), TextDelta(0, "世界"))]
+    options = types.HttpOptions(base_url=f"{front.url}/v1/providers/google", api_version="v1beta")
+    with genai.Client(api_key=ADMIN_KEY, http_options=options) as client:
+        config = types.GenerateContentConfig(system_instruction="be kind", max_output_tokens=50)
+        whole = client.models.generate_content(model="gemini-2.5-flash", contents="hi", config=config)
+        assert whole.text == "Grüße" and whole.usage_metadata is not None
+        assert whole.usage_metadata.prompt_token_count == 30
+        pieces = client.models.generate_content_stream(model="gemini-2.5-flash", contents="hi", config=config)
+        assert "".join(piece.text or "" for piece in pieces) == "Grüße, 世界"
+        mock.failure = 429, b'{"error":{"code":429,"message":"no","status":"RESOURCE_EXHAUSTED"}}'
+        try:
+            with pytest.raises(genai_errors.ClientError):
+                client.models.generate_content(model="gemini-2.5-flash", contents="hi")
+        finally:
+            mock.failure = None
+    assert mock.asked[-1].messages == (Message("system", "be kind"), Message("user", "hi"))
+
+
+def test_amazons_client_in_its_own_dialect(mocks: dict[str, Mock], front: Server) -> None:
+    """Its requests are signed anew. A bearer token it only sends over HTTPS by itself, so that is put there for it."""
+    mock = mocks["claude"]
+    mock.scripts = [script(TextDelta(0, "Grüße")), script(TextDelta(0, "Grüße, "), TextDelta(0, "世界"))]
+    url = f"{front.url}/v1/providers/amazon"
+    client: Any = boto3.client(
+        "bedrock-runtime", endpoint_url=url, region_name="us-east-1", config=Config(signature_version=UNSIGNED)
+    )
+    key = {"Authorization": f"Bearer {ADMIN_KEY}"}
+    client.meta.events.register("before-call.bedrock-runtime", lambda params, **_: params["headers"].update(key))
+    ask: Any = {
+        "modelId": "anthropic.claude-sonnet-4-6-v1:0",
+        "messages": [{"role": "user", "content": [{"text": "hi"}]}],
+    }
+    whole = client.converse(**ask)
+    assert whole["output"]["message"]["content"][-1]["text"] == "Grüße"
+    told = [
+        event["contentBlockDelta"]["delta"]["text"]
+        for event in client.converse_stream(**ask)["stream"]
+        if "contentBlockDelta" in event
+    ]
+    assert "".join(told) == "Grüße, 世界"
+    client.close()
