@@ -35,14 +35,13 @@ def header_of(headers: Headers, name: bytes) -> bytes | None:
     return None
 
 
-class Whole:
-    """A receiver that keeps a body of at most `bytes_max`."""
+class Whole(msgspec.Struct, eq=False):
+    """A receiver that keeps a body of at most so many bytes."""
 
-    def __init__(self, bytes_max: int) -> None:
-        self.status = 0
-        self.headers: Headers = []
-        self._parts: list[bytes] = []
-        self._left = bytes_max
+    _left: int
+    status: int = 0
+    headers: Headers = []
+    _parts: list[bytes] = []
 
     @property
     def body(self) -> bytes:

@@ -185,7 +185,7 @@ class Inference:
         except GatewayError as exc:
             self._telemetry.inference(target.name, exc.code)
             raise
-        return Record(target.name, self._telemetry, self._clock, meter)
+        return Record(target.name, self._telemetry, self._clock, self._clock(), meter)
 
     def _guards(self, principal: Principal, target: Target, caller: Caller) -> Guarding | None:
         """What looks at a request; None where nothing applies."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 
+import msgspec
+
 from adapters.errors import AdapterError, EngineFailed, Timeout
 from adapters.types import (
     Caller,
@@ -31,23 +33,21 @@ from gateway.telemetry import Telemetry
 TOKEN_BYTES = 3
 
 
-class Record:
+class Record(msgspec.Struct, eq=False):
     """Counts one request and settles its meter. It ends exactly once, by plain calls that a cancelled task can make."""
 
+    _model: str
+    _telemetry: Telemetry
+    _clock: Callable[[], float]
+    _started_s: float
+    meter: Meter
     _first_s: float | None = None
     _output_s: float | None = None
-    _counted = 0
+    _counted: int = 0
     _prompt: Started | None = None
     _sent: Inbound | None = None
-    _again = False
-    _ended = False
-
-    def __init__(self, model: str, telemetry: Telemetry, clock: Callable[[], float], meter: Meter) -> None:
-        self.meter = meter
-        self._model = model
-        self._telemetry = telemetry
-        self._clock = clock
-        self._started_s = clock()
+    _again: bool = False
+    _ended: bool = False
 
     def event(self, event: Event) -> None:
         """Note the next event of the stream; the last one ends the record."""
@@ -253,12 +253,11 @@ class Passage:
         return relayed
 
 
-class Noted:
+class Noted(msgspec.Struct, eq=False):
     """A sink that has a record of what goes through it."""
 
-    def __init__(self, sink: Outlet, record: Record) -> None:
-        self._sink = sink
-        self._record = record
+    _sink: Outlet
+    _record: Record
 
     def serving(self, served: Served) -> None:
         self._record.meter.serve(served)

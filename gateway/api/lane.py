@@ -93,10 +93,8 @@ class Exchange(RequestResponseCycle):
     uvicorn's and goes through ASGI.
     """
 
-    # How it begins. What else uvicorn's cycle has is made when a request becomes usual.
-    disconnected = response_started = response_complete = usual = False
-    more_body = True
-    task: asyncio.Task[Any] | None = None
+    # What most requests leave as it is. What else uvicorn's cycle has is made when a request becomes usual.
+    usual = False
     _scope: Scope | None = None
     _size = 0
     _wanted = False
@@ -126,12 +124,15 @@ class Exchange(RequestResponseCycle):
         self.flow = connection.flow
         self.default_headers = default_headers
         self.keep_alive = keep_alive
+        self.disconnected = self.response_started = self.response_complete = False
+        self.task: asyncio.Task[Any] | None = None
         self.waiting_for_100_continue = expects
         self._lane = lane
         self._connection = connection
         self._state: dict[str, Any] = {}
         if body is None:
             self._parts: list[bytes] = []
+            self.more_body = True
             self.message_event = asyncio.Event()
         else:
             self._parts = [body]

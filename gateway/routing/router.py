@@ -59,6 +59,7 @@ Request = ChatRequest | CompletionRequest | EmbeddingRequest | RerankRequest | I
 Unary = TypeVar("Unary", Embeddings, Ranking)
 T = TypeVar("T")
 NOBODY: Mapping[str, str] = {}
+NOT_TRIED = Served("", "", "")
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,23 +92,21 @@ class RouteSettings(msgspec.Struct, frozen=True, kw_only=True):
     falls_through: frozenset[FallsThrough] = frozenset({"context_length_exceeded"})
 
 
-class _Trip:
+class _Trip(msgspec.Struct, eq=False):
     """What a request has met on its way so far."""
 
-    group = 0
+    request: Request
+    caller: Caller
+    group: int = 0
+    failed: dict[str, AdapterError] = {}
+    passed_over: dict[str, str] = {}
     refusal: InvalidRequest | None = None
-    pause_s = 0.0
+    attempts: list[Attempt] = []
+    pause_s: float = 0.0
     last: AdapterError | None = None
     # Who serves it, as far as the try that is under way or was the last one goes.
-    served: Served
-    shown = False
-
-    def __init__(self, request: Request, caller: Caller) -> None:
-        self.request = request
-        self.caller = caller
-        self.failed: dict[str, AdapterError] = {}
-        self.passed_over: dict[str, str] = {}
-        self.attempts: list[Attempt] = []
+    served: Served = NOT_TRIED
+    shown: bool = False
 
 
 class _Watched:
