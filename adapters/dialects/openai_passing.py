@@ -16,7 +16,7 @@ from adapters.dialects.failures import failure_in_stream
 from adapters.dialects.openai_completions import MAX_TOKENS_DEFAULT
 from adapters.dialects.openai_usage import WireUsage, parse_usage
 from adapters.dialects.passing import Passing
-from adapters.dialects.splicing import Parts, splice
+from adapters.dialects.splicing import Parts, replace_one, splice
 from adapters.errors import BrokeOff, InvalidRequest, UpstreamInvalid
 from adapters.types import Head, Inbound, Usage
 
@@ -147,10 +147,10 @@ def _head(fields: HeadFields, max_tokens: int | None) -> Head:
 def rewrite(inbound: Inbound, model: str, style: Style) -> Parts:
     """The body with the target's model, with the usage asked for, and with a bound of the answer where there is one."""
     head = inbound.head
-    replaced: dict[str, bytes] = {"model": _encode(model)}
     want_usage = head.stream and not head.usage_wanted and style.usage_option
     if not want_usage and inbound.output_tokens_max is None:
-        return splice(inbound.body, replaced, {})
+        return replace_one(inbound.body, "model", _encode(model))
+    replaced: dict[str, bytes] = {"model": _encode(model)}
     added: dict[str, bytes] = {}
     fields = _routed_decoder.decode(inbound.body)
     if want_usage:

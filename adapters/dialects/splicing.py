@@ -40,8 +40,7 @@ def splice(body: bytes, replaced: Mapping[str, bytes], added: Mapping[str, bytes
     """
     if not added and len(replaced) == 1:
         ((name, value),) = replaced.items()
-        begin, end = _span(body, name) or _spans(body, replaced)[name]
-        return (body[:begin], value, body[end:]) if len(body) <= COPIED_BYTES_MAX else _around(body, begin, value, end)
+        return replace_one(body, name, value)
     view = memoryview(body)
     start = body.index(b"{") + 1
     parts: list[bytes | memoryview] = [view[:start], *(b'"%b":%b,' % (name.encode(), added[name]) for name in added)]
@@ -63,6 +62,12 @@ def rename(body: bytes, name: str, new_name: str, value: bytes) -> Parts:
     quote = body.rindex(b'"', 0, body.rindex(b":", 0, begin))
     start = body.rindex(b'"', 0, quote)
     return _around(body, start, b'"%b":%b' % (new_name.encode(), value), end)
+
+
+def replace_one(body: bytes, name: str, value: bytes) -> Parts:
+    """`splice` for one member that is there."""
+    begin, end = _span(body, name) or _spans(body, {name: value})[name]
+    return (body[:begin], value, body[end:]) if len(body) <= COPIED_BYTES_MAX else _around(body, begin, value, end)
 
 
 def _around(body: bytes, begin: int, value: bytes, end: int) -> Parts:

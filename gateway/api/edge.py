@@ -128,11 +128,13 @@ def allowed(methods: Mapping[str, Endpoint]) -> str:
     return ", ".join([*methods, *(["HEAD"] if "GET" in methods else []), "OPTIONS"])
 
 
-class Visitor(msgspec.Struct, frozen=True):
-    """What a request says of who asks: what it was sent with, as an Authorization header has it, and from where."""
+class Visitor(msgspec.Struct):
+    """What a request says of who asks: what it was sent with, as an Authorization header has it, and from where.
+    `admitted` is who that was before, if he might do the one thing that is asked for."""
 
     credential: str | None
     address: str
+    admitted: Principal | None = None
 
 
 class Edge:
@@ -255,8 +257,10 @@ class Edge:
         if principal is None:
             principal = await self._authenticator.authenticate(visitor.credential, visitor.address)
         state["principal"] = principal
-        if may(principal, permission) != "allowed":
-            raise errors.error("permission_denied", f"This needs the permission {permission}.")
+        if principal is not visitor.admitted:
+            if may(principal, permission) != "allowed":
+                raise errors.error("permission_denied", f"This needs the permission {permission}.")
+            visitor.admitted = principal
         return principal
 
     def permission(self, method: str, path: str) -> str:
