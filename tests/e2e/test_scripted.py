@@ -9,7 +9,7 @@ from pathlib import Path
 import openai
 import pytest
 
-from tests.e2e.server import ADMIN_KEY, ROOT, Server
+from tests.e2e.server import ADMIN_KEY, ROOT, Server, free_port
 
 CONFIG = """
 models:
@@ -52,8 +52,8 @@ def test_the_sdk_gets_what_the_script_says(tmp_path: Path) -> None:
 def test_a_script_that_cannot_be_played_is_refused_at_the_start(tmp_path: Path) -> None:
     (tmp_path / "canned.yaml").write_text("answers: [{say: hello}]")
     (tmp_path / "config.yaml").write_text(CONFIG)
-    for command in ("serve", "check"):
-        arguments = [command, "--config", str(tmp_path / "config.yaml"), "--data-dir", str(tmp_path / "state")]
+    for command in (["serve", "--port", str(free_port())], ["check"]):
+        arguments = [*command, "--config", str(tmp_path / "config.yaml"), "--data-dir", str(tmp_path / "state")]
         done = subprocess.run(
             [sys.executable, "-m", "gateway", *arguments], cwd=ROOT, check=False, capture_output=True, text=True
         )
