@@ -5,18 +5,17 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from gateway import command
+from gateway import cli_links, command
+from gateway.cli_links import with_imports
 
 if TYPE_CHECKING:
     from gateway.library.files import File
     from gateway.library.importing import Imports
     from gateway.state.database import Database
-
-T = TypeVar("T")
 
 
 def add_verbs(models: argparse.ArgumentParser) -> None:
@@ -39,7 +38,32 @@ def add_verbs(models: argparse.ArgumentParser) -> None:
     finding.add_argument("--limit", type=int, default=100)
     _by_id(_verb(verbs, "show", _show, "everything about a file of the library"))
     _by_id(_verb(verbs, "verify", _verify, "read a file anew and compare its digests; what is not right is put away"))
+    _add_links(verbs)
+    _add_hub(verbs)
     _by_id(_verb(verbs, "delete", _delete, "delete a file that nothing refers to; what it is linked to stays"))
+
+
+def _add_links(verbs: Any) -> None:
+    linking = _verb(verbs, "link", cli_links.link, "have a file of the library at another path too")
+    _by_id(linking)
+    linking.add_argument("path", type=Path)
+    linking.add_argument("--how", choices=("link", "hardlink", "reflink", "copy"), default="link")
+    _verb(verbs, "links", cli_links.links, "where files of the library are linked to")
+    _by_id(_verb(verbs, "unlink", cli_links.unlink, "take a link back"))
+    _verb(verbs, "repair", cli_links.repair, "look at all links, and make those again that are gone")
+
+
+def _add_hub(verbs: Any) -> None:
+    searching = _verb(verbs, "search", cli_links.search, "repositories of the hub with GGUF files")
+    searching.add_argument("words", nargs="+", metavar="WORD")
+    searching.add_argument("--limit", type=int, default=20)
+    offering = _verb(
+        verbs, "offers", cli_links.offers, "the quantisations of a repository, with what fits this machine"
+    )
+    offering.add_argument("name", help="owner/repo, or owner/repo@revision")
+    looking = _verb(verbs, "lookup", cli_links.look_up, "find a file of the library on the hub, by name and digest")
+    _by_id(looking)
+    looking.add_argument("--repo", help="look there, instead of where the file's name leads")
 
 
 def _verb(verbs: Any, name: str, run: Callable[[argparse.Namespace], int], summary: str) -> argparse.ArgumentParser:
@@ -51,29 +75,6 @@ def _verb(verbs: Any, name: str, run: Callable[[argparse.Namespace], int], summa
 
 def _by_id(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("id")
-
-
-def with_imports(options: argparse.Namespace, work: Callable[[Imports, Database], Awaitable[T]]) -> T:
-    """Do `work` on the library, beside a running server if there is one."""
-    from gateway.library.errors import LibraryError
-    from gateway.library.files import Files
-    from gateway.library.importing import Imports
-
-    config = command.load(options)
-    folder = Path(config.library.files_dir or Path(config.data_dir) / "library")
-    named = [Path(model.file) for model in config.models if model.file]
-
-    async def run(database: Database) -> T:
-        imports = Imports(Files(database), folder, referred=named)
-        await imports.open()
-        try:
-            return await work(imports, database)
-        except LibraryError as error:
-            raise command.CommandError(str(error)) from None
-        finally:
-            await imports.close()
-
-    return command.with_database(options, run)
 
 
 def _import(options: argparse.Namespace) -> int:

@@ -47,9 +47,10 @@ def _pull(options: argparse.Namespace) -> int:
 
 
 async def _carry_out(config: Config, options: argparse.Namespace, reference: Any) -> Progress:
+    from gateway.hubs import hub_settings
     from gateway.library.hub import Hub
 
-    hub = Hub(_hub_settings(config))
+    hub = Hub(hub_settings(config))
     pulls = open_pulls(config, hub)
     pull = pulls.start(reference, "dataset" if options.dataset else "model", update=options.update)
     loop = asyncio.get_running_loop()
@@ -85,19 +86,6 @@ def cache_folder(config: Config) -> Path:
         return Path(config.library.dir)
     home = os.environ.get("HF_HOME") or str(Path("~/.cache/huggingface").expanduser())
     return Path(os.environ.get("HF_HUB_CACHE") or str(Path(home) / "hub"))
-
-
-def _hub_settings(config: Config) -> Any:
-    from gateway.library.hub import HOSTS, HubSettings
-    from gateway.secret import Secret
-
-    library, token = config.library, config.library.token
-    if library.token_file is not None:
-        try:
-            token = Secret(Path(library.token_file).read_text(encoding="ascii").strip())
-        except (OSError, UnicodeDecodeError):
-            raise command.CommandError(f"library.token_file cannot be read: {library.token_file}") from None
-    return HubSettings(endpoint=library.endpoint, hosts=(*HOSTS, *library.hosts), token=token, offline=library.offline)
 
 
 class Bar:

@@ -21,7 +21,7 @@ class LibraryConfig(Section, frozen=True, kw_only=True):
 
     `hosts` are where a hub may send us for the bytes of files beside Hugging Face's own. The token stays with the hub's
     own host. Imported files lie in `files_dir` (None: in the data directory); over HTTP they may come from
-    `import_dirs`.
+    `import_dirs` and be linked into `link_dirs`.
     """
 
     dir: LocalPath | None = None
@@ -32,6 +32,7 @@ class LibraryConfig(Section, frozen=True, kw_only=True):
     offline: bool = False
     files_dir: LocalPath | None = None
     import_dirs: Annotated[tuple[LocalPath, ...], Meta(max_length=100)] = ()
+    link_dirs: Annotated[tuple[LocalPath, ...], Meta(max_length=100)] = ()
 
 
 def library_conflicts(library: LibraryConfig) -> Iterator[tuple[str, str]]:

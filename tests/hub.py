@@ -11,6 +11,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 COMMIT = "1" * 40
 TOKEN = "hf_test_token"
@@ -23,6 +24,7 @@ class Hub:
         self.files = files
         self.gated = False
         self.names_only = False
+        self.listed: list[dict[str, Any]] = [{"id": "org/model", "downloads": 12, "likes": 3, "gated": False}]
         self.cuts: list[int] = []
         self.failures: list[tuple[int, dict[str, str]]] = []
         self.lies: dict[str, int | str] = {}
@@ -94,6 +96,10 @@ class Hub:
         return self._bytes(request, self.files[name], headers)
 
     def _api(self, request: BaseHTTPRequestHandler, path: str, headers: dict[str, str]) -> None:
+        if path == "/api/models":
+            words = parse_qs(urlsplit(request.path).query).get("search", [""])[0].lower().split()
+            found = [one for one in self.listed if all(word in one["id"].lower() for word in words)]
+            return _send(request, 200, json.dumps(found).encode())
         if not path.startswith(("/api/models/org/model", "/api/datasets/org/model")):
             return _send(request, 404, b"{}", {"x-error-code": "RepoNotFound"})
         if "/tree/" in path:
@@ -125,8 +131,10 @@ class Hub:
         start, status, extra = 0, 200, dict[str, str]()
         wanted = headers.get("range", "")
         if wanted and self.ranges:
-            start, status = int(wanted.removeprefix("bytes=").removesuffix("-")), 206
-            extra["content-range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+            first, _, last = wanted.removeprefix("bytes=").partition("-")
+            whole, start, status = len(content), int(first), 206
+            content = content[: int(last) + 1] if last else content
+            extra["content-range"] = f"bytes {start}-{len(content) - 1}/{whole}"
         with self._lock:
             cut = self.cuts.pop(0) if self.cuts else None
         request.send_response(status)

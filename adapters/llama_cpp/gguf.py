@@ -146,29 +146,34 @@ def read(path: Path) -> GGUF:
         path.stat()
         raise GGUFError("it is not a file")
     with path.open("rb") as file:
-        reader = _Reader(file)
-        version, tensor_count, pair_count = _prelude(reader)
-        metadata = _metadata(reader, pair_count)
-        tensors, parameters = _tensors(reader, tensor_count, _alignment(metadata))
-        architecture = _get(metadata, "general.architecture", str)
-        if not architecture:
-            raise GGUFError("general.architecture is missing")
-        tokens = _get(metadata, "tokenizer.ggml.tokens", Array)
-        return GGUF(
-            version=version,
-            metadata=metadata,
-            tensors=tensors,
-            parameters=parameters,
-            size_bytes=reader.size,
-            architecture=architecture,
-            context_length=_get(metadata, f"{architecture}.context_length", int),
-            block_count=_get(metadata, f"{architecture}.block_count", int),
-            embedding_length=_get(metadata, f"{architecture}.embedding_length", int),
-            vocabulary=tokens.count if tokens else 0,
-            chat_template=_get(metadata, "tokenizer.chat_template", str),
-            pooling_type=_get(metadata, f"{architecture}.pooling_type", int),
-            file_type=_get(metadata, "general.file_type", int),
-        )
+        return parse(file)
+
+
+def parse(file: BinaryIO) -> GGUF:
+    """The same of a file that is open; only its header is read."""
+    reader = _Reader(file)
+    version, tensor_count, pair_count = _prelude(reader)
+    metadata = _metadata(reader, pair_count)
+    tensors, parameters = _tensors(reader, tensor_count, _alignment(metadata))
+    architecture = _get(metadata, "general.architecture", str)
+    if not architecture:
+        raise GGUFError("general.architecture is missing")
+    tokens = _get(metadata, "tokenizer.ggml.tokens", Array)
+    return GGUF(
+        version=version,
+        metadata=metadata,
+        tensors=tensors,
+        parameters=parameters,
+        size_bytes=reader.size,
+        architecture=architecture,
+        context_length=_get(metadata, f"{architecture}.context_length", int),
+        block_count=_get(metadata, f"{architecture}.block_count", int),
+        embedding_length=_get(metadata, f"{architecture}.embedding_length", int),
+        vocabulary=tokens.count if tokens else 0,
+        chat_template=_get(metadata, "tokenizer.chat_template", str),
+        pooling_type=_get(metadata, f"{architecture}.pooling_type", int),
+        file_type=_get(metadata, "general.file_type", int),
+    )
 
 
 def reranks(gguf: GGUF) -> bool:

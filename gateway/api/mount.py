@@ -10,10 +10,12 @@ from typing import NamedTuple
 from gateway.api import openai
 from gateway.api.admin.audit import AuditRoutes
 from gateway.api.admin.guardrails import GuardrailRoutes
+from gateway.api.admin.hub import HubRoutes
 from gateway.api.admin.invitations import InvitationRoutes
 from gateway.api.admin.keys import KeyRoutes
 from gateway.api.admin.ledger import LedgerRoutes
 from gateway.api.admin.library import LibraryRoutes
+from gateway.api.admin.links import LinkRoutes
 from gateway.api.admin.orgs import OrgRoutes
 from gateway.api.admin.prices import PriceRoutes
 from gateway.api.admin.routes import Admin, Route
@@ -46,7 +48,9 @@ from gateway.config import Config
 from gateway.guardrails.rules import Guardrails
 from gateway.inference import Inference
 from gateway.ledger.store import Ledger
+from gateway.library.finding import Finding
 from gateway.library.importing import Imports
+from gateway.library.links import Links
 from gateway.limits.limiter import Limiter, wall_us
 from gateway.limits.wallets import Wallets
 from gateway.passthrough import PassThrough
@@ -59,6 +63,14 @@ from gateway.sessions import Sessions
 
 def version() -> str:
     return importlib.metadata.version("inference-gateway")
+
+
+class Library(NamedTuple):
+    """What the routes of files are about."""
+
+    imports: Imports
+    links: Links
+    finding: Finding
 
 
 class Parts(NamedTuple):
@@ -81,7 +93,7 @@ class Parts(NamedTuple):
     standings: Callable[[], Mapping[str, Standing]] = dict
     live: Live | None = None
     router: Callable[[str], Router | None] = lambda name: None
-    imports: Imports | None = None
+    library: Library | None = None
 
 
 def routes(parts: Parts) -> tuple[Endpoint, ...]:
@@ -112,6 +124,7 @@ def routes(parts: Parts) -> tuple[Endpoint, ...]:
 
 def admin_routes(parts: Parts) -> tuple[Route, ...]:
     """The routes of administration."""
+    library = parts.library
     return (
         *KeyRoutes(parts.keyring, wall_us).routes(),
         *AuditRoutes(parts.audit).routes(),
@@ -126,6 +139,8 @@ def admin_routes(parts: Parts) -> tuple[Route, ...]:
         *ProviderRoutes(parts.live).routes(),
         *RouteRoutes(parts.live, parts.router, parts.catalog, time.monotonic).routes(),
         *GuardrailRoutes(parts.guardrails).routes(),
-        *LibraryRoutes(parts.imports).routes(),
+        *LibraryRoutes(library and library.imports).routes(),
+        *LinkRoutes(library and library.links).routes(),
+        *HubRoutes(library and library.finding).routes(),
         *ServerRoutes(parts.config, parts.catalog, parts.health.statuses).routes(),
     )

@@ -2,27 +2,43 @@
 
 from __future__ import annotations
 
-import logging
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from gateway.api.mount import Library
 from gateway.config import Config
+from gateway.hubs import hub_settings
 from gateway.library.files import Files
+from gateway.library.finding import Finding
 from gateway.library.importing import Imports
+from gateway.library.links import Links
 from gateway.state.database import Database
 
-log = logging.getLogger("gateway.library")
+if TYPE_CHECKING:
+    from gateway.library.hub import Hub
 
 
-async def open_library(config: Config, database: Database | None, stack: AsyncExitStack) -> Imports | None:
-    """What imports files, where there is a database to keep what is known of them."""
+async def open_library(config: Config, database: Database | None, stack: AsyncExitStack) -> Library | None:
+    """What is done to files, where there is a database to keep what is known of them."""
     if database is None:
         return None
+
+    def open_hub() -> Hub:
+        # Asking hubs takes libraries that a start should not wait for.
+        from gateway.library.hub import Hub
+
+        return Hub(hub_settings(config))
+
     sources = [Path(folder) for folder in config.library.import_dirs]
-    imports = Imports(Files(database), library_folder(config), sources=sources, referred=referred(config))
+    files = Files(database)
+    imports = Imports(files, library_folder(config), sources=sources, referred=referred(config))
     await imports.open()
     stack.push_async_callback(imports.close)
-    return imports
+    links = Links(database, files, folders=[Path(folder) for folder in config.library.link_dirs])
+    finding = Finding(open_hub, files)
+    stack.callback(finding.close)
+    return Library(imports, links, finding)
 
 
 def library_folder(config: Config) -> Path:

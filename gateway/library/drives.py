@@ -96,7 +96,7 @@ def bring(source: Path, target: Path, how: How) -> None:
             case "link":
                 target.symlink_to(source)
             case "hardlink":
-                target.hardlink_to(source)
+                target.hardlink_to(source.resolve())
             case "reflink":
                 if not reflink(source, target):
                     raise Unusable("the file system cannot share blocks between these two places: take copy or link")

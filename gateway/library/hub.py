@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote, urljoin, urlsplit
@@ -17,7 +17,7 @@ import httpx
 import msgspec
 
 from gateway.library.errors import Corrupt, Gated, HubUnavailable, InvalidReference, NotFound, Offline
-from gateway.library.names import Reference, RemoteFile, check_paths
+from gateway.library.names import Found, Reference, RemoteFile, check_paths
 from gateway.routing.breaker import Breaker
 from gateway.secret import Secret
 
@@ -132,15 +132,47 @@ class Hub:
             raise Corrupt(f"the hub names no commit for {reference}")
         return Resolution(reference, kind, commit, files)
 
+    def search(self, text: str, limit: int) -> list[Found]:
+        """Repositories by words, the most downloaded first; raises as `resolve` does."""
+        if self.settings.offline:
+            raise Offline("the hub cannot be searched: the library is offline")
+        with self._hosts.visit(self._origin.netloc), _said_by_us(text):
+            models = self._api().list_models(search=text, filter="gguf", sort="downloads", limit=limit)
+            return [
+                Found(
+                    model.id,
+                    model.downloads or 0,
+                    model.likes or 0,
+                    bool(model.gated),
+                    None if model.last_modified is None else model.last_modified.isoformat(),
+                )
+                for model in models
+            ]
+
+    def part(self, resolution: Resolution, file: RemoteFile, start: int, count: int) -> bytes:
+        """`count` bytes of a file from `start` on; raises as `stream` does."""
+        data = b""
+        pieces = self.stream(resolution, file, start, count)
+        try:
+            for piece in pieces:
+                data += piece
+                if len(data) >= count:
+                    break
+        finally:
+            pieces.close()
+        return data[:count]
+
     def _api(self) -> HfApi:
         from huggingface_hub import HfApi
 
         token = self.settings.token
         return HfApi(endpoint=self._endpoint, token=token.reveal() if token else False, library_name="gateway")
 
-    def stream(self, resolution: Resolution, file: RemoteFile, start: int) -> Iterator[bytes]:
-        """The bytes of a file from `start` on. Raises HubUnavailable when they cannot be had now or break off, Corrupt
-        when the hub's answers do not fit together."""
+    def stream(
+        self, resolution: Resolution, file: RemoteFile, start: int, count: int | None = None
+    ) -> Generator[bytes]:
+        """The bytes of a file from `start` on, at least `count` of them (None: all). Raises HubUnavailable when they
+        cannot be had now or break off, Corrupt when the hub's answers do not fit together."""
         if self.settings.offline:
             raise Offline(f"{file.path} cannot be fetched: the library is offline")
         repo = resolution.reference.repo
@@ -151,19 +183,19 @@ class Hub:
             with (
                 self._hosts.visit(parts.netloc),
                 _translated(parts.netloc),
-                self._client.stream("GET", url, headers=self._headers(url, start)) as response,
+                self._client.stream("GET", url, headers=self._headers(url, start, count)) as response,
             ):
                 if not response.is_redirect:
-                    _check_status(response, file, repo, start)
+                    _check_status(response, file, repo, start, count)
                     yield from response.iter_raw()
                     return
                 url = self._followed(url, response.headers.get("location", ""))
         raise Corrupt(f"the hub sends us around in circles for {file.path}")
 
-    def _headers(self, url: str, start: int) -> dict[str, str]:
+    def _headers(self, url: str, start: int, count: int | None) -> dict[str, str]:
         headers = {"accept-encoding": "identity", "user-agent": "inference-gateway"}
-        if start:
-            headers["range"] = f"bytes={start}-"
+        if start or count is not None:
+            headers["range"] = f"bytes={start}-{'' if count is None else start + count - 1}"
         parts, token = urlsplit(url), self.settings.token
         if token is not None and (parts.scheme, parts.netloc) == (self._origin.scheme, self._origin.netloc):
             headers["authorization"] = f"Bearer {token.reveal()}"
@@ -197,7 +229,7 @@ def _is_hexadecimal(text: str) -> bool:
     return all(letter in "0123456789abcdef" for letter in text)
 
 
-def _check_status(response: httpx.Response, file: RemoteFile, repo: str, start: int) -> None:
+def _check_status(response: httpx.Response, file: RemoteFile, repo: str, start: int, count: int | None = None) -> None:
     status = response.status_code
     if status in (401, 403):
         raise Gated(f"{repo} is not open to this token: ask its owner for access, and set library.token")
@@ -211,12 +243,13 @@ def _check_status(response: httpx.Response, file: RemoteFile, repo: str, start: 
         raise Corrupt(f"the hub sends {file.path} encoded, which nobody asked for")
     if start and status == 200:
         raise HubUnavailable("the hub begins from the start again")
-    expected = f"bytes {start}-{file.size_bytes - 1}/{file.size_bytes}"
+    end = file.size_bytes if count is None or status == 200 else min(start + count, file.size_bytes)
+    expected = f"bytes {start}-{end - 1}/{file.size_bytes}"
     if status == 206 and response.headers.get("content-range", "") != expected:
         raise Corrupt(f"the hub sends other bytes of {file.path} than it was asked for")
     length = response.headers.get("content-length")
-    if length is not None and length != str(file.size_bytes - start):
-        raise Corrupt(f"the hub promised {file.size_bytes - start} bytes of {file.path} and sends {length[:20]}")
+    if length is not None and length != str(end - start):
+        raise Corrupt(f"the hub promised {end - start} bytes of {file.path} and sends {length[:20]}")
 
 
 def _retry_after_s(response: httpx.Response) -> float | None:

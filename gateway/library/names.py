@@ -36,6 +36,16 @@ class Reference(msgspec.Struct, frozen=True):
         return f"{self.repo}{quantisation}{file}{revision}"
 
 
+class Found(msgspec.Struct, frozen=True):
+    """A repository with GGUF files. `gated`: its owner lets people in one by one."""
+
+    repo: str
+    downloads: int
+    likes: int
+    gated: bool
+    changed: str | None
+
+
 class RemoteFile(msgspec.Struct, frozen=True):
     """A file of a repository. `sha256` is that of its content when the hub keeps it in LFS; any other file has only
     `git_sha1`, git's digest of it. Both are hexadecimal."""

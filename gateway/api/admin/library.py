@@ -197,27 +197,31 @@ class LibraryRoutes:
             return self._shown(await asyncio.shield(self._imports.wait(call.path["id"])))
 
     def _shown(self, file: File) -> FileShown:
-        return FileShown(
-            id=file.id,
-            name=file.name,
-            status=file.status,
-            reason=file.reason or None,
-            path=file.path or None,
-            how=file.how,
-            source=file.source,
-            size_bytes=file.size_bytes,
-            done_bytes=self._imports.done_bytes(file.id),
-            sha256=file.sha256,
-            blake3=file.blake3,
-            facts=file.facts,
-            repo=file.repo,
-            commit=file.commit_id,
-            repo_file=file.repo_file,
-            tags=file.tags,
-            created_at=Moment(file.created_us),
-            changed_at=Moment(file.changed_us),
-            version=file.version,
-        )
+        return shown(file, self._imports.done_bytes(file.id))
+
+
+def shown(file: File, done_bytes: int | None = None) -> FileShown:
+    return FileShown(
+        id=file.id,
+        name=file.name,
+        status=file.status,
+        reason=file.reason or None,
+        path=file.path or None,
+        how=file.how,
+        source=file.source,
+        size_bytes=file.size_bytes,
+        done_bytes=done_bytes,
+        sha256=file.sha256,
+        blake3=file.blake3,
+        facts=file.facts,
+        repo=file.repo,
+        commit=file.commit_id,
+        repo_file=file.repo_file,
+        tags=file.tags,
+        created_at=Moment(file.created_us),
+        changed_at=Moment(file.changed_us),
+        version=file.version,
+    )
 
 
 @contextmanager

@@ -116,7 +116,9 @@ THINGS: Mapping[str, Callable[[Database], Awaitable[Things]]] = {
 NOBODYS = (
     "POST /admin/v1/guardrails/{id}/test",
     *(f"{method} /admin/v1/library/files/{{id}}" for method in ("GET", "DELETE")),
-    *(f"POST /admin/v1/library/files/{{id}}/{action}" for action in ("verify", "cancel")),
+    *(f"POST /admin/v1/library/files/{{id}}/{action}" for action in ("verify", "cancel", "links", "lookup")),
+    "DELETE /admin/v1/library/links/{id}",
+    "GET /admin/v1/library/hub/{owner}/{repo}",
     *(f"{method} /admin/v1/prices/{{name:text}}" for method in ("PUT", "DELETE")),
     *(f"{method} /admin/v1/routes/{{name:text}}" for method in ("GET", "PATCH", "DELETE")),
     *(f"{method} /admin/v1/providers/{{name:text}}" for method in ("GET", "PATCH", "DELETE")),
