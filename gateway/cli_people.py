@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,7 @@ def _verb(verbs: Any, name: str, run: Callable[[argparse.Namespace], int], summa
 def _add_limits(verb: argparse.ArgumentParser, of: str, change: bool) -> None:
     if of in ("organisation", "team"):
         verb.add_argument("--models", metavar="A,B", help="models it may use, a* for many; `all` for all")
+        verb.add_argument("--price-factor", metavar="0.9", help="what its prices are multiplied by; or `none`")
         verb.add_argument("--guardrails", metavar="A,B", help="those its requests pass, by name; or `none`")
     if change:
         verb.add_argument("--no-limits", action="store_true", help="take the limits of its own away")
@@ -111,6 +113,10 @@ def _asked(options: argparse.Namespace, kind: Callable[..., Any], *names: str) -
         values["guardrails"] = (
             () if options.guardrails == "none" else tuple(filter(None, options.guardrails.split(",")))
         )
+    if (factor := getattr(options, "price_factor", None)) is not None:
+        if factor != "none" and not re.fullmatch(r"\d{1,3}(\.\d{1,6})?", factor):
+            raise command.CommandError("a factor is a decimal number such as 0.9 or 1.25")
+        values["price_factor"] = None if factor == "none" else factor
     if hasattr(options, "wallet") and (limits := usage.limits_of(options)) is not None:
         values["limits"] = limits
     if getattr(options, "no_limits", False):

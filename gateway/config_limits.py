@@ -10,6 +10,8 @@ from msgspec import Meta
 
 # US dollars as exact decimal text: a float could not say 0.1.
 Usd = Annotated[str, Meta(pattern=r"^\d{1,6}(\.\d{1,9})?\Z")]
+# What prices are multiplied by.
+Factor = Annotated[str, Meta(pattern=r"^\d{1,3}(\.\d{1,6})?\Z")]
 Identity = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9*][A-Za-z0-9._:/@+-]*\Z")]
 TimeZone = Annotated[str, Meta(min_length=1, max_length=64)]
 Count = Annotated[int, Meta(ge=0, le=1 << 40)]

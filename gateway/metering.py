@@ -30,7 +30,7 @@ from adapters.types import (
 )
 from gateway import errors
 from gateway.auth import Principal
-from gateway.catalog import Price, Target
+from gateway.catalog import MILLION, Price, Target
 from gateway.ledger import Durable, Entry
 from gateway.ledger.store import Ledger
 from gateway.limits.book import Grant, Refusal
@@ -59,9 +59,16 @@ class Meter:
     """One request's reservation. It ends exactly once, by plain calls that a cancelled task can still make."""
 
     def __init__(
-        self, metering: Metering, target: Target, draft: Entry, reservation: Reservation | None, started_us: int
+        self,
+        metering: Metering,
+        target: Target,
+        draft: Entry,
+        reservation: Reservation | None,
+        started_us: int,
+        factor_ppm: int = MILLION,
     ) -> None:
         self._metering = metering
+        self._factor_ppm = factor_ppm
         self._target = target
         self.served: Served | None = None
         self._draft = draft
@@ -93,13 +100,17 @@ class Meter:
             target=served.model,
             provider=served.provider,
             attempts=served.attempts,
-            price=self._target.price_at(served),
+            price=self._price_at(served),
         )
+
+    def _price_at(self, served: Served) -> Price | None:
+        price = self._target.price_at(served)
+        return price if price is None or self._factor_ppm == MILLION else price.times(self._factor_ppm)
 
     def hit(self, usage: Usage, served: Served | None, percent: int, age_s: int) -> None:
         """The answer is one that was given before: it uses no tokens and costs a share of what it cost then, at the
         prices of now, whatever part of it is read."""
-        price = self._draft.price if served is None else self._target.price_at(served)
+        price = self._draft.price if served is None else self._price_at(served)
         self._hit_nano = 0 if percent == 0 else None if price is None else -(-price.cost_nano(usage) * percent // 100)
         self.cache, self.age_s = "hit", age_s
         self._draft = msgspec.structs.replace(self._draft, cache="hit", provider="cache", attempts=0, price=price)
@@ -174,7 +185,9 @@ class Metering:
         if self._ledger is not None and self._ledger.full:
             raise errors.error("overloaded", "Usage cannot be recorded right now. Try again shortly.")
         started_us = self.steady_us()
-        price = target.price
+        price, factor_ppm = target.price, principal.price_ppm
+        if price is not None and factor_ppm != MILLION:
+            price = price.times(factor_ppm)
         draft = Entry(
             id=f"{self._process}{next(self._numbers):014x}",
             request_id=request_id,
@@ -195,7 +208,7 @@ class Metering:
         reservation = await self._reserve(principal, target, draft.id, request, price)
         if self._ledger is not None:
             self._ledger.begin(draft)
-        return Meter(self, target, draft, reservation, started_us)
+        return Meter(self, target, draft, reservation, started_us, factor_ppm)
 
     async def _reserve(
         self, principal: Principal, target: Target, identity: str, request: Request, price: Price | None

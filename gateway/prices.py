@@ -22,6 +22,15 @@ from gateway.known_prices import VERSION, Known, known_price
 
 MILLION = 1_000_000
 Source = Literal["config", "api", "table"]
+RATES = (
+    "input_nano",
+    "cached_nano",
+    "output_nano",
+    "write_nano",
+    "write_1h_nano",
+    "audio_input_nano",
+    "audio_output_nano",
+)
 
 
 class Price(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -29,6 +38,7 @@ class Price(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `write_nano` is for input that the provider is to keep for later prompts, None: as other input; `write_1h_nano` for
     what it is to keep for an hour, None: as what is kept. A prompt of more than `above_tokens` has the price `beyond`.
+    `factor_ppm` millionths of what is in the table is what it was multiplied by.
     """
 
     input_nano: int
@@ -41,6 +51,16 @@ class Price(msgspec.Struct, frozen=True, omit_defaults=True):
     audio_output_nano: int | None = None
     above_tokens: int = 0
     beyond: Price | None = None
+    factor_ppm: int = MILLION
+
+    def times(self, factor_ppm: int) -> Price:
+        """So many millionths of this price, each rounded up to a nano-USD for a million tokens."""
+        if factor_ppm == MILLION:
+            return self
+        rates = {name: getattr(self, name) for name in RATES if getattr(self, name) is not None}
+        scaled = {name: -(-nano * factor_ppm // MILLION) for name, nano in rates.items()}
+        beyond = None if self.beyond is None else self.beyond.times(factor_ppm)
+        return replace(self, beyond=beyond, factor_ppm=factor_ppm, **scaled)
 
     @property
     def plain(self) -> bool:

@@ -131,9 +131,9 @@ class OwnUsage:
             raise _invalid("cached_tokens", "there are no more cached tokens than prompt tokens")
         given = {name: getattr(asked, name) for name in Usage.__struct_fields__ if name in asked.__struct_fields__}
         usage = believable(Usage(**given), asked.prompt_tokens, 0)
-        cost_nano = target.price.cost_nano(usage)
-        answer = {"object": "cost", "model": target.name, "cost_usd": usd(cost_nano)}
-        return _json(answer | {"items": items(target.price, usage), "price_table": target.price.table})
+        price = target.price.times(request.state.principal.price_ppm)
+        answer = {"object": "cost", "model": target.name, "cost_usd": usd(price.cost_nano(usage))}
+        return _json(answer | {"items": items(price, usage), "price_table": price.table})
 
 
 def items(price: Price, usage: Usage) -> list[dict[str, Any]]:

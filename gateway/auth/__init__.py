@@ -22,7 +22,8 @@ class Principal(msgspec.Struct, frozen=True):
     each. A model has to be in every list of `models`; `scopes` None: all permissions that its roles have. `limits` are
     the key's own, `scopes_limits` those of the other scopes that have some in the database, such as
     `("team:team_x", ...)`. `counted_as` is the key that the limits of the key count (None: this one). `guardrails`
-    names those that its requests pass. The remaining fields name what its requests are counted in.
+    names those that its requests pass, `price_ppm` is what its prices are multiplied by, in millionths. The remaining
+    fields name what its requests are counted in.
     """
 
     tenant: str
@@ -44,6 +45,7 @@ class Principal(msgspec.Struct, frozen=True):
     scopes_limits: tuple[tuple[str, ScopeLimits], ...] = ()
     counted_as: str | None = None
     guardrails: tuple[str, ...] = ()
+    price_ppm: int = 1_000_000
 
 
 class Authenticator(Protocol):

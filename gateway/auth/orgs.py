@@ -38,6 +38,7 @@ class OrgChange(msgspec.Struct, frozen=True, kw_only=True):
     limits: ScopeLimits | UnsetType | None = UNSET
     models: tuple[str, ...] | UnsetType | None = UNSET
     guardrails: tuple[str, ...] | UnsetType = UNSET
+    price_factor: str | UnsetType | None = UNSET
     archived: bool | UnsetType = UNSET
 
 
@@ -56,6 +57,7 @@ class Orgs:
         limits: ScopeLimits | None = None,
         models: tuple[str, ...] | None = None,
         guardrails: tuple[str, ...] = (),
+        price_factor: str | None = None,
     ) -> Org:
         org = Org(
             id=new_id("org"),
@@ -64,6 +66,7 @@ class Orgs:
             limits=limits,
             models=check_models(models),
             guardrails=check_guardrails(guardrails),
+            price_factor=price_factor,
         )
         require(principal, "orgs.create", None)
         async with self._directory.transaction() as inside:
@@ -84,7 +87,7 @@ class Orgs:
         """What an organisation may use, and whether it is archived, is for those who make organisations to say."""
         async with self._directory.transaction() as inside:
             org = await org_of(inside, principal, identity, "orgs.write")
-            if given(change.limits, change.models, change.guardrails, change.archived):
+            if given(change.limits, change.models, change.guardrails, change.price_factor, change.archived):
                 require(principal, "orgs.create", org.resource)
             check_version(org, version)
             org = replace(
@@ -93,6 +96,7 @@ class Orgs:
                 limits=set_to(change.limits, org.limits),
                 models=check_models(set_to(change.models, org.models)),
                 guardrails=check_guardrails(set_to(change.guardrails, org.guardrails)),
+                price_factor=set_to(change.price_factor, org.price_factor),
                 archived_us=ended_us(change.archived, org.archived_us, self._directory.now_us()),
                 version=org.version + 1,
             )

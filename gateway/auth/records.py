@@ -20,7 +20,7 @@ from msgspec import UNSET, UnsetType
 from gateway import errors
 from gateway.auth import Kind, Principal, Role
 from gateway.auth.roles import Resource, may
-from gateway.config_limits import ScopeLimits
+from gateway.config_limits import Factor, ScopeLimits
 from gateway.state.database import Database, Row, Statements, Value
 from gateway.state.shared import SharedState, SharedStateUnavailable
 
@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 class Org(msgspec.Struct, frozen=True, kw_only=True):
     """An organisation: a tenant of its own. `models` None: all. `guardrails` are the names of those that
-    its requests pass."""
+    its requests pass, `price_factor` is what its prices are multiplied by."""
 
     id: str
     name: str
@@ -52,6 +52,7 @@ class Org(msgspec.Struct, frozen=True, kw_only=True):
     limits: ScopeLimits | None = None
     models: tuple[str, ...] | None = None
     guardrails: tuple[str, ...] = ()
+    price_factor: Factor | None = None
 
     @property
     def resource(self) -> Resource:
@@ -59,7 +60,8 @@ class Org(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Team(msgspec.Struct, frozen=True, kw_only=True):
-    """A team of an organisation. `models` None: all that the organisation has. `guardrails` are further ones."""
+    """A team of an organisation. `models` None: all that the organisation has. `guardrails` are further ones,
+    `price_factor` comes before the organisation's."""
 
     id: str
     org_id: str
@@ -70,6 +72,7 @@ class Team(msgspec.Struct, frozen=True, kw_only=True):
     limits: ScopeLimits | None = None
     models: tuple[str, ...] | None = None
     guardrails: tuple[str, ...] = ()
+    price_factor: Factor | None = None
 
     @property
     def resource(self) -> Resource:

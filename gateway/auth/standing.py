@@ -80,6 +80,13 @@ class Standing(msgspec.Struct, frozen=True):
         above = [of.models for of in (self.team, self.org) if of is not None]
         return tuple(listed for listed in (own, *above) if listed is not None)
 
+    @property
+    def price_ppm(self) -> int:
+        """What prices are multiplied by, in millionths: what the team says, else the organisation."""
+        factors = [of.price_factor for of in (self.team, self.org) if of is not None and of.price_factor is not None]
+        whole, _, fraction = (factors or ["1"])[0].partition(".")
+        return int(whole + fraction.ljust(6, "0"))
+
     def guardrails(self, own: tuple[str, ...] = ()) -> tuple[str, ...]:
         """Those that any level gave."""
         above = [of.guardrails for of in (self.team, self.org) if of is not None]
@@ -181,6 +188,7 @@ def key_principal(key: Key, standing: Standing) -> Principal:
         scopes_limits=standing.scopes_limits(),
         counted_as=key.counted_as,
         guardrails=standing.guardrails(key.guardrails),
+        price_ppm=standing.price_ppm,
     )
 
 
@@ -201,6 +209,7 @@ def user_principal(standing: Standing, credential: str) -> Principal:
         kind="user",
         scopes_limits=standing.scopes_limits(),
         guardrails=standing.guardrails(),
+        price_ppm=standing.price_ppm,
     )
 
 
@@ -215,6 +224,7 @@ def token_principal(token: Principal, standing: Standing) -> Principal:
         models=standing.models(),
         scopes_limits=standing.scopes_limits(),
         guardrails=standing.guardrails(),
+        price_ppm=standing.price_ppm,
     )
     if user is None:
         return found

@@ -45,6 +45,7 @@ class TeamChange(msgspec.Struct, frozen=True, kw_only=True):
     limits: ScopeLimits | UnsetType | None = UNSET
     models: tuple[str, ...] | UnsetType | None = UNSET
     guardrails: tuple[str, ...] | UnsetType = UNSET
+    price_factor: str | UnsetType | None = UNSET
     archived: bool | UnsetType = UNSET
 
 
@@ -74,6 +75,7 @@ class Teams:
         limits: ScopeLimits | None = None,
         models: tuple[str, ...] | None = None,
         guardrails: tuple[str, ...] = (),
+        price_factor: str | None = None,
     ) -> Team:
         """A new team without members; those who lead the organisation lead it too."""
         team = Team(
@@ -84,10 +86,13 @@ class Teams:
             limits=limits,
             models=check_models(models),
             guardrails=check_guardrails(guardrails),
+            price_factor=price_factor,
         )
         async with self._directory.transaction() as inside:
             org = await org_of(inside, principal, org_id, "teams.create")
             check_wallet(principal, limits)
+            if price_factor is not None:
+                require(principal, "catalog.write", None, "price_factor")
             if org.archived_us is not None:
                 raise errors.error("conflict", "The organisation is archived.")
             await _check_free(inside, team)
@@ -113,6 +118,8 @@ class Teams:
             team = await team_of(inside, principal, identity, "teams.write")
             if given(change.limits, change.models, change.guardrails, change.archived):
                 require(principal, "teams.create", team.resource)
+            if given(change.price_factor):
+                require(principal, "catalog.write", None, "price_factor")
             check_wallet(principal, set_to(change.limits, None))
             check_version(team, version)
             renamed = set_to(change.name, team.name) != team.name
@@ -122,6 +129,7 @@ class Teams:
                 limits=set_to(change.limits, team.limits),
                 models=check_models(set_to(change.models, team.models)),
                 guardrails=check_guardrails(set_to(change.guardrails, team.guardrails)),
+                price_factor=set_to(change.price_factor, team.price_factor),
                 archived_us=ended_us(change.archived, team.archived_us, self._directory.now_us()),
                 version=team.version + 1,
             )

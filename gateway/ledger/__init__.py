@@ -215,6 +215,7 @@ def correction(entry: Entry, corrected: list[Entry], price: Price, at_us: int) -
         return None
     cost_nano = (entry.cost_nano or 0) + sum(one.cost_nano or 0 for one in corrected)
     charged_nano = entry.charged_nano + sum(one.charged_nano for one in corrected)
+    price = price if entry.price is None else price.times(entry.price.factor_ppm)
     right_nano = price.cost_nano(entry.usage) if entry.status == "posted" else 0
     if right_nano == cost_nano:
         return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,8 @@ ANSWERS = {
 class Providers:
     """One server in the place of all of them; keeps what it was asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, answers: Mapping[str, tuple[str, str]] = ANSWERS) -> None:
+        self._answers = answers
         self.asked: list[tuple[str, bytes]] = []
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
@@ -55,7 +56,7 @@ class Providers:
                 length = int(head.lower().partition("content-length: ")[2].partition("\r\n")[0])
                 self.asked.append((head, await reader.readexactly(length)))
                 target = head.split(" ")[1]
-                kind, name = next(answer for end, answer in ANSWERS.items() if target.endswith(end))
+                kind, name = next(answer for end, answer in self._answers.items() if target.endswith(end))
                 data = (RECORDED / name).read_bytes()
                 writer.write(f"HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ncontent-length: {len(data)}\r\n\r\n".encode())
                 writer.write(data)

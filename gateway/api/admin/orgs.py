@@ -11,7 +11,7 @@ from gateway.api.admin.routes import Body, Call, Moment, Page, Paging, Route, ke
 from gateway.auth.orgs import OrgChange, Orgs
 from gateway.auth.records import Directory, Org, find
 from gateway.auth.roles import Resource
-from gateway.config_limits import ScopeLimits
+from gateway.config_limits import Factor, ScopeLimits
 
 ALL = "/admin/v1/orgs"
 ONE = "/admin/v1/orgs/{id}"
@@ -33,6 +33,7 @@ class OrgShown(msgspec.Struct, frozen=True, kw_only=True):
     limits: ScopeLimits | None
     models: tuple[str, ...] | None
     guardrails: tuple[str, ...]
+    price_factor: str | None
 
 
 class NewOrg(Body, frozen=True, kw_only=True):
@@ -40,6 +41,7 @@ class NewOrg(Body, frozen=True, kw_only=True):
     limits: ScopeLimits | None = None
     models: Models | None = None
     guardrails: Guards = ()
+    price_factor: Factor | None = None
 
 
 class OrgPatch(Body, frozen=True, kw_only=True):
@@ -49,6 +51,7 @@ class OrgPatch(Body, frozen=True, kw_only=True):
     limits: ScopeLimits | UnsetType | None = UNSET
     models: Models | UnsetType | None = UNSET
     guardrails: Guards | UnsetType = UNSET
+    price_factor: Factor | UnsetType | None = UNSET
     archived: bool | UnsetType = UNSET
 
 
@@ -102,7 +105,7 @@ class OrgRoutes:
                 answer=OrgShown,
                 about=self.whose,
                 action="org.change",
-                description="Limits, models, guardrails and `archived` are for administrators of the gateway.",
+                description="All but the name is for administrators of the gateway.",
             ),
         )
 
@@ -115,10 +118,7 @@ class OrgRoutes:
         return Page([shown(org) for org in orgs], orgs[-1].id if more else None)
 
     async def create(self, call: Call[None, NewOrg]) -> OrgShown:
-        body = call.body
-        org = await self._orgs.create(
-            call.principal, body.name, limits=body.limits, models=body.models, guardrails=body.guardrails
-        )
+        org = await self._orgs.create(call.principal, **msgspec.structs.asdict(call.body))
         call.note(org.id, name=org.name)
         return shown(org)
 
@@ -142,6 +142,7 @@ def shown(org: Org) -> OrgShown:
         limits=org.limits,
         models=org.models,
         guardrails=org.guardrails,
+        price_factor=org.price_factor,
     )
 
 

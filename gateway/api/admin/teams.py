@@ -14,7 +14,7 @@ from gateway.auth import Role
 from gateway.auth.records import Directory, Member, Team, find
 from gateway.auth.roles import Resource
 from gateway.auth.teams import MemberChange, TeamChange, Teams
-from gateway.config_limits import ScopeLimits
+from gateway.config_limits import Factor, ScopeLimits
 
 ALL = "/admin/v1/teams"
 ONE = "/admin/v1/teams/{id}"
@@ -36,6 +36,7 @@ class TeamShown(msgspec.Struct, frozen=True, kw_only=True):
     limits: ScopeLimits | None
     models: tuple[str, ...] | None
     guardrails: tuple[str, ...]
+    price_factor: str | None
 
 
 class MemberShown(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,6 +63,7 @@ class NewTeam(Body, frozen=True, kw_only=True):
     limits: ScopeLimits | None = None
     models: Models | None = None
     guardrails: Guards = ()
+    price_factor: Factor | None = None
 
 
 class TeamPatch(Body, frozen=True, kw_only=True):
@@ -71,6 +73,7 @@ class TeamPatch(Body, frozen=True, kw_only=True):
     limits: ScopeLimits | UnsetType | None = UNSET
     models: Models | UnsetType | None = UNSET
     guardrails: Guards | UnsetType = UNSET
+    price_factor: Factor | UnsetType | None = UNSET
     archived: bool | UnsetType = UNSET
 
 
@@ -138,7 +141,8 @@ class TeamRoutes:
                 "Change or archive a team",
                 body=TeamPatch,
                 action="team.change",
-                description="Limits, models, guardrails and `archived` are for those who lead the organisation.",
+                description="Limits, models, guardrails and `archived` are for those who lead the organisation, "
+                "`price_factor` is for administrators of the gateway.",
             ),
         )
 
@@ -191,11 +195,9 @@ class TeamRoutes:
         return Page([_team(team) for team in teams], teams[-1].id if more else None)
 
     async def create(self, call: Call[None, NewTeam]) -> TeamShown:
-        body = call.body
-        org_id = body.org_id or call.principal.org_id or ""
-        team = await self._teams.create(
-            call.principal, org_id, body.name, limits=body.limits, models=body.models, guardrails=body.guardrails
-        )
+        asked = msgspec.structs.asdict(call.body)
+        asked["org_id"] = call.body.org_id or call.principal.org_id or ""
+        team = await self._teams.create(call.principal, **asked)
         call.note(team.id, name=team.name, org=team.org_id)
         return _team(team)
 
@@ -246,6 +248,7 @@ def _team(team: Team) -> TeamShown:
         limits=team.limits,
         models=team.models,
         guardrails=team.guardrails,
+        price_factor=team.price_factor,
     )
 
 

@@ -215,6 +215,7 @@ def test_a_key_in_an_organisation_has_what_stands_behind_it(tmp_path: Path) -> N
         )
         assert found.models == (("d*",), ("demo",), ("llama*", "demo"))
         assert found.guardrails == ("judge", "own", "pii", "words")
+        assert found.price_ppm == 1_000_000
         assert dict(found.scopes_limits) == {
             f"org:{org.id}": SOME,
             f"team:{team.id}": ScopeLimits(tokens_per_minute=7),
@@ -283,3 +284,20 @@ def test_nothing_new_comes_to_what_is_archived(tmp_path: Path) -> None:
 
 def test_unset_is_not_none() -> None:
     assert OrgChange() == OrgChange(name=UNSET, limits=UNSET) != OrgChange(limits=None)
+
+
+def test_prices_are_multiplied_by_what_the_team_says_else_the_organisation(tmp_path: Path) -> None:
+    async def work(house: House) -> None:
+        org = await house.org(price_factor="1.25")
+        team, cheap = await house.team(org), await house.team(org, "cheap", price_factor="0.9")
+        for of, ppm in ((team, 1_250_000), (cheap, 900_000)):
+            _, text = await house.key(ADMIN, Place(org_id=org.id, team_id=of.id))
+            assert (await house.principal(text)).price_ppm == ppm
+        await house.teams.change(ADMIN, cheap.id, TeamChange(price_factor="0"))
+        assert (await house.principal(text)).price_ppm == 0
+        owner = await house.logged_in(await house.user(org, "owner", "owner"))
+        await refused(house.teams.change(owner, team.id, TeamChange(price_factor="0.1")), "permission_denied")
+        await refused(house.teams.create(owner, org.id, "mine", price_factor="0.1"), "permission_denied")
+        await refused(house.orgs.change(owner, org.id, OrgChange(price_factor="0.1")), "permission_denied")
+
+    in_house(tmp_path, work)

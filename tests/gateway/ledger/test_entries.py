@@ -137,3 +137,12 @@ def test_csv_is_safe_in_a_spreadsheet() -> None:
 def test_json_lines_hold_the_whole_entry() -> None:
     whole = entry(price=PRICE, accounts=("a",))
     assert msgspec.json.decode(json_line(whole), type=Entry) == whole
+
+
+def test_a_correction_keeps_the_factor_of_the_price() -> None:
+    half = PRICE.times(500_000)
+    assert half.cost_nano(Usage(1000)) * 2 == PRICE.cost_nano(Usage(1000)) and half.table == PRICE.table
+    posted = entry(price=half, cost_nano=half.cost_nano(Usage(1000)), prompt_tokens=1000)
+    assert correction(posted, [], PRICE, 9) is None
+    cheaper = correction(posted, [], Price(75_000_000, 0, 0, "v2"), 9)
+    assert cheaper is not None and cheaper.cost_nano == -half.cost_nano(Usage(1000)) // 2
