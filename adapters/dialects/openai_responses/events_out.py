@@ -68,11 +68,13 @@ class ChunkRenderer:
         self._output: list[Fields] = []
         self._open: _Open | None = None
         self._reason: FinishReason | None = None
+        self._more: Fields = {}
 
     def render(self, event: Event) -> bytes:
         """The frames of the next event."""
         match event:
             case Started():
+                self._more = wire.gateway_fields(event.cache)
                 made = self._response("in_progress")
                 return self._frame("response.created", response=made) + self._frame(
                     "response.in_progress", response=made
@@ -173,7 +175,7 @@ class ChunkRenderer:
         return b"event: " + kind.encode() + b"\ndata: " + wire.one_line(payload) + b"\n\n"
 
     def _response(self, status: str) -> Fields:
-        return response(self._head, self._inbound, status, list(self._output))
+        return response(self._head, self._inbound, status, list(self._output)) | self._more
 
 
 def render_answer(head: wire.ResponseHead, inbound: ResponsesInbound, folded: wire.Folded) -> bytes:
@@ -190,7 +192,8 @@ def render_answer(head: wire.ResponseHead, inbound: ResponsesInbound, folded: wi
         output.append(message_item(f"msg_{id}_{len(output)}", parts, status))
     for _, call in sorted(choice.calls.items()):
         output.append(call_item(f"fc_{id}_{len(output)}", call))
-    return _encode(ended(response(head, inbound, "completed", output), choice.reason, folded.usage))
+    made = ended(response(head, inbound, "completed", output), choice.reason, folded.usage)
+    return _encode(made | wire.gateway_fields(folded.cache))
 
 
 def render_count(tokens: int) -> bytes:

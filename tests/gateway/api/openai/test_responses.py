@@ -5,6 +5,7 @@ from typing import Any
 
 import openai
 import pytest
+from msgspec.structs import replace
 from pydantic import BaseModel
 
 from adapters import errors
@@ -21,7 +22,7 @@ from adapters.types import (
     ToolCallDelta,
     Usage,
 )
-from tests.fakes import HELLO
+from tests.fakes import DIAGNOSIS, HELLO
 from tests.gateway.api.openai.door import opened
 from tests.gateway.api.wire import run
 
@@ -176,5 +177,21 @@ def test_how_long_an_input_is() -> None:
         async with opened() as door:
             counted = await door.sdk.responses.input_tokens.count(**ASK)
             assert counted.object == "response.input_tokens" and counted.input_tokens > 0
+
+    run(scenario())
+
+
+def test_what_became_of_the_cache_is_told_on_request() -> None:
+    script = [replace(HELLO[0], cache=DIAGNOSIS), *HELLO[1:]]
+
+    async def scenario() -> None:
+        async with opened(script) as door:
+            headers = {"X-Gateway-Explain": "cache"}
+            whole = (await door.http.post(PATH, json=ASK, headers=headers)).json()
+            assert whole["gateway"]["cache"]["tier"] == "disk"
+            async with door.sdk.responses.stream(**ASK, extra_headers=headers) as stream:
+                final = await stream.get_final_response()
+            assert (final.model_extra or {})["gateway"] == whole["gateway"]
+            assert door.adapter.callers[0].explain_cache
 
     run(scenario())
