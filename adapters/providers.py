@@ -128,6 +128,8 @@ _OPENAI = _COMMON | _can(
 # images from wherever a client says, inside one's own network; so that is left to us.
 _SELF_HOSTED = (_OPENAI - _can("documents", "image_urls")) | _can("grammars")
 
+# OpenAI's models that think; those for chats among them do not.
+_THOUGHTFUL = r"(o\d|gpt-([5-9]|\d\d)|codex)(?!.*chat)"
 _CLAUDE = _TOOLS | _SEEING | _can("documents", "reasoning", "json_schema")
 _GOOGLE = _CALLS | _JSON | _SEEING | _can("documents", "n", "logprobs", "reasoning")
 
@@ -140,7 +142,7 @@ PROVIDERS: Mapping[ProviderKind, Provider] = {
         paths={**_OPENAI_PATHS, **_RESPONSES},
         counting=("openai_responses", "/responses/input_tokens"),
         capabilities=_OPENAI,
-        style=Style(max_tokens="max_completion_tokens", developer_role=True),
+        style=Style(max_tokens="max_completion_tokens", developer_role=True, thoughtful=_THOUGHTFUL),
     ),
     # The v1 API, where the model is the name of a deployment; with `api_version` the paths before it.
     "azure": Provider(
@@ -148,7 +150,7 @@ PROVIDERS: Mapping[ProviderKind, Provider] = {
         models_path="/openai/v1/models",
         auth="api_key",
         capabilities=_OPENAI,
-        style=Style(max_tokens="max_completion_tokens", developer_role=True),
+        style=Style(max_tokens="max_completion_tokens", developer_role=True, thoughtful=_THOUGHTFUL),
     ),
     "anthropic": Provider(
         base_url="https://api.anthropic.com",

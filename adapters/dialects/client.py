@@ -28,7 +28,8 @@ class Style(msgspec.Struct, frozen=True, kw_only=True):
     `thoughts` is the field where it wants what was thought before an earlier answer. `grammars` is the field for
     constraints other than JSON, and with it whose way it is. `extra_sampling`: it takes `top_k` and `min_p`.
     `template_arguments`: it takes `chat_template_kwargs`. `anthropic_version` is what the body of a message says in the
-    place of the model, where that stands in the address.
+    place of the model, where that stands in the address. `thoughtful` is a regular expression of the models that can
+    be asked for their thoughts encrypted, where others refuse that.
     """
 
     max_tokens: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
@@ -44,6 +45,7 @@ class Style(msgspec.Struct, frozen=True, kw_only=True):
     extra_sampling: bool = False
     template_arguments: bool = False
     anthropic_version: str = ""
+    thoughtful: str = ""
 
 
 class EventParser(Protocol):

@@ -62,7 +62,11 @@ CANNOT = {
     "openai-compatible": {"grammars"},
 }
 STYLES = {
-    "openai": Style(max_tokens="max_completion_tokens", developer_role=True),
+    "openai": Style(
+        max_tokens="max_completion_tokens",
+        developer_role=True,
+        thoughtful=r"(o\d|gpt-([5-9]|\d\d)|codex)(?!.*chat)",
+    ),
     "mistral": Style(usage_option=False, seed="random_seed", reasoning="", names=False, short_ids=True),
     "cohere": Style(usage_option=False, names=False),
     "groq": Style(max_tokens="max_completion_tokens", names=False),

@@ -13,6 +13,7 @@ from adapters.dialects.client import Style
 from adapters.dialects.openai_responses.events_in import ENDS, failed
 from adapters.dialects.openai_responses.fields import Id
 from adapters.dialects.openai_responses.request_in import refuse_kept
+from adapters.dialects.openai_responses.request_out import ENCRYPTED, thoughtful
 from adapters.dialects.openai_usage import WireUsage, parse_usage
 from adapters.dialects.passing import Passing
 from adapters.dialects.splicing import Parts, splice
@@ -57,6 +58,7 @@ class _Routed(msgspec.Struct):
 
     max_output_tokens: Any = msgspec.UNSET
     store: Any = msgspec.UNSET
+    include: Any = msgspec.UNSET
 
 
 class _Response(msgspec.Struct):
@@ -94,11 +96,18 @@ def read_head(body: bytes) -> Head:
 
 def rewrite(inbound: Inbound, model: str, style: Style) -> Parts:
     """The body with the target's model, with a bound of the answer where there is one, and never without `store`, which
-    would mean that the provider keeps what nobody can ask for or erase."""
+    would mean that the provider keeps what nobody can ask for or erase.
+
+    Who left it out will send the answer's thoughts back and expect them to be known; so they are asked for encrypted.
+    """
     fields = _routed_decoder.decode(inbound.body)
     replaced: dict[str, bytes] = {"model": _encode(model)}
     added: dict[str, bytes] = {}
     wanted = [("store", fields.store, b"false")] if fields.store in (msgspec.UNSET, None) else []
+    if wanted and style.thoughtful and thoughtful(model, style):
+        asked = fields.include if isinstance(fields.include, list) else []
+        if ENCRYPTED not in asked:
+            wanted.append(("include", fields.include, _encode([*asked, ENCRYPTED])))
     if inbound.output_tokens_max is not None:
         wanted.append(("max_output_tokens", fields.max_output_tokens, b"%d" % inbound.output_tokens_max))
     for name, given, value in wanted:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -28,6 +29,8 @@ from adapters.types import (
 
 Fields = dict[str, Any]
 
+ENCRYPTED = "reasoning.encrypted_content"
+
 _encode = msgspec.json.Encoder().encode
 
 
@@ -47,13 +50,19 @@ def render_request(request: ChatRequest, style: Style) -> bytes:
         "safety_identifier": request.end_user,
         "stream": True,
         "store": False,
-        "include": ["reasoning.encrypted_content"],
+        "include": [
+            *([ENCRYPTED] if thoughtful(request.model, style) else []),
+            *([] if generation.logprobs is None else ["message.output_text.logprobs"]),
+        ],
     }
-    if generation.logprobs is not None:
-        given["include"].append("message.output_text.logprobs")
     if request.tools:
         given |= {"tools": [_tool(tool) for tool in request.tools]} | _choice(request)
     return _encode({name: value for name, value in given.items() if value is not None})
+
+
+def thoughtful(model: str, style: Style) -> bool:
+    """Whether a model can be asked for its thoughts encrypted, to be sent back where nothing is kept of them."""
+    return re.match(style.thoughtful, model) is not None
 
 
 def _check(generation: Generation) -> None:
