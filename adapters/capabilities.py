@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from adapters.dialects.passing import acts
 from adapters.errors import InvalidRequest
 from adapters.providers import Capability
 from adapters.types import (
@@ -14,6 +15,7 @@ from adapters.types import (
     Generation,
     ImagePart,
     ImageUrl,
+    Inbound,
     NativePart,
     Part,
     RerankRequest,
@@ -51,6 +53,17 @@ def refusal(name: str, capabilities: frozenset[Capability], request: Request) ->
             message = f"The model '{name}' does not support {WORDS[capability]}."
             return InvalidRequest(message, code="unsupported_parameter", param=param)
     return None
+
+
+def repeatable(request: Request | Inbound) -> bool:
+    """Whether it does no harm when two targets get a request: neither of them does more for it than answer."""
+    match request:
+        case Inbound():
+            return not acts(request)
+        case ChatRequest():
+            return not request.native_tools
+        case _:
+            return True
 
 
 def needs(request: Request) -> Iterator[Need]:

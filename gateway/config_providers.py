@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Iterable, Iterator
-from typing import Annotated, Literal
+from collections.abc import Container, Iterable, Iterator, Mapping
+from typing import Annotated, Literal, get_args
 from urllib.parse import urlsplit
 
 from msgspec import Meta
@@ -14,7 +14,7 @@ from adapters.types import Kind
 from gateway.config_cache import CacheTtl
 from gateway.config_limits import PriceConfig, Section
 from gateway.config_models import LocalPath, ModelName
-from gateway.config_routing import HealthConfig
+from gateway.config_routing import HealthConfig, HedgeConfig
 from gateway.secret import ProviderKey, SecretUrl
 
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
@@ -100,9 +100,27 @@ class TargetConfig(Section, frozen=True, kw_only=True):
         return f"{self.provider}/{self.model}"
 
 
+class MirrorConfig(Section, frozen=True, kw_only=True):
+    """A shadow target that gets copies of a `share` of a route's requests, and whose answers nobody sees. At most
+    `running_max` copies run and `waiting_max` wait; further ones are dropped."""
+
+    provider: str
+    model: Text
+    share: Annotated[float, Meta(gt=0, le=1)] = 1
+    running_max: Annotated[int, Meta(ge=1, le=1000)] = 4
+    waiting_max: Annotated[int, Meta(ge=0, le=1000)] = 16
+    timeout_s: Seconds = 60
+
+    @property
+    def target(self) -> TargetConfig:
+        """The shadow, which is sent whatever the route is."""
+        return TargetConfig(provider=self.provider, model=self.model, kinds=get_args(Kind))
+
+
 class RouteConfig(Section, frozen=True, kw_only=True):
     """A public name, and the groups of targets behind it: `policy` balances inside a group, the next group is for when
-    one has failed. `attempts_max` bounds all tries of a request, `eta_s_max` the wait before it overflows."""
+    one has failed. `attempts_max` bounds all tries of a request, `eta_s_max` the wait before it overflows. `hedge`
+    asks a second target beside a slow one, `mirror` a shadow target beside all."""
 
     name: ModelName
     aliases: tuple[ModelName, ...] = ()
@@ -112,6 +130,8 @@ class RouteConfig(Section, frozen=True, kw_only=True):
     eta_s_max: Annotated[float, Meta(ge=0, le=3600)] = 5
     falls_through: tuple[FallsThrough, ...] = ("context_length_exceeded",)
     cache_ttl_s: CacheTtl = None
+    hedge: HedgeConfig | None = None
+    mirror: MirrorConfig | None = None
     groups: Annotated[
         tuple[Annotated[tuple[TargetConfig, ...], Meta(min_length=1, max_length=64)], ...],
         Meta(min_length=1, max_length=16),
@@ -201,16 +221,24 @@ def route_conflicts(
                 if target.identity in seen:
                     yield where, f"the route has {target.identity} already"
                 seen.add(target.identity)
-                if target.provider == LOCAL:
-                    yield from _local_conflicts(target, where, models)
-                elif target.provider not in kinds:
-                    known = ", ".join((*kinds, LOCAL))
-                    yield f"{where}.provider", f"there is no provider {target.provider!r}; known: {known}"
-                else:
+                yield from _target_conflicts(target, where, kinds, models)
+                if target.provider in kinds:
                     possible = PROVIDERS[kinds[target.provider]].kinds
                     for kind in target.kinds:
                         if kind not in possible:
                             yield f"{where}.kinds", f"a provider of kind {kinds[target.provider]} has no {kind}"
+        if route.mirror is not None:
+            yield from _target_conflicts(route.mirror.target, f"routes[{i}].mirror", kinds, models)
+
+
+def _target_conflicts(
+    target: TargetConfig, where: str, kinds: Mapping[str, ProviderKind], models: Container[str]
+) -> Iterator[tuple[str, str]]:
+    if target.provider == LOCAL:
+        yield from _local_conflicts(target, where, models)
+    elif target.provider not in kinds:
+        known = ", ".join((*kinds, LOCAL))
+        yield f"{where}.provider", f"there is no provider {target.provider!r}; known: {known}"
 
 
 def _local_conflicts(target: TargetConfig, where: str, models: Container[str]) -> Iterator[tuple[str, str]]:

@@ -24,3 +24,13 @@ class HealthConfig(Section, frozen=True, kw_only=True):
     healthy_after: Annotated[int, Meta(ge=1, le=100)] = 2
     unhealthy_after: Annotated[int, Meta(ge=1, le=100)] = 3
     status: Annotated[int, Meta(ge=200, le=599)] = 200
+
+
+class HedgeConfig(Section, frozen=True, kw_only=True):
+    """A second target is asked as well when the first has said nothing after `after_ms`, or else for longer than
+    `percentile` of the latest requests took. Such requests are at most `share_max` of all, in number and in what they
+    may cost."""
+
+    after_ms: Annotated[int, Meta(ge=1, le=600_000)] | None = None
+    percentile: Annotated[float, Meta(ge=50, lt=100)] = 95
+    share_max: Annotated[float, Meta(gt=0, le=1)] = 0.05

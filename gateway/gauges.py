@@ -10,6 +10,7 @@ from adapters.llama_cpp import LlamaCpp
 from adapters.llama_cpp.messages import SessionCounters
 from gateway.audit import Audit
 from gateway.ledger.store import Ledger
+from gateway.routing.router import Router
 from gateway.routing.standing import Standing
 from gateway.telemetry import Gauge
 
@@ -71,6 +72,22 @@ def of_ledger(ledger: Ledger) -> Iterator[Gauge]:
     yield "gateway_ledger_pending", (), ledger.pending
     yield "gateway_ledger_entries_total", (), ledger.written
     yield "gateway_outbox_bytes", (), ledger.waiting_bytes
+
+
+def of_routes(routers: Iterable[Router], standings: Mapping[str, Standing], now_s: float) -> Iterator[Gauge]:
+    """How routes and their targets do."""
+    yield from of_hedges(routers)
+    yield from of_standings(standings, now_s)
+
+
+def of_hedges(routers: Iterable[Router]) -> Iterator[Gauge]:
+    """What became of the second targets of each route."""
+    for router in routers:
+        if (hedging := router.hedging) is not None:
+            lost = hedging.started - hedging.won
+            for outcome, count in (("won", hedging.won), ("lost", lost), ("refused", hedging.refused)):
+                yield "gateway_hedges_total", (router.name, outcome), count
+            yield "gateway_hedge_cost_nano_usd_total", (router.name,), hedging.cost_nano
 
 
 def of_standings(standings: Mapping[str, Standing], now_s: float) -> Iterator[Gauge]:

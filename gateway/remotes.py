@@ -6,9 +6,12 @@ from adapters.connection import Timeouts
 from adapters.remote import RemoteModel
 from adapters.upstream import UpstreamSettings
 from gateway.config import ProviderConfig, RouteConfig, TargetConfig
-from gateway.config_routing import HealthConfig
+from gateway.config_providers import MirrorConfig
+from gateway.config_routing import HealthConfig, HedgeConfig
+from gateway.routing.balance import RouteSettings
 from gateway.routing.health import HealthSettings
-from gateway.routing.router import RouteSettings
+from gateway.routing.hedging import HedgeSettings
+from gateway.routing.mirror import MirrorSettings
 
 
 def upstream_settings(provider: ProviderConfig) -> UpstreamSettings:
@@ -71,4 +74,23 @@ def route_settings(route: RouteConfig) -> RouteSettings:
         attempts_max=route.attempts_max,
         eta_s_max=route.eta_s_max,
         falls_through=frozenset(route.falls_through),
+    )
+
+
+def hedge_settings(hedge: HedgeConfig) -> HedgeSettings:
+    """When a route asks a second target."""
+    return HedgeSettings(
+        after_s=None if hedge.after_ms is None else hedge.after_ms / 1000,
+        percentile=hedge.percentile,
+        share_max=hedge.share_max,
+    )
+
+
+def mirror_settings(mirror: MirrorConfig) -> MirrorSettings:
+    """Which requests of a route are copied."""
+    return MirrorSettings(
+        share=mirror.share,
+        running_max=mirror.running_max,
+        waiting_max=mirror.waiting_max,
+        timeout_s=mirror.timeout_s,
     )

@@ -105,6 +105,31 @@ METRICS: tuple[Metric, ...] = (
         "Moving average of the time a target of routes takes to begin its answer.",
         ("target",),
     ),
+    Metric(
+        "gateway_hedges_total",
+        "gauge",
+        "Second targets of a route since the start by what became of them: won, lost, refused (over the cap).",
+        ("model", "outcome"),
+    ),
+    Metric(
+        "gateway_hedge_cost_nano_usd_total",
+        "gauge",
+        "What calls may have cost that were given up since the start, in billionths of a US dollar.",
+        ("model",),
+    ),
+    Metric(
+        "gateway_mirrored_requests_total",
+        "counter",
+        "Copies of requests for the shadow of a route: ok, failed, dropped.",
+        ("model", "outcome"),
+    ),
+    Metric(
+        "gateway_mirror_first_output_seconds",
+        "histogram",
+        "Time to the first output of requests of which there was a copy, and of these copies: real, shadow.",
+        ("model", "side"),
+        SECONDS_BUCKETS,
+    ),
     Metric("gateway_target_healthy", "gauge", "0 while the health check of a target of routes fails.", ("target",)),
     Metric(
         "gateway_target_checks_total",
@@ -230,6 +255,8 @@ class Telemetry:
         self._alerts = self._counters["gateway_alerts_total"]
         self._alerts_told = self._counters["gateway_alert_deliveries_total"]
         self._first_tokens = self._histograms["gateway_time_to_first_token_seconds"]
+        self._mirrored = self._counters["gateway_mirrored_requests_total"]
+        self._mirror_took = self._histograms["gateway_mirror_first_output_seconds"]
         self._gaps = self._histograms["gateway_inter_token_gap_seconds"]
         self._guardrails = self._counters["gateway_guardrail_checks_total"]
         self._guardrail_seconds = self._histograms["gateway_guardrail_seconds"]
@@ -285,6 +312,14 @@ class Telemetry:
     def gap(self, model: str, seconds: float) -> None:
         """A stream's next output came `seconds` after the one before."""
         self._gaps.observe((model,), seconds)
+
+    def mirrored(self, model: str, outcome: str) -> None:
+        """A copy of a request ended: `ok`, `failed` or `dropped`."""
+        self._mirrored.add((model, outcome))
+
+    def mirror_took(self, model: str, side: str, seconds: float) -> None:
+        """How long a request of which there is a copy (`real`), or the copy (`shadow`), took to its first output."""
+        self._mirror_took.observe((model, side), seconds)
 
     def gauge_source(self, source: GaugeSource) -> None:
         """Ask `source` for (metric, label values, value) at every scrape."""

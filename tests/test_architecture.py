@@ -175,7 +175,7 @@ GATEWAY_EDGES = {
     "memory": set(),
     "prices": {"config_limits", "config_models", "config_providers", "known_prices"},
     "known_prices": {"config_limits"},
-    "remotes": {"config", "config_routing", "routing"},
+    "remotes": {"config", "config_providers", "config_routing", "routing"},
     "served": {"auth", "config", "config_limits", "config_providers", "errors", "remotes", "secret", "state"},
     "passthrough": {"auth", "catalog", "errors", "guardrails", "metering"},
     "banner": {"config"},

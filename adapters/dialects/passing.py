@@ -12,6 +12,17 @@ from adapters.dialects.client import Style
 from adapters.dialects.splicing import Parts
 from adapters.types import Head, Inbound, Kind, Usage
 
+# Names and types of what a provider keeps or does beside answering: tools that it runs itself, and their credentials.
+_ACTS = re.compile(
+    rb'"(?:store|background|container|shell|local_shell|mcp\w*|computer\w*|file_search|image_generation'
+    rb'|code_interpreter|(?:web_search|web_fetch|code_execution)\w*)"'
+)
+
+
+def acts(inbound: Inbound) -> bool:
+    """Whether a provider may do more for a request than answer it: yes where in doubt."""
+    return b"\\u00" in inbound.body or _ACTS.search(inbound.body) is not None
+
 
 class Watch(Protocol):
     """Looks at a stream on its way to the client."""

@@ -9,7 +9,8 @@ from gateway import errors
 from gateway.api import shapes
 from gateway.api.http import Doc, Endpoint, Response, json_response
 from gateway.auth import Principal
-from gateway.routing.decisions import Decisions
+from gateway.ledger.export import usd
+from gateway.routing.decisions import Attempt, Decisions
 
 
 class RouteDecisions:
@@ -36,8 +37,19 @@ class RouteDecisions:
                     "object": "decision",
                     "route": found.route,
                     "policy": found.policy,
-                    "attempts": found.attempts,
+                    "attempts": [_shown(one) for one in found.attempts],
                     "passed_over": found.passed_over,
                 }
             )
         )
+
+
+def _shown(attempt: Attempt) -> dict[str, object]:
+    """A try; only one that was given up may have cost something that nobody tells."""
+    shown: dict[str, object] = {
+        "target": attempt.target,
+        "outcome": attempt.outcome,
+        "waited_ms": attempt.waited_ms,
+        "took_ms": attempt.took_ms,
+    }
+    return shown if attempt.cost_nano is None else shown | {"cost_usd_max": usd(attempt.cost_nano)}

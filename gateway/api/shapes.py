@@ -253,7 +253,7 @@ def own_usage() -> dict[str, Any]:
 
 
 def decision() -> dict[str, Any]:
-    attempt = thing(target=TEXT, outcome=TEXT, waited_ms=NUMBER, took_ms=NUMBER)
+    attempt = thing("cost_usd_max", target=TEXT, outcome=TEXT, waited_ms=NUMBER, took_ms=NUMBER, cost_usd_max=TEXT)
     reasons = {"type": "object", "additionalProperties": TEXT}
     return thing(
         id=TEXT, object={"const": "decision"}, route=TEXT, policy=TEXT, attempts=many(attempt), passed_over=reasons

@@ -125,10 +125,10 @@ async def opened(config: Config) -> AsyncIterator[Gateway]:
             )
         adapters = open_adapters(config)
         decisions = Decisions()
-        serving = Serving(adapters, decisions)
+        serving = Serving(adapters, decisions, telemetry)
         stack.push_async_callback(serving.close)
         live = await open_live(config, serving, database, shared, stack)
-        telemetry.gauge_source(lambda: gauges.of_standings(serving.standings, time.monotonic()))
+        telemetry.gauge_source(lambda: gauges.of_routes(serving.routers, serving.standings, time.monotonic()))
         models = [adapter for adapter in adapters if isinstance(adapter, LlamaCpp)]
         pool = open_pool(config, adapters)
         stack.push_async_callback(pool.close)

@@ -14,7 +14,7 @@ from gateway.engines import engine_settings
 from gateway.engines import scripts as engine_scripts
 from gateway.metering import forecast_nano
 from gateway.routing.router import Router
-from gateway.routing.router import Target as RouteTarget
+from gateway.routing.trip import Target as RouteTarget
 
 
 def open_adapters(config: Config) -> list[LlamaCpp | Scripted]:

@@ -16,20 +16,24 @@ from adapters.scripted import Scripted
 from gateway.api.health import ModelStatus
 from gateway.app.models import offered, route_target
 from gateway.app.ways import Place, Way
-from gateway.catalog import Catalog, Price, price_place, price_table
+from gateway.catalog import Adapter, Catalog, Price, price_place, price_table
 from gateway.config import Config, ProviderConfig, RouteConfig, TargetConfig
-from gateway.remotes import remote_model, route_settings
+from gateway.config_providers import MirrorConfig
+from gateway.remotes import hedge_settings, mirror_settings, remote_model, route_settings
 from gateway.routing.backoff import RetryBudget
 from gateway.routing.breaker import Breaker
 from gateway.routing.decisions import Decisions
+from gateway.routing.hedging import Hedging
+from gateway.routing.mirror import Mirror
 from gateway.routing.router import Router
-from gateway.routing.router import Target as RouteTarget
 from gateway.routing.standing import Standing
+from gateway.routing.trip import Target as RouteTarget
 from gateway.served import Served
 from gateway.served.live import Live
 from gateway.served.stock import Stock
 from gateway.state.database import Database
 from gateway.state.shared import SharedState
+from gateway.telemetry import Telemetry
 
 
 class _Made(NamedTuple):
@@ -48,13 +52,16 @@ class Serving:
     with what it began with. What stays of providers and routes keeps its connections, breakers and measurements.
     """
 
-    def __init__(self, models: Sequence[LlamaCpp | Scripted], decisions: Decisions) -> None:
+    def __init__(
+        self, models: Sequence[LlamaCpp | Scripted], decisions: Decisions, telemetry: Telemetry | None = None
+    ) -> None:
         """`models` serve the models of every configuration that is swapped in, in their order."""
         self.catalog = Catalog(())
         self.remotes: dict[str, Remote] = {}
         self.standings: dict[str, Standing] = {}
         self._models = tuple(models)
         self._decided = decisions.add
+        self._telemetry = telemetry
         self._budget = RetryBudget()
         self._ways: dict[str, Way] = {}
         self._asked: Served | Config = Config()
@@ -113,6 +120,9 @@ class Serving:
 
     async def close(self) -> None:
         """End all connections to providers."""
+        for router in self.routers:
+            if router.mirror is not None:
+                router.mirror.close()
         for closing in self._closing:
             closing.cancel()
         if self._closing:
@@ -150,7 +160,8 @@ class Serving:
         standings: Mapping[str, Standing],
     ) -> _Made:
         targets = list(itertools.chain.from_iterable(route.groups))
-        through = tuple(placed.get(target.provider, ()) for target in targets)
+        shadow = () if route.mirror is None else placed.get(route.mirror.provider, ())
+        through = (*(placed.get(target.provider, ()) for target in targets), shadow)
         costs = tuple(prices.get(price_place(route.name, target.identity)) for target in targets)
         known = self._made.get(route.name)
         if known is not None and known[:3] == (route, through, costs):
@@ -164,7 +175,7 @@ class Serving:
             return [route_target(one, price, open_remote(model, place.upstream), place.suffix) for place in places]
 
         every = {
-            one.identity: made(one, price, places) for one, places, price in zip(targets, through, costs, strict=True)
+            one.identity: made(one, price, places) for one, places, price in zip(targets, through, costs, strict=False)
         }
         router = Router(
             route.name,
@@ -173,8 +184,34 @@ class Serving:
             standings,
             self._budget,
             decided=self._decided,
+            hedging=self._hedging(route),
+            mirror=None if route.mirror is None else self._mirror(route, route.mirror, shadow, local),
         )
         return _Made(route, through, costs, router)
+
+    def _hedging(self, route: RouteConfig) -> Hedging | None:
+        """While its settings stay, what was learnt stays too."""
+        known = self._made.get(route.name)
+        if known is not None and known.route.hedge == route.hedge:
+            return known.router.hedging
+        return None if route.hedge is None else Hedging(hedge_settings(route.hedge))
+
+    def _mirror(
+        self, route: RouteConfig, mirror: MirrorConfig, places: tuple[Place, ...], local: Mapping[str, Adapter]
+    ) -> Mirror:
+        model = remote_model(route, mirror.target)
+        shadows: list[Adapter] = [open_remote(model, place.upstream) for place in places]
+        shadows = shadows or [local[mirror.model]]
+        telemetry, name = self._telemetry, route.name
+        if telemetry is None:
+            return Mirror(name, shadows, mirror_settings(mirror))
+        return Mirror(
+            name,
+            shadows,
+            mirror_settings(mirror),
+            told=lambda outcome: telemetry.mirrored(name, outcome),
+            timed=lambda side, seconds: telemetry.mirror_took(name, side, seconds),
+        )
 
 
 async def open_live(

@@ -13,13 +13,15 @@ DECISIONS_MAX = 10_000
 
 
 class Attempt(msgspec.Struct, frozen=True):
-    """One try. `outcome` is `ok` or an error's code, `waited_ms` the pause before it, `took_ms` how long it took until
-    its first event or its failure."""
+    """One try. `outcome` is `ok`, an error's code, or `outrun` where another target was quicker; `waited_ms` is the
+    pause before it, `took_ms` how long it took until its first event or its failure. `cost_nano` is what one may have
+    cost at most that was given up, of which nobody says what it did cost."""
 
     target: str
     outcome: str
     waited_ms: float
     took_ms: float
+    cost_nano: int | None = None
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):

@@ -23,11 +23,9 @@ from typing import TypeVar
 import msgspec
 from msgspec.structs import replace
 
-from adapters.errors import (
-    AdapterError,
-    InvalidRequest,
-    ModelUnavailable,
-)
+from adapters.capabilities import repeatable
+from adapters.errors import AdapterError, InvalidRequest, ModelUnavailable
+from adapters.translated import Translator
 from adapters.types import (
     Caller,
     ChatRequest,
@@ -49,32 +47,18 @@ from adapters.types import (
     TokenCount,
 )
 from gateway.catalog import Adapter, relay_of
-from gateway.config_providers import FallsThrough
 from gateway.routing.backoff import RetryBudget, delay_s
-from gateway.routing.decisions import Attempt, Decision
-from gateway.routing.policies import Candidate, Policy, Wish, address, order, turns
+from gateway.routing.balance import Balance, RouteSettings
+from gateway.routing.decisions import Decision
+from gateway.routing.hedging import Hedging
+from gateway.routing.mirror import Mirror
+from gateway.routing.race import Race
 from gateway.routing.standing import Standing, Visit, may_come_again, may_go_elsewhere
+from gateway.routing.trip import Request, Target, Trip, Watched
 
-Request = ChatRequest | CompletionRequest | EmbeddingRequest | RerankRequest | Inbound
 Unary = TypeVar("Unary", Embeddings, Ranking)
 T = TypeVar("T")
 NOBODY: Mapping[str, str] = {}
-NOT_TRIED = Served("", "", "")
-
-
-class Target(msgspec.Struct, frozen=True, kw_only=True):
-    """An adapter as a route uses it. `identity` is the same on all replicas; `cost_nano` forecasts a request's cost.
-
-    `listed` is what the route calls it when it is one of several addresses of that.
-    """
-
-    identity: str
-    provider: str
-    model: str
-    adapter: Adapter
-    weight: float = 1.0
-    listed: str | None = None
-    cost_nano: Callable[[Request], int | None] = lambda request: None
 
 
 class RouterStatus(msgspec.Struct, frozen=True):
@@ -83,46 +67,6 @@ class RouterStatus(msgspec.Struct, frozen=True):
     state: str
     progress: float
     reason: str | None = None
-
-
-class RouteSettings(msgspec.Struct, frozen=True, kw_only=True):
-    policy: Policy = "weighted"
-    attempts_max: int = 3
-    eta_s_max: float = 5.0
-    falls_through: frozenset[FallsThrough] = frozenset({"context_length_exceeded"})
-
-
-class _Trip(msgspec.Struct, eq=False):
-    """What a request has met on its way so far."""
-
-    request: Request
-    caller: Caller
-    group: int = 0
-    failed: dict[str, AdapterError] = {}
-    passed_over: dict[str, str] = {}
-    refusal: InvalidRequest | None = None
-    attempts: list[Attempt] = []
-    pause_s: float = 0.0
-    last: AdapterError | None = None
-    # Who serves it, as far as the try that is under way or was the last one goes.
-    served: Served = NOT_TRIED
-    shown: bool = False
-
-
-class _Watched:
-    """A sink that notes when something was shown to the client, after which nothing is tried again."""
-
-    def __init__(self, sink: Sink, trip: _Trip) -> None:
-        self._sink = sink
-        self._trip = trip
-        self.write = sink.write
-        self.when_drained = sink.when_drained
-        self.serving = sink.serving
-
-    def begin(self, content_type: str) -> None:
-        self._trip.shown = True
-        self._sink.serving(self._trip.served)
-        self._sink.begin(content_type)
 
 
 class Router:
@@ -138,6 +82,8 @@ class Router:
         *,
         decided: Callable[[Decision], None] = lambda decision: None,
         clock: Callable[[], float] = time.monotonic,
+        hedging: Hedging | None = None,
+        mirror: Mirror | None = None,
         draw: Callable[[], float] = random.random,
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
@@ -151,11 +97,13 @@ class Router:
         self._clock = clock
         self._draw = draw
         self._pause = pause
+        self.hedging = hedging
+        self.mirror = mirror
+        self._translator = Translator(name)
+        self._closing: set[asyncio.Future[None]] = set()
         self.targets = [target for group in self.groups for target in group]
-        # What each target has saved up in this route's round robin.
-        self._turns = {target.listed or target.identity: 0.0 for target in self.targets}
-        self._spread = any(target.listed is not None for target in self.targets)
         self._only = self.targets[0] if len(self.targets) == 1 else None
+        self.balance = Balance(settings, self.targets, standings, draw)
         self._relays = [relay_of(target.adapter) for target in self.targets]
         self._card: tuple[list[ModelCard], ModelCard] | None = None
 
@@ -201,27 +149,29 @@ class Router:
         return await self._unary("rerank", request, caller, lambda adapter: adapter.rerank(request, caller))
 
     def takes(self, inbound: Inbound) -> bool:
-        """Whether every target can be passed the request as it came: which one it will be is not known yet."""
-        if self._only is None:
-            return all(relay is not None and relay.takes(inbound) for relay in self._relays)
-        relay = self._relays[0]
-        return relay is not None and relay.takes(inbound)
+        """Whether a target can be passed the request as it came, and all others at least its translation."""
+        if self._only is not None:
+            relay = self._relays[0]
+            return relay is not None and relay.takes(inbound)
+        taking = [relay is not None and relay.takes(inbound) for relay in self._relays]
+        return all(taking) or (any(taking) and self._translator.takes(inbound))
 
     async def relay(self, inbound: Inbound, caller: Caller, sink: Sink) -> Relayed:
         """As `Relay` says."""
-        trip = _Trip(inbound, caller)
-        # The sink of a unary answer is never touched.
-        watched = _Watched(sink, trip) if inbound.head.stream else sink
+        trip = Trip(inbound, caller)
 
-        def work(adapter: Adapter) -> Awaitable[Relayed]:
+        def work(adapter: Adapter, visit: Visit) -> Awaitable[Relayed]:
             relay = relay_of(adapter)
-            assert relay is not None, "the router takes only what all its targets do"
-            return relay.relay(inbound, caller, watched)
+            # The sink of a unary answer is never touched.
+            watched = Watched(sink, trip, visit) if inbound.head.stream else sink
+            if relay is not None and (self._only is not None or relay.takes(inbound)):
+                return relay.relay(inbound, caller, watched)
+            return trip.translation(self._translator).relay(adapter, caller, watched)
 
         relayed, visit = await self._try(inbound.kind, trip, work)
         visit.end()
-        if not trip.shown:
-            sink.serving(trip.served)
+        if trip.shown is None:
+            sink.serving(visit.served)
         return relayed
 
     async def tokenize(self, text: str, *, special: bool) -> list[int]:
@@ -253,7 +203,7 @@ class Router:
     async def _stream(
         self, kind: Kind, request: Request, caller: Caller, start: Callable[[Adapter], AsyncIterator[Event]]
     ) -> AsyncGenerator[Event]:
-        async def begin(adapter: Adapter) -> tuple[AsyncIterator[Event], Event]:
+        async def begin(adapter: Adapter, visit: Visit) -> tuple[AsyncIterator[Event], Event]:
             events = start(adapter)
             try:
                 return events, await anext(events)
@@ -261,11 +211,11 @@ class Router:
                 await _close(events)
                 raise
 
-        trip = _Trip(request, caller)
-        (events, first), visit = await self._try(kind, trip, begin)
+        trip = Trip(request, caller)
+        (events, first), visit = await self._try(kind, trip, begin, lambda begun: self._drop(begun[0]))
         failure: BaseException | None = None
         try:
-            yield replace(first, served=trip.served) if isinstance(first, Started) else first
+            yield replace(first, served=visit.served) if isinstance(first, Started) else first
             async for event in events:
                 yield event
         except BaseException as error:
@@ -275,24 +225,48 @@ class Router:
             visit.end(failure)
             await _close(events)
 
+    def _drop(self, events: AsyncIterator[Event]) -> None:
+        """Close a stream that nobody wants, after this call."""
+        closing = asyncio.ensure_future(_close(events))
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+
     async def _unary(
         self, kind: Kind, request: Request, caller: Caller, work: Callable[[Adapter], Awaitable[Unary]]
     ) -> Unary:
-        trip = _Trip(request, caller)
-        answer, visit = await self._try(kind, trip, work)
+        trip = Trip(request, caller)
+        answer, visit = await self._try(kind, trip, lambda adapter, visit: work(adapter))
         visit.end()
-        return replace(answer, served=trip.served)
+        return replace(answer, served=visit.served)
 
-    async def _try(self, kind: Kind, trip: _Trip, work: Callable[[Adapter], Awaitable[T]]) -> tuple[T, Visit]:
-        """Find a target that does the work; raises the last failure when none does."""
+    async def _try(
+        self,
+        kind: Kind,
+        trip: Trip,
+        work: Callable[[Adapter, Visit], Awaitable[T]],
+        undo: Callable[[T], None] = lambda result: None,
+    ) -> tuple[T, Visit]:
+        """Find a target that does the work; raises the last failure when none does. `undo` is given what came of one
+        that another target has outrun."""
         self._budget.earn()
         try:
             while True:
                 target = self._next(kind, trip)
+                if self.mirror is not None and not trip.tries:
+                    trip.mirrored = self.mirror.offer(trip.request, trip.caller)
                 if trip.pause_s:
                     await self._pause(trip.pause_s)
-                result = await self._attempt(target, trip, work)
-                if result is not None:
+                try:
+                    if self.hedging is None or trip.tries:
+                        result = await self._attempt(target, trip, work)
+                    else:
+                        result = await self._hedged(self.hedging, kind, trip, target, work, undo)
+                except AdapterError as error:
+                    if not self._goes_on(trip, error):
+                        raise
+                else:
+                    if trip.mirrored and self.mirror is not None:
+                        self.mirror.real(result[1].took_s)
                     return result
         finally:
             self._decided(
@@ -307,36 +281,79 @@ class Router:
             )
 
     async def _attempt(
-        self, target: Target, trip: _Trip, work: Callable[[Adapter], Awaitable[T]]
-    ) -> tuple[T, Visit] | None:
-        """One try; None when it failed in a way that leaves others to be tried."""
-        trip.served = Served(target.identity, target.provider, target.model, len(trip.attempts) + 1)
-        visit = Visit(self.standings[target.identity], self._clock)
+        self, target: Target, trip: Trip, work: Callable[[Adapter, Visit], Awaitable[T]]
+    ) -> tuple[T, Visit]:
+        """One try."""
+        trip.tries += 1
+        served = Served(target.identity, target.provider, target.model, trip.tries)
+        visit = Visit(self.standings[target.identity], served, self._clock)
         try:
-            result = await work(target.adapter)
+            result = await work(target.adapter, visit)
         except BaseException as error:
             visit.end(error)
-            self._note(trip, target, visit, error.code if isinstance(error, AdapterError) else "cancelled")
-            if not isinstance(error, AdapterError) or not self._goes_on(target, trip, error):
-                raise
-            return None
+            if isinstance(error, AdapterError):
+                trip.failed[target.identity] = error
+                trip.note(target, error.code, visit.took_s)
+            elif trip.answered is None:
+                trip.note(target, "cancelled", visit.took_s)
+            raise
         visit.answered()
-        self._note(trip, target, visit, "ok")
+        trip.note(target, "ok", visit.took_s)
         return result, visit
 
-    def _note(self, trip: _Trip, target: Target, visit: Visit, outcome: str) -> None:
-        took_us, waited_us = int(visit.took_s * 1e6), int(trip.pause_s * 1e6)
-        trip.attempts.append(Attempt(target.identity, outcome, waited_us / 1000, took_us / 1000))
+    async def _hedged(
+        self,
+        hedging: Hedging,
+        kind: Kind,
+        trip: Trip,
+        target: Target,
+        work: Callable[[Adapter, Visit], Awaitable[T]],
+        undo: Callable[[T], None],
+    ) -> tuple[T, Visit]:
+        """A try, and a second one beside it when it takes long. Of several failures the last is raised."""
+        hedging.earn(target.cost_nano(trip.request))
+        after_s = hedging.after_s
+        if after_s is None or not repeatable(trip.request):
+            result = await self._attempt(target, trip, work)
+            hedging.learn(result[1].took_s)
+            return result
+        race = Race(trip, lambda one: self._attempt(one, trip, work), undo, clock=self._clock, pause=self._pause)
+        try:
+            race.start(target)
+            if await race.quiet_for(after_s) and (second := self._second(kind, trip, target, hedging)) is not None:
+                race.start(second)
+            result = await race.winner()
+            won = result[1].served.attempts > 1
+            hedging.won += won
+            # One that was outrun would have taken at least as long as until then.
+            hedging.learn(result[1].took_s + after_s * won)
+            return result
+        finally:
+            race.close()
+            hedging.cost_nano += race.given_up_nano
+
+    def _second(self, kind: Kind, trip: Trip, first: Target, hedging: Hedging) -> Target | None:
+        """Whom to ask beside the first, if anybody and if that may be. Entering its breaker belongs to the choice."""
+        now_s = self._clock()
+        for group in self.groups[trip.group :]:
+            fitting = [one for one in group if one is not first and self._fits(kind, trip, one, now_s)]
+            if fitting:
+                second = self.balance.choose(fitting, trip, now_s)
+                if hedging.spend(second.cost_nano(trip.request)):
+                    return second
+                self.balance.take_back(second)
+                return None
+        return None
 
     # Decisions
 
-    def _next(self, kind: Kind, trip: _Trip) -> Target:
+    def _next(self, kind: Kind, trip: Trip) -> Target:
         """The target to try now; raises when there is none. Entering its breaker belongs to the choice."""
         now_s = self._clock()
         if (
             (only := self._only) is not None
-            and not trip.attempts
-            and self._refusal(kind, trip.request, only) is None
+            and not trip.tries
+            and self._refusal(kind, trip, only) is None
             and self.standings[only.identity].try_enter(now_s)
         ):
             return only  # There is nothing to choose, and taking turns with oneself changes nothing.
@@ -348,15 +365,15 @@ class Router:
                 trip.pause_s = 0.0
             fitting = [one for one in self.groups[trip.group] if self._fits(kind, trip, one, now_s)]
             if fitting:
-                return self._chosen(fitting, trip, now_s)
+                return self.balance.choose(fitting, trip, now_s)
             trip.group += 1
         raise trip.last or self._nobody(trip, now_s)
 
-    def _fits(self, kind: Kind, trip: _Trip, target: Target, now_s: float) -> bool:
+    def _fits(self, kind: Kind, trip: Trip, target: Target, now_s: float) -> bool:
         if target.identity in trip.failed:
             return False
         standing = self.standings[target.identity]
-        refusal = self._refusal(kind, trip.request, target)
+        refusal = self._refusal(kind, trip, target)
         if refusal is not None:
             trip.refusal = trip.refusal or refusal
             trip.passed_over[target.identity] = refusal.message
@@ -366,81 +383,45 @@ class Router:
             return True
         return False
 
-    def _refusal(self, kind: Kind, request: Request, target: Target) -> InvalidRequest | None:
+    def _refusal(self, kind: Kind, trip: Trip, target: Target) -> InvalidRequest | None:
         """What a target cannot do that the request needs."""
         if kind not in target.adapter.card.kinds:
             return InvalidRequest(f"The model '{self.name}' has no {kind}.", param="model")
+        request = trip.request
         if isinstance(request, Inbound):
-            return None  # It was looked at before, and what is wrong with it is for its target to say.
+            relay = relay_of(target.adapter)
+            if self._only is not None or (relay is not None and relay.takes(request)):
+                return None  # It was looked at before, and what is wrong with it is for its target to say.
+            try:
+                request = trip.translation(self._translator).request
+            except InvalidRequest as problem:
+                return problem
         refusal: Callable[[Request], InvalidRequest | None] | None = getattr(target.adapter, "refusal", None)
         return None if refusal is None else refusal(request)
 
-    def _chosen(self, fitting: list[Target], trip: _Trip, now_s: float) -> Target:
-        caller = trip.caller
-        conversation = None if caller.session_key is None else f"{caller.tenant}\0{caller.session_key}"
-        wish = Wish(
-            draws=tuple(self._draw() for _ in fitting), conversation=conversation, eta_s_max=self.settings.eta_s_max
-        )
-        if self._spread:
-            fitting = self._one_address_each(fitting, wish, now_s)
-        candidates = [self._candidate(one, trip.request) for one in fitting]
-        place = order(self.settings.policy, candidates, wish)[0]
-        if self.settings.policy in ("weighted", "sticky"):
-            for one, saved in zip(fitting, turns(candidates, place), strict=True):
-                self._turns[one.listed or one.identity] = saved
-        entered = self.standings[fitting[place].identity].try_enter(now_s)
-        assert entered, "only targets whose breaker admits were ordered"
-        return fitting[place]
-
-    def _one_address_each(self, fitting: list[Target], wish: Wish, now_s: float) -> list[Target]:
-        """Of targets that have several addresses one each."""
-        addresses: dict[str, list[Target]] = {}
-        for one in fitting:
-            addresses.setdefault(one.listed or one.identity, []).append(one)
-        return [some[address([self._address(one, now_s) for one in some], wish)] for some in addresses.values()]
-
-    def _address(self, target: Target, now_s: float) -> Candidate:
-        standing = self.standings[target.identity]
-        return Candidate(identity=target.identity, weight=standing.warmth(now_s), running=standing.running)
-
-    def _candidate(self, target: Target, request: Request) -> Candidate:
-        standing = self.standings[target.identity]
-        # Each of these looks over a queue or a whole request, so only who decides by it asks.
-        policy = self.settings.policy
-        eta: Callable[[], float] | None = getattr(target.adapter, "eta_s", None) if policy == "overflow" else None
-        return Candidate(
-            identity=target.listed or target.identity,
-            weight=target.weight,
-            running=standing.running,
-            turn=self._turns[target.listed or target.identity],
-            first_output_s=standing.first_output_s,
-            cost_nano=target.cost_nano(request) if policy == "cheapest" else None,
-            eta_s=None if eta is None else eta(),
-        )
-
-    def _goes_on(self, target: Target, trip: _Trip, error: AdapterError) -> bool:
+    def _goes_on(self, trip: Trip, error: AdapterError) -> bool:
         """Whether the request is tried again after this failure, and where."""
-        trip.last, trip.failed[target.identity], trip.pause_s = error, error, 0.0
-        if trip.shown:
+        trip.last, trip.pause_s = error, 0.0
+        if trip.shown is not None:
             return False
         if isinstance(error, InvalidRequest):
             # Everybody of the group would say the same; a later group may have a longer context or another opinion.
             trip.group += 1
             return error.code in self.settings.falls_through and trip.group < len(self.groups)
-        if len(trip.attempts) >= self.settings.attempts_max or not may_go_elsewhere(error):
+        if trip.tries >= self.settings.attempts_max or not may_go_elsewhere(error):
             return False
         others = [one for group in self.groups[trip.group :] for one in group if one.identity not in trip.failed]
         if not others:
             if not may_come_again(error):
                 return False
-            pause_s = delay_s(len(trip.attempts), self._draw(), error.retry_after_s)
+            pause_s = delay_s(trip.tries, self._draw(), error.retry_after_s)
             if pause_s is None:
                 return False
             # A pause of no length would read as none.
             trip.pause_s = max(pause_s, 1e-6)
         return self._budget.spend()
 
-    def _nobody(self, trip: _Trip, now_s: float) -> AdapterError:
+    def _nobody(self, trip: Trip, now_s: float) -> AdapterError:
         """Nobody was tried: all targets rest, or none can do what is asked."""
         waits = [self.standings[one.identity].wait_s(now_s) for one in self.targets]
         resting = [wait_s for wait_s in waits if wait_s > 0]

@@ -16,6 +16,7 @@ from adapters.errors import (
     UpstreamFailed,
     UpstreamRefused,
 )
+from adapters.types import Served
 from gateway.routing.breaker import Breaker
 from gateway.routing.health import Condition
 
@@ -88,22 +89,27 @@ class Standing:
 
 
 class Visit:
-    """One request at one target, from the try to its end. It ends once."""
+    """One request at one target, from the try to its end. It ends once. `took_s` is how long it took to its first event
+    or its failure."""
 
-    def __init__(self, standing: Standing, clock: Callable[[], float]) -> None:
+    took_s = 0.0
+    _answered = False
+    _ended = False
+
+    def __init__(self, standing: Standing, served: Served, clock: Callable[[], float]) -> None:
+        self.served = served
         self._standing = standing
         self._clock = clock
-        self._ended = False
         self._started_s = clock()
-        # How long it took to its first event or its failure.
-        self.took_s = 0.0
         standing.running += 1
         standing.requests += 1
 
     def answered(self) -> None:
-        """Its first event has come."""
-        self.took_s = self._clock() - self._started_s
-        self._standing.learn(self.took_s)
+        """Its first event has come; said again, nothing."""
+        if not self._answered:
+            self._answered = True
+            self.took_s = self._clock() - self._started_s
+            self._standing.learn(self.took_s)
 
     def end(self, error: BaseException | None = None) -> None:
         """`error` None: all went well. A cancellation is the client's own, and says nothing about the target."""

@@ -9,7 +9,8 @@ from typing import Any
 
 
 class Replica:
-    """One engine: `well` is what its health check says, `delay_s` how long it thinks, `dialect` what it speaks.
+    """One engine. `well` says whether it answers and passes its health check, `delay_s` how long it thinks, `dialect`
+    what it speaks.
 
     `bodies` are the requests it was asked to answer, `heads` theirs, `checks` how often its health was asked for,
     and `paths` where.
@@ -44,14 +45,22 @@ class Replica:
                     asked = json.loads(body)
                     self.heads.append(head)
                     self.bodies.append(asked)
-                    await asyncio.sleep(self.delay_s)
-                    writer.write(self.answer(asked))
+                    if self.delay_s and await self.left_while_thinking(reader):
+                        raise ConnectionResetError
+                    writer.write(self.answer(asked) if self.well else plain(b"{}", 503))
                 await writer.drain()
         except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             self.left += 1
         finally:
             self.writers.discard(writer)
             writer.close()
+
+    async def left_while_thinking(self, reader: asyncio.StreamReader) -> bool:
+        gone = asyncio.ensure_future(reader.read(1))
+        done, _ = await asyncio.wait([gone], timeout=self.delay_s)
+        gone.cancel()
+        await asyncio.wait([gone])
+        return bool(done)
 
     def answer(self, asked: dict[str, Any]) -> bytes:
         if self.dialect == "anthropic":

@@ -1,0 +1,95 @@
+"""One request on its way through the targets of a route: what it has met, and what was shown of its answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import msgspec
+
+from adapters.capabilities import Request as Canonical
+from adapters.errors import AdapterError, InvalidRequest
+from adapters.translated import Translation, Translator
+from adapters.types import Caller, Inbound, Sink
+from gateway.catalog import Adapter
+from gateway.routing.decisions import Attempt
+from gateway.routing.standing import Visit
+
+Request = Canonical | Inbound
+
+
+class Target(msgspec.Struct, frozen=True, kw_only=True):
+    """An adapter as a route uses it. `identity` is the same on all replicas; `cost_nano` forecasts a request's cost.
+
+    `listed` is what the route calls it when it is one of several addresses of that.
+    """
+
+    identity: str
+    provider: str
+    model: str
+    adapter: Adapter
+    weight: float = 1.0
+    listed: str | None = None
+    cost_nano: Callable[[Request], int | None] = lambda request: None
+
+
+class Trip(msgspec.Struct, eq=False):
+    """What a request has met so far. `shown` is the visit whose answer the client sees, after which nothing is tried
+    again; `over` says that no other one is wanted. `answered` is there where somebody waits for the first of several
+    tries."""
+
+    request: Request
+    caller: Caller
+    group: int = 0
+    tries: int = 0
+    failed: dict[str, AdapterError] = {}
+    passed_over: dict[str, str] = {}
+    refusal: InvalidRequest | None = None
+    attempts: list[Attempt] = []
+    pause_s: float = 0.0
+    last: AdapterError | None = None
+    shown: Visit | None = None
+    over: bool = False
+    mirrored: bool = False
+    answered: asyncio.Event | None = None
+    translated: Translation | None = None
+
+    def translation(self, translator: Translator) -> Translation:
+        """The request for targets that do not speak its dialect, parsed once. Raises `InvalidRequest`."""
+        assert isinstance(self.request, Inbound), "only what came as it is can be translated"
+        if self.translated is None:
+            self.translated = translator.translation(self.request)
+        return self.translated
+
+    def note(self, target: Target, outcome: str, took_s: float, cost_nano: int | None = None) -> None:
+        """How a try ended."""
+        took_us, waited_us = int(took_s * 1e6), int(self.pause_s * 1e6)
+        self.attempts.append(Attempt(target.identity, outcome, waited_us / 1000, took_us / 1000, cost_nano))
+
+
+class Watched:
+    """A sink for one try that notes when something is shown to the client. Of several tries only one shows anything."""
+
+    def __init__(self, sink: Sink, trip: Trip, visit: Visit) -> None:
+        self._sink = sink
+        self._trip = trip
+        self._visit = visit
+        self._outrun = False
+        self.write = sink.write if trip.answered is None else self._write
+        self.when_drained = sink.when_drained
+        self.serving = sink.serving
+
+    def begin(self, content_type: str) -> None:
+        trip, visit = self._trip, self._visit
+        if trip.over or trip.shown is not None:
+            self._outrun = True  # It is given up in a moment.
+            return
+        trip.shown = visit
+        visit.answered()
+        if trip.answered is not None:
+            trip.answered.set()
+        self._sink.serving(visit.served)
+        self._sink.begin(content_type)
+
+    def _write(self, data: bytes, outputs: int) -> bool:
+        return True if self._outrun or self._trip.over else self._sink.write(data, outputs)
