@@ -46,6 +46,8 @@ SIGNS: Mapping[str, tuple[bytes, ...]] = {
 }
 
 _USAGE = re.compile(rb'"usage"\s*:\s*\{')
+# Text that an event brings, be it of an answer, of a call or of a thought.
+_SAID = re.compile(rb'"(?:text|content|reasoning_content|arguments|refusal)"\s*:\s*"[^"]')
 _FINISHED = re.compile(rb'"finish_reason"\s*:\s*"')
 
 _encode = msgspec.json.Encoder().encode
@@ -216,6 +218,7 @@ class ChunkWatch:
         self.done = False
         self._hide_usage = not inbound.head.usage_wanted
         self._uncounted = 3 * inbound.head.n
+        self._said = False
         self._tail: list[bytes] = []
 
     def passed(self, frames: bytes, events: int) -> tuple[bytes, int]:
@@ -231,6 +234,10 @@ class ChunkWatch:
             skipped = min(self._uncounted, events)
             self._uncounted -= skipped
             events -= skipped
+            if not events and not self._said and _SAID.search(frames):
+                # From the first text on there is an output to be paid for.
+                self._said, events = True, 1
+                self._uncounted += 1
         return frames, events
 
     def _looked_at(self, frames: bytes) -> tuple[bytes, int]:

@@ -423,8 +423,9 @@ class Router:
 
     def _nobody(self, trip: Trip, now_s: float) -> AdapterError:
         """Nobody was tried: all targets rest, or none can do what is asked."""
-        waits = [self.standings[one.identity].wait_s(now_s) for one in self.targets]
-        resting = [wait_s for wait_s in waits if wait_s > 0]
+        standings = [self.standings[one.identity] for one in self.targets]
+        # While a trial runs at one there is nothing to wait for but its end.
+        resting = [standing.wait_s(now_s) for standing in standings if not standing.admits(now_s)]
         if resting:
             message = f"All targets of '{self.name}' are resting. Try again shortly."
             return ModelUnavailable(message, retry_after_s=max(min(resting), 1.0))

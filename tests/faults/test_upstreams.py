@@ -6,7 +6,9 @@ import asyncio
 import json
 import threading
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,14 @@ async def reset(writer: asyncio.StreamWriter) -> None:
     writer.transport.abort()
 
 
+async def trickle(writer: asyncio.StreamWriter) -> None:
+    """What never is silent for long and never ends: the comments of a stream, or a head."""
+    while True:
+        writer.write(b"1\r\n:\r\n")
+        await writer.drain()
+        await asyncio.sleep(0.1)
+
+
 async def endless(writer: asyncio.StreamWriter) -> None:
     while True:
         writer.write(b"100000\r\n" + b"x" * 0x100000 + b"\r\n")
@@ -58,7 +68,7 @@ async def endless(writer: asyncio.StreamWriter) -> None:
 
 
 # What breaks off after some output has cost the gateway something.
-BROKEN_OFF = ("hang-in-stream", "reset-in-stream", "cut", "ended-early")
+BROKEN_OFF = ("hang-in-stream", "reset-in-stream", "cut", "ended-early", "trickle-in-stream")
 Then = Callable[[asyncio.StreamWriter], Awaitable[None]]
 # name: what is sent, what happens then, the status of a unary request, the code
 WAYS: dict[str, tuple[bytes, Then | None, int, str]] = {
@@ -88,6 +98,9 @@ WAYS: dict[str, tuple[bytes, Then | None, int, str]] = {
     "endless-head": (b"HTTP/1.1 200 OK\r\nx: " + b"x" * 1_000_000, hang, 502, "upstream_invalid"),
     "redirect": (plain(302, b"", more=b"location: http://127.0.0.1:1/\r\n"), None, 502, "upstream_invalid"),
     "page": (plain(200, b"<html>Log in</html>", b"text/html"), None, 502, "upstream_invalid"),
+    "redirect-home": (plain(307, b"", more=b"location: /v1/stolen\r\n"), None, 502, "upstream_invalid"),
+    "trickle": (b"HTTP/1.1 200 OK\r\nx: ", trickle, 502, "upstream_invalid"),
+    "trickle-in-stream": (CHUNKED + HELLO, trickle, 504, "upstream_timeout"),
     "no-http": (b"220 mail.example ESMTP\r\n", None, 502, "upstream_invalid"),
     "leak-401": (plain(401, LEAK), None, 502, "upstream_error"),
     "leak-400": (plain(400, LEAK), None, 400, "invalid_value"),
@@ -103,10 +116,25 @@ WAYS: dict[str, tuple[bytes, Then | None, int, str]] = {
 }
 
 
+STREAM = CHUNKED + HELLO + STOP + USAGE + DONE + END
+WHOLE_AT = len(STREAM) - len(END)
+# What happens at some byte of it.
+HOWS: dict[str, Then | None] = {"stall": hang, "reset": reset, "cut": None}
+STORMS = {"503": plain(503, b"{}"), "429": plain(429, b"{}")}
+
+
+def at(byte: int, kind: str) -> str:
+    """The route to a target that fails at a byte; those that fail often are left alone, so each kind has its own."""
+    return f"at-{byte}-{kind}"
+
+
 class Upstream:
-    """Misbehaves as the model's name says, in a thread of its own."""
+    """Misbehaves as the model's name says, in a thread of its own. `asked` counts its requests by their models, `paths`
+    by where they went."""
 
     def __init__(self) -> None:
+        self.asked: Counter[str] = Counter()
+        self.paths: Counter[str] = Counter()
         self.loop = asyncio.new_event_loop()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run)
@@ -129,7 +157,8 @@ class Upstream:
         try:
             head = (await reader.readuntil(b"\r\n\r\n")).lower()
             length = int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0])
-            sent, then, *_ = WAYS[json.loads(await reader.readexactly(length))["model"].rstrip("+")]
+            sent, then = self._way(json.loads(await reader.readexactly(length)))
+            self.paths[head.split(b" ")[1].decode()] += 1
             writer.write(sent)
             await writer.drain()
             if then is not None:
@@ -139,20 +168,42 @@ class Upstream:
         finally:
             writer.close()
 
+    def _way(self, asked: dict[str, Any]) -> tuple[bytes, Then | None]:
+        model: str = asked["model"]
+        self.asked[model] += 1
+        match model.split("-"):
+            case ["at", byte, _]:
+                return STREAM[: int(byte)], HOWS[asked["messages"][0]["content"]]
+            case ["storm", status, _]:
+                return STORMS[status], None
+        sent, then, *_ = WAYS[model.rstrip("+")]
+        return sent, then
+
     def stop(self) -> None:
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    upstream = Upstream()
+def upstream() -> Iterator[Upstream]:
+    running = Upstream()
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="module")
+def server(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     # Each way has two targets, because one that failed is left alone for a while.
     routes = [
         {"name": name, "groups": [[{"provider": "bad", "model": name, "price": {"input": "1", "output": "1"}}]]}
-        for way in WAYS
-        for name in (way, f"{way}+")
+        for name in (
+            *(name for way in WAYS for name in (way, f"{way}+")),
+            *(at(byte, kind) for byte in range(len(STREAM)) for kind in ("passed", "translated")),
+        )
     ]
+    for status in STORMS:
+        targets = [{"provider": "bad", "model": f"storm-{status}-{one}"} for one in "ab"]
+        routes.append({"name": f"storm-{status}", "groups": [targets]})
     provider = {
         "name": "bad",
         "kind": "openai-compatible",
@@ -160,11 +211,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         "api_key": KEY,
         "first_byte_timeout_s": 1,
         "idle_timeout_s": 1,
+        "total_timeout_s": 3,
     }
     folder: Path = tmp_path_factory.mktemp("front")
     with Server(folder, config=json.dumps({"providers": [provider], "routes": routes})) as running:
         yield running
-    upstream.stop()
 
 
 def body(way: str, **more: Any) -> dict[str, Any]:
@@ -244,3 +295,66 @@ def test_memory_stays_bounded_beside_endless_answers(server: Server) -> None:
     status = Path(f"/proc/{server.process.pid}/status").read_text()
     peak_kib = int(status.partition("VmHWM:")[2].split()[0])
     assert peak_kib < 600 * 1024
+
+
+def fails_at(server: Server, byte: int, how: str, kind: str) -> None:
+    """A stream that stalls, is reset or cut: it is whole, or it is said that it is not; and there is one entry."""
+    with server.client() as client:
+        request = body(at(byte, kind), stream=True, max_tokens=100)
+        request["messages"] = [{"role": "user", "content": how}]
+        answer = client.post("/v1/chat/completions" if kind == "passed" else "/v1/messages", json=request)
+        text = told(answer)
+        end = "data: [DONE]" if kind == "passed" else '"message_stop"'
+        case = (byte, how, kind, text)
+        if end in text:
+            assert byte >= WHOLE_AT - 2 and "Hello" in text and '"error"' not in text, case
+        elif answer.status_code == 200:
+            assert '"error"' in text.removesuffix("\n\n").rpartition("\n\n")[2] and "Hello" in text, case
+        else:
+            assert answer.status_code in (502, 504) and "Hello" not in text, case
+        (entry,) = entries(client, answer)
+        assert (entry["status"] == "posted") == ("Hello" in text), (case, entry)
+
+
+def test_a_stream_that_is_passed_on_stalls_at_every_byte(server: Server) -> None:
+    with ThreadPoolExecutor(64) as pool:
+        list(pool.map(lambda byte: fails_at(server, byte, "stall", "passed"), range(len(STREAM))))
+
+
+def test_streams_that_fail_in_other_ways_at_every_byte(server: Server) -> None:
+    hows = list(HOWS)
+    with ThreadPoolExecutor(64) as pool:
+        list(pool.map(lambda byte: fails_at(server, byte, hows[1 + byte % 2], "passed"), range(len(STREAM))))
+        list(pool.map(lambda byte: fails_at(server, byte, hows[byte % 3], "translated"), range(len(STREAM))))
+
+
+@pytest.mark.parametrize("status", STORMS)
+def test_storms_of_errors_are_not_made_worse(server: Server, upstream: Upstream, status: str) -> None:
+    """Retries add a tenth at most, breakers open and try single requests, and everything is settled once."""
+    count = 300
+
+    def ask(_: int) -> int:
+        with server.client() as client:
+            answer = client.post("/v1/chat/completions", json=body(f"storm-{status}"))
+            told(answer)
+            assert len(entries(client, answer)) == 1
+            return answer.status_code
+
+    with ThreadPoolExecutor(16) as pool:
+        statuses = Counter(pool.map(ask, range(count)))
+    assert set(statuses) <= {429, 502, 503}
+    assert statuses[503] > count // 2, "who rests is not asked"
+    tries = sum(asked for model, asked in upstream.asked.items() if model.startswith(f"storm-{status}"))
+    assert tries <= count * 1.1 + 10
+    assert tries <= 60, "breakers open"
+    with server.client() as client:
+        shown = {one["id"]: one for one in client.get("/admin/v1/targets").json()["data"]}
+    for one in "ab":
+        assert shown[f"bad/storm-{status}-{one}"]["breaker"] != "closed"
+
+
+def test_redirects_lead_nowhere(server: Server, upstream: Upstream) -> None:
+    with server.client() as client:
+        for path in ("/v1/chat/completions", "/v1/messages"):
+            client.post(path, json=body("redirect-home", max_tokens=5))
+    assert set(upstream.paths) == {"/v1/chat/completions"}

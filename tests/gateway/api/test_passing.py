@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from gateway import errors
+from gateway.api.passing import PATHS
 from gateway.auth import Principal
 from gateway.config import ServerConfig
 from tests.adapters.test_relay import CHUNKS, USAGE, chunk, sse, streaming, whole
@@ -134,6 +135,21 @@ def test_broken_bodies_are_refused_and_never_passed_on(lane: bool, body: bytes, 
             assert (reply.status, reply.error["code"]) == (status, code)
             assert door.up.accepted == 0
             assert (await client.ask(post(body_of()))).body == ANSWER
+
+    run(main())
+
+
+@either
+@pytest.mark.parametrize("field", ["api_base", "base_url", "api_key", "extra_headers"])
+@pytest.mark.parametrize("path", PATHS)
+def test_fields_that_would_redirect_are_refused_on_every_path(lane: bool, path: str, field: str) -> None:
+    async def main() -> None:
+        async with opened(whole(ANSWER), lane=lane, kind="vllm") as door:
+            fields = {"prompt": "a", "input": "a", "max_tokens": 5, field: "http://evil.test"}
+            reply = await door.served.ask(post(body_of(**fields), path=path.encode()))
+            assert reply.status == 400
+            assert field in json.loads(reply.body)["error"]["message"]
+            assert door.up.accepted == 0
 
     run(main())
 

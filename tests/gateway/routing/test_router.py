@@ -183,6 +183,24 @@ def test_when_all_rest_the_answer_says_for_how_long() -> None:
     run(test())
 
 
+def test_while_the_only_target_is_on_trial_others_are_asked_to_come_back() -> None:
+    async def test() -> None:
+        scene = Scene([Moody("a", [GONE] * 5)], attempts_max=1)
+        for _ in range(5):
+            with pytest.raises(Unreachable):
+                await scene.ask()
+        scene.now_s += 5
+        trial = scene.router.chat(REQUEST, Caller("r", "t"))
+        await anext(trial)
+        with pytest.raises(errors.ModelUnavailable) as caught:
+            await scene.ask()
+        assert caught.value.retry_after_s == 1
+        assert [event async for event in trial]
+        assert await scene.ask() == "a"
+
+    run(test())
+
+
 def test_nothing_is_tried_again_after_the_first_event() -> None:
     async def test() -> None:
         other = Moody("b")
