@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import httpx
 import pytest
 
 from tests.e2e.server import ADMIN_KEY, ROOT, Server, free_port
-from tests.e2e.upstreams import Fleet, Replica
+from tests.e2e.upstreams import Fleet, Replica, until
 
 RESOLVER = """
 import pathlib
@@ -61,14 +60,6 @@ class House:
     def targets(self) -> list[dict[str, Any]]:
         with self.server.client() as client:
             return list(client.get("/admin/v1/targets").json()["data"])
-
-
-def until(condition: Callable[[], bool]) -> None:
-    for _ in range(600):
-        if condition():
-            return
-        time.sleep(0.02)
-    raise AssertionError("it never came true")
 
 
 @pytest.fixture(scope="module")

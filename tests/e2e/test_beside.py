@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import openai
 import pytest
 
 from tests.e2e.server import ADMIN_KEY, Server, free_port
-from tests.e2e.upstreams import Fleet, Replica
+from tests.e2e.upstreams import Fleet, Replica, until
 
 SCRIPT = "answers: [{text: I am here}]\n"
 CONFIG = """
@@ -63,14 +62,6 @@ def server(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
 def sdk(server: Server) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key=ADMIN_KEY, max_retries=0) as client:
         yield client
-
-
-def until(condition: Callable[[], bool]) -> None:
-    for _ in range(600):
-        if condition():
-            return
-        time.sleep(0.02)
-    raise AssertionError("it never came true")
 
 
 def user(text: str = "hi") -> list[Any]:

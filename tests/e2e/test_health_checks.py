@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.server import Server, free_port
-from tests.e2e.upstreams import Fleet, Replica
+from tests.e2e.upstreams import Fleet, Replica, until
 
 KEY = "sk-of-the-provider-0123456789"
 CONFIG = """
@@ -35,14 +34,6 @@ def server(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     folder: Path = tmp_path_factory.mktemp("front")
     with Server(folder, config=CONFIG.format(port=fleet.port, key=KEY)) as running:
         yield running
-
-
-def until(condition: Callable[[], bool]) -> None:
-    for _ in range(600):
-        if condition():
-            return
-        time.sleep(0.02)
-    raise AssertionError("it never came true")
 
 
 def served_by(server: Server, count: int) -> Counter[str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import time
+from collections.abc import Callable
 from typing import Any
 
 
@@ -66,6 +68,15 @@ class Replica:
         if self.dialect == "anthropic":
             return anthropic(self.text, stream=asked.get("stream") is True)
         return openai(self.text, stream=asked.get("stream") is True)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait until `condition` holds; a test must not depend on how long that takes."""
+    for _ in range(600):
+        if condition():
+            return
+        time.sleep(0.02)
+    raise AssertionError("it never came true")
 
 
 def plain(body: bytes, status: int = 200, kind: str = "application/json") -> bytes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -61,3 +63,26 @@ def test_what_was_saved_in_calm_times_is_bounded() -> None:
     for _ in range(10_000):
         hedging.earn(1)
     assert sum(hedging.spend(1) for _ in range(100)) == SAVED_MAX
+
+
+def test_a_long_tail_is_cut_at_little_cost() -> None:
+    """One request in twenty takes a hundred times as long, whoever answers it."""
+    dice, hedging = random.Random(5), Hedging(HedgeSettings(percentile=95, share_max=0.1))
+
+    def takes_s() -> float:
+        return dice.uniform(0.05, 0.15) * (100 if dice.random() < 0.05 else 1)
+
+    alone: list[float] = []
+    hedged: list[float] = []
+    for _ in range(4000):
+        first_s, second_s, after_s = takes_s(), takes_s(), hedging.after_s
+        hedging.earn(10)
+        alone.append(first_s)
+        shown_s = first_s
+        if after_s is not None and first_s > after_s and hedging.spend(10):
+            shown_s = min(first_s, after_s + second_s)
+        hedging.learn(shown_s)
+        hedged.append(shown_s)
+    late = sorted(alone)[3920], sorted(hedged)[3920]
+    assert late[0] > 4 and late[1] < 1
+    assert hedging.started < 400
