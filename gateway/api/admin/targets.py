@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from gateway.api.admin.routes import Call, Page, Route
+from gateway.api.admin.routes import Call, Page, Paging, Route
 from gateway.routing.standing import Standing
 
 
@@ -52,13 +52,17 @@ class TargetRoutes:
                 self.list,
                 "How the targets of routes do, on this replica",
                 "server",
+                query=Paging,
                 answer=list[TargetShown],
             ),
         )
 
-    async def list(self, call: Call[None, None]) -> Page[TargetShown]:
-        now_s = self._clock()
-        return Page([shown(identity, standing, now_s) for identity, standing in sorted(self._standings().items())])
+    async def list(self, call: Call[Paging, None]) -> Page[TargetShown]:
+        standings, now_s, query = self._standings(), self._clock(), call.query
+        behind = sorted(identity for identity in standings if query.after is None or identity > query.after)
+        page = behind[: query.limit]
+        cursor = page[-1] if len(behind) > len(page) else None
+        return Page([shown(identity, standings[identity], now_s) for identity in page], cursor)
 
 
 def shown(identity: str, standing: Standing, now_s: float) -> TargetShown:

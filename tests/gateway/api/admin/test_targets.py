@@ -29,4 +29,9 @@ def test_how_targets_do(tmp_path: Path) -> None:
         assert (second["id"], second["breaker"], second["wait_s"]) == ("p/tired", "open", 20)
         assert (second["first_output_s"], second["health"]) == (0.25, None)
 
+        page = (await desk.ask("admin", "GET", "/targets?limit=1")).json()
+        assert ([one["id"] for one in page["data"]], page["next_cursor"]) == (["p/ill"], "p/ill")
+        page = (await desk.ask("admin", "GET", "/targets?limit=1&after=p/ill")).json()
+        assert ([one["id"] for one in page["data"]], page["next_cursor"]) == (["p/tired"], None)
+
     at_desk(tmp_path, script)
