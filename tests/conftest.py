@@ -6,9 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.models import random_gguf, random_vision
 from tests.stores import Postgres, Valkey
+
+# A busy machine takes longer for an example than any deadline, and says nothing about the code by that.
+settings.register_profile("steady", deadline=None)
+settings.load_profile("steady")
 
 
 @pytest.fixture(scope="session")

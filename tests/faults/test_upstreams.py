@@ -316,11 +316,13 @@ def fails_at(server: Server, byte: int, how: str, kind: str) -> None:
         assert (entry["status"] == "posted") == ("Hello" in text), (case, entry)
 
 
+@pytest.mark.slow
 def test_a_stream_that_is_passed_on_stalls_at_every_byte(server: Server) -> None:
     with ThreadPoolExecutor(64) as pool:
         list(pool.map(lambda byte: fails_at(server, byte, "stall", "passed"), range(len(STREAM))))
 
 
+@pytest.mark.slow
 def test_streams_that_fail_in_other_ways_at_every_byte(server: Server) -> None:
     hows = list(HOWS)
     with ThreadPoolExecutor(64) as pool:
@@ -328,6 +330,7 @@ def test_streams_that_fail_in_other_ways_at_every_byte(server: Server) -> None:
         list(pool.map(lambda byte: fails_at(server, byte, hows[byte % 3], "translated"), range(len(STREAM))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", STORMS)
 def test_storms_of_errors_are_not_made_worse(server: Server, upstream: Upstream, status: str) -> None:
     """Retries add a tenth at most, breakers open and try single requests, and everything is settled once."""
