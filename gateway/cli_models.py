@@ -23,7 +23,8 @@ def add_verbs(models: argparse.ArgumentParser) -> None:
     bringing = _verb(
         verbs, "import", _import, "take files, or those in folders, into the library; print where they are"
     )
-    bringing.add_argument("paths", nargs="+", type=Path, metavar="PATH")
+    bringing.add_argument("paths", nargs="*", type=Path, metavar="PATH")
+    bringing.add_argument("--pulled", action="store_true", help="also the models that were pulled from a hub")
     bringing.add_argument(
         "--how",
         choices=("auto", "link", "hardlink", "reflink", "copy"),
@@ -79,9 +80,15 @@ def _by_id(verb: argparse.ArgumentParser) -> None:
 
 def _import(options: argparse.Namespace) -> int:
     from gateway import audit
+    from gateway.cli_pull import cache_folder
     from gateway.library.errors import LibraryError
 
-    paths = [path for given in options.paths for path in _files_of(given)]
+    given = [*options.paths, *([cache_folder(command.load(options))] if options.pulled else [])]
+    paths = [path for one in given for path in _files_of(one)]
+    if not paths:
+        raise command.CommandError(
+            "name files, or folders that hold .gguf files" if not given else "no .gguf file there"
+        )
 
     async def one(imports: Imports, database: Database, path: Path) -> bool:
         try:

@@ -21,7 +21,8 @@ TAGS_MAX = 20
 
 class File(msgspec.Struct, frozen=True, kw_only=True):
     """A file. `path` is where it is found, empty while it is nowhere; `how` it got there, `source` from where. Digests
-    are hexadecimal. `repo`, `commit_id` and `repo_file` are where a hub has the same content."""
+    are hexadecimal. `repo`, `commit_id` and `repo_file` are where a hub has the same content. `place` is the folder of
+    the library that it belongs to, as replicas may have one each."""
 
     id: str
     name: str
@@ -42,6 +43,7 @@ class File(msgspec.Struct, frozen=True, kw_only=True):
     changed_us: int
     version: int = 1
     deleted_us: int | None = None
+    place: str = ""
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,9 +55,10 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     architecture: str | None = None
     quantisation: str | None = None
     sha256: str | None = None
+    place: str | None = None
 
 
-_FILTERED = ("status", "role", "architecture", "quantisation", "sha256")
+_FILTERED = ("status", "role", "architecture", "quantisation", "sha256", "place")
 _COLUMNS = (*File.__struct_fields__, "role", "architecture", "quantisation")
 
 
@@ -81,7 +84,9 @@ class Files:
             for row in rows:
                 await self._index(inside, _file(row))
 
-    async def add(self, name: str, status: Status, *, how: str, source: str, tags: Sequence[str] = ()) -> File:
+    async def add(
+        self, name: str, status: Status, *, how: str, source: str, tags: Sequence[str] = (), place: str = ""
+    ) -> File:
         """A new file."""
         now_us = self._now_us()
         file = File(
@@ -91,6 +96,7 @@ class Files:
             how=how,
             source=source,
             tags=tuple(tags),
+            place=place,
             created_us=now_us,
             changed_us=now_us,
         )
@@ -153,15 +159,17 @@ class Files:
         )
         return [_file(row) for row in rows[:limit]], len(rows) > limit
 
-    async def same(self, sha256: str) -> File | None:
+    async def same(self, sha256: str, place: str = "") -> File | None:
         """The ready file with this content."""
-        found, _ = await self.page(Wanted(sha256=sha256, status="ready"), 1)
+        found, _ = await self.page(Wanted(sha256=sha256, status="ready", place=place), 1)
         return found[0] if found else None
 
-    async def unfinished(self) -> list[File]:
-        """Those that somebody is, or was, at work on."""
+    async def unfinished(self, place: str = "") -> list[File]:
+        """Those of a place that somebody is, or was, at work on."""
         rows = await self._database.query(
-            "SELECT * FROM library_files WHERE deleted_us IS NOT NULL OR status IN ('downloading', 'verifying')"
+            "SELECT * FROM library_files WHERE place = $1 "
+            "AND (deleted_us IS NOT NULL OR status IN ('downloading', 'verifying'))",
+            place,
         )
         return [_file(row) for row in rows]
 

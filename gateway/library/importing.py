@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import shutil
 import threading
+import uuid
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,10 +23,13 @@ from gateway.library.drives import Drives
 from gateway.library.errors import Cancelled, Full, InUse, LibraryError, Unusable
 from gateway.library.files import Conflict, File, Files
 from gateway.library.names import path_problem
+from gateway.library.store import origin
 from gateway.library.taking import Look, Unsound, Way, look, take
 
 RUNNING_MAX = 100
 QUARANTINE = "quarantine"
+# What a hub's cache calls files of large repositories: their SHA-256.
+DIGEST = re.compile(r"[0-9a-f]{64}")
 
 log = logging.getLogger("gateway.library")
 
@@ -47,6 +52,7 @@ class Imports:
         self._sources = None if sources is None else [folder.resolve() for folder in sources]
         self._referred = {path.absolute() for path in referred}
         self._drives = drives or Drives()
+        self._place = ""
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._stops: dict[str, threading.Event] = {}
         self._done_bytes: dict[str, int] = {}
@@ -54,15 +60,17 @@ class Imports:
     async def open(self) -> None:
         """Make what files need, and end what a process left behind that died."""
         await self.files.open()
-        for file in await self.files.unfinished():
+        try:
+            self._place = await asyncio.to_thread(place_of, self._root)
+        except OSError as error:
+            log.error("the library cannot be written to: %s", error)
+            return
+        for file in await self.files.unfinished(self._place):
             lock = self._lock(file.id)
             try:
                 await asyncio.to_thread(lock.acquire, timeout=0)
             except Timeout:
                 continue  # Somebody is at work on it.
-            except OSError as error:
-                log.error("the library cannot be written to: %s", error)
-                return
             try:
                 await self._end_left(file)
             finally:
@@ -101,7 +109,7 @@ class Imports:
         if (problem := path_problem(source.name)) is not None:
             raise Unusable(f"its name is none for a file of the library: {problem}")
         path, given = await asyncio.to_thread(self._resolved, source)
-        file = await self.files.add(source.name, "verifying", how=way, source=given, tags=tags)
+        file = await self.files.add(source.name, "verifying", how=way, source=given, tags=tags, place=self._place)
         self._run(file.id, self._import(file, path, way))
         return file
 
@@ -123,7 +131,7 @@ class Imports:
     async def verify(self, identity: str) -> File:
         """Read a file anew, beside everything else; one that is not what it was is put into quarantine."""
         self._check_room()
-        file = await self.files.get(identity)
+        file = await self._own(identity)
         if file.status not in ("ready", "error") or not file.path or file.sha256 is None:
             raise InUse(f"it cannot be verified: it is {file.status}")
         file = await self.files.change(identity, file.version, status="verifying", reason="")
@@ -138,7 +146,7 @@ class Imports:
 
     async def delete(self, identity: str) -> None:
         """Take a file away; its bytes go in the background. A source that it is linked to stays."""
-        file = await self.files.get(identity)
+        file = await self._own(identity)
         if identity in self._tasks:
             raise InUse("it is being read: cancel that first")
         referred = await asyncio.to_thread(self._is_referred, Path(file.path))
@@ -146,6 +154,12 @@ class Imports:
             raise InUse("the configuration names it: take it out of models first")
         file = await self.files.delete(identity)
         self._run(identity, self._remove(file))
+
+    async def _own(self, identity: str) -> File:
+        file = await self.files.get(identity)
+        if file.place != self._place:
+            raise InUse("it lies in the library of another machine: ask the gateway there")
+        return file
 
     def _is_referred(self, path: Path) -> bool:
         # Where it is a link, what it leads to is not ours, and whoever names that does not name the link.
@@ -202,7 +216,11 @@ class Imports:
             seen: Look = await asyncio.to_thread(look, source)
             await self.files.change(file.id, size_bytes=seen.size_bytes, facts=seen.facts)
             taken = await asyncio.to_thread(take, seen, folder, file.name, way, stop, self._teller(file.id))
-        found = taken.digests
+        found, came = taken.digests, origin(Path(file.source))
+        if came is not None and DIGEST.fullmatch(source.name) and source.name != found.sha256:
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+            raise Unsound("its content is not what the hub said that it is")
+        repo, commit_id, repo_file = came or (None, None, None)
         try:
             await self.files.change(
                 file.id,
@@ -213,10 +231,13 @@ class Imports:
                 size_bytes=found.size_bytes,
                 sha256=found.sha256,
                 blake3=found.blake3,
+                repo=repo,
+                commit_id=commit_id,
+                repo_file=repo_file,
             )
         except Conflict:
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
-            same = await self.files.same(found.sha256)
+            same = await self.files.same(found.sha256, self._place)
             reason = "the same content is here already" + ("" if same is None else f": {same.id}")
             await self.files.change(file.id, status="error", reason=reason)
 
@@ -272,3 +293,16 @@ def unlock(lock: FileLock) -> None:
     """Give a lock back, and leave nothing of it."""
     Path(lock.lock_file).unlink(missing_ok=True)
     lock.release()
+
+
+def place_of(root: Path) -> str:
+    """What a library's folder is called on whatever machine sees it; named when it is first used."""
+    root.mkdir(parents=True, exist_ok=True)
+    name, identity = root / ".place", uuid.uuid4().hex
+    if not name.exists():
+        draft = root / f".place.{identity}"
+        draft.write_text(identity, encoding="ascii")
+        with contextlib.suppress(FileExistsError):
+            name.hardlink_to(draft)  # Whole or not at all, and only the first of two.
+        draft.unlink()
+    return name.read_text(encoding="ascii")

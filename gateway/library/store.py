@@ -109,6 +109,16 @@ class Store:
         return found
 
 
+def origin(path: Path) -> tuple[str, str, str] | None:
+    """The repository, commit and file that a path in a cache folder is; None for any other path."""
+    parts = path.parts
+    for at, part in enumerate(parts):
+        if part == "snapshots" and at and len(parts) > at + 2 and parts[at - 1].startswith("models--"):
+            repo = "/".join(parts[at - 1].split("--")[1:])
+            return repo, parts[at + 1], "/".join(parts[at + 2 :])
+    return None
+
+
 class LockFile:
     """`models.lock`: for each name, the commit and files it was resolved to, so that a restart means the same ones."""
 

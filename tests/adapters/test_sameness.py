@@ -61,6 +61,12 @@ def test_of_whom_it_is_makes_no_difference_to_anthropic_either() -> None:
     assert of(named, "anthropic_messages") == of(plain, "anthropic_messages")
 
 
+def test_responses_repeat_for_whom_they_are() -> None:
+    plain, named = (b'{"model":"m","input":"hi"%b}' % more for more in (b"", b',"user":"u"'))
+    assert of(plain, "openai_responses") != of(named, "openai_responses")
+    assert of(plain, "openai_responses") == of(plain.replace(b'"m"', b'"alias"'), "openai_responses")
+
+
 @pytest.mark.parametrize(
     ("dialect", "answer", "kept"),
     [
@@ -68,6 +74,8 @@ def test_of_whom_it_is_makes_no_difference_to_anthropic_either() -> None:
         ("openai_chat", b'{"choices":[{"finish_reason": "content_filter"}]}', False),
         ("openai_chat", b'{"content":"\\"finish_reason\\":\\"content_filter\\"","content_filter_results":{}}', True),
         ("anthropic_messages", b'{"stop_reason":"refusal"}', False),
+        ("openai_responses", b'{"incomplete_details":{"reason":"content_filter"}}', False),
+        ("openai_responses", b'{"incomplete_details":{"reason":"max_output_tokens"}}', True),
         ("anthropic_messages", b'{"stop_reason":"max_tokens"}', True),
     ],
 )

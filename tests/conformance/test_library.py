@@ -128,6 +128,8 @@ def test_one_content_is_ready_once(with_files: With) -> None:
         first = await named(files, "a.gguf", sha256="ab")
         with pytest.raises(Conflict):
             await named(files, "b.gguf", sha256="ab")
+        await named(files, "b.gguf", sha256="ab", place="elsewhere")
+        assert (await files.same("ab", "elsewhere")) != first == await files.same("ab")
         await files.delete(first.id)
         await named(files, "c.gguf", sha256="ab")
 

@@ -55,7 +55,8 @@ class FileQuery(Paging, kw_only=True, frozen=True):
 
 class FileShown(msgspec.Struct, frozen=True, kw_only=True):
     """A file of the library. `path` is where it is found, null while it is nowhere; `done_bytes` how much of it has
-    been read while it is being imported or verified. `repo`, `commit` and `repo_file` are where a hub has the same."""
+    been read while it is being imported or verified. `repo`, `commit` and `repo_file` are where a hub has the same;
+    `place` is the library's folder, where replicas have one each."""
 
     object: str = "library.file"
     id: str
@@ -74,6 +75,7 @@ class FileShown(msgspec.Struct, frozen=True, kw_only=True):
     commit: str | None
     repo_file: str | None
     tags: tuple[str, ...]
+    place: str
     created_at: Moment
     changed_at: Moment
     version: int
@@ -218,6 +220,7 @@ def shown(file: File, done_bytes: int | None = None) -> FileShown:
         commit=file.commit_id,
         repo_file=file.repo_file,
         tags=file.tags,
+        place=file.place,
         created_at=Moment(file.created_us),
         changed_at=Moment(file.changed_us),
         version=file.version,

@@ -14,7 +14,7 @@ def address(state: np.ndarray) -> int:
 
 
 def test_memory_that_nobody_has_any_more_is_handed_out_again() -> None:
-    buffers = Buffers(8 * UNIT_BYTES)
+    buffers = Buffers(32 * UNIT_BYTES)  # Room for what is prepared meanwhile too, or the smallest would go.
     first = buffers.take(UNIT_BYTES - 5)
     buffers.settle()
     assert first.shape == (UNIT_BYTES - 5,)

@@ -46,7 +46,8 @@ class Bench:
 
     def left(self) -> list[str]:
         """What lies in the library's folder."""
-        return sorted(str(path.relative_to(self.root)) for path in self.root.rglob("*") if not path.is_dir())
+        left = sorted(str(path.relative_to(self.root)) for path in self.root.rglob("*") if not path.is_dir())
+        return [path for path in left if path != ".place"]
 
 
 def run(folder: Path, work: Callable[[Bench], Awaitable[None]]) -> None:
@@ -160,6 +161,26 @@ def test_a_file_that_was_changed_is_put_away(tmp_path: Path) -> None:
     run(tmp_path, work)
 
 
+@pytest.mark.parametrize("sound", [True, False])
+def test_what_was_pulled_knows_where_it_came_from_and_is_what_was_promised(tmp_path: Path, sound: bool) -> None:
+    async def work(bench: Bench) -> None:
+        repo, digest = bench.sources / "models--org--model", hashlib.sha256(DEMO.read_bytes()).hexdigest()
+        (repo / "blobs").mkdir(parents=True)
+        blob, shown = repo / "blobs" / (digest if sound else "0" * 64), repo / "snapshots" / "c0ffee" / "q" / "x.gguf"
+        blob.write_bytes(DEMO.read_bytes())
+        shown.parent.mkdir(parents=True)
+        shown.symlink_to(blob)
+        file = await bench.bring(shown, "link")
+        if sound:
+            assert (file.status, file.name, file.repo, file.commit_id) == ("ready", "x.gguf", "org/model", "c0ffee")
+            assert (file.repo_file, Path(file.path).readlink()) == ("q/x.gguf", blob)
+        else:
+            assert (file.status, file.reason) == ("quarantined", "its content is not what the hub said that it is")
+            assert bench.left() == []
+
+    run(tmp_path, work)
+
+
 def test_what_a_link_leads_to_is_never_touched(tmp_path: Path) -> None:
     async def work(bench: Bench) -> None:
         file = await bench.bring(way="link")
@@ -183,6 +204,7 @@ def test_what_is_referred_to_stays(tmp_path: Path) -> None:
     async def work(bench: Bench) -> None:
         file = await bench.bring()
         bench.imports = Imports(bench.files, bench.root, referred=[Path(file.path)])
+        await bench.imports.open()
         with pytest.raises(InUse, match="the configuration names it"):
             await bench.imports.delete(file.id)
         assert Path(file.path).exists()
@@ -194,15 +216,20 @@ def test_what_a_dead_process_left_is_ended_and_what_a_living_one_does_is_not(tmp
     async def work(bench: Bench) -> None:
         ready = await bench.bring()
         await bench.files.change(ready.id, status="verifying")
-        dead = await bench.files.add("dead.gguf", "verifying", how="copy", source="/x/dead.gguf")
+        place = ready.place
+        dead = await bench.files.add("dead.gguf", "verifying", how="copy", source="/x/dead.gguf", place=place)
         (bench.root / dead.id).mkdir()
         (bench.root / dead.id / ".dead.gguf.part").write_bytes(b"part")
-        living = await bench.files.add("living.gguf", "verifying", how="copy", source="/x/living.gguf")
+        living = await bench.files.add("living.gguf", "verifying", how="copy", source="/x/living.gguf", place=place)
+        others = await bench.files.add("others.gguf", "verifying", how="copy", source="/x", place="elsewhere")
         with FileLock(bench.root / f".{living.id}.lock"):
             await bench.imports.open()
         assert (await bench.files.get(ready.id)).reason == "a check of it was interrupted: verify it again"
         assert (await bench.files.get(dead.id)).reason == "the import was interrupted: import it again"
         assert (await bench.files.get(living.id)).status == "verifying"
+        assert (await bench.files.get(others.id)).status == "verifying"
+        with pytest.raises(InUse, match="another machine"):
+            await bench.imports.delete(others.id)
         assert not (bench.root / dead.id).exists()
         await bench.imports.verify(ready.id)
         assert (await bench.imports.wait(ready.id)).status == "ready"
