@@ -41,6 +41,7 @@ def add_verbs(models: argparse.ArgumentParser) -> None:
     _by_id(_verb(verbs, "verify", _verify, "read a file anew and compare its digests; what is not right is put away"))
     _add_links(verbs)
     _add_hub(verbs)
+    _verb(verbs, "hardware", _hardware, "what this machine has for models, and what would run well on it")
     _by_id(_verb(verbs, "delete", _delete, "delete a file that nothing refers to; what it is linked to stays"))
 
 
@@ -186,3 +187,47 @@ def _delete(options: argparse.Namespace) -> int:
 
     with_imports(options, work)
     return 0
+
+
+def _hardware(options: argparse.Namespace) -> int:
+    from gateway import model_files
+    from gateway.cli_pull import cache_folder
+    from gateway.library.machine import machine
+
+    config = command.load(options)
+    found = asyncio.run(machine([Path(config.data_dir), cache_folder(config)]))
+    if options.json:
+        command.print_json(found)
+        return 0
+    memory = f"{model_files.size(found.memory_bytes)}, {model_files.size(found.available_bytes)} of it free"
+    rows = [
+        ("system", found.system),
+        ("processor", f"{found.processor}: {found.cores} cores, {found.threads} threads for engines"),
+        ("memory", f"{memory}, {found.memory_bytes_per_s / 1e9:.0f} GB/s"),
+    ]
+    rows += [
+        (f"disk of {disk.folder}", f"{model_files.size(disk.free_bytes)} of {model_files.size(disk.total_bytes)} free")
+        for disk in found.disks
+    ]
+    if found.build is None:
+        rows.append(("llama.cpp", found.problem or ""))
+    else:
+        rows.append(("llama.cpp", f"{found.build.version}: {', '.join(found.build.backends)}"))
+        rows += [
+            (f"{device.kind} {device.name}", f"{device.description}, {model_files.size(device.total_bytes)}")
+            for device in found.build.devices
+        ]
+    command.print_table(rows)
+    advice = [("", "", "", "", ""), ("WEIGHTS", "QUANTISATION", "SIZE", "CONTEXT", "TOKENS/S")]
+    advice += [
+        (
+            f"{one.parameters_billions:g}B",
+            one.quantisation,
+            model_files.size(one.size_bytes),
+            str(one.context_tokens),
+            f"about {one.tokens_per_s:g}",
+        )
+        for one in found.advice
+    ]
+    command.print_table(advice)
+    return int(found.build is None)

@@ -10,6 +10,7 @@ import ctypes
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import llama_cpp
 import llama_cpp.llama_cpp as ll
@@ -45,6 +46,62 @@ def quiet() -> None:
 def build() -> list[str | int]:
     """What identifies this llama.cpp as far as the layout of saved states goes."""
     return [llama_cpp.__version__, ll.llama_version().decode(), ll.LLAMA_STATE_SEQ_VERSION]
+
+
+def cpu_features() -> tuple[str, ...]:
+    """What llama.cpp makes use of in this CPU."""
+    text = ll.llama_print_system_info().decode(errors="replace").partition(":")[2]
+    return tuple(part.split("=")[0].strip() for part in text.split("|") if part.strip().endswith("= 1"))
+
+
+class Backends:
+    """The back ends that ggml was built with, and their devices; there are none where its library is not found."""
+
+    def __init__(self) -> None:
+        folder = Path(llama_cpp.__file__).parent / "lib"
+        paths = [path for path in sorted(folder.glob("*ggml.*")) if path.suffix in (".so", ".dylib", ".dll")]
+        self._ggml = ctypes.CDLL(str(paths[0])) if paths else None
+        if self._ggml is None:
+            return
+        for name, result, *arguments in _GGML:
+            function = getattr(self._ggml, name)
+            function.restype, function.argtypes = result, arguments
+
+    def names(self) -> tuple[str, ...]:
+        """The back ends' names."""
+        ggml = self._ggml
+        if ggml is None:
+            return ()
+        found = [ggml.ggml_backend_reg_get(place) for place in range(ggml.ggml_backend_reg_count())]
+        return tuple(ggml.ggml_backend_reg_name(one).decode(errors="replace") for one in found)
+
+    def devices(self) -> list[tuple[str, str, int, int, int]]:
+        """Name, description, ggml's number for its kind, free and total bytes of each."""
+        ggml, found = self._ggml, []
+        for place in range(0 if ggml is None else ggml.ggml_backend_dev_count()):
+            assert ggml is not None
+            device = ggml.ggml_backend_dev_get(place)
+            free, total = ctypes.c_size_t(), ctypes.c_size_t()
+            ggml.ggml_backend_dev_memory(device, ctypes.byref(free), ctypes.byref(total))
+            name, text = ggml.ggml_backend_dev_name(device), ggml.ggml_backend_dev_description(device)
+            kind = ggml.ggml_backend_dev_type(device)
+            found.append((name.decode(errors="replace"), text.decode(errors="replace"), kind, free.value, total.value))
+        return found
+
+
+# Functions of ggml, what they return, and what they take.
+_SIZE_POINTER = ctypes.POINTER(ctypes.c_size_t)
+_GGML: tuple[tuple[Any, ...], ...] = (
+    ("ggml_backend_reg_count", ctypes.c_size_t),
+    ("ggml_backend_reg_get", ctypes.c_void_p, ctypes.c_size_t),
+    ("ggml_backend_reg_name", ctypes.c_char_p, ctypes.c_void_p),
+    ("ggml_backend_dev_count", ctypes.c_size_t),
+    ("ggml_backend_dev_get", ctypes.c_void_p, ctypes.c_size_t),
+    ("ggml_backend_dev_name", ctypes.c_char_p, ctypes.c_void_p),
+    ("ggml_backend_dev_description", ctypes.c_char_p, ctypes.c_void_p),
+    ("ggml_backend_dev_type", ctypes.c_int, ctypes.c_void_p),
+    ("ggml_backend_dev_memory", None, ctypes.c_void_p, _SIZE_POINTER, _SIZE_POINTER),
+)
 
 
 class Vocabulary:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 from gateway.api import openai
@@ -71,6 +72,7 @@ class Library(NamedTuple):
     imports: Imports
     links: Links
     finding: Finding
+    folders: tuple[Path, ...] = ()
 
 
 class Parts(NamedTuple):
@@ -141,6 +143,6 @@ def admin_routes(parts: Parts) -> tuple[Route, ...]:
         *GuardrailRoutes(parts.guardrails).routes(),
         *LibraryRoutes(library and library.imports).routes(),
         *LinkRoutes(library and library.links).routes(),
-        *HubRoutes(library and library.finding).routes(),
+        *HubRoutes(library and library.finding, library.folders if library else ()).routes(),
         *ServerRoutes(parts.config, parts.catalog, parts.health.statuses).routes(),
     )

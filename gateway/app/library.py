@@ -38,7 +38,7 @@ async def open_library(config: Config, database: Database | None, stack: AsyncEx
     links = Links(database, files, folders=[Path(folder) for folder in config.library.link_dirs])
     finding = Finding(open_hub, files)
     stack.callback(finding.close)
-    return Library(imports, links, finding)
+    return Library(imports, links, finding, (Path(config.data_dir), library_folder(config), *sources))
 
 
 def library_folder(config: Config) -> Path:

@@ -88,6 +88,8 @@ def test_the_hub(server: Server, admin: httpx.Client, file_id: str) -> None:
     assert looked["matches"][0]["verified"]
     assert (looked["file"]["repo"], looked["file"]["repo_file"]) == ("org/model", "demo-Q8_0.gguf")
     assert admin.get("/admin/v1/library/hub/org/none").status_code == 404
+    hardware = admin.get("/admin/v1/library/hardware").json()
+    assert hardware["build"]["backends"] and hardware["disks"][0]["free_bytes"] > 0
     bad = admin.get("/admin/v1/library/hub/a..b/c")
     assert bad.status_code == 400
     assert "org/model" in command(server, "search", "model").stdout

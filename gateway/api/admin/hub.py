@@ -1,7 +1,9 @@
-"""What a hub offers, and where a file of the library came from, over HTTP."""
+"""What a hub offers, what this machine has for it, and where a file of the library came from, over HTTP."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import msgspec
@@ -11,9 +13,11 @@ from gateway.api.admin.library import ONE, FileShown, Text, told
 from gateway.api.admin.library import shown as file_shown
 from gateway.api.admin.routes import Body, Call, Page, Query, Route, kept
 from gateway.library.finding import Finding, Match, Offers
+from gateway.library.machine import Machine, machine
 from gateway.library.names import Found
 
 HUB = "/admin/v1/library/hub"
+HARDWARE = "/admin/v1/library/hardware"
 
 
 class HubQuery(Query, kw_only=True, frozen=True):
@@ -42,10 +46,11 @@ class LookedUp(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HubRoutes:
-    """`/admin/v1/library/hub`."""
+    """`/admin/v1/library/hub` and `/admin/v1/library/hardware`; `folders` are those that models lie in."""
 
-    def __init__(self, finding: Finding | None) -> None:
+    def __init__(self, finding: Finding | None, folders: Sequence[Path] = ()) -> None:
         self._maybe = finding
+        self._folders = folders
 
     @property
     def _finding(self) -> Finding:
@@ -75,6 +80,16 @@ class HubRoutes:
                 description="From the header of one file, of which nothing else is fetched. Kept for a day.",
             ),
             Route(
+                "GET",
+                HARDWARE,
+                "library.read",
+                self.hardware,
+                "This machine: processor, memory, drives, devices, and what would run well",
+                "library",
+                answer=Machine,
+                description="Asked of a process of its own; takes about a second.",
+            ),
+            Route(
                 "POST",
                 ONE + "/lookup",
                 "library.write",
@@ -96,6 +111,9 @@ class HubRoutes:
         with told():
             name = f"{call.path['owner']}/{call.path['repo']}"
             return await self._finding.offers(name if revision == "main" else f"{name}@{revision}")
+
+    async def hardware(self, call: Call[None, None]) -> Machine:
+        return await machine(self._folders)
 
     async def look_up(self, call: Call[None, LookUp]) -> LookedUp:
         with told(param="repo"):
