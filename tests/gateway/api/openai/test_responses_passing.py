@@ -130,6 +130,21 @@ def test_a_stream_that_fails_ends_with_an_error_event(lane: bool, end: str, code
     run(scenario())
 
 
+def test_a_stream_that_is_cut_anywhere_is_no_answer() -> None:
+    whole = CREATED + DELTA + DONE
+
+    async def scenario() -> None:
+        for at in (0, 5, len(CREATED) - 5, len(CREATED), len(CREATED) + 30, len(CREATED + DELTA), len(whole) - 5):
+            async with opened(Provider(whole[:at], stream=True), kind="openai") as door:
+                answer = await asked(door, stream=True)
+                told = answer.body.decode().rstrip().rpartition("data: ")[2]
+                assert json.loads(told)["error"]["code"] in ("upstream_error", "upstream_invalid")
+                assert (answer.status == 200) == (at >= len(CREATED)) and "response.completed" not in told
+                assert "ok" not in door.outcomes() and sum(door.outcomes().values()) == 1
+
+    run(scenario())
+
+
 def test_a_stream_that_fails_at_once_has_a_status() -> None:
     async def scenario() -> None:
         failed = CREATED + event("response.failed", 1, response=WHOLE | {"error": FAILURE})
