@@ -62,7 +62,7 @@ CAPABILITIES: tuple[Capability, ...] = get_args(Capability)
 
 # Which dialects serve a kind of request, the one that says most first.
 DIALECTS_OF: Mapping[Kind, tuple[DialectName, ...]] = {
-    "chat": ("openai_chat", "anthropic_messages", "gemini", "bedrock_converse"),
+    "chat": ("openai_chat", "anthropic_messages", "gemini", "bedrock_converse", "openai_responses"),
     "completion": ("openai_completions",),
     "embedding": ("openai_embeddings", "gemini_embeddings"),
     "rerank": ("rerank",),

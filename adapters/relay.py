@@ -43,7 +43,8 @@ _JSON = (("content-type", "application/json"),)
 
 
 class Relaying:
-    """One model of a provider. `lacks` is what it cannot do of what its provider can; `now_s` is the Unix time."""
+    """One model of a provider. `lacks` is what it cannot do of what its provider can; `chats` the only dialect in which
+    chats are passed on, if not all of its provider's; `now_s` is the Unix time."""
 
     def __init__(
         self,
@@ -51,11 +52,13 @@ class Relaying:
         upstream: Upstream,
         lacks: frozenset[Capability] = frozenset(),
         *,
+        chats: DialectName | None = None,
         now_s: Callable[[], float] = time.time,
     ) -> None:
         self._targets = {
             dialect: (upstream.target(dialect, model, stream=False), upstream.target(dialect, model))
             for dialect in upstream.dialects & frozenset(PASSING)
+            if chats in (None, dialect) or PASSING[dialect].kind != "chat"
         }
         self._short_ids = upstream.row.style.short_ids
         self._upstream = upstream

@@ -22,6 +22,7 @@ from adapters.dialects import (
     openai_chat_requests,
     openai_completions_client,
     openai_embeddings_client,
+    openai_responses,
     rerank_client,
 )
 from adapters.dialects.client import EventParser, Style
@@ -75,6 +76,7 @@ CHATS: Mapping[DialectName, ChatDialect] = {
     "anthropic_messages": ChatDialect(anthropic_messages.render_request, anthropic_messages.EventParser),
     "gemini": ChatDialect(gemini.render_request, gemini.EventParser),
     "bedrock_converse": ChatDialect(bedrock_converse.render_request, bedrock_converse.EventParser),
+    "openai_responses": ChatDialect(openai_responses.render_request, openai_responses.EventParser),
 }
 
 
@@ -102,7 +104,8 @@ class Splitter(Protocol):
 
 
 class RemoteModel(msgspec.Struct, frozen=True, kw_only=True):
-    """A provider's model under a public name. `capabilities` None: all that the provider has."""
+    """A provider's model under a public name. `capabilities` None: all that the provider has. `dialect` is the only one
+    in which chats are held with it; None: the first of its provider's, or any that can be passed on."""
 
     name: str
     model: str
@@ -110,6 +113,7 @@ class RemoteModel(msgspec.Struct, frozen=True, kw_only=True):
     context_tokens: int | None = None
     description: str = ""
     capabilities: frozenset[Capability] | None = None
+    dialect: DialectName | None = None
 
 
 class RemoteStatus(msgspec.Struct, frozen=True):
@@ -137,7 +141,9 @@ class Remote:
             image_urls="image_urls" in can,
         )
         self._now_s = now_s
-        relaying = Relaying(model.model, upstream, (upstream.row.capabilities | FETCHING) - can, now_s=now_s)
+        self._chats = model.dialect or upstream.row.dialect_of("chat")
+        lacks = (upstream.row.capabilities | FETCHING) - can
+        relaying = Relaying(model.model, upstream, lacks, chats=model.dialect, now_s=now_s)
         self.takes, self.relay = relaying.takes, relaying.relay
 
     def status(self) -> RemoteStatus:
@@ -211,7 +217,7 @@ class Remote:
             raise problem
 
     def _dialect(self, kind: Kind) -> DialectName:
-        dialect = self.upstream.row.dialect_of(kind)
+        dialect = self._chats if kind == "chat" else self.upstream.row.dialect_of(kind)
         if dialect is None:
             raise self._unsupported(kind)
         return dialect

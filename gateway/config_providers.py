@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 
 from msgspec import Meta
 
-from adapters.providers import PROVIDERS, Capability, ProviderKind
-from adapters.types import Kind
+from adapters.providers import DIALECTS_OF, PROVIDERS, Capability, ProviderKind
+from adapters.types import DialectName, Kind
 from gateway.config_cache import CacheTtl
 from gateway.config_limits import PriceConfig, Section
 from gateway.config_models import LocalPath, ModelName
@@ -81,7 +81,8 @@ class ProviderConfig(ProviderSettings, frozen=True, kw_only=True):
 
 
 class TargetConfig(Section, frozen=True, kw_only=True):
-    """A model of a provider as a route uses it. `capabilities` null: all that the provider has.
+    """A model of a provider as a route uses it. `capabilities` null: all that the provider has. `dialect` is how chats
+    with it are held; null: as its provider's row says, or as the request came where it can be passed on.
 
     With the provider `local` it is one of `models` by its name, which has its own price, context and kinds.
     """
@@ -93,6 +94,7 @@ class TargetConfig(Section, frozen=True, kw_only=True):
     context_tokens: Annotated[int, Meta(ge=64, le=1 << 26)] | None = None
     kinds: Annotated[tuple[Kind, ...], Meta(min_length=1)] = ("chat",)
     capabilities: tuple[Capability, ...] | None = None
+    dialect: DialectName | None = None
 
     @property
     def identity(self) -> str:
@@ -239,6 +241,11 @@ def _target_conflicts(
     elif target.provider not in kinds:
         known = ", ".join((*kinds, LOCAL))
         yield f"{where}.provider", f"there is no provider {target.provider!r}; known: {known}"
+    elif target.dialect is not None:
+        paths = PROVIDERS[kinds[target.provider]].paths
+        spoken = [dialect for dialect in DIALECTS_OF["chat"] if dialect in paths]
+        if target.dialect not in spoken:
+            yield f"{where}.dialect", f"a provider of kind {kinds[target.provider]} holds chats in {', '.join(spoken)}"
 
 
 def _local_conflicts(target: TargetConfig, where: str, models: Container[str]) -> Iterator[tuple[str, str]]:

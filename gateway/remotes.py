@@ -64,6 +64,7 @@ def remote_model(route: RouteConfig, target: TargetConfig) -> RemoteModel:
         context_tokens=target.context_tokens,
         description=route.description,
         capabilities=None if target.capabilities is None else frozenset(target.capabilities),
+        dialect=target.dialect,
     )
 
 

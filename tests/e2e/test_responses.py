@@ -22,6 +22,7 @@ providers:
   - {{name: next, kind: gateway, base_url: "{url}/v1", api_key: "{key}"}}
 routes:
   - {{name: far, groups: [[{{provider: next, model: demo, price: {{input: "1", output: "2"}}}}]]}}
+  - {{name: held, groups: [[{{provider: next, model: demo, dialect: openai_responses}}]]}}
 """
 SCRIPT = """
 answers:
@@ -105,6 +106,28 @@ def test_turns_with_tools(door: str, model: str, request: pytest.FixtureRequest)
         assert "18" in stream.get_final_response().output_text
     counted = client.responses.input_tokens.count(model=model, input=turns, tools=[TOOL])
     assert counted.input_tokens > 10
+
+
+def test_chats_with_a_model_that_is_only_there(far: openai.OpenAI) -> None:
+    ask: Any = {"model": "held", "temperature": 0, "max_tokens": 50}
+    paris: Any = [{"role": "user", "content": PARIS}]
+    whole = far.chat.completions.create(**ask, messages=paris)
+    assert "Paris" in str(whole.choices[0].message.content) and whole.usage is not None
+    with far.chat.completions.stream(**ask, messages=paris, stream_options={"include_usage": True}) as stream:
+        final = stream.get_final_completion()
+    assert final.choices[0].message.content == whole.choices[0].message.content
+    assert final.usage is not None and final.usage.completion_tokens == whole.usage.completion_tokens
+    function = {key: TOOL[key] for key in ("name", "parameters")}
+    called = far.chat.completions.create(
+        **ask,
+        messages=[{"role": "user", "content": "What is the weather in Paris?"}],
+        tools=[{"type": "function", "function": function}],  # type: ignore[list-item]
+        tool_choice="required",
+    )
+    assert called.choices[0].finish_reason == "tool_calls" and called.choices[0].message.tool_calls
+    with pytest.raises(openai.BadRequestError) as caught:
+        far.chat.completions.create(**ask, messages=paris, stop="x")
+    assert caught.value.param == "stop"
 
 
 def test_thoughts_and_failures_of_a_script(far: openai.OpenAI) -> None:

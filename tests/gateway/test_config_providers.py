@@ -95,6 +95,10 @@ def test_what_a_provider_may_not_say(tmp_path: Path, fields: dict[str, Any], pro
         ([{"name": "a", "groups": []}], "at routes[0].groups"),
         ([{"name": "a", "groups": [[]]}], "at routes[0].groups[0]"),
         ([{"name": "a", "groups": [[{"provider": "p", "model": "m", "kinds": ["rerank"]}]]}], "has no rerank"),
+        (
+            [{"name": "a", "groups": [[{"provider": "p", "model": "m", "dialect": "gemini"}]]}],
+            "holds chats in openai_chat",
+        ),
         ([{"name": "a", "groups": [[{"provider": "p", "model": "m", "capabilities": ["flying"]}]]}], "expected"),
         ([{"name": "a", "aliases": ["a"], "groups": [[{"provider": "p", "model": "m"}]]}], "already taken"),
     ],

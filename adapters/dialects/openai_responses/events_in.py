@@ -76,12 +76,21 @@ def failed(error: bytes | msgspec.Raw) -> AdapterError:
     return problem or UpstreamRefused("The provider of this model failed.", 500)
 
 
+class _Call:
+    """A call whose pieces wait until those before it are over."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.waiting: list[Event] = []
+        self.over = False
+
+
 class EventParser:
-    """The events of one stream."""
+    """The events of one stream. Pieces of several calls may come mixed; they are told one call after the other."""
 
     def __init__(self, request: ChatRequest) -> None:
         self._started = False
-        self._calls: dict[int, int] = {}
+        self._calls: dict[int, _Call] = {}
         self._usage: Usage | None = None
         self._reason: FinishReason = "stop"
 
@@ -103,8 +112,10 @@ class EventParser:
         """What closes the stream."""
         if self._usage is None:
             raise UpstreamInvalid("The provider's answer broke off.")
+        for call in self._calls.values():
+            call.over = True
         reason = "tool_calls" if self._calls and self._reason == "stop" else self._reason
-        return [ChoiceFinished(0, reason), Finished(self._usage)]
+        return [*self._due(), ChoiceFinished(0, reason), Finished(self._usage)]
 
     def _end(self, event: _Event, payload: bytes) -> None:
         response = event.response or _Response()
@@ -125,21 +136,36 @@ class EventParser:
             case "response.reasoning_summary_text.delta" | "response.reasoning_text.delta" if text:
                 return [ReasoningDelta(0, text)]
             case "response.output_item.added" if event.item is not None and event.item.type == "function_call":
-                return [self._call(event.output_index, event.item)]
+                return self._call(event.output_index, event.item)
             case "response.function_call_arguments.delta" if text:
-                index = self._calls.get(event.output_index)
-                if index is None:
+                call = self._calls.get(event.output_index)
+                if call is None:
                     raise UpstreamInvalid("The provider sent arguments of no call.")
-                return [ToolCallDelta(0, index, text)]
+                call.waiting.append(ToolCallDelta(0, call.index, text))
+                return self._due()
+            case "response.output_item.done" if (call := self._calls.get(event.output_index)) is not None:
+                call.over = True
+                return self._due()
             case "response.output_item.done" if event.item is not None and event.item.encrypted_content:
                 return [ReasoningDelta(0, "", OPENAI + event.item.encrypted_content)]
         return []
 
-    def _call(self, output_index: int, item: _Item) -> ToolCallDelta:
-        if not item.name or not item.call_id:
-            raise UpstreamInvalid("The provider sent a tool call without a name.")
-        index = self._calls.setdefault(output_index, len(self._calls))
-        return ToolCallDelta(0, index, "", item.call_id, item.name)
+    def _call(self, output_index: int, item: _Item) -> list[Event]:
+        if not item.name or not item.call_id or output_index in self._calls:
+            raise UpstreamInvalid("The provider sent a tool call without a name, or in the place of another one.")
+        call = self._calls[output_index] = _Call(len(self._calls))
+        call.waiting.append(ToolCallDelta(0, call.index, "", item.call_id, item.name))
+        return self._due()
+
+    def _due(self) -> list[Event]:
+        """What has come of the first call that is not over, and of all before it."""
+        events: list[Event] = []
+        for call in self._calls.values():
+            events += call.waiting
+            call.waiting.clear()
+            if not call.over:
+                break
+        return events
 
 
 def _logprobs(tokens: list[_Token]) -> tuple[TokenLogprob, ...]:
