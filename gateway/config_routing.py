@@ -32,5 +32,5 @@ class HedgeConfig(Section, frozen=True, kw_only=True):
     may cost."""
 
     after_ms: Annotated[int, Meta(ge=1, le=600_000)] | None = None
-    percentile: Annotated[float, Meta(ge=50, lt=100)] = 95
+    percentile: Annotated[float, Meta(ge=50, le=99.9)] = 95
     share_max: Annotated[float, Meta(gt=0, le=1)] = 0.05

@@ -100,6 +100,22 @@ def test_what_a_provider_may_not_say(tmp_path: Path, fields: dict[str, Any], pro
             "holds chats in openai_chat",
         ),
         ([{"name": "a", "groups": [[{"provider": "p", "model": "m", "capabilities": ["flying"]}]]}], "expected"),
+        (
+            [{"name": "a", "groups": [[{"provider": "p", "model": "m"}]], "mirror": {"provider": "x", "model": "m"}}],
+            "at routes[0].mirror.provider: there is no provider 'x'",
+        ),
+        (
+            [
+                {
+                    "name": "a",
+                    "groups": [[{"provider": "p", "model": "m"}]],
+                    "mirror": {"provider": "local", "model": "m"},
+                }
+            ],
+            "none of models is called 'm'",
+        ),
+        ([{"name": "a", "groups": [[{"provider": "p", "model": "m"}]], "hedge": {"share_max": 0}}], "share_max"),
+        ([{"name": "a", "groups": [[{"provider": "p", "model": "m"}]], "hedge": {"percentile": 100}}], "percentile"),
         ([{"name": "a", "aliases": ["a"], "groups": [[{"provider": "p", "model": "m"}]]}], "already taken"),
     ],
 )
