@@ -9,6 +9,8 @@ A router is an adapter itself. What happens to a request:
 4. A request that is wrong itself fails at once, unless the route says that its kind of wrong falls through: a prompt
    that is too long, or content that is not wanted, goes to the next group.
 5. Each further try is taken from the one budget of the process, and there are at most `attempts_max`.
+6. What came in a dialect is passed on as it is by targets that speak it, and translated for the others.
+7. Where the route says so, a second target is asked beside a first one that takes long, and a shadow gets a copy.
 """
 
 from __future__ import annotations
@@ -335,6 +337,8 @@ class Router:
     def _second(self, kind: Kind, trip: Trip, first: Target, hedging: Hedging) -> Target | None:
         """Whom to ask beside the first, if anybody and if that may be. Entering its breaker belongs to the choice."""
         now_s = self._clock()
+        if trip.tries >= self.settings.attempts_max:
+            return None
         for group in self.groups[trip.group :]:
             fitting = [one for one in group if one is not first and self._fits(kind, trip, one, now_s)]
             if fitting:
