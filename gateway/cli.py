@@ -108,6 +108,9 @@ def _add_serve(commands: Any) -> None:
     command.add_config_options(serve)
     serve.add_argument("--host", help="address to listen on (default: 127.0.0.1)")
     serve.add_argument("--port", type=int, help="port to listen on (default: 8000)")
+    serve.add_argument(
+        "--workers", type=int, metavar="N", help="processes that answer requests; above 1 with PostgreSQL and Redis"
+    )
     serve.add_argument("--no-auth", action="store_true", help="let everybody in; only on a loopback address")
 
 

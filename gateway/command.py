@@ -95,6 +95,7 @@ def load(options: argparse.Namespace, models: Sequence[str] = ()) -> Config:
     given = {
         "server.host": getattr(options, "host", None),
         "server.port": getattr(options, "port", None),
+        "server.workers": getattr(options, "workers", None),
         "data_dir": options.data_dir,
         "auth.enabled": False if getattr(options, "no_auth", False) else None,
         "models": [{"name": config.name_of_file(model), "path": model} for model in models] or None,

@@ -51,10 +51,11 @@ Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 
 
 class ServerConfig(Section, frozen=True, kw_only=True):
-    """Where to listen, and the limits on every connection."""
+    """Where to listen, in how many processes, and the limits on every connection."""
 
     host: Annotated[str, Meta(min_length=1)] = "127.0.0.1"
     port: Port = 8000
+    workers: Annotated[int, Meta(ge=1, le=256)] = 1
     body_bytes_max: Annotated[int, Meta(ge=1024, le=1 << 30)] = 10 << 20
     header_bytes_max: Annotated[int, Meta(ge=1024, le=1 << 20)] = 32 << 10
     header_count_max: Annotated[int, Meta(ge=8, le=10_000)] = 100
@@ -288,11 +289,12 @@ def _state_conflicts(config: Config) -> Iterator[tuple[str, str]]:
     ):
         if url is not None and not url.reveal().startswith(schemes):
             yield name, f"expected a URL that starts with {' or '.join(schemes)} (the value is a secret and not shown)"
-    if state.replicas > 1 and (state.database is None or state.redis is None):
-        yield (
-            "state.replicas",
-            "more than one gateway process needs both PostgreSQL and Redis: set state.database and state.redis",
-        )
+    for where, count in (("state.replicas", state.replicas), ("server.workers", config.server.workers)):
+        if count > 1 and (state.database is None or state.redis is None):
+            yield (
+                where,
+                "more than one gateway process needs both PostgreSQL and Redis: set state.database and state.redis",
+            )
 
 
 class _Settings:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from adapters.llama_cpp import LlamaCpp
 from adapters.llama_cpp.messages import SessionCounters
+from adapters.shared.guest import Shared
 from gateway.audit import Audit
 from gateway.ledger.store import Ledger
 from gateway.routing.router import Router
@@ -21,7 +22,7 @@ MODEL_STATES = ("loading", "ready", "failed", "restarting", "stopped", "sleeping
 SESSION_EVENTS = ("spilled", "restored", "written", "write_failed", "corrupt", "mismatched", "expired", "evicted")
 
 
-def of_models(models: Iterable[LlamaCpp]) -> Iterator[Gauge]:
+def of_models(models: Iterable[LlamaCpp | Shared]) -> Iterator[Gauge]:
     """How busy each model is, and what it keeps."""
     for model in models:
         status, labels = model.status(), (model.name,)

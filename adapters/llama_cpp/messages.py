@@ -388,7 +388,7 @@ class FrameError(ValueError):
     """The byte stream is not a sequence of frames."""
 
 
-def frame(value: Command | Report, encoder: msgspec.msgpack.Encoder) -> bytearray:
+def frame(value: object, encoder: msgspec.msgpack.Encoder) -> bytearray:
     """`value` as one frame."""
     buffer = bytearray(4)
     encoder.encode_into(value, buffer, 4)

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import secrets
+import signal
 import socket
 import sys
 import tempfile
@@ -19,8 +20,9 @@ from typing import NamedTuple
 import uvloop
 from msgspec.structs import replace
 
-from adapters.llama_cpp import LlamaCpp, Status
+from adapters.llama_cpp import Status
 from adapters.llama_cpp.pool import Pool
+from adapters.scripted import Scripted
 from gateway import gauges, logs
 from gateway.api.cookies import Cookies
 from gateway.api.edge import Edge
@@ -33,6 +35,7 @@ from gateway.api.passing import Passer
 from gateway.api.protocol import Report, Wheel
 from gateway.api.server import ListenError, Server, bind
 from gateway.app.caching import open_cache
+from gateway.app.engines import open_link, serve_engines, stop_with
 from gateway.app.guardrails import open_guardrails
 from gateway.app.library import open_library
 from gateway.app.models import open_adapters
@@ -40,6 +43,7 @@ from gateway.app.money import open_money
 from gateway.app.people import open_authenticator, open_people
 from gateway.app.pooling import open_pool
 from gateway.app.serving import Serving, open_live
+from gateway.app.workers import Roles, Station, left_behind, outbox_of, supervise
 from gateway.audit import GATEWAY, Audit, Event
 from gateway.auth.key_text import key_id, load_pepper
 from gateway.auth.keyring import Keyring
@@ -81,18 +85,54 @@ class Gateway(NamedTuple):
 def serve(config: Config) -> int:
     """Serve until a signal ends it; the exit code. Raises what keeps it from starting, bar an address that is taken."""
     logs.configure(config.log, sys.stderr)
+    workers = config.server.workers
+    if (needed := left_behind(Path(config.data_dir), workers)) is not None:
+        print(
+            f"gateway: earlier processes left usage to be recorded; serve once with --workers {needed}", file=sys.stderr
+        )
+        return 1
     try:
         sockets = bind(config.server.host, config.server.port)
     except ListenError as exc:
         print(f"gateway: {exc}", file=sys.stderr)
         return 1
+    if workers == 1:
+        return _answer(config, sockets)
+    # To whatever counts together with others each of them is a replica.
+    shared = replace(config, state=replace(config.state, replicas=config.state.replicas * workers))
+
+    def stop() -> None:
+        for one in sockets:
+            one.close()
+
+    return supervise(workers, Roles(partial(serve_engines, config, sockets), partial(_answer, shared, sockets), stop))
+
+
+def _answer(
+    config: Config,
+    sockets: list[socket.socket],
+    station: Station | None = None,
+    ready: Callable[[], None] | None = None,
+) -> int:
+    """Answer requests on these sockets, alone or at a station among others."""
 
     async def run() -> None:
-        async with opened(config) as gateway:
+        async with opened(config, station) as gateway:
             banner = Banner(config, version(), gateway.admin_key, sys.stdout)
-            server = Server(gateway.edge, gateway.wheel, config.server, banner.show)
+
+            def started() -> None:
+                if station is None or station.first:
+                    banner.show()
+                if ready is not None:
+                    ready()
+
+            server = Server(gateway.edge, gateway.wheel, config.server, started)
             settle_memory()
             showing = asyncio.create_task(banner.show_loading(gateway.statuses))
+            if station is not None:
+                if not station.first:
+                    showing.cancel()
+                stop_with(station.lifeline, partial(server.handle_exit, signal.SIGTERM, None))
             try:
                 await server.serve(sockets)
             finally:
@@ -104,8 +144,8 @@ def serve(config: Config) -> int:
 
 
 @asynccontextmanager
-async def opened(config: Config) -> AsyncIterator[Gateway]:
-    """All parts, open and with their models loading; closed in reverse order at the end."""
+async def opened(config: Config, station: Station | None = None) -> AsyncIterator[Gateway]:
+    """All parts, open and with their models loading (if not in another process); closed in reverse order at the end."""
     async with AsyncExitStack() as stack:
         telemetry = Telemetry(version())
         access_log = AccessLog(config.log, sys.stderr)
@@ -123,20 +163,20 @@ async def opened(config: Config) -> AsyncIterator[Gateway]:
             audit.add(
                 Event(action="key.create", actor=GATEWAY, subject=key_id(admin_key) or "", details={"admin": True})
             )
-        adapters = open_adapters(config)
+        adapters = open_adapters(config, await open_link(station, stack))
         decisions = Decisions()
         serving = Serving(adapters, decisions, telemetry)
         stack.push_async_callback(serving.close)
         live = await open_live(config, serving, database, shared, stack)
         telemetry.gauge_source(lambda: gauges.of_routes(serving.routers, serving.standings, time.monotonic()))
-        models = [adapter for adapter in adapters if isinstance(adapter, LlamaCpp)]
+        models = [adapter for adapter in adapters if not isinstance(adapter, Scripted)]
         pool = open_pool(config, adapters)
         stack.push_async_callback(pool.close)
         wheel = Wheel(config.server, _reporter(telemetry, access_log))
-        telemetry.gauge_source(lambda: gauges.of_models(models))
-        telemetry.gauge_source(lambda: [("gateway_connections", (), len(wheel.connections))])
+        telemetry.gauge_source(lambda: [*gauges.of_models(models), ("gateway_connections", (), len(wheel.connections))])
         process = secrets.token_hex(NAME_CHARS // 2)
-        limiter, ledger = await open_money(config, database, shared, telemetry, stack, process)
+        outbox = outbox_of(Path(config.data_dir), station.number if station else 0)
+        limiter, ledger = await open_money(config, database, shared, telemetry, stack, process, outbox)
         _start_retention(config, database, audit, stack)
         idempotent = await _open_idempotent(config, database, ledger, stack)
         metering = Metering(limiter, ledger, telemetry, process=process)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from adapters import open_adapter
 from adapters.llama_cpp import LlamaCpp
 from adapters.scripted import Scripted
+from adapters.shared.guest import Link, Shared
 from gateway.app.caching import caching_of
 from gateway.catalog import Adapter, Price, Target, dearest, price_place
 from gateway.config import Config, TargetConfig
@@ -16,9 +17,18 @@ from gateway.metering import forecast_nano
 from gateway.routing.router import Router
 from gateway.routing.trip import Target as RouteTarget
 
+Local = LlamaCpp | Shared | Scripted
 
-def open_adapters(config: Config) -> list[LlamaCpp | Scripted]:
-    """What serves each configured model, in order; engines are not started yet."""
+
+def open_adapters(config: Config, link: Link | None = None) -> list[Local]:
+    """What serves each configured model, in order; engines are not started yet, and with a `link` another process has
+    them."""
+    if link is not None:
+        played = engine_scripts(config)
+        return [
+            Shared(model.name, link) if model.path is not None else Scripted(model.name, played[model.name])
+            for model in config.models
+        ]
     engines, scripts = iter(engine_settings(config)), engine_scripts(config)
     return [
         open_adapter(model.name, model.path, next(engines), queue_depth_max=model.queue_depth_max)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from gateway import gauges
 from gateway.alerts import Alerts, Channel
+from gateway.app.workers import JOURNAL_NAME
 from gateway.catalog import nano_usd
 from gateway.config import AlertsConfig, Config
 from gateway.ledger.caught_up import CaughtUp
@@ -33,9 +34,10 @@ async def open_money(
     telemetry: Telemetry,
     stack: AsyncExitStack,
     process: str,
+    folder: Path,
 ) -> tuple[Limiter, Ledger | None]:
     """Limits and the ledger. Without a database usage is not recorded, and budgets begin at zero with each start.
-    `process` names this process to those that share its counters."""
+    `process` names this process to those that share its counters, `folder` is its outbox."""
 
     async def nothing(accounts: Sequence[str]) -> dict[str, Balance]:
         return {}
@@ -48,17 +50,16 @@ async def open_money(
     if database is not None:
         # So that a database that was put in the place of another does not meet counters of that one.
         shared = Under(shared, f"{await money_epoch(database)}:")
-        folder = Path(config.data_dir) / "outbox"
         outbox = Outbox(folder)  # It locks the folder, the journal's too.
         alone = isinstance(database, Sqlite) and config.state.redis is None
-        ledger = Ledger(database, outbox, Journal(folder / "running.journal"), disk_first=alone)
+        ledger = Ledger(database, outbox, Journal(folder / JOURNAL_NAME), disk_first=alone)
         books = CaughtUp(database, ledger.keeper.caught_up)
         telemetry.gauge_source(partial(gauges.of_ledger, ledger))
     counters: SharedCounters | LocalCounters
     if config.state.redis is None:
         counters = LocalCounters(lambda: ledger is not None and ledger.complete, caught_up)
         if ledger is not None:
-            saved, boot = Path(config.data_dir) / "outbox" / "rates.json", rest.boot_id()
+            saved, boot = folder / "rates.json", rest.boot_id()
             rest.recall(counters.book, saved, boot)
             stack.callback(rest.save, counters.book, saved, boot)
     else:

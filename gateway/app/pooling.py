@@ -9,7 +9,7 @@ from functools import partial
 from adapters.llama_cpp import LlamaCpp, forecast
 from adapters.llama_cpp.pool import Entry, Pool, PoolSettings
 from adapters.llama_cpp.resident import Need, Residence
-from adapters.scripted import Scripted
+from gateway.app.models import Local
 from gateway.config import Config
 from gateway.library.hardware import available_bytes
 
@@ -17,7 +17,7 @@ from gateway.library.hardware import available_bytes
 MEMORY_SHARE = 0.9
 
 
-def open_pool(config: Config, adapters: Iterable[LlamaCpp | Scripted]) -> Pool:
+def open_pool(config: Config, adapters: Iterable[Local]) -> Pool:
     """The pool of all local models; nothing is loaded yet. From now on requests come in by its doors."""
     chosen = config.pool.memory_bytes
     settings = PoolSettings(

@@ -10,11 +10,9 @@ from contextlib import AsyncExitStack
 from typing import NamedTuple
 
 from adapters import open_remote
-from adapters.llama_cpp import LlamaCpp
 from adapters.remote import Remote
-from adapters.scripted import Scripted
 from gateway.api.health import ModelStatus
-from gateway.app.models import offered, route_target
+from gateway.app.models import Local, offered, route_target
 from gateway.app.ways import Place, Way
 from gateway.catalog import Adapter, Catalog, Price, price_place, price_table
 from gateway.config import Config, ProviderConfig, RouteConfig, TargetConfig
@@ -52,9 +50,7 @@ class Serving:
     with what it began with. What stays of providers and routes keeps its connections, breakers and measurements.
     """
 
-    def __init__(
-        self, models: Sequence[LlamaCpp | Scripted], decisions: Decisions, telemetry: Telemetry | None = None
-    ) -> None:
+    def __init__(self, models: Sequence[Local], decisions: Decisions, telemetry: Telemetry | None = None) -> None:
         """`models` serve the models of every configuration that is swapped in, in their order."""
         self.catalog = Catalog(())
         self.remotes: dict[str, Remote] = {}
