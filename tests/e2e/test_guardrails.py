@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,6 +86,10 @@ def test_answers_are_masked_and_blocked(server: Server) -> None:
     assert blocked.choices[0].finish_reason == "content_filter"
     assert blocked.usage is not None
     assert blocked.usage.completion_tokens == 1
+    response = client.responses.create(model="canned", input="aurora", store=False)
+    assert response.status == "incomplete"
+    assert response.incomplete_details is not None
+    assert response.incomplete_details.reason == "content_filter"
     message = anthropic.Anthropic(base_url=server.url, api_key=ADMIN_KEY, max_retries=0).messages.create(
         model="canned", max_tokens=50, messages=[{"role": "user", "content": "aurora"}]
     )
@@ -108,6 +114,18 @@ def test_a_blocked_request_costs_nothing(server: Server) -> None:
     said, reason = streamed(client, "Say hello.", "demo")
     assert said
     assert reason in ("stop", "length")
+
+
+def test_in_the_terminal(server: Server) -> None:
+    def gateway(*arguments: str) -> str:
+        command = [sys.executable, "-m", "gateway", "guardrails", *arguments, "--url", server.url, "--key", ADMIN_KEY]
+        return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+
+    said = gateway("test", "pii", f"my card {CARD}")
+    assert said == "masked\n  card: characters 8 to 27\nmy card [CARD]\n"
+    assert gateway("test", "codes", "Project Aurora") == "blocked\n  project: characters 0 to 14\n"
+    name, kind, action, *_ = gateway("list").splitlines()[1].split()
+    assert (name, kind, action) == ("pii", "pii", "mask")
 
 
 def test_guardrails_of_a_team_and_what_they_did(server: Server) -> None:
