@@ -124,6 +124,7 @@ GATEWAY_EDGES = {
     "api": {
         "audit",
         "auth",
+        "cache",
         "catalog",
         "config",
         "config_auth",

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from gateway.api import openai
 from gateway.api.admin.audit import AuditRoutes
+from gateway.api.admin.cache import CacheRoutes
 from gateway.api.admin.guardrails import GuardrailRoutes
 from gateway.api.admin.hub import HubRoutes
 from gateway.api.admin.invitations import InvitationRoutes
@@ -44,6 +45,7 @@ from gateway.api.usage import OwnUsage
 from gateway.audit import Audit
 from gateway.auth.keyring import Keyring
 from gateway.auth.records import Directory
+from gateway.cache import Cache
 from gateway.catalog import Catalog
 from gateway.config import Config
 from gateway.guardrails.rules import Guardrails
@@ -96,6 +98,7 @@ class Parts(NamedTuple):
     live: Live | None = None
     router: Callable[[str], Router | None] = lambda name: None
     library: Library | None = None
+    cache: Cache | None = None
 
 
 def routes(parts: Parts) -> tuple[Endpoint, ...]:
@@ -141,6 +144,7 @@ def admin_routes(parts: Parts) -> tuple[Route, ...]:
         *ProviderRoutes(parts.live).routes(),
         *RouteRoutes(parts.live, parts.router, parts.catalog, time.monotonic).routes(),
         *GuardrailRoutes(parts.guardrails).routes(),
+        *CacheRoutes(parts.cache).routes(),
         *LibraryRoutes(library and library.imports).routes(),
         *LinkRoutes(library and library.links).routes(),
         *HubRoutes(library and library.finding, library.folders if library else ()).routes(),

@@ -188,7 +188,7 @@ async def opened(config: Config, station: Station | None = None) -> AsyncIterato
         parts = Parts(config, serving.catalog, inference, health, audit, limiter, guardrails, ledger, people=people)
         parts = parts._replace(passthrough=PassThrough(serving.remotes, serving.catalog, metering, guardrails))
         parts = parts._replace(standings=lambda: serving.standings, live=live, router=serving.router)
-        parts = parts._replace(decisions=decisions, library=await open_library(config, database, stack))
+        parts = parts._replace(decisions=decisions, library=await open_library(config, database, stack), cache=cache)
         if database is not None and ledger is not None:
             directory = Directory(database, shared)
             keyring = Keyring(directory, load_pepper(Path(config.data_dir), config.auth.pepper))

@@ -104,6 +104,8 @@ TABLE: Mapping[str, Rule] = _table(
         ("ledger.write", _NOBODY, "correct the ledger"),
         ("catalog.read", _NOBODY, "see all models with their prices and states"),
         ("catalog.write", _NOBODY, "set the prices of models"),
+        ("cache.read", _NOBODY, "see how full the response cache is"),
+        ("cache.write", _NOBODY, "empty the response cache"),
         ("pool.read", _NOBODY, "see what is loaded and running"),
         ("pool.write", _NOBODY, "load and unload models"),
         ("library.read", _NOBODY, "see the files of models"),

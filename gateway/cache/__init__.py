@@ -40,7 +40,7 @@ from gateway.catalog import Target
 from gateway.config_cache import CacheConfig
 from gateway.limits.limiter import wall_us
 from gateway.metering import Request
-from gateway.state.blobs import Blobs
+from gateway.state.blobs import BlobCounts, Blobs
 from gateway.streams import Record
 from gateway.telemetry import Gauge, Telemetry
 
@@ -167,12 +167,23 @@ class Cache:
 
     def gauges(self) -> list[Gauge]:
         """What a scrape reads."""
-        counts = self._blobs.counts
+        counts = self.counts
         return [
             ("gateway_cache_bytes", (), counts.size_bytes),
             ("gateway_cache_evictions_total", (), counts.evicted),
-            ("gateway_cache_failures_total", (), counts.failed + self._unread),
+            ("gateway_cache_failures_total", (), counts.failed),
         ]
+
+    @property
+    def counts(self) -> BlobCounts:
+        """What is kept, and what became of the rest; what could not be read counts as failed."""
+        counts = self._blobs.counts
+        return counts._replace(failed=counts.failed + self._unread)
+
+    async def clear(self, tenant: str | None) -> int | None:
+        """Drop the answers of a tenant, or all; how many, None when that cannot be done now. What is on its way then
+        may be kept afterwards."""
+        return await self._blobs.clear(tenant)
 
     def has_room(self, tape: Tape) -> bool:
         """Whether a recording may go on."""

@@ -21,7 +21,7 @@ class BlobCounts(NamedTuple):
 
 
 class Blobs(Protocol):
-    """Neither call raises: what cannot be had is not there, and what cannot be kept is dropped."""
+    """No call raises: what cannot be had is not there, and what cannot be kept is dropped."""
 
     @property
     def counts(self) -> BlobCounts: ...
@@ -30,6 +30,10 @@ class Blobs(Protocol):
 
     def put(self, key: str, tenant: str, blob: bytes, ttl_s: float) -> None:
         """Keep `blob` in the place of what the key had. A plain call, which does not wait."""
+        ...
+
+    async def clear(self, tenant: str | None) -> int | None:
+        """Drop a tenant's, or all; how many, None when that cannot be done now."""
         ...
 
     async def close(self) -> None: ...
@@ -90,6 +94,12 @@ class MemoryBlobs:
         self._sizes[tenant] = self._sizes.get(tenant, 0) + size
         self._size += size
         heapq.heappush(self._ends, (now_s + ttl_s, key))
+
+    async def clear(self, tenant: str | None) -> int | None:
+        keys = list(self._entries if tenant is None else self._tenants.get(tenant, ()))
+        for key in keys:
+            self._remove(key)
+        return len(keys)
 
     async def close(self) -> None:
         return

@@ -73,6 +73,22 @@ end
 return {used(total), evicted}
 """
 
+# Drops up to ARGV[3] members of an index; how many there were.
+_CLEAR = """
+local p, index = ARGV[1], ARGV[2]
+local members = redis.call('ZRANGE', index, 0, tonumber(ARGV[3]) - 1)
+for _, member in ipairs(members) do
+  local size, owner, name = string.match(member, '^(%d+):(%x+):(.*)$')
+  redis.call('DEL', p .. 'v:' .. name)
+  redis.call('ZREM', p .. 'all', member)
+  redis.call('ZREM', p .. 't:' .. owner, member)
+  redis.call('DECRBY', p .. 'bytes', size)
+  if redis.call('DECRBY', p .. 'n:' .. owner, size) <= 0 then redis.call('DEL', p .. 'n:' .. owner) end
+end
+return {#members, tonumber(redis.call('GET', p .. 'bytes') or '0')}
+"""
+CLEARED_AT_ONCE = 1000
+
 log = logging.getLogger(__name__)
 
 
@@ -123,11 +139,25 @@ class RedisBlobs:
         if link is None or self._pending_bytes + size > PENDING_BYTES_MAX:
             self._failed += 1
             return
-        owner = hashlib.blake2b(tenant.encode(), digest_size=12).hexdigest()
+        owner = _owner(tenant)
         ttl_ms = max(1, round(ttl_s * 1000))
         command = (PREFIX, key, owner, blob, ttl_ms, ENTRY_BYTES, self._bytes_max, self._tenant_bytes_max)
         self._pending_bytes += size
         link.call(("EVAL", _PUT, 0, *command)).add_done_callback(lambda reply: self._kept(reply, size))
+
+    async def clear(self, tenant: str | None) -> int | None:
+        index = PREFIX + ("all" if tenant is None else f"t:{_owner(tenant)}")
+        dropped = 0
+        try:
+            while (link := self._link) is not None:
+                counts: list[int] = await link.call(("EVAL", _CLEAR, 0, PREFIX, index, CLEARED_AT_ONCE))
+                count, self._size = counts
+                dropped += count
+                if count < CLEARED_AT_ONCE:
+                    return dropped
+        except (SharedStateError, ResponseError) as error:
+            self._fail(error)
+        return None
 
     def _kept(self, reply: asyncio.Future[Any], size: int) -> None:
         self._pending_bytes -= size
@@ -180,3 +210,8 @@ class RedisBlobs:
                 await connection.disconnect(nowait=True)
                 raise
         return connection
+
+
+def _owner(tenant: str) -> str:
+    """What a tenant is called in keys."""
+    return hashlib.blake2b(tenant.encode(), digest_size=12).hexdigest()

@@ -115,6 +115,24 @@ def test_what_is_larger_than_a_tenants_share_is_not_kept(with_blobs: With) -> No
     with_blobs(work)
 
 
+def test_what_is_cleared_is_gone_and_the_rest_is_not(with_blobs: With) -> None:
+    async def work(blobs: Blobs) -> None:
+        for name in "abc":
+            blobs.put(name, "t", b"x" * 100, TTL_S)
+        blobs.put("o", "other", b"x", TTL_S)
+        assert await blobs.clear("nobody") == 0
+        assert await blobs.clear("t") == 3
+        assert await keys(blobs, *"abco") == "o"
+        assert blobs.counts.size_bytes == 1 + ENTRY_BYTES
+        blobs.put("a", "t", b"new", TTL_S)
+        assert await blobs.get("a") == b"new"
+        assert await blobs.clear(None) == 2
+        assert await keys(blobs, *"abco") == ""
+        assert blobs.counts.size_bytes == 0
+
+    with_blobs(work)
+
+
 def test_in_memory_the_least_recently_used_go_first() -> None:
     async def work() -> None:
         blobs = MemoryBlobs(BYTES_MAX, TENANT_BYTES_MAX)
@@ -169,6 +187,7 @@ def test_a_redis_that_is_away_has_nothing_and_comes_back() -> None:
             assert await blobs.get("a") is None
             blobs.put("a", "t", b"x", TTL_S)
             assert blobs.counts.failed == 2
+            assert await blobs.clear(None) is None
             with server:
                 await until_kept(blobs)
                 server.kill()

@@ -121,6 +121,16 @@ def test_answers_expire(behind: Server, sdk: openai.OpenAI) -> None:
         time.sleep(0.1)
 
 
+def test_it_can_be_emptied_for_a_tenant(front: Server, sdk: openai.OpenAI) -> None:
+    assert [ask(sdk, "fifth")[1]["x-gateway-cache"] for _ in range(2)] == ["miss", "hit"]
+    with front.client() as admin:
+        assert admin.get("/admin/v1/cache").json()["size_bytes"] > 0
+        assert admin.delete("/admin/v1/cache?tenant=somebody").json()["answers"] == 0
+        assert ask(sdk, "fifth")[1]["x-gateway-cache"] == "hit"
+        assert admin.delete("/admin/v1/cache?tenant=admin").json()["answers"] >= 1
+    assert ask(sdk, "fifth")[1]["x-gateway-cache"] == "miss"
+
+
 def test_without_its_redis_requests_are_answered_as_ever(tmp_path: Path, behind: Server) -> None:
     with Valkey() as redis:
         config = FRONT.format(url=behind.url, demo=DEMO, redis=redis.url)
