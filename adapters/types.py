@@ -129,7 +129,8 @@ class Head(msgspec.Struct, frozen=True):
     """The few fields of a request that decide where it goes and what it may cost; the rest of its body stays unread.
 
     `max_tokens` bounds one of the `n` answers. `session_key` is the one the body names. `usage_wanted`: the client is
-    to see the usage at the end of a stream.
+    to see the usage at the end of a stream. Of a large body `members` are what it consists of, so that it need not be
+    read again; `plain`: its messages were looked at, and there is nothing but text in them.
     """
 
     model: str
@@ -138,6 +139,8 @@ class Head(msgspec.Struct, frozen=True):
     n: int = 1
     session_key: str | None = None
     usage_wanted: bool = False
+    members: Mapping[str, msgspec.Raw] | None = None
+    plain: bool = False
 
 
 class Inbound(msgspec.Struct, frozen=True):

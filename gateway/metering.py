@@ -293,7 +293,8 @@ def need_of(request: Request, context_tokens: int | None) -> Need:
         if request.dialect == "openai_embeddings":
             return Need(inbound_tokens(request.body))
         head = request.head
-        return _text_need(inbound_tokens(request.body), 1, head.n, head.max_tokens, context_tokens)
+        tokens = TEMPLATE_TOKENS + len(request.body) if head.plain else inbound_tokens(request.body)
+        return _text_need(tokens, 1, head.n, head.max_tokens, context_tokens)
     match request:
         case ChatRequest():
             asked = request.generation

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Annotated, Any
 
 import msgspec
@@ -16,7 +16,7 @@ from adapters.dialects.failures import failure_in_stream
 from adapters.dialects.openai_completions import MAX_TOKENS_DEFAULT
 from adapters.dialects.openai_usage import WireUsage, parse_usage
 from adapters.dialects.passing import Passing
-from adapters.dialects.splicing import Parts, replace_one, splice
+from adapters.dialects.splicing import SEARCHED_BYTES_MAX, Members, Parts, members_decoder, replace_one, splice
 from adapters.errors import BrokeOff, InvalidRequest, UpstreamInvalid
 from adapters.types import Head, Inbound, Usage
 
@@ -97,6 +97,13 @@ class Whole(msgspec.Struct):
     usage: WireUsage | None = None
 
 
+class Said(msgspec.Struct):
+    """A message of which only its content is looked at."""
+
+    content: msgspec.Raw = NOTHING
+
+
+_said_decoder = msgspec.json.Decoder(list[Said])
 _chat_decoder = msgspec.json.Decoder(ChatFields)
 _completion_decoder = msgspec.json.Decoder(CompletionFields)
 _embedding_decoder = msgspec.json.Decoder(HeadFields)
@@ -107,9 +114,28 @@ _usage_decoder = msgspec.json.Decoder(WireUsage | None)
 
 
 def read_chat(body: bytes) -> Head:
-    """The head of a chat completion."""
-    fields = wire.decode(_chat_decoder, body)
-    return _head(fields, fields.max_completion_tokens or fields.max_tokens)
+    """The head of a chat completion. A large one is read once, for all that is asked of it later."""
+    members = wire.decode(members_decoder, body) if len(body) > SEARCHED_BYTES_MAX else None
+    fields = wire.decode(_chat_decoder, body if members is None else _object(members, ChatFields.__struct_fields__))
+    head = _head(fields, fields.max_completion_tokens or fields.max_tokens)
+    if members is None:
+        return head
+    return msgspec.structs.replace(head, members=members, plain=_is_plain(members.get("messages", NOTHING)))
+
+
+def _object(members: Members, names: Iterable[str]) -> bytes:
+    """An object with those of the members that are there."""
+    return b"{%b}" % b",".join([b"%b:%b" % (_encode(name), members[name]) for name in names if name in members])
+
+
+def _is_plain(messages: msgspec.Raw) -> bool:
+    """Whether the content of every message is a text, which nothing else can stand in."""
+    if bytes(messages).find(b"[", 1) < 0:
+        return True
+    try:
+        return all(bytes(memoryview(one.content)[:1]) in (b'"', b"n") for one in _said_decoder.decode(messages))
+    except (msgspec.DecodeError, RecursionError):
+        return False
 
 
 def read_completion(body: bytes) -> Head:
@@ -151,10 +177,11 @@ def rewrite(inbound: Inbound, model: str, style: Style) -> Parts:
     head = inbound.head
     want_usage = head.stream and not head.usage_wanted and style.usage_option
     if not want_usage and inbound.output_tokens_max is None:
-        return replace_one(inbound.body, "model", _encode(model))
+        return replace_one(inbound.body, "model", _encode(model), head.members)
     replaced: dict[str, bytes] = {"model": _encode(model)}
     added: dict[str, bytes] = {}
-    fields = _routed_decoder.decode(inbound.body)
+    names = RoutedFields.__struct_fields__
+    fields = _routed_decoder.decode(inbound.body if head.members is None else _object(head.members, names))
     if want_usage:
         options = fields.stream_options
         given = options if isinstance(options, dict) else {}
@@ -162,7 +189,7 @@ def rewrite(inbound: Inbound, model: str, style: Style) -> Parts:
         place["stream_options"] = _encode({**given, "include_usage": True})
     if inbound.output_tokens_max is not None:
         _bound(inbound.output_tokens_max, fields, style, replaced, added)
-    return splice(inbound.body, replaced, added)
+    return splice(inbound.body, replaced, added, head.members)
 
 
 def _bound(
@@ -277,9 +304,11 @@ class ChunkWatch:
 def may_need(inbound: Inbound, capabilities: Collection[str]) -> bool:
     """Goes by the bytes of names and values anywhere in the body; escaped ones count as any. Addresses of images are
     looked for in the messages, where there may be one."""
-    body = inbound.body
+    head, body = inbound.head, inbound.body
+    if head.plain and head.members is not None:
+        body = _object(head.members, [name for name in head.members if name != "messages"])
     escaped = b"\\" in body and b"\\u00" in body
-    if "image_urls" in capabilities and (escaped or b'"image_url"' in body) and _names_images(body):
+    if "image_urls" in capabilities and not head.plain and (escaped or b'"image_url"' in body) and _names_images(body):
         return True
     if "n" in capabilities and inbound.head.n > 1:
         return True

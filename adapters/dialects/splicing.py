@@ -16,6 +16,7 @@ import msgspec
 from adapters.errors import InvalidRequest
 
 Parts = tuple[bytes | memoryview, ...]
+Members = Mapping[str, msgspec.Raw]
 
 # Below this a copy costs less than a view.
 COPIED_BYTES_MAX = 16 * 1024
@@ -26,25 +27,28 @@ SEARCHED_BYTES_MAX = 64 * 1024
 _NOTHING = msgspec.Raw(b"")
 _KEY = re.compile(rb'[ \t\n\r]*("(?:[^"\\]|\\.)*")[ \t\n\r]*:[ \t\n\r]*')
 _FOLLOWING = re.compile(rb"[ \t\n\r]*[,}]")
-_values_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
+members_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _name_decoder = msgspec.json.Decoder(str)
 _SPACE = re.compile(r"[ \t\n\r]*")
 _TEXT = re.compile(rb'[ \t\n\r]*:[ \t\n\r]*("(?:[^"\\]|\\.)*")')
 _scan = c_make_scanner(json.JSONDecoder(strict=False))
 
 
-def splice(body: bytes, replaced: Mapping[str, bytes], added: Mapping[str, bytes]) -> Parts:
+def splice(
+    body: bytes, replaced: Mapping[str, bytes], added: Mapping[str, bytes], members: Members | None = None
+) -> Parts:
     """`body`, a valid JSON object, with JSON texts as the values of members: `replaced` are there, `added` are not.
 
-    Parts to be sent one after the other. Raises InvalidRequest when a member is there twice.
+    Parts to be sent one after the other. Raises InvalidRequest when a member is there twice. `members` are those of a
+    large body, where they are known.
     """
     if not added and len(replaced) == 1:
         ((name, value),) = replaced.items()
-        return replace_one(body, name, value)
+        return replace_one(body, name, value, members)
     view = memoryview(body)
     start = body.index(b"{") + 1
     parts: list[bytes | memoryview] = [view[:start], *(b'"%b":%b,' % (name.encode(), added[name]) for name in added)]
-    for (begin, end), value in sorted((span, replaced[name]) for name, span in _spans(body, replaced).items()):
+    for (begin, end), value in sorted((span, replaced[name]) for name, span in _spans(body, replaced, members).items()):
         parts += [view[start:begin], value]
         start = end
     return (*parts, view[start:])
@@ -64,9 +68,9 @@ def rename(body: bytes, name: str, new_name: str, value: bytes) -> Parts:
     return _around(body, start, b'"%b":%b' % (new_name.encode(), value), end)
 
 
-def replace_one(body: bytes, name: str, value: bytes) -> Parts:
+def replace_one(body: bytes, name: str, value: bytes, members: Members | None = None) -> Parts:
     """`splice` for one member that is there."""
-    begin, end = _span(body, name) or _spans(body, {name: value})[name]
+    begin, end = _span(body, name) or _spans(body, {name: value}, members)[name]
     return (body[:begin], value, body[end:]) if len(body) <= COPIED_BYTES_MAX else _around(body, begin, value, end)
 
 
@@ -75,13 +79,13 @@ def _around(body: bytes, begin: int, value: bytes, end: int) -> Parts:
     return view[:begin], value, view[end:]
 
 
-def _spans(body: bytes, names: Mapping[str, bytes]) -> dict[str, tuple[int, int]]:
+def _spans(body: bytes, names: Mapping[str, bytes], members: Members | None) -> dict[str, tuple[int, int]]:
     """Where the values of members are that are known to be there.
 
     A name of letters that occurs once, quoted, can only be that member, unless some name is spelled with escapes.
     """
     if len(body) > SEARCHED_BYTES_MAX:
-        return _measured(body, names)
+        return _measured(body, names, members_decoder.decode(body) if members is None else members)
     found: dict[str, tuple[int, int]] = {}
     for name in names:
         if (span := _span(body, name)) is None:
@@ -109,12 +113,11 @@ def _span(body: bytes, name: str) -> tuple[int, int] | None:
     return None if text is None else text.span(1)
 
 
-def _measured(body: bytes, names: Mapping[str, bytes]) -> dict[str, tuple[int, int]]:
+def _measured(body: bytes, names: Mapping[str, bytes], values: Members) -> dict[str, tuple[int, int]]:
     """The same for large bodies, by the lengths of all values, which takes one pass over them.
 
     Of two members of a name only the last one's length is known, so each has to be where its value is.
     """
-    values = _values_decoder.decode(body)
     found: dict[str, tuple[int, int]] = {}
     at = body.index(b"{") + 1
     while (key := _KEY.match(body, at)) is not None:

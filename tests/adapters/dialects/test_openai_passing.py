@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from adapters.dialects import openai_passing
 from adapters.dialects.client import Style
@@ -114,3 +115,84 @@ def test_escapes_alone_are_no_reason_to_translate() -> None:
     body = b'{"model": "m", "messages": [{"role": "user", "content": "\\u00fc image_url"}]}'
     assert not openai_passing.CHAT.may_need(Inbound("openai_chat", body, Head("m")), {"image_urls"})
     assert openai_passing.CHAT.may_need(Inbound("openai_chat", body, Head("m")), {"image_urls", "tools"})
+
+
+LONG = {"role": "user", "content": "so [much] to say " * 10_000}
+PICTURE = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://x/y.png"}}]}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"max_tokens": 7, "n": 2, "prompt_cache_key": "k"},
+        {"max_completion_tokens": None, "unknown": {"model": "other", "messages": [1]}},
+        {"stream_options": {"include_usage": False, "more": 1}},
+    ],
+)
+def test_large_bodies_are_read_and_rewritten_like_small_ones(fields: dict[str, Any], stream: bool) -> None:
+    if not stream:
+        fields = {name: value for name, value in fields.items() if name != "stream_options"}
+    fields = fields | {"stream": stream}
+    small, large = (
+        json.dumps({"messages": [{"role": "user", "content": "x"}, *more], "model": "public", **fields}).encode()
+        for more in ([], [LONG])
+    )
+    heads = [openai_passing.read_chat(body) for body in (small, large)]
+    assert (heads[0].plain, heads[1].plain, heads[0].members) == (False, True, None)
+    assert heads[0] == replace(heads[1], members=None, plain=False)
+    written = [
+        json.loads(
+            b"".join(openai_passing.rewrite(Inbound("openai_chat", body, head, output_tokens_max=bound), "t", Style()))
+        )
+        for body, head, bound in zip((small, large), heads, (9, 9), strict=True)
+    ]
+    assert written[1].pop("messages")[1] == LONG
+    assert written[0].pop("messages") and written[0] == written[1]
+
+
+@pytest.mark.parametrize(
+    ("messages", "plain"),
+    [
+        ([LONG], True),
+        ([LONG, {"role": "assistant", "content": None, "tool_calls": [{"id": "c"}]}], True),
+        ([LONG, {"role": "assistant"}], True),
+        ([LONG, PICTURE], False),
+        ([LONG, {"role": "user", "content": [{"type": "text", "text": "t"}]}], False),
+        ([LONG, {"role": "user", "content": {"image_url": "x"}}], False),
+        ([LONG, ["content"]], False),
+        ({"0": LONG}, False),
+    ],
+)
+def test_what_is_not_text_in_a_large_body_is_seen(messages: Any, plain: bool) -> None:
+    body = json.dumps({"model": "m", "messages": messages}).encode()
+    inbound = Inbound("openai_chat", body, openai_passing.read_chat(body))
+    assert inbound.head.plain is plain
+    assert openai_passing.may_need(inbound, {"image_urls"}) is (PICTURE in list(messages))
+    assert not plain or not openai_passing.may_need(inbound, {"images", "audio", "documents", "image_urls", "tools"})
+
+
+@pytest.mark.parametrize(
+    ("fields", "capability"),
+    [({"tools": []}, "tools"), ({"response_format": {"type": "json_schema"}}, "json_schema"), ({"n": 2}, "n")],
+)
+def test_what_stands_beside_the_messages_of_a_large_body_counts(fields: dict[str, Any], capability: str) -> None:
+    for said in (LONG, LONG | {"content": LONG["content"] + '"tools" "json_schema"'}):
+        for more in ({}, fields):
+            body = json.dumps({"model": "m", "messages": [said], **more}).encode()
+            head = openai_passing.read_chat(body)
+            assert openai_passing.may_need(Inbound("openai_chat", body, head), {capability}) is bool(more)
+
+
+@pytest.mark.parametrize("text", ['{"model": "m", "model": "m", %s}', '{"model": "m", "mod\\u0065l": "m", %s}'])
+def test_a_large_body_with_a_member_twice_is_refused(text: str) -> None:
+    body = (text % f'"messages": [{json.dumps(LONG)}]').encode()
+    with pytest.raises(InvalidRequest, match="twice"):
+        openai_passing.rewrite(Inbound("openai_chat", body, openai_passing.read_chat(body)), "t", Style())
+
+
+@pytest.mark.parametrize("body", [b"[%b]", b'{"model": "m", "a": "%b\xff"}', b'{"model": 1, "a": "%b"}', b'{"a": "%b"'])
+def test_a_large_body_that_is_wrong_is_refused(body: bytes) -> None:
+    with pytest.raises(InvalidRequest):
+        openai_passing.read_chat(body % (b"x" * 100_000))
