@@ -90,7 +90,13 @@ def json_line(at: float, fields: Fields) -> str:
 
 
 def text_line(at: float, fields: Fields) -> str:
-    return f"{timestamp(at)} info access: {escape(' '.join([f'{k}={v}' for k, v in fields.items()]))}\n"
+    return f"{timestamp(at)} info access: {escape(_form(tuple(fields)) % tuple(fields.values()))}\n"
+
+
+@functools.lru_cache(maxsize=64)
+def _form(names: tuple[str, ...]) -> str:
+    """Most lines have the same names."""
+    return " ".join([f"{name.replace('%', '%%')}=%s" for name in names])
 
 
 def timestamp(at: float) -> str:

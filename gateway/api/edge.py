@@ -40,7 +40,7 @@ from gateway.networks import Networks, client_address
 from gateway.telemetry import Telemetry
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9_.-]{1,64}")
-REQUEST_ID_BYTES = 12
+RANDOM_BYTES = 8
 PARAMETER = re.compile(r"\{(\w+)(:path|:text)?\}")
 # What the audit log keeps of requests that are refused, by the code of the error.
 AUDITED: Mapping[str, str] = {
@@ -318,12 +318,13 @@ def given_request_id(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
 
 
 def new_request_id() -> str:
-    return os.urandom(REQUEST_ID_BYTES).hex()
+    return f"{int(time.time()):08x}{os.urandom(RANDOM_BYTES).hex()}"
 
 
 def new_request_ids() -> Iterator[str]:
-    """Many of them, drawn from the system by the hundred, because each draw is a call of it."""
+    """Many of them, drawn from the system by the hundred, because each draw is a call of it. They begin with the time,
+    in seconds, so that those of a moment are neighbours in an index."""
     while True:
-        drawn = os.urandom(256 * REQUEST_ID_BYTES).hex()
-        for at in range(0, len(drawn), 2 * REQUEST_ID_BYTES):
-            yield drawn[at : at + 2 * REQUEST_ID_BYTES]
+        drawn, second = os.urandom(256 * RANDOM_BYTES).hex(), f"{int(time.time()):08x}"
+        for at in range(0, len(drawn), 2 * RANDOM_BYTES):
+            yield second + drawn[at : at + 2 * RANDOM_BYTES]
