@@ -231,7 +231,7 @@ class _Still:
     def __init__(self, moment: Statements) -> None:
         self.query = moment.query
         self.execute = moment.execute
-        self.execute_all = moment.execute_all
+        self.insert = moment.insert
 
     def transaction(self, *, concurrent: bool = False) -> AbstractAsyncContextManager[Statements]:
         raise AssertionError("nobody writes into the past")

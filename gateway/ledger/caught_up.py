@@ -24,9 +24,9 @@ class CaughtUp:
         await self._caught_up()
         return await self._database.execute(sql, *parameters)
 
-    async def execute_all(self, sql: str, rows: Sequence[Sequence[Value]]) -> None:
+    async def insert(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Value]]) -> None:
         await self._caught_up()
-        await self._database.execute_all(sql, rows)
+        await self._database.insert(table, columns, rows)
 
     @asynccontextmanager
     async def transaction(self, *, concurrent: bool = False) -> AsyncIterator[Statements]:

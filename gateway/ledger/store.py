@@ -29,7 +29,6 @@ FIXES_MAX = KNOWN_MAX = 400
 LONGEST_US = 2 * HOUR_US
 PAGE = 1000
 COLUMNS = Entry.__struct_fields__
-INSERT = f"INSERT INTO ledger ({','.join(COLUMNS)}) VALUES {places(1, len(COLUMNS))}"
 _PRICE, _ACCOUNTS = COLUMNS.index("price"), COLUMNS.index("accounts")
 HOUR_COLUMNS = ("hour_us", "tenant", "key_id", "user_id", "team_id", "model", "provider")
 SUM_COLUMNS = Sums.__struct_fields__
@@ -120,7 +119,7 @@ class Ledger:
         entries = list({entry.id: entry for entry in reversed(entries)}.values())[::-1]
 
         async def write(inside: Statements) -> None:
-            await inside.execute_all(INSERT, [to_row(entry) for entry in entries])
+            await inside.insert("ledger", COLUMNS, [to_row(entry) for entry in entries])
             await _sum_up(inside, fold(entries))
 
         async def write_new(some: Sequence[Entry], inside: Statements) -> int:

@@ -43,8 +43,8 @@ class Statements(Protocol):
         """Run a statement; the number of rows it changed."""
         ...
 
-    async def execute_all(self, sql: str, rows: Sequence[Sequence[Value]]) -> None:
-        """Run a statement once for each row of parameters. Outside of a transaction some may be done and some not."""
+    async def insert(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Value]]) -> None:
+        """Add rows, which are not there yet. Outside of a transaction some may be added and some not."""
         ...
 
 

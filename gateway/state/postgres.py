@@ -113,9 +113,9 @@ class Postgres:
         with _translated():
             return _changed(await self._pool.execute(sql, *parameters))
 
-    async def execute_all(self, sql: str, rows: Sequence[Sequence[Value]]) -> None:
+    async def insert(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Value]]) -> None:
         with _translated():
-            await self._pool.executemany(sql, rows)
+            await self._pool.executemany(_insertion(table, columns), rows)
 
     @contextlib.asynccontextmanager
     async def transaction(self, *, concurrent: bool = False) -> AsyncIterator[Statements]:
@@ -198,9 +198,14 @@ class _Inside:
         with _translated():
             return _changed(await self._connection.execute(sql, *parameters))
 
-    async def execute_all(self, sql: str, rows: Sequence[Sequence[Value]]) -> None:
+    async def insert(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Value]]) -> None:
         with _translated():
-            await self._connection.executemany(sql, rows)
+            await self._connection.executemany(_insertion(table, columns), rows)
+
+
+def _insertion(table: str, columns: Sequence[str]) -> str:
+    values = ",".join(f"${number}" for number in range(1, len(columns) + 1))
+    return f"INSERT INTO {table} ({','.join(columns)}) VALUES ({values})"
 
 
 def _lock(name: str) -> int:

@@ -31,6 +31,7 @@ T = TypeVar("T")
 FILE_NAME = "gateway.db"
 LOCK_NAME = "gateway.lock"
 BUSY_TIMEOUT_S = 5
+ROWS_TOGETHER = (100, 10, 1)
 
 _PARAMETER = re.compile(r"\$(\d+)")
 
@@ -90,9 +91,9 @@ class Sqlite:
         async with self._turn:
             return await _run(self._writer, sql, parameters)
 
-    async def execute_all(self, sql: str, rows: Sequence[Sequence[Value]]) -> None:
+    async def insert(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Value]]) -> None:
         async with self._turn:
-            await _run_all(self._writer, sql, rows)
+            await _Inside(self._writer).insert(table, columns, rows)
 
     @contextlib.asynccontextmanager
     async def transaction(self, *, concurrent: bool = False) -> AsyncIterator[Statements]:
@@ -148,8 +149,9 @@ class _Inside:
     async def execute(self, sql: str, *parameters: Value) -> int:
         return await _run(self._writer, sql, parameters)
 
-    async def execute_all(self, sql: str, rows: Sequence[Sequence[Value]]) -> None:
-        await _run_all(self._writer, sql, rows)
+    async def insert(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Value]]) -> None:
+        for sql, parameters in _insertions(table, columns, rows):
+            await _run(self._writer, sql, tuple(parameters))
 
 
 class _AtOnce:
@@ -166,9 +168,10 @@ class _AtOnce:
         with _translated():
             return max(self._connection.execute(_numbered(sql), parameters).rowcount, 0)
 
-    async def execute_all(self, sql: str, rows: Sequence[Sequence[Value]]) -> None:
+    async def insert(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Value]]) -> None:
         with _translated():
-            self._connection.executemany(_numbered(sql), rows)
+            for sql, parameters in _insertions(table, columns, rows):
+                self._connection.execute(sql, parameters)
 
 
 def _at_once(connection: sqlite3.Connection, work: Callable[[Statements], Coroutine[Any, Any, T]]) -> T:
@@ -266,10 +269,26 @@ async def _run(connection: aiosqlite.Connection, sql: str, parameters: tuple[Val
     return max(cursor.rowcount, 0)
 
 
-async def _run_all(connection: aiosqlite.Connection, sql: str, rows: Sequence[Sequence[Value]]) -> None:
-    with _translated():
-        cursor = await connection.executemany(_numbered(sql), rows)
-        await cursor.close()
+def _insertions(
+    table: str, columns: Sequence[str], rows: Sequence[Sequence[Value]]
+) -> Iterator[tuple[str, list[Value]]]:
+    """Statements that add rows, and their parameters.
+
+    Each statement gives up the interpreter and has to get it back from a busy event loop, so they add many rows; their
+    numbers of rows are few, so that SQLite knows the statements already.
+    """
+    start = 0
+    for many in ROWS_TOGETHER:
+        sql = _insertion(table, tuple(columns), many)
+        while len(rows) - start >= many:
+            yield sql, [value for row in rows[start : start + many] for value in row]
+            start += many
+
+
+@functools.lru_cache(maxsize=16)
+def _insertion(table: str, columns: tuple[str, ...], rows: int) -> str:
+    places = f"({','.join('?' * len(columns))})"
+    return f"INSERT INTO {table} ({','.join(columns)}) VALUES {','.join([places] * rows)}"
 
 
 @functools.lru_cache(maxsize=256)

@@ -40,7 +40,7 @@ class Flaky:
         self._database = database
         self.query = database.query
         self.execute = database.execute
-        self.execute_all = database.execute_all
+        self.insert = database.insert
         self.close = database.close
         self.away = False
         self.forgetful = False

@@ -46,7 +46,7 @@ class Watched:
 
     def __init__(self, inner: Sqlite) -> None:
         self._inner = inner
-        self.execute_all = inner.execute_all
+        self.insert = inner.insert
         self.queries = 0
         self.transactions = 0
         self.down = False

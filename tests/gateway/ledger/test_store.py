@@ -39,8 +39,8 @@ class Flaky:
     async def execute(self, sql: str, *parameters: Value) -> int:
         return await self._inner.execute(sql, *parameters)
 
-    async def execute_all(self, sql: str, rows: Sequence[Sequence[Value]]) -> None:
-        await self._inner.execute_all(sql, rows)
+    async def insert(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Value]]) -> None:
+        await self._inner.insert(table, columns, rows)
 
     async def run(self, work: Callable[[Statements], Coroutine[Any, Any, T]]) -> T:
         async with self.transaction(concurrent=True) as inside:
