@@ -35,7 +35,8 @@ from gateway.catalog import Adapter, relay_of
 log = logging.getLogger(__name__)
 
 Outcome = Literal["ok", "failed", "dropped"]
-# Copies wait behind everything else of their tenant.
+# Copies wait behind everything else, where a local model is the shadow.
+WEIGHT = 0.01
 PRIORITY = -1_000_000
 
 
@@ -85,7 +86,10 @@ class Mirror:
             self._told("dropped")
             return False
         copied = replace(request, headers=()) if isinstance(request, Inbound) else request
-        behalf = replace(caller, request_id=f"{caller.request_id}-mirror", priority=PRIORITY)
+        # A copy takes neither a place in line nor a conversation of the client's own: it is of another tenant. No other
+        # tenant's name holds a slash.
+        names = {"request_id": f"{caller.request_id}-mirror", "tenant": f"{caller.tenant}/mirror"}
+        behalf = replace(caller, **names, weight=WEIGHT, priority=PRIORITY)
         self._waiting.append((copied, behalf))
         self._next()
         return True

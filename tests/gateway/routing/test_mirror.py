@@ -119,8 +119,8 @@ def test_a_copy_waits_behind_everything_else_and_has_none_of_the_clients_headers
         Scene(shadow).mirror.offer(REQUEST, CALLER)
         await until(lambda: bool(shadow.asked))
         (_, behalf), *_ = shadow.asked
-        assert (behalf.request_id, behalf.tenant, behalf.session_key) == ("r-mirror", "t", "talk")
-        assert behalf.priority < CALLER.priority
+        assert (behalf.request_id, behalf.tenant, behalf.session_key) == ("r-mirror", "t/mirror", "talk")
+        assert behalf.priority < CALLER.priority and behalf.weight < CALLER.weight
 
     run(test())
 
