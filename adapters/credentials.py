@@ -135,10 +135,10 @@ class _Token(msgspec.Struct):
 
 
 class Google:
-    """Tokens for a service account, each used until shortly before it expires (RFC 7523)."""
+    """Tokens for a service account, each used until shortly before it expires (RFC 7523). `read` gives its JSON."""
 
-    def __init__(self, path: Path, client: Client, now_s: Callable[[], float] = time.time) -> None:
-        self._path = path
+    def __init__(self, read: Callable[[], bytes], client: Client, now_s: Callable[[], float] = time.time) -> None:
+        self._read = read
         self._client = client
         self._now_s = now_s
         self._token = ""
@@ -157,7 +157,7 @@ class Google:
 
     async def _fetch(self) -> None:
         try:
-            account = msgspec.json.decode(self._path.read_bytes(), type=_Account)
+            account = msgspec.json.decode(self._read(), type=_Account)
             origin, path = parse_url(account.token_uri)
             if origin.scheme != "https" and origin.host != "127.0.0.1":
                 raise ValueError("the token's address is not https")
@@ -172,7 +172,7 @@ class Google:
                 raise ValueError(f"the token was refused with {answer.status}")
             token = msgspec.json.decode(answer.body, type=_Token)
         except (OSError, ValueError) as exc:
-            log.warning("no token for the service account in %s: %s", self._path, exc)
+            log.warning("no token for a service account: %s", exc)
             raise ModelUnavailable("The gateway has no token for the provider of this model.") from None
         self._token, self._until_s = token.access_token, self._now_s() + token.expires_in
 

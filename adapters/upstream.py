@@ -52,6 +52,7 @@ class UpstreamSettings(msgspec.Struct, frozen=True, kw_only=True):
     aws_secret_access_key: SecretText | None = None
     aws_session_token: SecretText | None = None
     google_file: str | None = None
+    google_account: SecretText | None = None
     organization: str | None = None
     project: str | None = None
     region: str | None = None
@@ -207,7 +208,9 @@ def _credentials(settings: UpstreamSettings, row: Provider, client: Client) -> C
     key = _key(settings)
     if key is None:
         if settings.google_file is not None:
-            return Google(Path(settings.google_file), client, time.time)
+            return Google(Path(settings.google_file).read_bytes, client, time.time)
+        if (account := settings.google_account) is not None:
+            return Google(lambda: account.reveal().encode(), client, time.time)
         if settings.aws_access_key_id is not None and settings.aws_secret_access_key is not None:
             token = settings.aws_session_token
             return Signed(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import getpass
+import re
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 SETTINGS = "a YAML or JSON file, - for the input, or the text itself in braces"
-SECRETS = ("api_key", "aws_secret_access_key", "aws_session_token")
+SECRETS = ("api_key", "aws_secret_access_key", "aws_session_token", "google_account")
 
 
 def add_commands(commands: Any) -> None:
@@ -206,9 +207,9 @@ def _secret(options: argparse.Namespace) -> int:
 
     text = None
     if not options.remove:
-        text = getpass.getpass("Secret: ") if sys.stdin.isatty() else sys.stdin.readline()
+        text = getpass.getpass("Secret: ") if sys.stdin.isatty() else sys.stdin.read()
         text = text.strip()
-        if not text or not text.isascii() or not text.isprintable() or " " in text:
+        if not text or (options.field != "google_account" and not re.fullmatch(r"[!-~]+", text)):
             raise command.CommandError("a secret is visible ASCII characters without spaces")
     secret = None if text is None else ProviderSecret(**{options.field: text})
 

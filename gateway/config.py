@@ -41,6 +41,7 @@ from gateway.schema import describe, leaves, only_empty, show, suggest, unwrap
 from gateway.secret import ProviderKey as ProviderKey
 from gateway.secret import Secret as Secret
 from gateway.secret import SecretUrl as SecretUrl
+from gateway.secret import ServiceAccount as ServiceAccount
 
 SECRET_LENGTH_MIN = 16
 DATABASE_SCHEMES = ("postgresql://", "postgres://")
@@ -406,12 +407,12 @@ class _Settings:
 
 
 def _decode_secret(kind: type, value: Any) -> Any:
-    if kind not in (Secret, SecretUrl, ProviderKey) or not isinstance(value, str):
+    if kind not in (Secret, SecretUrl, ProviderKey, ServiceAccount) or not isinstance(value, str):
         raise ValueError("expected text (the value is a secret and not shown)")
     if not value:
         raise ValueError("a secret must not be empty")
-    if kind is SecretUrl:
-        return SecretUrl(value)
+    if kind in (SecretUrl, ServiceAccount):
+        return kind(value)
     if kind is ProviderKey and re.fullmatch(r"[!-~]+", value):
         return ProviderKey(value)
     if len(value) < SECRET_LENGTH_MIN or not re.fullmatch(r"[!-~]+", value):

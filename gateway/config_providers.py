@@ -15,7 +15,7 @@ from gateway.config_cache import CacheTtl
 from gateway.config_limits import PriceConfig, Section
 from gateway.config_models import LocalPath, ModelName
 from gateway.config_routing import HealthConfig, HedgeConfig
-from gateway.secret import ProviderKey, SecretUrl
+from gateway.secret import ProviderKey, SecretUrl, ServiceAccount
 
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Text = Annotated[str, Meta(min_length=1, max_length=500, pattern=r"^[!-~]+\Z")]
@@ -68,7 +68,7 @@ class ProviderConfig(ProviderSettings, frozen=True, kw_only=True):
     """A provider of the configuration.
 
     `api_key` is its key or token, or is in `api_key_file`, read anew when it changes. `aws_*` are for Bedrock without a
-    key, `google_file` is a service account for Vertex.
+    key, `google_file` is a service account for Vertex, or `google_account` its text.
     """
 
     api_key: ProviderKey | None = None
@@ -76,6 +76,7 @@ class ProviderConfig(ProviderSettings, frozen=True, kw_only=True):
     aws_secret_access_key: ProviderKey | None = None
     aws_session_token: ProviderKey | None = None
     google_file: LocalPath | None = None
+    google_account: ServiceAccount | None = None
     proxy: SecretUrl | None = None
     ca_file: LocalPath | None = None
 
@@ -192,8 +193,8 @@ def _credential_conflicts(one: ProviderConfig, where: str) -> Iterator[tuple[str
             if has_key and any(aws):
                 yield where, "either api_key or aws_access_key_id and aws_secret_access_key are possible, not both"
         case "google":
-            if has_key == (one.google_file is not None):
-                yield where, "either api_key, api_key_file or google_file is needed"
+            if [has_key, one.google_file is not None, one.google_account is not None].count(True) != 1:
+                yield where, "either api_key, api_key_file, google_file or google_account is needed"
         case _:
             if PROVIDERS[one.kind].key_needed and not has_key:
                 yield where, "api_key is missing; take it from the environment with ${NAME}, or name an api_key_file"

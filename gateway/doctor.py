@@ -34,6 +34,7 @@ from gateway.logs import escape
 from gateway.model_files import describe, size
 from gateway.prices import price_place, price_table
 from gateway.remotes import upstream_settings
+from gateway.served.stock import Stock
 from gateway.state import migrate
 from gateway.state.database import Database, DatabaseError, Statements
 from gateway.state.postgres import Postgres
@@ -220,7 +221,7 @@ async def _examine_database(config: Config) -> list[Check]:
         count = await count_keys(database)
         checks += [Check("ok", "migrations", "all applied"), Check("ok", "keys", f"{count} not revoked")]
         money = [await _examine_money(database), await _send_canary(config, database)]
-        return [*checks, *money, await _examine_audit(database)]
+        return [*checks, *money, await _examine_audit(database), *await _examine_served(config, database)]
     finally:
         await database.close()
 
@@ -304,6 +305,18 @@ def _shared(config: Config) -> Iterator[Check]:
     else:
         yield Check("ok", "redis", f"{facts.version}, keeps every key")
     yield _clock("redis clock", facts.clock_ahead_s)
+
+
+async def _examine_served(config: Config, database: Database) -> list[Check]:
+    """What was made at run time: whether it fits the configuration, and its secrets can be read."""
+    made = [item for item in (await Stock(database, config).read()).items if item.row is not None]
+    found = [Check("ok", "made at run time", f"{len(made)} providers, routes and prices")] if made else []
+    for item in made:
+        if item.problem is not None:
+            found.append(Check("warn", f"{item.kind} {item.name}", f"not served: {item.problem.message}"))
+        elif not item.open:
+            found.append(Check("fail", f"{item.kind} {item.name}", "its secret cannot be read with the keys here"))
+    return found
 
 
 def _models(config: Config) -> Iterator[Check]:

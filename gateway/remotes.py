@@ -27,6 +27,7 @@ def upstream_settings(provider: ProviderConfig) -> UpstreamSettings:
         aws_secret_access_key=provider.aws_secret_access_key,
         aws_session_token=provider.aws_session_token,
         google_file=provider.google_file,
+        google_account=provider.google_account,
         organization=provider.organization,
         project=provider.project,
         region=provider.region,

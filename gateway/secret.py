@@ -34,3 +34,9 @@ class ProviderKey(Secret):
     """A key that a provider gave out; how long it is, is not ours to say."""
 
     __slots__ = ()
+
+
+class ServiceAccount(Secret):
+    """A service account of Google, as the JSON that its file holds."""
+
+    __slots__ = ()

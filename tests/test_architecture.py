@@ -206,6 +206,7 @@ GATEWAY_EDGES = {
         "state",
         "stores",
         "prices",
+        "served",
     },
     "stores": {"config", "state"},
     "state": set(),

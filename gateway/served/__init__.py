@@ -20,7 +20,7 @@ from gateway.config import Config, ProviderConfig, RouteConfig, conflicts
 from gateway.config_limits import PriceConfig
 from gateway.config_providers import ProviderSettings
 from gateway.remotes import upstream_settings
-from gateway.secret import ProviderKey
+from gateway.secret import ProviderKey, Secret, ServiceAccount
 
 Kind = Literal["provider", "route", "price"]
 FIELDS: Mapping[Kind, str] = {"provider": "providers", "route": "routes", "price": "prices"}
@@ -74,9 +74,15 @@ class ProviderSecret(msgspec.Struct, frozen=True, omit_defaults=True):
     api_key: str | None = None
     aws_secret_access_key: str | None = None
     aws_session_token: str | None = None
+    google_account: str | None = None
 
     def __repr__(self) -> str:
         return "ProviderSecret(***)"
+
+
+_SECRETS: Mapping[str, type[Secret]] = {
+    name: ServiceAccount if name == "google_account" else ProviderKey for name in ProviderSecret.__struct_fields__
+}
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -244,7 +250,7 @@ def described(settings: ProviderSettings, secret: ProviderSecret | None) -> Prov
     keys: dict[str, Any] = {}
     if secret is not None:
         texts = {name: getattr(secret, name) for name in secret.__struct_fields__}
-        keys = {name: ProviderKey(text) for name, text in texts.items() if text is not None}
+        keys = {name: _SECRETS[name](text) for name, text in texts.items() if text is not None}
     elif settings.aws_access_key_id is not None:
         keys = {"aws_secret_access_key": NoKey("")}
     elif PROVIDERS[settings.kind].key_needed:

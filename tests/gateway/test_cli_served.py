@@ -82,7 +82,9 @@ def test_a_secret_from_a_pipe(run: Run, tmp_path: Path, monkeypatch: pytest.Monk
     assert secret["set_by"] == "cli" and secret["usable"] and "sk-from" not in result.out
     assert run("rotate-secrets").out == "1 secrets are encrypted with a new key.\n"
     assert json.loads(run("providers", "show", "far", "--json").out)["secret"]["usable"]
+    assert "ok    made at run time: 1 providers" in run("doctor").out
     (tmp_path / "state" / "secrets.key").unlink()
+    assert "fail  provider far: its secret cannot be read" in run("doctor").out
     lost = run("rotate-secrets")
     assert lost.code == 1 and "The secret of far could not be read" in lost.err
     assert json.loads(run("providers", "secret", "far", "--remove", "--json").out)["secret"] is None

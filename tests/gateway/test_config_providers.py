@@ -60,7 +60,10 @@ def with_provider(**fields: Any) -> str:
         ({"kind": "vertex", "region": "global"}, "project is missing"),
         ({"kind": "anthropic", "api_key": None}, "api_key is missing"),
         ({"kind": "bedrock", "region": "us-east-1", "api_key": None}, "or else aws_access_key_id"),
-        ({"kind": "vertex", "region": "x", "project": "y", "google_file": "/f"}, "either api_key, api_key_file or"),
+        (
+            {"kind": "vertex", "region": "x", "project": "y", "google_file": "/f"},
+            "google_file or google_account is needed",
+        ),
         ({"api_key_file": "/f"}, "api_key is set already"),
         ({"api_key": ""}, "a secret must not be empty"),
         ({"api_key": "sk- secret-of-mine"}, "visible ASCII"),

@@ -78,11 +78,13 @@ class RouteShown(RouteConfig, frozen=True, kw_only=True):
 
 
 class NewSecret(Body, frozen=True, kw_only=True):
-    """What authorises requests to a provider: its key or token, or for Bedrock the parts of an AWS credential."""
+    """What authorises requests to a provider: its key or token, for Bedrock the parts of an AWS credential, for Vertex
+    a service account as its file holds it."""
 
     api_key: SecretText | None = None
     aws_secret_access_key: SecretText | None = None
     aws_session_token: SecretText | None = None
+    google_account: Annotated[str, Meta(min_length=1, max_length=20_000)] | None = None
 
 
 class _Kept:
@@ -104,12 +106,12 @@ class _Kept:
         items = self._live.served.of(self._kind)
         begin = 0
         if paging.after is not None:
-            names = [item.name for item in items]
-            if paging.after not in names:
-                raise errors.error("invalid_value", "There is nothing in the list with this id.", param="after")
-            begin = names.index(paging.after) + 1
+            cursors = [_cursor(item) for item in items]
+            if paging.after not in cursors:
+                raise errors.error("invalid_value", "There is nothing in the list behind this.", param="after")
+            begin = cursors.index(paging.after) + 1
         part = items[begin : begin + paging.limit]
-        return part, part[-1].name if begin + paging.limit < len(items) else None
+        return part, _cursor(part[-1]) if begin + paging.limit < len(items) else None
 
     def _find(self, name: str) -> Item:
         found = self._live.served.find(self._kind, name)
@@ -138,6 +140,11 @@ class _Kept:
         """It as it is served by now, which another change may have followed already."""
         await self._live.refresh()
         return self._find(name)
+
+
+def _cursor(item: Item) -> str:
+    """Where something is in the list. A name can stand there twice, since the configuration took it later."""
+    return f"{'config' if item.row is None else 'api'}:{item.name}"
 
 
 class ProviderRoutes(_Kept):

@@ -10,7 +10,18 @@ import pytest
 from adapters.errors import ModelUnavailable
 from gateway.config import Config, ProviderConfig, RouteConfig
 from gateway.config_providers import ProviderSettings
-from gateway.served import ProviderSecret, RouteChange, Row, Sealed, Stored, combine, encoded, given, origin_of
+from gateway.served import (
+    ProviderSecret,
+    RouteChange,
+    Row,
+    Sealed,
+    Stored,
+    combine,
+    described,
+    encoded,
+    given,
+    origin_of,
+)
 
 CONFIG = msgspec.convert(
     {
@@ -150,3 +161,15 @@ def test_where_a_provider_is() -> None:
     }
     for url, origin in urls.items():
         assert origin_of(ProviderConfig(name="p", kind="vllm", base_url=url, region="eu")) == origin
+
+
+def test_each_part_of_a_secret_has_its_place() -> None:
+    vertex = ProviderSettings(name="v", kind="vertex", region="eu", project="p")
+    account = described(vertex, ProviderSecret(google_account='{"private_key": "..."}')).google_account
+    assert account is not None and account.reveal() == '{"private_key": "..."}'
+    aws = ProviderSettings(name="b", kind="bedrock", region="eu-west-1", aws_access_key_id="AKIA")
+    found = described(aws, ProviderSecret(aws_secret_access_key="s", aws_session_token="t"))
+    assert found.aws_secret_access_key is not None and found.aws_session_token is not None
+    with pytest.raises(ModelUnavailable):
+        described(aws, None).aws_secret_access_key.reveal()  # type: ignore[union-attr]
+    assert described(ProviderSettings(name="o", kind="ollama"), None).api_key is None

@@ -108,8 +108,8 @@ def test_pages(tmp_path: Path) -> None:
             body = {"name": name, "groups": [[{"provider": "house", "model": name}]]}
             await desk.ask("admin", "POST", "/routes", body)
         first = (await desk.ask("admin", "GET", "/routes?limit=2")).json()
-        assert ([one["id"] for one in first["data"]], first["next_cursor"]) == (["chat", "c"], "c")
-        rest = (await desk.ask("admin", "GET", "/routes?after=c")).json()
+        assert ([one["id"] for one in first["data"]], first["next_cursor"]) == (["chat", "c"], "api:c")
+        rest = (await desk.ask("admin", "GET", "/routes?after=api:c")).json()
         assert ([one["id"] for one in rest["data"]], rest["has_more"]) == (["a", "b"], False)
         assert (await desk.ask("admin", "GET", "/routes?after=x")).status_code == 400
 
