@@ -17,6 +17,7 @@ from typing import Literal
 import msgspec
 
 from adapters.types import Usage
+from gateway.scrape import together
 
 SERIES_MAX = 200
 SECONDS_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
@@ -243,6 +244,8 @@ class Telemetry:
         self._counters = {m.name: Counter() for m in METRICS if m.kind == "counter"}
         self._histograms = {m.name: Histogram(m.buckets) for m in METRICS if m.kind == "histogram"}
         self._sources: list[GaugeSource] = [self._process]
+        # The number of this process among those of one port, and what the others count.
+        self.apart: tuple[int, Callable[[], Mapping[int, bytes]]] | None = None
         self._requests = self._counters["gateway_requests_total"]
         self._durations = self._histograms["gateway_request_duration_seconds"]
         self._inferences = self._counters["gateway_inference_requests_total"]
@@ -324,6 +327,13 @@ class Telemetry:
     def gauge_source(self, source: GaugeSource) -> None:
         """Ask `source` for (metric, label values, value) at every scrape."""
         self._sources.append(source)
+
+    def scrape(self) -> bytes:
+        """What this process counted, and beside it what others did that serve the same port."""
+        if self.apart is None:
+            return self.render()
+        number, others = self.apart
+        return together({**others(), number: self.render()})
 
     def render(self) -> bytes:
         """Everything in the Prometheus text format 0.0.4."""

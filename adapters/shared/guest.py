@@ -35,6 +35,8 @@ from adapters.types import (
     TokenCount,
 )
 
+# How often the others are told what is counted here.
+METRICS_EVERY_S = 2.0
 RETRY_S = 0.05
 RETRY_S_MAX = 1.0
 # What is left for the other fields of a frame.
@@ -71,6 +73,7 @@ class Link(asyncio.Protocol):
     def __init__(self, path: Path) -> None:
         self._path = path
         self.models: dict[str, say.Model] = {}
+        self.metrics: dict[int, bytes] = {}
         self._known = asyncio.Event()
         self._ids = itertools.count(1)
         self._inboxes: dict[int, _Inbox] = {}
@@ -79,7 +82,7 @@ class Link(asyncio.Protocol):
         self._decoder = msgspec.msgpack.Decoder(list[say.Told])
         self._encoder = msgspec.msgpack.Encoder()
         self._lost = asyncio.Event()
-        self._keeping: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     @property
     def connected(self) -> bool:
@@ -87,16 +90,27 @@ class Link(asyncio.Protocol):
 
     async def start(self, timeout_s: float) -> None:
         """Connect, and wait that long until it is known which models there are."""
-        self._keeping = asyncio.create_task(self._keep())
+        self._tasks.append(asyncio.create_task(self._keep()))
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._known.wait()
 
     async def close(self) -> None:
-        if self._keeping is not None:
-            self._keeping.cancel()
+        for task in self._tasks:
+            task.cancel()
         if self._transport is not None:
             self._transport.abort()
+
+    def share_metrics(self, number: int, render: Callable[[], bytes], every_s: float = METRICS_EVERY_S) -> None:
+        """Tell the other processes now and then what this one counts; what they count is in `metrics`, by their
+        numbers."""
+        self._tasks.append(asyncio.create_task(self._share_metrics(number, render, every_s)))
+
+    async def _share_metrics(self, number: int, render: Callable[[], bytes], every_s: float) -> None:
+        while True:
+            await asyncio.sleep(every_s)
+            if self.connected:
+                self._say(say.Metrics(number, render()))
 
     async def _keep(self) -> None:
         loop, wait_s = asyncio.get_running_loop(), RETRY_S
@@ -117,6 +131,7 @@ class Link(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
+        self.metrics.clear()
         self._lost.set()
         error = EngineFailed("The engine process stopped while it worked on the request.", retry_after_s=1.0)
         for number, inbox in self._inboxes.items():
@@ -136,6 +151,10 @@ class Link(asyncio.Protocol):
         if isinstance(told, say.State):
             self.models = {model.name: model for model in told.models}
             self._known.set()
+        elif isinstance(told, say.Metrics):
+            self.metrics[told.number] = told.text
+            if not told.text:
+                del self.metrics[told.number]
         elif (inbox := self._inboxes.get(told.id)) is not None:
             inbox.put(told)
 

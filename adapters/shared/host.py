@@ -76,6 +76,13 @@ class Host:
 
     def left(self, guest: _Guest) -> None:
         self._guests.discard(guest)
+        if guest.number is not None:
+            self.pass_on(say.Metrics(guest.number, b""), guest)
+
+    def pass_on(self, told: say.Metrics, sender: _Guest) -> None:
+        """Tell the others what one of them counts."""
+        for guest in self._guests - {sender}:
+            guest.tell(told)
 
     def state(self) -> say.State:
         return say.State([_model(model) for model in self.models.values()])
@@ -127,6 +134,7 @@ class _Guest(asyncio.Protocol):
 
     def __init__(self, host: Host) -> None:
         self._host = host
+        self.number: int | None = None
         self._reader = FrameReader()
         self._decoder = msgspec.msgpack.Decoder(list[say.Asked])
         self._encoder = msgspec.msgpack.Encoder()
@@ -166,6 +174,9 @@ class _Guest(asyncio.Protocol):
             case say.More():
                 if (credit := self._credits.get(asked.id)) is not None:
                     credit.add(asked.count)
+            case say.Metrics(number=number):
+                self.number = number
+                self._host.pass_on(asked, self)
             case _:
                 task = asyncio.get_running_loop().create_task(self._answer(asked))
                 self._running[asked.id] = task

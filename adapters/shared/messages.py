@@ -100,8 +100,15 @@ class Cancel(_Ask, frozen=True):
     """Nobody waits for this any more."""
 
 
+class Metrics(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """What the guest of this number counts, as text; empty when it is gone. The host passes it on to the others."""
+
+    number: int
+    text: bytes
+
+
 Question = Chat | Complete | Embed | Rerank | Tokenize | Detokenize | Render | ListSessions | ChangeSession
-Asked = Question | More | Cancel
+Asked = Question | More | Cancel | Metrics
 
 
 class HasStarted(_Ask, frozen=True):
@@ -189,7 +196,7 @@ class State(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 Event = HasStarted | HasText | HasReasoning | HasRefusal | HasCall | HasChoice | HasFinished
 Value = Embedded | Ranked | Tokens | Text | Rendered | Sessions | Session
-Told = Event | Value | Failed | State
+Told = Event | Value | Failed | State | Metrics
 
 # The message of each type of event.
 EVENTS = {

@@ -93,7 +93,7 @@ class Health:
         return errors.error("model_unavailable", "No model could be loaded")
 
     async def metrics(self, request: Request) -> Response:
-        return respond(self._telemetry.render(), METRICS_TYPE)
+        return respond(self._telemetry.scrape(), METRICS_TYPE)
 
 
 def front_page(version: str, endpoints: Iterable[Endpoint]) -> Endpoint:

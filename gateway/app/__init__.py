@@ -163,7 +163,7 @@ async def opened(config: Config, station: Station | None = None) -> AsyncIterato
             audit.add(
                 Event(action="key.create", actor=GATEWAY, subject=key_id(admin_key) or "", details={"admin": True})
             )
-        adapters = open_adapters(config, await open_link(station, stack))
+        adapters = open_adapters(config, await open_link(station, telemetry, stack))
         decisions = Decisions()
         serving = Serving(adapters, decisions, telemetry)
         stack.push_async_callback(serving.close)

@@ -18,6 +18,7 @@ from gateway.app.models import open_adapters
 from gateway.app.pooling import open_pool
 from gateway.app.workers import Station
 from gateway.config import Config
+from gateway.telemetry import Telemetry
 
 # So long a process that answers waits until it knows the models; without them it begins all the same.
 ENGINE_START_S = 30.0
@@ -49,13 +50,15 @@ def serve_engines(config: Config, unused: Iterable[socket.socket], path: Path, l
     return 0
 
 
-async def open_link(station: Station | None, stack: AsyncExitStack) -> Link | None:
-    """The way to the engines; None for a process that has them itself."""
+async def open_link(station: Station | None, telemetry: Telemetry, stack: AsyncExitStack) -> Link | None:
+    """The way to the engines, and to what the other processes count; None for a process that is alone."""
     if station is None:
         return None
     link = Link(station.socket)
     stack.push_async_callback(link.close)
     await link.start(ENGINE_START_S)
+    link.share_metrics(station.number, telemetry.render)
+    telemetry.apart = station.number, lambda: link.metrics
     return link
 
 

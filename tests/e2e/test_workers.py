@@ -68,6 +68,10 @@ def say(server: Server, max_tokens: int = 8) -> str:
         return "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)
 
 
+def metrics(server: Server) -> str:
+    return httpx.get(f"{server.url}/metrics", headers={"Authorization": f"Bearer {ADMIN_KEY}"}).text
+
+
 def works(server: Server) -> bool:
     try:
         return bool(say(server))
@@ -82,13 +86,8 @@ def test_one_model_for_all_processes(server: Server) -> None:
         said = list(threads.map(lambda _: say(server), range(48)))
     assert len(set(said)) == 1
     assert said[0]
-    seen = set()
-    for _ in range(200):
-        text = httpx.get(f"{server.url}/metrics").text
-        seen |= {line for line in text.splitlines() if line.startswith("gateway_process_start_time_seconds")}
-        if len(seen) == WORKERS:
-            break
-    assert len(seen) == WORKERS
+    until(lambda: {f'worker="{number}"' in metrics(server) for number in range(WORKERS)} == {True})
+    until(lambda: server.metric("gateway_inference_requests_total", outcome="ok") >= 48)
     with server.client() as client:
         (model,) = client.get("/admin/v1/pool").json()["data"]
         assert (model["state"], model["pid"]) == ("ready", children(engine(server))[0])

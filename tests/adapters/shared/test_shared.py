@@ -291,6 +291,20 @@ def test_the_end_of_the_engines_fails_what_runs_and_they_are_found_again() -> No
     run(scenario)
 
 
+def test_processes_know_what_the_others_count() -> None:
+    async def scenario() -> None:
+        async with linked(Local()) as (host, link, _):
+            other = Link(host._path)
+            await other.start(30)
+            link.share_metrics(0, lambda: b"zero", 0.001)
+            other.share_metrics(1, lambda: b"one", 0.001)
+            await until(lambda: link.metrics == {1: b"one"} and other.metrics == {0: b"zero"})
+            await other.close()
+            await until(lambda: link.metrics == {})
+
+    run(scenario)
+
+
 def test_what_is_too_large_for_a_frame_is_refused() -> None:
     async def scenario() -> None:
         async with linked(Local()) as (_, _, (shared,)):
