@@ -46,7 +46,11 @@ def caching_of(config: Config, one: ModelConfig | RouteConfig) -> Caching | None
     targets = list(itertools.chain.from_iterable(one.groups))
     providers, models = {target.provider for target in targets}, {target.model for target in targets}
     parts: list[object] = [one.groups]
-    parts += [(each.name, each.kind, each.base_url) for each in config.providers if each.name in providers]
+    parts += [
+        (each.name, each.kind, each.base_url, each.region, each.api_version, each.headers)
+        for each in config.providers
+        if each.name in providers
+    ]
     parts += [_of_model(each) for each in config.models if each.name in models]
     return Caching(one.cache_ttl_s, _version(parts))
 

@@ -285,6 +285,8 @@ def _said_by_us(repo: str) -> Iterator[None]:
         retry_after = error.response.headers.get("retry-after", "")
         if status in (401, 403):
             raise Gated(f"{repo} is not open to this token") from None
+        if status in (404, 410):
+            raise NotFound(f"the hub has no {repo}") from None
         raise HubUnavailable(
             f"the hub answers {status}", float(retry_after) if retry_after.isdecimal() else None
         ) from None
