@@ -184,3 +184,21 @@ def test_addresses_come_and_go_and_those_that_stay_are_the_same(monkeypatch: pyt
         await serving.close()
 
     run(main())
+
+
+def test_what_was_learnt_of_slow_targets_stays_with_its_settings() -> None:
+    async def main() -> None:
+        serving, hedge = Serving((), Decisions()), {"percentile": 90}
+        serving.swap(config(9, hedge=hedge))
+        first = serving.routers[0]
+        assert first.hedging is not None and first.mirror is None
+        serving.swap(config(9, weight=2, hedge=hedge, mirror={"provider": "p0", "model": "shadow"}))
+        second = serving.routers[0]
+        assert second is not first and second.hedging is first.hedging and second.mirror is not None
+        serving.swap(config(9, hedge={"percentile": 99}))
+        assert serving.routers[0].hedging is not first.hedging
+        serving.swap(config(9))
+        assert serving.routers[0].hedging is None
+        await serving.close()
+
+    run(main())
