@@ -138,11 +138,7 @@ class Finding:
                     quantisation=one.quantisation,
                     files=tuple(file.path for file in one.files),
                     size_bytes=one.size_bytes,
-                    fit=None
-                    if header is None
-                    else fit(header, one.size_bytes, room, speed)
-                    if one is known[0]
-                    else fit(_as_large(header, one.size_bytes), one.size_bytes, room, speed),
+                    fit=None if header is None else fit(header, one.size_bytes, room, speed),
                 )
                 for one in known
             ),
@@ -211,8 +207,3 @@ class Finding:
             while len(self._kept) > KEPT_MAX:
                 self._kept.popitem(last=False)
         return answer
-
-
-def _as_large(header: gguf.GGUF, size_bytes: int) -> gguf.GGUF:
-    """The header as that of a quantisation of another size."""
-    return msgspec.structs.replace(header, size_bytes=size_bytes)

@@ -33,11 +33,11 @@ class Fit(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def fit(header: gguf.GGUF, size_bytes: int, room_bytes: int, bytes_per_s: float | None) -> Fit:
-    """The forecast for a model of `size_bytes` in all its parts, whose first part has this header."""
+    """The forecast for a model of `size_bytes` in all its parts, whose header is this but for its quantisation."""
+    header = msgspec.structs.replace(header, size_bytes=size_bytes)
     room, longest = int(room_bytes * ROOM_SHARE), min(SESSION_TOKENS, header.context_length or SESSION_TOKENS)
-    beside = size_bytes - header.size_bytes
-    least = need(header, _settings(LEAST_TOKENS)).size_bytes + beside
-    session = need(header, _settings(LEAST_TOKENS + longest)).size_bytes + beside - least
+    least = need(header, _settings(LEAST_TOKENS)).size_bytes
+    session = need(header, _settings(LEAST_TOKENS + longest)).size_bytes - least
     sessions = max(0, room - least) // max(1, session)
     read = size_bytes * _read_share(header)
     return Fit(
