@@ -167,12 +167,13 @@ class Guardrails:
             return
         counts = Counter(span.kind for span in spans)
         kinds = " ".join(f"{kind}:{count}" for kind, count in sorted(counts.items()))
-        log.info("guardrail %s %s %s (%s) in request %s", rule.name, stage, outcome, kinds, who.request_id)
+        if outcome != "failed":
+            log.info("guardrail %s %s %s (%s) in request %s", rule.name, stage, outcome, kinds, who.request_id)
         self._found(msgspec.structs.replace(who, guardrail=rule.name, stage=stage, outcome=outcome, kinds=kinds))
 
     def failed(self, rule: Rule, stage: Stage, who: Found, reason: GuardrailFailed) -> None:
         """Count a failure; raises where that means that nothing may pass."""
-        log.warning("guardrail %s failed: %s", rule.name, reason)
+        log.warning("guardrail %s failed in request %s: %s", rule.name, who.request_id, reason)
         self.note(rule, stage, "failed", who)
         if not rule.open:
             raise rule.unavailable()
