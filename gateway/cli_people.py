@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gateway import cli_log_ins, cli_money, command
 
@@ -14,6 +14,24 @@ if TYPE_CHECKING:
 
 PAGE = 1000
 ROLES = ("owner", "admin", "member", "viewer")
+
+
+class _Kind(NamedTuple):
+    """What organisations, teams and people have in common: `name` is the option that says which one is meant,
+    `settable` are the options that say what it is to be, `columns` those of a list."""
+
+    name: str
+    settable: tuple[str, ...]
+    columns: tuple[str, ...]
+
+
+_ORG = _Kind("org", ("name", "archived"), ("id", "name", "created_us", "archived_us"))
+_TEAM = _Kind("team", ("name", "archived"), ("id", "org_id", "name", "created_us", "archived_us"))
+_USER = _Kind(
+    "user",
+    ("name", "email", "role", "admin", "disabled"),
+    ("id", "org_id", "email", "name", "role", "admin", "created_us", "disabled_us"),
+)
 
 
 def add_commands(commands: Any) -> None:
@@ -49,29 +67,37 @@ def _add_limits(verb: argparse.ArgumentParser, of: str, change: bool) -> None:
     cli_money.add_limit_options(verb, of)
 
 
-def _add_orgs(verbs: Any) -> None:
-    create = _verb(verbs, "create", _orgs_create, "make an organisation", "name")
-    _verb(verbs, "list", _orgs_list, "list all organisations")
-    _verb(verbs, "show", _orgs_show, "everything about an organisation", "org")
-    change = _verb(verbs, "set", _orgs_set, "change an organisation; what is not given stays as it is", "org")
+def _add_shared(verbs: Any, kind: _Kind, what: str, ends: Sequence[tuple[str, str, bool]]) -> argparse.ArgumentParser:
+    """The verbs that all of them have; `ends` are those that set one's last option of `settable`. The one that sets."""
+    listing = _verb(verbs, "list", _list, f"list all {'people' if kind is _USER else what + 's'}")
+    if kind is not _ORG:
+        listing.add_argument("--org", metavar="ORG", help="only those of this organisation")
+    article = "an" if kind is _ORG else "a"
+    showing = _verb(verbs, "show", _show, f"everything about {article} {what}", kind.name)
+    change: argparse.ArgumentParser = _verb(
+        verbs, "set", _set, f"change {article} {what}; what is not given stays as it is", kind.name
+    )
     change.add_argument("--name")
-    _add_limits(create, "organisation", False)
-    _add_limits(change, "organisation", True)
-    for name, summary in (("archive", "refuse all of its keys"), ("restore", "let its keys in again")):
-        _verb(verbs, name, _orgs_set, summary, "org").set_defaults(archived=name == "archive")
+    _add_limits(change, what, True)
+    last = [_verb(verbs, name, _set, summary, kind.name) for name, summary, _ in ends]
+    for verb, (_, _, ended) in zip(last, ends, strict=True):
+        verb.set_defaults(**{kind.settable[-1]: ended})
+    for verb in (listing, showing, change, *last):
+        verb.set_defaults(kind=kind)
+    return change
+
+
+_ARCHIVING = (("archive", "refuse all of its keys", True), ("restore", "let its keys in again", False))
+
+
+def _add_orgs(verbs: Any) -> None:
+    _add_limits(_verb(verbs, "create", _orgs_create, "make an organisation", "name"), "organisation", False)
+    _add_shared(verbs, _ORG, "organisation", _ARCHIVING)
 
 
 def _add_teams(verbs: Any) -> None:
-    create = _verb(verbs, "create", _teams_create, "make a team", "org", "name")
-    listing = _verb(verbs, "list", _teams_list, "list all teams")
-    listing.add_argument("--org", metavar="ORG", help="only those of this organisation")
-    _verb(verbs, "show", _teams_show, "everything about a team", "team")
-    change = _verb(verbs, "set", _teams_set, "change a team; what is not given stays as it is", "team")
-    change.add_argument("--name")
-    _add_limits(create, "team", False)
-    _add_limits(change, "team", True)
-    for name, summary in (("archive", "refuse all of its keys"), ("restore", "let its keys in again")):
-        _verb(verbs, name, _teams_set, summary, "team").set_defaults(archived=name == "archive")
+    _add_limits(_verb(verbs, "create", _teams_create, "make a team", "org", "name"), "team", False)
+    _add_shared(verbs, _TEAM, "team", _ARCHIVING)
 
 
 def _add_members(verbs: Any) -> None:
@@ -87,18 +113,14 @@ def _add_members(verbs: Any) -> None:
 def _add_users(verbs: Any) -> None:
     create = _verb(verbs, "create", _users_create, "make a user", "email")
     create.add_argument("--org", metavar="ORG", help="the organisation; an administrator of the gateway may have none")
-    listing = _verb(verbs, "list", _users_list, "list all people")
-    listing.add_argument("--org", metavar="ORG", help="only those of this organisation")
-    _verb(verbs, "show", _users_show, "everything about a user", "user")
-    change = _verb(verbs, "set", _users_set, "change a user; what is not given stays as it is", "user")
+    create.add_argument("--name")
+    _add_limits(create, "user", False)
+    disabling = (("disable", "refuse all keys and log-ins of a user", True), ("enable", "let a user in again", False))
+    change = _add_shared(verbs, _USER, "user", disabling)
     change.add_argument("--email")
     for verb in (create, change):
-        verb.add_argument("--name")
         verb.add_argument("--role", choices=ROLES, help="in the organisation")
         verb.add_argument("--admin", choices=("yes", "no"), help="whether to administrate the whole gateway")
-        _add_limits(verb, "user", verb is change)
-    for name, summary in (("disable", "refuse all keys and log-ins of a user"), ("enable", "let a user in again")):
-        _verb(verbs, name, _users_set, summary, "user").set_defaults(disabled=name == "disable")
     cli_log_ins.add_verbs(verbs, _verb, ROLES)
 
 
@@ -169,41 +191,64 @@ def _do(options: argparse.Namespace, work: Callable[[Directory], Awaitable[Any]]
     return 0
 
 
+def _domain(kind: _Kind, directory: Directory) -> Any:
+    """What reads and changes things of a kind."""
+    from gateway.auth.orgs import Orgs
+    from gateway.auth.teams import Teams
+    from gateway.auth.users import Users
+
+    return {"org": Orgs, "team": Teams, "user": Users}[kind.name](directory)
+
+
+async def _identity(options: argparse.Namespace, directory: Directory) -> str:
+    """Which one is meant; people are also named by their addresses."""
+    kind: _Kind = options.kind
+    named = getattr(options, kind.name)
+    return str(await command.user_id(directory, named) if kind is _USER else named)
+
+
+def _list(options: argparse.Namespace) -> int:
+    kind: _Kind = options.kind
+    within = {"org_id": options.org} if hasattr(options, "org") else {}
+
+    def work(directory: Directory) -> Awaitable[list[Any]]:
+        return _all(lambda after: _domain(kind, directory).list(command.operator(), PAGE, after, **within))
+
+    return _print_all(options, command.with_directory(options, work), kind.columns)
+
+
+def _show(options: argparse.Namespace) -> int:
+    async def work(directory: Directory) -> Any:
+        return await _domain(options.kind, directory).get(command.operator(), await _identity(options, directory))
+
+    return _do(options, work)
+
+
+def _set(options: argparse.Namespace) -> int:
+    from gateway.auth.orgs import OrgChange
+    from gateway.auth.teams import TeamChange
+    from gateway.auth.users import UserChange
+
+    kind: _Kind = options.kind
+    changes: dict[str, type[Any]] = {"org": OrgChange, "team": TeamChange, "user": UserChange}
+    change = _asked(options, changes[kind.name], *kind.settable)
+    _check_asked(change)
+
+    async def work(directory: Directory) -> Any:
+        identity = await _identity(options, directory)
+        changed = await _domain(kind, directory).change(command.operator(), identity, change)
+        await command.note(directory, f"{kind.name}.change", changed.id, **_changed(change))
+        return changed
+
+    return _do(options, work)
+
+
 def _orgs_create(options: argparse.Namespace) -> int:
     from gateway.auth.orgs import Orgs
 
     async def work(directory: Directory) -> Any:
         org = await _asked(options, lambda **more: Orgs(directory).create(command.operator(), options.name, **more))
         await command.note(directory, "org.create", org.id, name=org.name)
-        return org
-
-    return _do(options, work)
-
-
-def _orgs_list(options: argparse.Namespace) -> int:
-    from gateway.auth.orgs import Orgs
-
-    orgs = command.with_directory(
-        options, lambda directory: _all(lambda after: Orgs(directory).list(command.operator(), PAGE, after))
-    )
-    return _print_all(options, orgs, ("id", "name", "created_us", "archived_us"))
-
-
-def _orgs_show(options: argparse.Namespace) -> int:
-    from gateway.auth.orgs import Orgs
-
-    return _do(options, lambda directory: Orgs(directory).get(command.operator(), options.org))
-
-
-def _orgs_set(options: argparse.Namespace) -> int:
-    from gateway.auth.orgs import OrgChange, Orgs
-
-    change = _asked(options, OrgChange, "name", "archived")
-    _check_asked(change)
-
-    async def work(directory: Directory) -> Any:
-        org = await Orgs(directory).change(command.operator(), options.org, change)
-        await command.note(directory, "org.change", org.id, **_changed(change))
         return org
 
     return _do(options, work)
@@ -216,38 +261,6 @@ def _teams_create(options: argparse.Namespace) -> int:
         teams = Teams(directory)
         team = await _asked(options, lambda **more: teams.create(command.operator(), options.org, options.name, **more))
         await command.note(directory, "team.create", team.id, name=team.name, org=team.org_id)
-        return team
-
-    return _do(options, work)
-
-
-def _teams_list(options: argparse.Namespace) -> int:
-    from gateway.auth.teams import Teams
-
-    teams = command.with_directory(
-        options,
-        lambda directory: _all(
-            lambda after: Teams(directory).list(command.operator(), PAGE, after, org_id=options.org)
-        ),
-    )
-    return _print_all(options, teams, ("id", "org_id", "name", "created_us", "archived_us"))
-
-
-def _teams_show(options: argparse.Namespace) -> int:
-    from gateway.auth.teams import Teams
-
-    return _do(options, lambda directory: Teams(directory).get(command.operator(), options.team))
-
-
-def _teams_set(options: argparse.Namespace) -> int:
-    from gateway.auth.teams import TeamChange, Teams
-
-    change = _asked(options, TeamChange, "name", "archived")
-    _check_asked(change)
-
-    async def work(directory: Directory) -> Any:
-        team = await Teams(directory).change(command.operator(), options.team, change)
-        await command.note(directory, "team.change", team.id, **_changed(change))
         return team
 
     return _do(options, work)
@@ -329,41 +342,6 @@ def _users_create(options: argparse.Namespace) -> int:
             "admin",
         )
         await command.note(directory, "user.create", user.id, email=user.email, role=user.role, admin=user.admin)
-        return user
-
-    return _do(options, work)
-
-
-def _users_list(options: argparse.Namespace) -> int:
-    from gateway.auth.users import Users
-
-    users = command.with_directory(
-        options,
-        lambda directory: _all(
-            lambda after: Users(directory).list(command.operator(), PAGE, after, org_id=options.org)
-        ),
-    )
-    return _print_all(options, users, ("id", "org_id", "email", "name", "role", "admin", "created_us", "disabled_us"))
-
-
-def _users_show(options: argparse.Namespace) -> int:
-    from gateway.auth.users import Users
-
-    async def work(directory: Directory) -> Any:
-        return await Users(directory).get(command.operator(), await _user(directory, options))
-
-    return _do(options, work)
-
-
-def _users_set(options: argparse.Namespace) -> int:
-    from gateway.auth.users import UserChange, Users
-
-    change = _asked(options, UserChange, "name", "email", "role", "admin", "disabled")
-    _check_asked(change)
-
-    async def work(directory: Directory) -> Any:
-        user = await Users(directory).change(command.operator(), await _user(directory, options), change)
-        await command.note(directory, "user.change", user.id, **_changed(change))
         return user
 
     return _do(options, work)
