@@ -117,9 +117,9 @@ class Relaying:
 
 
 def _check_encoding(headers: Headers) -> None:
-    given = header_of(headers, b"content-encoding")
-    if given is not None and given.lower() != b"identity":
-        raise UpstreamInvalid("The provider compressed its answer, which was not asked for.")
+    for name, value in headers:
+        if name == b"content-encoding" and value.lower() != b"identity":
+            raise UpstreamInvalid("The provider compressed its answer, which was not asked for.")
 
 
 class _Stream:
