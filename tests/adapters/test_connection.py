@@ -379,17 +379,18 @@ def test_a_paused_reader_does_not_time_out_and_goes_on_after_it() -> None:
 def test_who_gives_up_drops_the_connection(factory: Loop) -> None:
     async def main() -> None:
         door = client()
-        gone = asyncio.Event()
+        begun, gone = asyncio.Event(), asyncio.Event()
 
         async def script(peer: Peer) -> None:
             await peer.request()
             await peer.send(OK[:-2])
+            begun.set()
             await peer.gone()
             gone.set()
 
         async with upstream(script) as up:
             sending = asyncio.create_task(ask(door, up))
-            await asyncio.sleep(0.05)
+            await begun.wait()
             sending.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await sending
