@@ -2,13 +2,16 @@
 
 Both stand in front of the same mock provider, one after the other in changing order, each on one core of its own; the
 mock and the load generator, in C, have the others. `bare` is a gateway without keys, `governed` one with keys, rate
-limits, a budget and the ledger. Printed are medians over the repetitions and of the ratios to nginx, and no verdict.
+limits, a budget and the ledger. With `--only nginx,bare,litellm` LiteLLM's proxy is in the same run, installed into an
+environment of its own under `~/.cache`. Printed are medians over the repetitions and of the ratios to nginx, and no
+verdict.
 """
 
 import argparse
 import contextlib
 import json
 import os
+import secrets
 import shutil
 import statistics
 import subprocess
@@ -49,6 +52,13 @@ providers: [{{name: mock, kind: openai-compatible, base_url: "http://127.0.0.1:{
 routes:
   - name: public
     groups: [[{{provider: mock, model: mock, price: {{input: "0.15", output: "0.60"}}}}]]
+"""
+LITELLM = "1.106.2"
+LITELLM_CONFIG = """
+model_list:
+  - model_name: public
+    litellm_params: {{model: openai/mock, api_base: "http://127.0.0.1:{mock}/v1", api_key: none}}
+general_settings: {{master_key: "{key}"}}
 """
 LIMITS = """
 limits:
@@ -167,6 +177,22 @@ def gateway(bench: Bench, name: str, *, governed: bool) -> Iterator[Side]:
         yield Side(name, port, one.pid, key)
 
 
+@contextlib.contextmanager
+def litellm(bench: Bench) -> Iterator[Side]:
+    """LiteLLM's proxy with one worker and no database; it does not start without a key."""
+    environment = Path.home() / f".cache/gateway-bench/litellm-{LITELLM}"
+    if not (environment / "ready").exists():
+        subprocess.run([sys.executable, "-m", "venv", environment], check=True)
+        subprocess.run([environment / "bin/pip", "install", "--quiet", f"litellm[proxy]=={LITELLM}"], check=True)
+        (environment / "ready").touch()
+    port, config, key = free_port(), bench.folder / "litellm.yaml", f"sk-{secrets.token_hex(32)}"
+    config.write_text(LITELLM_CONFIG.format(mock=bench.mock_port, key=key))
+    command = [str(environment / "bin/litellm"), "--config", str(config), "--host", "127.0.0.1", "--port", str(port)]
+    url = f"http://127.0.0.1:{port}/health/liveliness"
+    with server_process(command, url, bench.folder / "litellm.log", [bench.server_core]) as one:
+        yield Side("litellm", port, one.pid, key)
+
+
 def messages(size: int) -> list[dict[str, str]]:
     return [{"role": "user", "content": "hello there " * (size // 12)}]
 
@@ -230,7 +256,7 @@ def show(results: dict[str, list[dict[str, float]]]) -> None:
 def endure(bench: Bench, sides: list[Side], requests: int) -> None:
     """Memory over many requests."""
     for side in sides:
-        if side.name == "nginx":
+        if side.name in ("nginx", "litellm"):
             continue
         small = bench.request(side, "small", messages=messages(800), max_tokens=100)
         sizes = []
@@ -248,7 +274,7 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=5.0, help="per measurement")
     parser.add_argument("--endure", type=int, default=0, metavar="REQUESTS", help="also watch memory over so many")
-    parser.add_argument("--only", default="nginx,bare,governed", help="which sides")
+    parser.add_argument("--only", default="nginx,bare,governed", help="which sides; also litellm")
     chosen = parser.parse_args()
     if shutil.which("gcc") is None:
         parser.exit(1, "gcc is needed: apt-get install gcc\n")
@@ -272,6 +298,8 @@ def main() -> None:
             sides.append(stack.enter_context(nginx(bench)))
         own = [name for name in ("bare", "governed") if name in wanted]
         sides += [stack.enter_context(gateway(bench, name, governed=name == "governed")) for name in own]
+        if "litellm" in wanted:
+            sides.append(stack.enter_context(litellm(bench)))
         results: dict[str, list[dict[str, float]]] = {side.name: [] for side in sides}
         for repetition in range(chosen.repetitions):
             for side in sides if repetition % 2 == 0 else reversed(sides):
