@@ -333,7 +333,7 @@ def inbound_tokens(body: bytes) -> int:
             end = body.find(b'"', source.end())
             tokens -= max(0, end - source.end())
             images += 1
-    if len(body) <= URLS_BYTES:
+    if len(body) <= URLS_BYTES and b"image" in body:
         # Each part names its type and has a member of that name.
         images = max(images, (body.count(b'"image_url"') + 1) // 2, body.count(b'"input_image"'))
     return tokens + IMAGE_TOKENS * images

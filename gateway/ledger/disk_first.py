@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import islice
 
 import msgspec
 
@@ -134,7 +135,7 @@ class DiskFirst:
 
     async def _take(self) -> None:
         """Commit the next entries, and forget the segments that hold no later ones."""
-        group = [self._behind[i] for i in range(min(len(self._behind), GROUP_MAX))]
+        group = list(islice(self._behind, GROUP_MAX))
         await self._commit([entry for entry, _, _ in group])
         if self._from_disk:
             return

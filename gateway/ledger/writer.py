@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import islice
 from typing import Protocol
 
 import msgspec
@@ -121,7 +122,7 @@ class Writer:
                 self._more.clear()
                 await self._more.wait()
                 continue
-            group = [self._pending[i] for i in range(min(len(self._pending), GROUP_MAX))]
+            group = list(islice(self._pending, GROUP_MAX))
             try:
                 await self._keeper.keep([entry for entry, _ in group])
                 self._stuck = False

@@ -76,6 +76,27 @@ def test_sums_are_exact_integers(with_database: With) -> None:
     with_database(work)
 
 
+@pytest.mark.parametrize("count", [0, 1, 9, 10, 137])
+def test_many_rows_are_all_added_or_none(with_database: With, count: int) -> None:
+    async def work(database: Database) -> None:
+        rows = [(number, f"text {number}") for number in range(1000, 1000 + count)]
+        await database.insert("t", ("id", "text"), rows)
+        assert await database.query("SELECT id, text FROM t ORDER BY id") == [{"id": id, "text": t} for id, t in rows]
+
+        async def again(inside: Statements) -> None:
+            await inside.insert("t", ("id", "text"), [(5, "new"), (6, "new too"), *rows[-1:]])
+
+        if rows:
+            with pytest.raises(Conflict):
+                await database.run(again)
+        with pytest.raises(Conflict):
+            async with database.transaction() as inside:
+                await inside.insert("t", ("id",), [(7,), (13,)])
+        assert len(await database.query("SELECT id FROM t")) == count
+
+    with_database(work)
+
+
 def test_rows_are_inserted_once_or_updated(with_database: With) -> None:
     async def work(database: Database) -> None:
         once = "INSERT INTO t (id, text) VALUES ($1, $2), ($3, $4) ON CONFLICT (id) DO NOTHING RETURNING id"
