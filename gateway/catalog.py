@@ -71,6 +71,7 @@ class Target:
         price: Price | None = None,
         prices: Mapping[str, Price | None] | None = None,
         caching: Caching | None = None,
+        default: bool = False,
     ) -> None:
         self.name = name
         self.caching = caching
@@ -81,6 +82,7 @@ class Target:
         self.aliases = aliases
         self.created_s = created_s
         self.parent = parent
+        self.default = default
         self._loras = () if lora is None else (Lora(lora),)
 
     @property
@@ -147,8 +149,10 @@ class Catalog:
         return target
 
     def only(self, principal: Principal) -> Target:
-        """The one model there is, for requests that may leave it out; its adapters are no further ones."""
+        """The model for requests that may leave it out: the default one, or the only one there is. The adapters of a
+        model are no further ones, and a name that is not known never leads here."""
         targets = [target for target in self.list(principal) if target.parent is None]
+        targets = [target for target in targets if target.default] or targets
         if len(targets) != 1:
             raise InvalidRequest("Missing required parameter: 'model'.", param="model")
         return targets[0]

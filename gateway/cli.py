@@ -18,6 +18,7 @@ from gateway import (
     cli_models,
     cli_money,
     cli_people,
+    cli_pool,
     cli_pull,
     cli_served,
     cli_sessions,
@@ -88,6 +89,7 @@ def parser() -> argparse.ArgumentParser:
     cli_audit.add_commands(commands, command.add, command.add_config_options)
     _add_models(commands)
     cli_pull.add_commands(commands)
+    cli_pool.add_commands(commands, DEFAULT_URL)
     _add_sessions(commands)
     _add_chat(commands)
     _add_bench(commands)

@@ -257,8 +257,10 @@ def conflicts(config: Config) -> Iterator[tuple[str, str]]:
 
 
 def _name_conflicts(config: Config) -> Iterator[tuple[str, str]]:
-    """Public names that are missing what they stand for, or stand for two models."""
+    """Public names that are missing what they stand for, or stand for two models; and a second default."""
     names: list[tuple[str, str]] = []
+    for i in [i for i, model in enumerate(config.models) if model.default][1:]:
+        yield f"models[{i}].default", "there is a default model already"
     for i, model in enumerate(config.models):
         if model.file == "":
             yield f"models[{i}]", "path is missing (or a script)"

@@ -62,6 +62,7 @@ class ModelConfig(Section, frozen=True, kw_only=True):
     script: LocalPath | None = None
     aliases: tuple[ModelName, ...] = ()
     queue_depth_max: Annotated[int, Meta(ge=1, le=100_000)] = 64
+    default: bool = False
     lazy: bool = False
     pinned: bool = False
     priority: Annotated[int, Meta(ge=-1000, le=1000)] = 0

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from adapters.llama_cpp import LlamaCpp
 from adapters.llama_cpp.messages import SessionCounters
+from adapters.llama_cpp.pool import Pool
 from adapters.shared.guest import Shared
 from gateway.audit import Audit
 from gateway.ledger.store import Ledger
@@ -39,6 +40,17 @@ def of_models(models: Iterable[LlamaCpp | Shared]) -> Iterator[Gauge]:
                 yield "gateway_images_reused_total", labels, status.busyness.images_reused
                 yield "gateway_image_cache_bytes", labels, status.busyness.image_cache_bytes
         yield from of_sessions(model.name, model.session_counters)
+
+
+def of_pool(pool: Pool) -> Iterator[Gauge]:
+    """What is in memory, and who waits for it."""
+    for name, resident in pool.residents.items():
+        taken = 0 if resident.place == "out" else resident.size_bytes
+        yield "gateway_model_memory_bytes", (name,), taken
+        yield "gateway_model_waiting", (name,), len(resident.arrivals)
+        yield "gateway_model_loads_total", (name,), resident.loads
+    yield "gateway_pool_memory_bytes", (), pool.taken_bytes
+    yield "gateway_pool_memory_max_bytes", (), pool.settings.memory_bytes
 
 
 def of_sessions(model: str, counters: SessionCounters) -> Iterator[Gauge]:

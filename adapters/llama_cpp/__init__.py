@@ -83,6 +83,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     queue_depth: int
     running: int
     busyness: Busyness | None
+    eta_s: float
+    sessions: SessionCounters
 
 
 class LlamaCpp:
@@ -186,7 +188,7 @@ class LlamaCpp:
 
     def status(self) -> Status:
         worker, door = self._worker, self.door
-        out = door is not None and worker.state == "stopped"
+        out = door is not None and (worker.state == "stopped" or door.place == "going")
         return Status(
             name=self.name,
             state=door.state if door is not None and out else worker.state,
@@ -197,13 +199,15 @@ class LlamaCpp:
             queue_depth=self._places.queue.waiting + self._embedding.queue.waiting,
             running=self._places.queue.running + self._embedding.queue.running,
             busyness=worker.busyness,
+            eta_s=self.eta_s(),
+            sessions=worker.sessions.value,
         )
 
     def eta_s(self) -> float:
         """Seconds that a request which came now would wait for its turn; infinite while the model cannot serve."""
-        if self._worker.unavailable() is None:
-            return self._places.eta_s()
-        return math.inf if self.door is None else self.door.eta_s()
+        if self.door is not None and not self.door.open:
+            return self.door.eta_s()
+        return math.inf if self._worker.unavailable() is not None else self._places.eta_s()
 
     @property
     def session_counters(self) -> SessionCounters:

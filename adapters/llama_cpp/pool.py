@@ -135,11 +135,18 @@ class Pool:
         self.think()
 
     def reset(self, name: str) -> None:
-        """Forget that a model failed, and try again."""
+        """Forget that a model failed, look at its files anew, and try again."""
         resident = self.residents[name]
+        if resident.place == "out":
+            resident.need = None
         resident.failed = False
         resident.fetched()
         self.load(name)
+
+    @property
+    def taken_bytes(self) -> int:
+        """What is taken, by what is coming and going too."""
+        return sum(one.size_bytes for one in self.residents.values() if one.place != "out")
 
     # Deciding, and acting on it
 
@@ -179,7 +186,7 @@ class Pool:
         for name, resident in self.residents.items():
             resident.held = name in decided.hold
             resident.begins_s = decided.begins_s.get(name, 0.0)
-            if resident.arrivals and resident.enter_now():
+            if resident.arrivals and resident.open:
                 resident.arrivals.let_in()
         places = [resident.place for resident in self.residents.values()]
         if "going" not in places and places.count("coming") < self._rules.loads_max:

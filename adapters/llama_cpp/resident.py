@@ -136,9 +136,14 @@ class Resident:
 
     # The door
 
+    @property
+    def open(self) -> bool:
+        """Whether requests may come in at once."""
+        return self.place == "in" and not self.held and not self.leaving and self.model.absence() is None
+
     def enter_now(self) -> bool:
         """Whether a request may come in at once. Nothing may be awaited before it said its first word to the model."""
-        if self.place != "in" or self.held or self.leaving or self.model.absence() is not None:
+        if not self.open:
             return False
         self.used_s = self._clock()
         return True
@@ -266,6 +271,13 @@ class Resident:
         self.trouble, self.retry_s = reason, self._clock() + wait_s
         self.arrivals.send_away(ModelUnavailable("The model's files cannot be fetched now.", retry_after_s=wait_s))
         return wait_s
+
+    @property
+    def idle_s(self) -> float | None:
+        """How long it has been there without a request; None while it is not there."""
+        if self.place != "in":
+            return None
+        return 0.0 if self.model.busy else round(self._clock() - self.used_s, 1)
 
     def came(self, took_s: float) -> None:
         """It is in memory."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from adapters.llama_cpp.pool import Pool
 from gateway.api import openai
 from gateway.api.admin.audit import AuditRoutes
 from gateway.api.admin.cache import CacheRoutes
@@ -19,6 +20,7 @@ from gateway.api.admin.ledger import LedgerRoutes
 from gateway.api.admin.library import LibraryRoutes
 from gateway.api.admin.links import LinkRoutes
 from gateway.api.admin.orgs import OrgRoutes
+from gateway.api.admin.pool import PoolRoutes
 from gateway.api.admin.prices import PriceRoutes
 from gateway.api.admin.routes import Admin, Route
 from gateway.api.admin.served import ProviderRoutes, RouteRoutes
@@ -94,6 +96,7 @@ class Parts(NamedTuple):
     directory: Directory | None = None
     keyring: Keyring | None = None
     passthrough: PassThrough | None = None
+    pool: Pool | None = None
     standings: Callable[[], Mapping[str, Standing]] = dict
     live: Live | None = None
     router: Callable[[str], Router | None] = lambda name: None
@@ -148,5 +151,6 @@ def admin_routes(parts: Parts) -> tuple[Route, ...]:
         *LibraryRoutes(library and library.imports).routes(),
         *LinkRoutes(library and library.links).routes(),
         *HubRoutes(library and library.finding, library.folders if library else ()).routes(),
+        *PoolRoutes(parts.config, parts.pool, parts.health.statuses).routes(),
         *ServerRoutes(parts.config, parts.catalog, parts.health.statuses).routes(),
     )

@@ -173,7 +173,8 @@ async def opened(config: Config, station: Station | None = None) -> AsyncIterato
         pool = open_pool(config, adapters)
         stack.push_async_callback(pool.close)
         wheel = Wheel(config.server, _reporter(telemetry, access_log))
-        telemetry.gauge_source(lambda: [*gauges.of_models(models), ("gateway_connections", (), len(wheel.connections))])
+        telemetry.gauge_source(lambda: [*gauges.of_models(models), *gauges.of_pool(pool)])
+        telemetry.gauge_source(lambda: [("gateway_connections", (), len(wheel.connections))])
         process = secrets.token_hex(NAME_CHARS // 2)
         outbox = outbox_of(Path(config.data_dir), station.number if station else 0)
         limiter, ledger = await open_money(config, database, shared, telemetry, stack, process, outbox)
@@ -189,6 +190,7 @@ async def opened(config: Config, station: Station | None = None) -> AsyncIterato
         parts = parts._replace(passthrough=PassThrough(serving.remotes, serving.catalog, metering, guardrails))
         parts = parts._replace(standings=lambda: serving.standings, live=live, router=serving.router)
         parts = parts._replace(decisions=decisions, library=await open_library(config, database, stack), cache=cache)
+        parts = parts._replace(pool=pool)
         if database is not None and ledger is not None:
             directory = Directory(database, shared)
             keyring = Keyring(directory, load_pepper(Path(config.data_dir), config.auth.pepper))

@@ -66,7 +66,15 @@ def offered(
     for model, adapter in zip(config.models, models, strict=True):
         price, caching = prices.get(model.name), caching_of(config, model)
         targets.append(
-            Target(model.name, adapter, aliases=model.aliases, created_s=began_s, price=price, caching=caching)
+            Target(
+                model.name,
+                adapter,
+                aliases=model.aliases,
+                created_s=began_s,
+                price=price,
+                caching=caching,
+                default=model.default,
+            )
         )
         for lora in model.engine.loras:
             name, *aliases = (f"{known}:{lora.name}" for known in (model.name, *model.aliases))

@@ -55,6 +55,14 @@ def test_only_where_there_is_one() -> None:
     assert caught.value.param == "model"
 
 
+def test_the_default_is_meant_where_no_model_is_named_and_nowhere_else() -> None:
+    several = Catalog([Target("a", Scripted()), Target("b", Scripted(), default=True)])
+    assert several.only(ANYBODY).name == "b"
+    assert several.only(restricted(("a",))).name == "a", "it may not be used"
+    with pytest.raises(GatewayError, match="does not exist"):
+        several.resolve(ANYBODY, "unknown")
+
+
 def test_a_name_cannot_mean_two_models() -> None:
     with pytest.raises(ValueError, match="'a' is used twice"):
         Catalog([Target("a", Scripted()), Target("b", Scripted(), aliases=("a",))])

@@ -141,6 +141,10 @@ REFUSED = [
     ("server: {[1]: 2}", ":1: a key must be plain text"),
     ("server: {port: 1}\n---\nserver: {port: 2}\n", "but found another document"),
     ("\tserver: 1", "found character '\\t'"),
+    (
+        "models:\n  - {name: a, path: a, default: true}\n  - {name: b, path: b, default: true}\n",
+        "at models[1].default: there is a default model already",
+    ),
 ]
 
 

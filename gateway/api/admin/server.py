@@ -1,4 +1,4 @@
-"""What the server offers, what of it is loaded and how busy that is, and the settings it was started with."""
+"""What the server offers, and the settings it was started with."""
 
 from __future__ import annotations
 
@@ -53,24 +53,8 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
     price: PriceShown | None
 
 
-class Engine(msgspec.Struct, frozen=True, kw_only=True):
-    """A model in memory, or on its way there. `details` is what it says of itself once it is ready."""
-
-    object: str = "pool.engine"
-    id: str
-    state: str
-    progress: float
-    reason: str | None
-    pid: int | None
-    queue_depth: int
-    running: int
-    kv_cells_used: int | None
-    kv_cells_max: int | None
-    details: dict[str, Any] | None
-
-
 class ServerRoutes:
-    """The catalog, the pool and the settings, to be looked at."""
+    """The catalog and the settings, to be looked at."""
 
     def __init__(self, config: Config, catalog: Catalog, statuses: Callable[[], Mapping[str, ModelStatus]]) -> None:
         self._config = config
@@ -90,15 +74,6 @@ class ServerRoutes:
             ),
             Route(
                 "GET",
-                "/admin/v1/pool",
-                "pool.read",
-                self.pool,
-                "What is loaded, and how busy it is",
-                "server",
-                answer=list[Engine],
-            ),
-            Route(
-                "GET",
                 "/admin/v1/settings",
                 "settings.read",
                 self.settings,
@@ -111,9 +86,6 @@ class ServerRoutes:
     async def models(self, call: Call[None, None]) -> Page[Offer]:
         statuses = self._statuses()
         return Page([offer(target, statuses) for target in self._catalog.list(call.principal)])
-
-    async def pool(self, call: Call[None, None]) -> Page[Engine]:
-        return Page([engine(name, status) for name, status in self._statuses().items()])
 
     async def settings(self, call: Call[None, None]) -> Response:
         shown = hidden(msgspec.to_builtins(self._config, enc_hook=_mask))
@@ -156,23 +128,6 @@ def price_shown(price: Price) -> PriceShown:
 
 def maybe_usd(nano: int | None) -> str | None:
     return None if nano is None else usd(nano)
-
-
-def engine(name: str, status: ModelStatus) -> Engine:
-    """A status as it is shown; one that runs nowhere else has less to say."""
-    busyness, info = getattr(status, "busyness", None), getattr(status, "info", None)
-    return Engine(
-        id=name,
-        state=status.state,
-        progress=round(status.progress, 3),
-        reason=getattr(status, "reason", None),
-        pid=getattr(status, "pid", None),
-        queue_depth=getattr(status, "queue_depth", 0),
-        running=getattr(status, "running", 0),
-        kv_cells_used=None if busyness is None else busyness.cells_used,
-        kv_cells_max=None if busyness is None else busyness.cells_max,
-        details=None if info is None else msgspec.structs.asdict(info),
-    )
 
 
 def hidden(settings: Any, name: str = "") -> Any:

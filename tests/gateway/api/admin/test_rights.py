@@ -123,6 +123,10 @@ NOBODYS = (
     *(f"{method} /admin/v1/routes/{{name:text}}" for method in ("GET", "PATCH", "DELETE")),
     *(f"{method} /admin/v1/providers/{{name:text}}" for method in ("GET", "PATCH", "DELETE")),
     *(f"{method} /admin/v1/providers/{{name:text}}/secret" for method in ("PUT", "DELETE")),
+    *(
+        f"POST /admin/v1/pool/{{id:path}}/{verb}"
+        for verb in ("load", "wake", "unload", "sleep", "pin", "unpin", "reset")
+    ),
 )
 
 

@@ -74,8 +74,5 @@ def test_models_have_their_prices_and_states(tmp_path: Path) -> None:
         assert (first["id"], first["aliases"], first["state"], first["context_tokens"]) == ("m", ["n"], "loading", 99)
         assert first["price"] == {"input": "1.0", "cached_input": "0.5", "output": "2.0", "table": "t"}
         assert (second["parent"], second["state"], second["price"]) == ("m", "loading", None)
-        (engine,) = (await desk.ask("admin", "GET", "/pool")).json()["data"]
-        assert (engine["id"], engine["state"], engine["progress"], engine["pid"]) == ("m", "loading", 0.25, None)
-        assert (await desk.ask("org_owner", "GET", "/pool")).status_code == 403
 
     at_desk(tmp_path, script)

@@ -1,0 +1,179 @@
+"""The pool of local models: what is in memory, what it does there, and what an operator wants there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from adapters.llama_cpp.pool import Pool
+from adapters.llama_cpp.resident import Resident
+from gateway import errors
+from gateway.api.admin.routes import Call, Query, Route, kept
+from gateway.api.health import ModelStatus
+from gateway.auth.records import not_found
+from gateway.config import Config
+
+
+class Engine(msgspec.Struct, frozen=True, kw_only=True):
+    """A model in memory, on its way there, or asleep; `details` is what it says of itself once it was loaded.
+
+    `waiting` requests wait for it to be loaded, `queue_depth` for a place in it, and `running` have one. `eta_s` is how
+    long a request that came now would wait in all; null: it would be refused. `memory_bytes` is what it takes, or will
+    take. What runs elsewhere, or plays a script, has less to say.
+    """
+
+    object: str = "pool.engine"
+    id: str
+    state: str
+    progress: float
+    reason: str | None
+    pid: int | None = None
+    queue_depth: int = 0
+    running: int = 0
+    waiting: int = 0
+    eta_s: float | None = None
+    tokens_per_s: float | None = None
+    kv_cells_used: int | None = None
+    kv_cells_max: int | None = None
+    memory_bytes: int | None = None
+    pinned: bool | None = None
+    lazy: bool | None = None
+    priority: int | None = None
+    ttl_s: float | None = None
+    held: bool | None = None
+    loads: int | None = None
+    load_s: float | None = None
+    idle_s: float | None = None
+    sessions: int | None = None
+    session_ram_bytes: int | None = None
+    session_disk_bytes: int | None = None
+    details: dict[str, Any] | None = None
+
+
+class PoolShown(msgspec.Struct, frozen=True, kw_only=True):
+    """All of them, and the memory that local models take of what they may."""
+
+    object: str = "list"
+    data: list[Engine]
+    has_more: bool = False
+    next_cursor: str | None = None
+    memory_bytes: int
+    memory_bytes_max: int | None
+
+
+class Unloading(Query, kw_only=True, frozen=True):
+    """`force` ends what runs."""
+
+    force: bool = False
+
+
+class PoolRoutes:
+    """The pool, looked at and changed."""
+
+    def __init__(self, config: Config, pool: Pool | None, statuses: Callable[[], Mapping[str, ModelStatus]]) -> None:
+        self._pool = pool
+        self._statuses = statuses
+        self._names = {name: model.name for model in config.models for name in (model.name, *model.aliases)}
+
+    def routes(self) -> tuple[Route, ...]:
+        return (
+            Route(
+                "GET",
+                "/admin/v1/pool",
+                "pool.read",
+                self.list,
+                "What is loaded, what sleeps, and how busy it is",
+                "pool",
+                answer=PoolShown,
+            ),
+            self._action("load", self.load, "Bring a model into memory, and back into service"),
+            self._action("wake", self.load, "The same as load"),
+            self._action("unload", self.unload, "Take a model out of service when what runs is done", Unloading),
+            self._action("sleep", self.sleep, "Take an idle model out of memory until somebody asks for it"),
+            self._action("pin", self.pin, "Keep a model in memory"),
+            self._action("unpin", self.unpin, "Let a model go again"),
+            self._action("reset", self.reset, "Forget that a model failed, and try again"),
+        )
+
+    def _action(self, verb: str, handler: Any, summary: str, query: type[Query] | None = None) -> Route:
+        path = f"/admin/v1/pool/{{id:path}}/{verb}"
+        return Route(
+            "POST", path, "pool.write", handler, summary, "pool", query=query, answer=Engine, action=f"pool.{verb}"
+        )
+
+    async def list(self, call: Call[None, None]) -> PoolShown:
+        residents = {} if self._pool is None else self._pool.residents
+        return PoolShown(
+            data=[engine(name, status, residents.get(name)) for name, status in self._statuses().items()],
+            memory_bytes=0 if self._pool is None else self._pool.taken_bytes,
+            memory_bytes_max=None if self._pool is None else self._pool.settings.memory_bytes,
+        )
+
+    async def load(self, call: Call[None, None]) -> Engine:
+        return self._do(call, lambda pool, name: pool.load(name))
+
+    async def unload(self, call: Call[Unloading, None]) -> Engine:
+        return self._do(call, lambda pool, name: pool.unload(name, force=call.query.force))
+
+    async def sleep(self, call: Call[None, None]) -> Engine:
+        def sleep(pool: Pool, name: str) -> None:
+            if not pool.sleep(name):
+                raise errors.error("conflict", "The model is busy: only an idle one can be put to sleep.")
+
+        return self._do(call, sleep)
+
+    async def pin(self, call: Call[None, None]) -> Engine:
+        return self._do(call, lambda pool, name: pool.pin(name, pinned=True))
+
+    async def unpin(self, call: Call[None, None]) -> Engine:
+        return self._do(call, lambda pool, name: pool.pin(name, pinned=False))
+
+    async def reset(self, call: Call[None, None]) -> Engine:
+        return self._do(call, lambda pool, name: pool.reset(name))
+
+    def _do(self, call: Call[Any, Any], act: Callable[[Pool, str], None]) -> Engine:
+        pool, name = kept(self._pool), self._names.get(call.path["id"], "")
+        if name not in pool.residents:
+            raise not_found()
+        act(pool, name)
+        call.note(name)
+        return engine(name, self._statuses()[name], pool.residents[name])
+
+
+def engine(name: str, status: ModelStatus, resident: Resident | None) -> Engine:
+    """A status as it is shown, with the place of a local model in memory."""
+    shown = Engine(
+        id=name, state=status.state, progress=round(status.progress, 3), reason=getattr(status, "reason", None)
+    )
+    return shown if resident is None else _local(shown, status, resident)
+
+
+def _local(shown: Engine, status: Any, resident: Resident) -> Engine:
+    busyness, info, eta_s = status.busyness, status.info, status.eta_s
+    return msgspec.structs.replace(
+        shown,
+        pid=status.pid,
+        queue_depth=status.queue_depth,
+        running=status.running,
+        waiting=len(resident.arrivals),
+        eta_s=round(eta_s, 1) if math.isfinite(eta_s) else None,
+        tokens_per_s=None if busyness is None else round(busyness.running * 1e6 / busyness.decode_us_per_token, 1),
+        kv_cells_used=None if busyness is None else busyness.cells_used,
+        kv_cells_max=None if busyness is None else busyness.cells_max,
+        memory_bytes=resident.size_bytes,
+        pinned=resident.pinned,
+        lazy=resident.how.lazy,
+        priority=resident.how.priority,
+        ttl_s=resident.how.ttl_s,
+        held=resident.held,
+        loads=resident.loads,
+        load_s=None if resident.load_s is None else round(resident.load_s, 1),
+        idle_s=resident.idle_s,
+        sessions=status.sessions.sessions,
+        session_ram_bytes=status.sessions.ram_bytes,
+        session_disk_bytes=status.sessions.disk_bytes,
+        details=None if info is None else msgspec.structs.asdict(info),
+    )
