@@ -175,7 +175,7 @@ def _check(options: argparse.Namespace) -> int:
     print(f"sessions    {'encrypted' if engines.encryption_key(config.sessions) else 'not encrypted'}")
     for model in config.models:
         names = " ".join((model.name, *model.aliases))
-        print(f"model       {names}: {model.file}")
+        print(f"model       {names}: {model.file or model.pull}")
     for route in config.routes:
         names = " ".join((route.name, *route.aliases))
         targets = ", ".join(f"{one.model} of {one.provider}" for group in route.groups for one in group)

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import signal
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from gateway import command
 
 if TYPE_CHECKING:
     from gateway.config import Config
-    from gateway.library.pull import Progress, Pulls
+    from gateway.library.pull import Progress
 
 BAR_CELLS = 30
 LINE_EVERY_S = 5.0
@@ -47,11 +45,9 @@ def _pull(options: argparse.Namespace) -> int:
 
 
 async def _carry_out(config: Config, options: argparse.Namespace, reference: Any) -> Progress:
-    from gateway.hubs import hub_settings
-    from gateway.library.hub import Hub
+    from gateway.hubs import open_pulls
 
-    hub = Hub(hub_settings(config))
-    pulls = open_pulls(config, hub)
+    pulls = open_pulls(config)
     pull = pulls.start(reference, "dataset" if options.dataset else "model", update=options.update)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -65,27 +61,7 @@ async def _carry_out(config: Config, options: argparse.Namespace, reference: Any
     finally:
         bar.end()
         await pulls.close()
-        hub.close()
     return pull.progress()
-
-
-def open_pulls(config: Config, hub: Any) -> Pulls:
-    """The pulls of a configuration."""
-    from gateway.library.hardware import room_bytes
-    from gateway.library.pull import Pulls
-    from gateway.library.store import LockFile, Store
-
-    return Pulls(
-        hub, Store(cache_folder(config)), LockFile(Path(config.data_dir) / "models.lock"), room_bytes=room_bytes
-    )
-
-
-def cache_folder(config: Config) -> Path:
-    """Where files of hubs lie: as configured, else where the hub's own tools look."""
-    if config.library.dir is not None:
-        return Path(config.library.dir)
-    home = os.environ.get("HF_HOME") or str(Path("~/.cache/huggingface").expanduser())
-    return Path(os.environ.get("HF_HUB_CACHE") or str(Path(home) / "hub"))
 
 
 class Bar:

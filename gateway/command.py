@@ -105,7 +105,7 @@ def load(options: argparse.Namespace, models: Sequence[str] = ()) -> Config:
 
 def require_models(config: Config) -> None:
     for model in config.models:
-        if not Path(model.file).is_file():
+        if model.pull is None and not Path(model.file).is_file():
             raise CommandError(f"model {model.name}: there is no file {model.file}")
 
 

@@ -262,10 +262,11 @@ def _name_conflicts(config: Config) -> Iterator[tuple[str, str]]:
     for i in [i for i, model in enumerate(config.models) if model.default][1:]:
         yield f"models[{i}].default", "there is a default model already"
     for i, model in enumerate(config.models):
-        if model.file == "":
-            yield f"models[{i}]", "path is missing (or a script)"
-        if model.path and model.script:
-            yield f"models[{i}].script", "the model has a path already"
+        given = [name for name in ("path", "pull", "script") if getattr(model, name) is not None]
+        if not given:
+            yield f"models[{i}]", "path is missing (or pull, or a script)"
+        for other in given[1:]:
+            yield f"models[{i}].{other}", f"the model has a {given[0]} already"
         names.append((f"models[{i}].name", model.name))
         names += [(f"models[{i}].aliases[{j}]", alias) for j, alias in enumerate(model.aliases)]
         names += [

@@ -16,12 +16,15 @@ from gateway.secret import Secret
 Host = Annotated[str, Meta(pattern=r"^(\*\.)?[a-z0-9-]+(\.[a-z0-9-]+)*\Z")]
 
 
+RepositoryPattern = Annotated[str, Meta(max_length=200, pattern=r"^[A-Za-z0-9*._-]+/[A-Za-z0-9*._-]+\Z")]
+
+
 class LibraryConfig(Section, frozen=True, kw_only=True):
     """A hub, and the cache folder (`dir` None: the one that the hub's own tools use).
 
     `hosts` are where a hub may send us for the bytes of files beside Hugging Face's own. The token stays with the hub's
     own host. Imported files lie in `files_dir` (None: in the data directory); over HTTP they may come from
-    `import_dirs` and be linked into `link_dirs`.
+    `import_dirs` and be linked into `link_dirs`, and be pulled from the repositories in `allow`.
     """
 
     dir: LocalPath | None = None
@@ -33,6 +36,7 @@ class LibraryConfig(Section, frozen=True, kw_only=True):
     files_dir: LocalPath | None = None
     import_dirs: Annotated[tuple[LocalPath, ...], Meta(max_length=100)] = ()
     link_dirs: Annotated[tuple[LocalPath, ...], Meta(max_length=100)] = ()
+    allow: tuple[RepositoryPattern, ...] = ()
 
 
 def library_conflicts(library: LibraryConfig) -> Iterator[tuple[str, str]]:

@@ -13,6 +13,15 @@ from gateway.config_cache import CacheTtl
 from gateway.config_limits import PriceConfig, Section
 
 ModelName = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]*\Z")]
+# owner/repo, owner/repo:Q4_K_M or owner/repo/file.gguf, each with @revision; hf: before it or not.
+HubName = Annotated[
+    str,
+    Meta(
+        max_length=400,
+        pattern=r"^(hf:)?[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*"
+        r"(:[A-Za-z0-9][A-Za-z0-9_-]*|(/[A-Za-z0-9][A-Za-z0-9._-]*)+\.[gG][gG][uU][fF])?(@[A-Za-z0-9][A-Za-z0-9._/-]*)?\Z",
+    ),
+]
 LocalPath = Annotated[str, Meta(min_length=1, extra={"path": True})]
 
 
@@ -55,10 +64,12 @@ class EngineConfig(EngineSettings, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class ModelConfig(Section, frozen=True, kw_only=True):
-    """A local GGUF file under its public name, and how its engine runs; or a `script` that is played in its place."""
+    """A local GGUF file under its public name, and how its engine runs, or what to `pull` from a hub in its place; or a
+    `script` that is played."""
 
     name: ModelName
     path: LocalPath | None = None
+    pull: HubName | None = None
     script: LocalPath | None = None
     aliases: tuple[ModelName, ...] = ()
     queue_depth_max: Annotated[int, Meta(ge=1, le=100_000)] = 64
@@ -74,5 +85,10 @@ class ModelConfig(Section, frozen=True, kw_only=True):
 
     @property
     def file(self) -> str:
-        """What has to be there for the model to be served."""
+        """What has to be there for the model to be served; empty when it is pulled."""
         return self.path or self.script or ""
+
+    @property
+    def local(self) -> bool:
+        """Whether an engine here runs it."""
+        return self.script is None

@@ -23,7 +23,7 @@ def engine_settings(config: Config) -> list[EngineSettings]:
     data_dir = Path(config.data_dir)
     sessions = Path(config.sessions.dir) if config.sessions.dir else data_dir / "sessions"
     key = encryption_key(config.sessions)
-    local = [model for model in config.models if model.path is not None]
+    local = [model for model in config.models if model.local]
     lease = str(data_dir / "step.lease") if len(local) > 1 else None
     if lease is not None:
         data_dir.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,9 @@
-"""How the configured hub is reached."""
+"""How the configured hub is reached, and the folder that is pulled to."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +12,7 @@ from gateway.secret import Secret
 
 if TYPE_CHECKING:
     from gateway.library.hub import HubSettings
+    from gateway.library.pull import Pulls
 
 
 def hub_settings(config: Config) -> HubSettings:
@@ -25,3 +28,25 @@ def hub_settings(config: Config) -> HubSettings:
         except (OSError, UnicodeDecodeError):
             raise Unusable(f"library.token_file cannot be read: {library.token_file}") from None
     return HubSettings(endpoint=library.endpoint, hosts=(*HOSTS, *library.hosts), token=token, offline=library.offline)
+
+
+def open_pulls(config: Config, room_bytes: Callable[[], int] | None = None) -> Pulls:
+    """The pulls of a configuration, which close the hub with them. `room_bytes` is how large a model may be where its
+    name leaves that open. Raises Unusable."""
+    from gateway.library import hardware
+    from gateway.library.hub import Hub
+    from gateway.library.pull import Pulls
+    from gateway.library.store import LockFile, Store
+
+    pins = LockFile(Path(config.data_dir) / "models.lock")
+    return Pulls(
+        Hub(hub_settings(config)), Store(cache_folder(config)), pins, room_bytes=room_bytes or hardware.room_bytes
+    )
+
+
+def cache_folder(config: Config) -> Path:
+    """Where files of hubs lie: as configured, else where the hub's own tools look."""
+    if config.library.dir is not None:
+        return Path(config.library.dir)
+    home = os.environ.get("HF_HOME") or str(Path("~/.cache/huggingface").expanduser())
+    return Path(os.environ.get("HF_HUB_CACHE") or str(Path(home) / "hub"))

@@ -25,8 +25,8 @@ def configure(config: LogConfig, stream: TextIO) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(config.level.upper())
-    # uvicorn tells its life at info level in its own words; the banner says the same better.
-    for name in ("uvicorn", "uvicorn.error", "asyncio", "httpx"):
+    # uvicorn tells its life at info level in its own words, and HTTP clients each request; the banner says it better.
+    for name in ("uvicorn", "uvicorn.error", "asyncio", "httpx", "httpx2"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 

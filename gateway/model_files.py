@@ -29,7 +29,9 @@ class ModelFile(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def describe(model: ModelConfig) -> ModelFile:
-    """The facts in the header of the model's file, or about the script it plays."""
+    """The facts in the header of the model's file, or about the script it plays; what is pulled is not here yet."""
+    if model.pull is not None:
+        return ModelFile(name=model.name, path=model.pull, aliases=model.aliases)
     if model.script is not None:
         return _script(model)
     try:

@@ -83,8 +83,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     queue_depth: int
     running: int
     busyness: Busyness | None
-    eta_s: float
-    sessions: SessionCounters
+    eta_s: float = math.inf
+    sessions: SessionCounters = SessionCounters()
 
 
 class LlamaCpp:
@@ -141,9 +141,9 @@ class LlamaCpp:
         await self._worker.stop()
 
     def locate(self, path: str, mmproj: str | None = None) -> None:
-        """Where its files lie, from the next load on."""
+        """Where its files lie, from the next load on; a projector that was chosen for it stays."""
         load = self._worker.load
-        settings = load.settings if mmproj is None else replace(load.settings, mmproj=mmproj)
+        settings = replace(load.settings, mmproj=load.settings.mmproj or mmproj)
         self._worker.load = replace(load, path=path, settings=settings)
 
     def learn(self, facts: ModelCard) -> None:

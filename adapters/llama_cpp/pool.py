@@ -16,7 +16,7 @@ import msgspec
 
 from adapters.errors import ModelUnavailable
 from adapters.llama_cpp.residency import Plan, Rules, plan
-from adapters.llama_cpp.resident import FetchFailed, Loadable, Need, Residence, Resident, Source
+from adapters.llama_cpp.resident import FetchFailed, Loadable, Need, Residence, Resident, Source, Withdrawn
 
 logger = logging.getLogger(__name__)
 
@@ -233,6 +233,9 @@ class Pool:
                 await resident.fetching.fetch()
             await self._look(name)
             resident.fetched()
+        except Withdrawn as error:
+            resident.trouble = str(error)
+            self.unload(name)
         except FetchFailed as error:
             wait_s = resident.not_fetched(str(error))
             logger.warning("model %r cannot be fetched, and is tried again in %.0f s: %s", name, wait_s, error)

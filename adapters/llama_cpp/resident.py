@@ -48,6 +48,10 @@ class FetchFailed(Exception):
     """The files of a model cannot be brought here now; the message is for operators."""
 
 
+class Withdrawn(FetchFailed):
+    """Somebody decided against it: there will be no other try by itself."""
+
+
 class Source(Protocol):
     """Where the files of a model come from that are not here yet."""
 
@@ -194,7 +198,7 @@ class Resident:
 
     def eta_s(self) -> float:
         """Seconds until a request that came now could come in; infinite when it would be refused."""
-        if self.unloaded or self.failed:
+        if self.unloaded or self.failed or self._clock() < self.retry_s:
             return math.inf
         if self.place == "coming" or (self.place == "in" and not self.held):
             return max(self.model.left_s(), 0.1)

@@ -6,7 +6,7 @@ import importlib.metadata
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from adapters.llama_cpp.pool import Pool
 from gateway.api import openai
@@ -22,6 +22,7 @@ from gateway.api.admin.links import LinkRoutes
 from gateway.api.admin.orgs import OrgRoutes
 from gateway.api.admin.pool import PoolRoutes
 from gateway.api.admin.prices import PriceRoutes
+from gateway.api.admin.pulls import PullRoutes
 from gateway.api.admin.routes import Admin, Route
 from gateway.api.admin.served import ProviderRoutes, RouteRoutes
 from gateway.api.admin.server import ServerRoutes
@@ -65,6 +66,9 @@ from gateway.routing.standing import Standing
 from gateway.served.live import Live
 from gateway.sessions import Sessions
 
+if TYPE_CHECKING:
+    from gateway.library.pull import Pulls
+
 
 def version() -> str:
     return importlib.metadata.version("inference-gateway")
@@ -97,6 +101,7 @@ class Parts(NamedTuple):
     keyring: Keyring | None = None
     passthrough: PassThrough | None = None
     pool: Pool | None = None
+    pulls: Callable[[], Pulls] | None = None
     standings: Callable[[], Mapping[str, Standing]] = dict
     live: Live | None = None
     router: Callable[[str], Router | None] = lambda name: None
@@ -151,6 +156,7 @@ def admin_routes(parts: Parts) -> tuple[Route, ...]:
         *LibraryRoutes(library and library.imports).routes(),
         *LinkRoutes(library and library.links).routes(),
         *HubRoutes(library and library.finding, library.folders if library else ()).routes(),
+        *PullRoutes(parts.pulls, parts.config.library.allow).routes(),
         *PoolRoutes(parts.config, parts.pool, parts.health.statuses).routes(),
         *ServerRoutes(parts.config, parts.catalog, parts.health.statuses).routes(),
     )

@@ -170,8 +170,7 @@ async def opened(config: Config, station: Station | None = None) -> AsyncIterato
         live = await open_live(config, serving, database, shared, stack)
         telemetry.gauge_source(lambda: gauges.of_routes(serving.routers, serving.standings, time.monotonic()))
         models = [adapter for adapter in adapters if not isinstance(adapter, Scripted)]
-        pool = open_pool(config, adapters)
-        stack.push_async_callback(pool.close)
+        pool, pulls = open_pool(config, adapters, stack)
         wheel = Wheel(config.server, _reporter(telemetry, access_log))
         telemetry.gauge_source(lambda: [*gauges.of_models(models), *gauges.of_pool(pool)])
         telemetry.gauge_source(lambda: [("gateway_connections", (), len(wheel.connections))])
@@ -190,7 +189,7 @@ async def opened(config: Config, station: Station | None = None) -> AsyncIterato
         parts = parts._replace(passthrough=PassThrough(serving.remotes, serving.catalog, metering, guardrails))
         parts = parts._replace(standings=lambda: serving.standings, live=live, router=serving.router)
         parts = parts._replace(decisions=decisions, library=await open_library(config, database, stack), cache=cache)
-        parts = parts._replace(pool=pool)
+        parts = parts._replace(pool=pool, pulls=pulls)
         if database is not None and ledger is not None:
             directory = Directory(database, shared)
             keyring = Keyring(directory, load_pepper(Path(config.data_dir), config.auth.pepper))

@@ -56,7 +56,10 @@ def caching_of(config: Config, one: ModelConfig | RouteConfig) -> Caching | None
 
 
 def _of_model(model: ModelConfig) -> object:
-    engine, files = model.engine, [model.file, model.engine.mmproj, *(lora.path for lora in model.engine.loras)]
+    engine, files = (
+        model.engine,
+        [model.file or model.pull, model.engine.mmproj, *(lora.path for lora in model.engine.loras)],
+    )
     return engine, [(file, *_stamp(file)) for file in files if file]
 
 

@@ -36,8 +36,7 @@ def serve_engines(config: Config, unused: Iterable[socket.socket], path: Path, l
         stop_with(lifeline, ended.set)
         async with AsyncExitStack() as stack:
             adapters = open_adapters(config)
-            pool = open_pool(config, adapters)
-            stack.push_async_callback(pool.close)
+            pool, _ = open_pool(config, adapters, stack)
             host = Host([adapter for adapter in adapters if isinstance(adapter, LlamaCpp)], path)
             await host.start()
             stack.push_async_callback(host.close)

@@ -31,8 +31,8 @@ def open_adapters(config: Config, link: Link | None = None) -> list[Local]:
         ]
     engines, scripts = iter(engine_settings(config)), engine_scripts(config)
     return [
-        open_adapter(model.name, model.path, next(engines), queue_depth_max=model.queue_depth_max)
-        if model.path is not None
+        open_adapter(model.name, model.path or "", next(engines), queue_depth_max=model.queue_depth_max)
+        if model.local
         else Scripted(model.name, scripts[model.name])
         for model in config.models
     ]

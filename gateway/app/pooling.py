@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import AsyncExitStack
 from functools import partial
+from typing import TYPE_CHECKING
 
 from adapters.llama_cpp import LlamaCpp, forecast
 from adapters.llama_cpp.pool import Entry, Pool, PoolSettings
 from adapters.llama_cpp.resident import Need, Residence
 from gateway.app.models import Local
-from gateway.config import Config
+from gateway.app.supply import Library, Supply
+from gateway.config import Config, ConfigError
+from gateway.library.errors import InvalidReference
 from gateway.library.hardware import available_bytes
+from gateway.library.names import Reference, parse
+
+if TYPE_CHECKING:
+    from gateway.library.pull import Pulls
 
 # What of the memory that is available at the start models may take: the rest is for conversations and other programs.
 MEMORY_SHARE = 0.9
 
 
-def open_pool(config: Config, adapters: Iterable[Local]) -> Pool:
-    """The pool of all local models; nothing is loaded yet. From now on requests come in by its doors."""
+def open_pool(config: Config, adapters: Iterable[Local], stack: AsyncExitStack) -> tuple[Pool, Callable[[], Pulls]]:
+    """The pool of all local models, and the pulls of this process; nothing is loaded or pulled yet. From now on
+    requests come in by the pool's doors."""
+    library = Library(config)
+    stack.push_async_callback(library.close)
     chosen = config.pool.memory_bytes
     settings = PoolSettings(
-        memory_bytes=int(available_bytes() * MEMORY_SHARE) if chosen is None else chosen,
+        memory_bytes=memory_bytes(config),
         chosen=chosen is not None,
         loads_max=config.pool.loads_max,
         residency_s_min=config.pool.residency_s_min,
@@ -32,12 +43,29 @@ def open_pool(config: Config, adapters: Iterable[Local]) -> Pool:
         if isinstance(adapter, LlamaCpp):
             how = Residence(lazy=model.lazy, pinned=model.pinned, priority=model.priority, ttl_s=model.ttl_s)
             look = partial(_look, adapter)
-            entries.append(Entry(model=adapter, look=look, how=how, queue_depth_max=model.queue_depth_max))
+            source = None if model.pull is None else Supply(_reference(model.pull), library, adapter.locate)
+            entries.append(
+                Entry(model=adapter, look=look, how=how, queue_depth_max=model.queue_depth_max, source=source)
+            )
             local[model.name] = adapter
     pool = Pool(entries, settings, resident_bytes=lambda model: local[model.name].resident_bytes())
     for name, adapter in local.items():
         adapter.door = pool.residents[name]
-    return pool
+    stack.push_async_callback(pool.close)
+    return pool, library
+
+
+def _reference(name: str) -> Reference:
+    try:
+        return parse(name)
+    except InvalidReference as error:
+        raise ConfigError(str(error)) from None
+
+
+def memory_bytes(config: Config) -> int:
+    """What all models may take together."""
+    chosen = config.pool.memory_bytes
+    return int(available_bytes() * MEMORY_SHARE) if chosen is None else chosen
 
 
 async def _look(model: LlamaCpp) -> Need:

@@ -217,11 +217,8 @@ class Hub:
 
 def check_facts(file: RemoteFile, repo: str) -> None:
     """Raises Corrupt unless a file can be recognised when it comes. Digests become file names, too."""
-    lengths = ((file.sha256, 64), (file.git_sha1, 40))
-    wrong = [
-        text for text, length in lengths if text is not None and (len(text) != length or not _is_hexadecimal(text))
-    ]
-    if file.size_bytes < 0 or not file.digest or wrong:
+    length = 64 if file.sha256 is not None else 40
+    if file.size_bytes < 0 or len(file.digest) != length or not _is_hexadecimal(file.digest):
         raise Corrupt(f"{repo}: the hub does not say how large {file.path} is and what its digest is")
 
 

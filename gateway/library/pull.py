@@ -146,6 +146,7 @@ class Pulls:
         for pull in self._pulls.values():
             pull.stop.set()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        self._hub.close()
 
     def list(self) -> list[Progress]:
         return [pull.progress() for pull in self._pulls.values()]
@@ -225,8 +226,7 @@ class Pulls:
 
     def _run(self, pull: Pull) -> None:
         pull.restart()
-        task = self._tasks[pull.id] = asyncio.create_task(self._carry_out(pull))
-        task.add_done_callback(lambda _: self._tasks.pop(pull.id, None))
+        self._tasks[pull.id] = asyncio.create_task(self._carry_out(pull))
 
     async def _carry_out(self, pull: Pull) -> None:
         try:
@@ -244,6 +244,8 @@ class Pulls:
             log.exception("the pull of %s failed unexpectedly", pull.reference)
             pull.status, pull.error = "failed", LibraryError(f"an internal error: {type(error).__name__}")
         finally:
+            # Whoever hears of the end may go on with it at once.
+            del self._tasks[pull.id]
             if pull.status == "cancelled":
                 self._discard(pull)
             if pull.status in ENDED:

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from gateway.cli_pull import Bar, cache_folder, text_of
+from gateway.cli_pull import Bar, text_of
 from gateway.config import Config, LibraryConfig
+from gateway.hubs import cache_folder
 from gateway.library.pull import Progress
 
 HALF = Progress(

@@ -65,7 +65,6 @@ def with_place(hub: Hub, root: Path, test: Callable[[Place], Awaitable[None]], *
                 await test(place)
         finally:
             await place.pulls.close()
-            place.client.close()
 
     asyncio.run(run())
 

@@ -123,6 +123,8 @@ NOBODYS = (
     *(f"{method} /admin/v1/routes/{{name:text}}" for method in ("GET", "PATCH", "DELETE")),
     *(f"{method} /admin/v1/providers/{{name:text}}" for method in ("GET", "PATCH", "DELETE")),
     *(f"{method} /admin/v1/providers/{{name:text}}/secret" for method in ("PUT", "DELETE")),
+    *("GET /admin/v1/pulls/{id}", "GET /admin/v1/pulls/{id}/events"),
+    *(f"POST /admin/v1/pulls/{{id}}/{verb}" for verb in ("pause", "resume", "cancel")),
     *(
         f"POST /admin/v1/pool/{{id:path}}/{verb}"
         for verb in ("load", "wake", "unload", "sleep", "pin", "unpin", "reset")
