@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 
-from adapters.errors import AdapterError, Overloaded, QueueFull
+from adapters.errors import AdapterError, ModelLoading
 
 
 class Arrival:
@@ -28,8 +28,8 @@ class Arrivals:
         return len(self._arrivals)
 
     def join(self, tenant: str, eta_s: float) -> Arrival:
-        """A place in line, if need be that of the last one of the tenant who has most. Raises QueueFull for a tenant
-        that has its share, Overloaded when all have no more than theirs."""
+        """A place in line, if need be that of the last one of the tenant who has most. Raises ModelLoading when the
+        tenant has its share of the places already, or when nobody has more than that."""
         if len(self._arrivals) >= self._depth_max:
             self._make_place(tenant, eta_s)
         arrival = Arrival(tenant)
@@ -54,11 +54,15 @@ class Arrivals:
         held = Counter(arrival.tenant for arrival in self._arrivals)
         share = self._depth_max / (len(held) + (tenant not in held))
         if held[tenant] >= share:
-            raise QueueFull("Too many requests wait for this model already.", retry_after_s=eta_s)
+            raise _full(eta_s)
         crowd, most = held.most_common(1)[0]
         waiting = [one for one in self._arrivals if one.tenant == crowd and not one.come.done()]
         if most < held[tenant] + 2 or not waiting:
-            raise Overloaded("Too many requests wait for this model.", retry_after_s=eta_s)
+            raise _full(eta_s)
         last = waiting[-1]
         self.leave(last)
-        last.come.set_exception(QueueFull("Too many requests wait for this model.", retry_after_s=eta_s))
+        last.come.set_exception(_full(eta_s))
+
+
+def _full(eta_s: float) -> ModelLoading:
+    return ModelLoading("The model is being loaded, and too many requests wait for it.", retry_after_s=eta_s)

@@ -156,7 +156,7 @@ class Resident:
         """Wait until a request may come in, with the same promise as `enter_now`.
 
         Raises ModelLoading with the time after which the model is expected to be there, when that is longer than
-        anybody waits; ModelUnavailable when it will not be there; QueueFull or Overloaded when too many wait.
+        anybody waits or when too many wait; ModelUnavailable when it will not be there.
         """
         if self.enter_now():
             return
