@@ -322,7 +322,9 @@ async def _examine_served(config: Config, database: Database) -> list[Check]:
 def _models(config: Config) -> Iterator[Check]:
     for model in config.models:
         file = describe(model)
-        if file.problem:
+        if model.pull is not None:
+            yield Check("ok", f"model {model.name}", f"{model.pull}, pulled when it is needed")
+        elif file.problem:
             yield Check("fail", f"model {model.name}", f"{model.file}: {file.problem}")
         else:
             kind = " ".join(filter(None, (file.architecture, file.quantisation)))

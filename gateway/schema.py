@@ -55,6 +55,8 @@ def describe(kind: inspect.Type) -> str:
             return "one of " + ", ".join(str(value) for value in kind.values)
         case inspect.StrType(pattern=r"^[!-~]+\Z" | r"^[ -~]+\Z"):
             return "text of visible ASCII characters"
+        case inspect.StrType(pattern=str() as pattern) if pattern.startswith("^(hf:)?"):
+            return "owner/repo, owner/repo:QUANTISATION or owner/repo/file.gguf"
         case inspect.StrType(pattern=str()):
             return "a name of at most 200 letters, digits and ._:/@+- that starts with a letter or digit"
         case inspect.StrType():

@@ -145,6 +145,11 @@ REFUSED = [
         "models:\n  - {name: a, path: a, default: true}\n  - {name: b, path: b, default: true}\n",
         "at models[1].default: there is a default model already",
     ),
+    (
+        "models: [{name: a, pull: a b}]\n",
+        'at models[0].pull: expected owner/repo, owner/repo:QUANTISATION or owner/repo/file.gguf or null, got "a b"',
+    ),
+    ("models: [{name: a, pull: a/b, path: c}]\n", "at models[0].pull: the model has a path already"),
 ]
 
 

@@ -135,6 +135,8 @@ def test_models_that_cannot_be_served(tmp_path: Path) -> None:
     (tmp_path / "bad").write_bytes(b"zip")
     models = (ModelConfig(name="a", path="/none"), ModelConfig(name="b", path=str(tmp_path / "bad")))
     assert found(doctor._models(config(tmp_path, *models))) == [("fail", "model a"), ("fail", "model b")]
+    (pulled,) = doctor._models(config(tmp_path, ModelConfig(name="c", pull="owner/repo")))
+    assert (pulled.status, pulled.detail) == ("ok", "owner/repo, pulled when it is needed")
 
 
 def test_a_library_that_kills_its_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
