@@ -221,6 +221,7 @@ def test_a_public_prefix_is_computed_once_for_all(tiny_model: Path, tmp_path: Pa
     text = "You are a helpful assistant. Answer briefly and kindly. " * 4
     client = Client(tiny_model, tmp_path, public_prefixes=(TextPrompt(text),))
     clients.append(client)
+    client.until(lambda report: client.counters.sessions > 0)
     client.start(Prepare(50, "b", TextPrompt(text + "What is new?"), Generation(max_tokens=4, ignore_eos=True)))
     report = client.until(lambda report: isinstance(report, Step) and any(delta.id == 50 for delta in report.deltas))
     assert isinstance(report, Step)
