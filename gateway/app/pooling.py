@@ -12,7 +12,7 @@ from adapters.llama_cpp import LlamaCpp, forecast
 from adapters.llama_cpp.pool import Entry, Pool, PoolSettings
 from adapters.llama_cpp.resident import Need, Residence
 from gateway.app.models import Local
-from gateway.app.supply import Library, Supply
+from gateway.app.supply import LazyPulls, Supply
 from gateway.config import Config, ConfigError
 from gateway.library.errors import InvalidReference
 from gateway.library.hardware import available_bytes
@@ -28,7 +28,7 @@ MEMORY_SHARE = 0.9
 def open_pool(config: Config, adapters: Iterable[Local], stack: AsyncExitStack) -> tuple[Pool, Callable[[], Pulls]]:
     """The pool of all local models, and the pulls of this process; nothing is loaded or pulled yet. From now on
     requests come in by the pool's doors."""
-    library = Library(config)
+    library = LazyPulls(config)
     stack.push_async_callback(library.close)
     chosen = config.pool.memory_bytes
     settings = PoolSettings(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 ETA_S_GUESS = 60.0
 
 
-class Library:
+class LazyPulls:
     """The pulls of this process, made when somebody first asks for them."""
 
     def __init__(self, config: Config) -> None:

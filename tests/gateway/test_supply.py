@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from adapters.llama_cpp.resident import FetchFailed, Withdrawn
-from gateway.app.supply import ETA_S_GUESS, Library, Supply
+from gateway.app.supply import ETA_S_GUESS, LazyPulls, Supply
 from gateway.config import Config, LibraryConfig
 from gateway.library.names import parse
 from tests.hub import Hub
@@ -23,11 +23,11 @@ def hub() -> Iterator[Hub]:
         yield running
 
 
-def with_library(hub: Hub, folder: Path, test: Callable[[Library], Awaitable[None]], **settings: object) -> None:
+def with_library(hub: Hub, folder: Path, test: Callable[[LazyPulls], Awaitable[None]], **settings: object) -> None:
     library = LibraryConfig(endpoint=hub.endpoint, dir=str(folder / "hub"), **settings)  # type: ignore[arg-type]
 
     async def run() -> None:
-        shelf = Library(Config(data_dir=str(folder), library=library))
+        shelf = LazyPulls(Config(data_dir=str(folder), library=library))
         try:
             async with asyncio.timeout(30):
                 await test(shelf)
@@ -40,7 +40,7 @@ def with_library(hub: Hub, folder: Path, test: Callable[[Library], Awaitable[Non
 def test_the_model_and_its_projector_are_located(hub: Hub, tmp_path: Path) -> None:
     located: list[tuple[str, str | None]] = []
 
-    async def test(library: Library) -> None:
+    async def test(library: LazyPulls) -> None:
         supply = Supply(parse("org/model:Q4_0"), library, lambda path, mmproj: located.append((path, mmproj)))
         assert supply.progress() == (0.0, ETA_S_GUESS)
         await supply.fetch()
@@ -54,7 +54,7 @@ def test_the_model_and_its_projector_are_located(hub: Hub, tmp_path: Path) -> No
 
 
 def test_a_failure_says_why_and_the_next_try_goes_on(hub: Hub, tmp_path: Path) -> None:
-    async def test(library: Library) -> None:
+    async def test(library: LazyPulls) -> None:
         located: list[str] = []
         supply = Supply(parse("org/model"), library, lambda path, mmproj: located.append(path))
         hub.gated = True
@@ -69,7 +69,7 @@ def test_a_failure_says_why_and_the_next_try_goes_on(hub: Hub, tmp_path: Path) -
 
 
 def test_whoever_cancels_a_pull_decides_against_the_model(hub: Hub, tmp_path: Path) -> None:
-    async def test(library: Library) -> None:
+    async def test(library: LazyPulls) -> None:
         hub.bytes_per_piece = 1000
         hub.paced.clear()
         supply = Supply(parse("org/model:Q4_0"), library, lambda path, mmproj: None)
@@ -90,7 +90,7 @@ def test_whoever_cancels_a_pull_decides_against_the_model(hub: Hub, tmp_path: Pa
 
 
 def test_a_token_that_cannot_be_read_is_a_failure_like_others(hub: Hub, tmp_path: Path) -> None:
-    async def test(library: Library) -> None:
+    async def test(library: LazyPulls) -> None:
         with pytest.raises(FetchFailed, match="token_file cannot be read"):
             await Supply(parse("org/model"), library, lambda path, mmproj: None).fetch()
 
