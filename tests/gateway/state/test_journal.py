@@ -4,7 +4,7 @@ import asyncio
 import tempfile
 from pathlib import Path
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.state.journal import Journal
@@ -32,6 +32,7 @@ def test_what_was_begun_and_not_ended_is_left_for_the_next_process(tmp_path: Pat
     journal.close()
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 30), st.booleans()), max_size=200), st.integers(50, 300))
 def test_a_journal_stays_small_and_true(steps: list[tuple[int, bool]], bytes_max: int) -> None:
     async def run(path: Path) -> None:
