@@ -24,6 +24,7 @@ from gateway.api.edge import new_request_id
 from gateway.api.headings import CHANGES_MAX, Heading, Repeating, repeating
 from gateway.api.http import HeaderList, error_response
 from gateway.api.lane import Exchange, Lane
+from gateway.api.sockets import SWITCH
 from gateway.config import ServerConfig
 from gateway.errors import GatewayError
 
@@ -110,6 +111,7 @@ class GatewayProtocol(HttpToolsProtocol):
         self._header_bytes = 0
         self._dropped_bytes = 0
         self.exchange: Exchange | None = None
+        self._taken: Callable[[bytes], None] | None = None
         self._repeating: Repeating | None = None
         self._changes = 0
 
@@ -132,11 +134,15 @@ class GatewayProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
         if self.exchange is not None:
             self.exchange.leave()
+        if self._taken is not None:
+            self._taken(b"")
 
     def data_received(self, data: bytes) -> None:
         if self._repeating is not None and self._begin_repeated(self._repeating, data):
             return
         if self._state in ("deaf", "closing"):
+            if self._taken is not None:
+                self._taken(data)
             return
         if self._state == "body":
             self._deadline = self.loop.time() + self._limits.body_timeout_s
@@ -215,6 +221,8 @@ class GatewayProtocol(HttpToolsProtocol):
             self._begin_exchange(lane)
         else:
             self.scope = self.scope_of(self.url, self.headers)  # type: ignore[assignment]
+            if upgrade:
+                cast(dict[str, Any], self.scope)["extensions"] = {SWITCH: self._switch}
             super().on_headers_complete()
             self.cycle.transport = self._gate
         if self._wheel.draining:
@@ -329,6 +337,12 @@ class GatewayProtocol(HttpToolsProtocol):
             "headers": headers,
             "state": self.app_state.copy(),
         }
+
+    def _switch(self, taken: Callable[[bytes], None]) -> asyncio.Transport:
+        """Give the connection to another protocol, which is told what comes, and writes for itself."""
+        self.cycle.response_started = self.cycle.response_complete = True
+        self._taken, self._deadline = taken, math.inf
+        return self.transport
 
     # Decisions
 

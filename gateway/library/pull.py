@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import Literal
 
@@ -201,7 +201,7 @@ class Pulls:
         for file in pull.files:
             self._store.discard(pull.reference.repo, file, pull.kind)
 
-    async def watch(self, pull: Pull) -> AsyncIterator[Progress]:
+    async def watch(self, pull: Pull) -> AsyncGenerator[Progress, None]:
         """How it stands, a few times a second while that changes; ends with the pull."""
         last = None
         while True:

@@ -11,8 +11,11 @@ from typing import Any
 
 import httpx
 import pytest
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
+from websockets.typing import Origin
 
-from tests.e2e.server import ROOT, Server
+from tests.e2e.server import ADMIN_KEY, ROOT, Server
 from tests.hub import Hub
 
 DEMO = (ROOT / "adapters/llama_cpp/demo/demo.gguf").read_bytes()
@@ -72,6 +75,33 @@ def test_a_model_is_pulled_at_the_start_and_served_when_it_is_here(hub: Hub, tmp
     with serve(hub, tmp_path, model, offline="true") as server:
         until(lambda: ask(server, "m").status_code == 200)
     assert hub.served_bytes == served, "what is here is not fetched again"
+
+
+def test_a_pull_is_watched_over_a_websocket(hub: Hub, tmp_path: Path) -> None:
+    hub.bytes_per_piece = 500_000
+    hub.paced.clear()
+    with serve(hub, tmp_path, f"{{name: m, pull: 'org/model:Q8_0', lazy: true, engine: {ENGINE}}}") as server:
+        with server.client() as client:
+            pull = client.post("/admin/v1/pulls", json={"name": "org/model:Q8_0"}).json()
+        until(lambda: bool(hub.served_bytes))
+        url = f"{server.url.replace('http', 'ws', 1)}/admin/v1/pulls/{pull['id']}/events"
+        with pytest.raises(InvalidStatus, match="401"), connect(url):
+            raise AssertionError
+        headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
+        with (
+            pytest.raises(InvalidStatus, match="403"),
+            connect(url, additional_headers=headers, origin=Origin("http://evil")),
+        ):
+            raise AssertionError
+        with connect(url, additional_headers=headers) as left:
+            assert json.loads(left.recv())["status"] == "running"
+        with connect(url, additional_headers=headers) as socket:
+            assert json.loads(socket.recv())["status"] == "running"
+            assert socket.ping().wait(10)
+            hub.paced.set()
+            told = [json.loads(text) for text in socket]
+        assert told[-1]["status"] == "succeeded" and told[-1]["done_bytes"] == len(DEMO)
+        until(lambda: ask(server, "m").status_code == 200)
 
 
 def test_a_lazy_model_is_pulled_by_the_first_request(hub: Hub, tmp_path: Path) -> None:

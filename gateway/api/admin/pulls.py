@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from gateway import errors
+from gateway.api import sockets
 from gateway.api.admin.routes import Body, Call, Page, Route, encode, kept
 from gateway.api.http import EventStreamResponse, Response
 from gateway.auth.records import not_found
@@ -61,7 +63,8 @@ class PullRoutes:
 
     def routes(self) -> tuple[Route, ...]:
         one, read, write = "/admin/v1/pulls/{id}", "library.read", "library.write"
-        events = {"type": "string", "description": "`data: ` and a pull, a few times a second, until it has ended"}
+        events = {"type": "string", "description": "`data: ` and a pull, a few times a second, until it has ended. "}
+        events["description"] += "With `Upgrade: websocket` each is a text message instead."
         return (
             Route(
                 "GET", "/admin/v1/pulls", read, self.list, "The pulls of this process", "pulls", answer=list[PullShown]
@@ -84,7 +87,7 @@ class PullRoutes:
                 f"{one}/events",
                 read,
                 self.events,
-                "One pull as server-sent events",
+                "One pull as server-sent events, or over a WebSocket",
                 "pulls",
                 answer=events,
                 media=("text/event-stream",),
@@ -132,11 +135,9 @@ class PullRoutes:
     async def events(self, call: Call[None, None]) -> Response:
         pulls, pull = self._found(call)
 
-        async def told() -> AsyncGenerator[bytes, None]:
-            async for progress in pulls.watch(pull):
-                yield b"data: " + encode(shown(progress)) + b"\n\n"
-
-        return EventStreamResponse(told())
+        if sockets.wanted(call.request):
+            return sockets.TextSocket(_told(pulls, pull))
+        return EventStreamResponse(_told(pulls, pull, b"data: %b\n\n"))
 
     async def pause(self, call: Call[None, None]) -> PullShown:
         pulls, pull = self._found(call)
@@ -156,6 +157,12 @@ class PullRoutes:
         if pull is None:
             raise not_found()
         return pulls, pull
+
+
+async def _told(pulls: Pulls, pull: Pull, form: bytes = b"%b") -> AsyncGenerator[bytes, None]:
+    async with aclosing(pulls.watch(pull)) as watched:
+        async for progress in watched:
+            yield form % encode(shown(progress))
 
 
 def _changed(done: bool, pull: Pull) -> PullShown:
