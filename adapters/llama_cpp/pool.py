@@ -124,7 +124,7 @@ class Pool:
         resident = self.residents[name]
         resident.eager = False
         if resident.place == "in":
-            if resident.model.busy:
+            if resident.model.busy or resident.arrivals:
                 return False
             self._evict(resident)
         return True

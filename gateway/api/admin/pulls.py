@@ -101,11 +101,17 @@ class PullRoutes:
         path, action = f"/admin/v1/pulls/{{id}}/{verb}", f"library.pull.{verb}"
         return Route("POST", path, "library.write", handler, summary, "pulls", answer=PullShown, action=action)
 
+    def _open(self) -> Pulls:
+        try:
+            return kept(self._pulls)()
+        except LibraryError as error:
+            raise errors.error("conflict", f"Nothing can be pulled: {error}.") from None
+
     async def list(self, call: Call[None, None]) -> Page[PullShown]:
-        return Page([] if self._pulls is None else [shown(one) for one in self._pulls().list()])
+        return Page([] if self._pulls is None else [shown(one) for one in self._open().list()])
 
     async def start(self, call: Call[None, NewPull]) -> PullShown:
-        pulls, body = kept(self._pulls)(), call.body
+        pulls, body = self._open(), call.body
         reference = self._permitted(body.name)
         try:
             pull = pulls.start(reference, "dataset" if body.dataset else "model", update=body.update)
@@ -152,7 +158,7 @@ class PullRoutes:
         return _changed(await pulls.cancel(pull), pull)
 
     def _found(self, call: Call[Any, Any]) -> tuple[Pulls, Pull]:
-        pulls = kept(self._pulls)()
+        pulls = self._open()
         pull = pulls.get(call.path["id"])
         if pull is None:
             raise not_found()
