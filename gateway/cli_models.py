@@ -81,7 +81,7 @@ def _by_id(verb: argparse.ArgumentParser) -> None:
 
 def _import(options: argparse.Namespace) -> int:
     from gateway import audit
-    from gateway.cli_pull import cache_folder
+    from gateway.hubs import cache_folder
     from gateway.library.errors import LibraryError
 
     given = [*options.paths, *([cache_folder(command.load(options))] if options.pulled else [])]
@@ -191,7 +191,7 @@ def _delete(options: argparse.Namespace) -> int:
 
 def _hardware(options: argparse.Namespace) -> int:
     from gateway import model_files
-    from gateway.cli_pull import cache_folder
+    from gateway.hubs import cache_folder
     from gateway.library.machine import machine
 
     config = command.load(options)

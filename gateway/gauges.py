@@ -23,6 +23,13 @@ MODEL_STATES = ("loading", "ready", "failed", "restarting", "stopped", "sleeping
 SESSION_EVENTS = ("spilled", "restored", "written", "write_failed", "corrupt", "mismatched", "expired", "evicted")
 
 
+def of_work(models: Iterable[LlamaCpp | Shared], pool: Pool, connections: int) -> Iterator[Gauge]:
+    """What this process has to do, and with what."""
+    yield from of_models(models)
+    yield from of_pool(pool)
+    yield "gateway_connections", (), connections
+
+
 def of_models(models: Iterable[LlamaCpp | Shared]) -> Iterator[Gauge]:
     """How busy each model is, and what it keeps."""
     for model in models:

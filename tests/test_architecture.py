@@ -171,7 +171,7 @@ GATEWAY_EDGES = {
     "idempotency": {"config", "errors", "ledger", "limits", "state"},
     "routing": {"catalog", "config_providers"},
     "library": {"routing", "secret", "state"},
-    "cli_models": {"audit", "cli_links", "cli_pull", "command", "library", "model_files", "state"},
+    "cli_models": {"audit", "cli_links", "hubs", "command", "library", "model_files", "state"},
     "cli_links": {"audit", "command", "hubs", "library", "model_files", "state"},
     "engines": {"config"},
     "memory": set(),

@@ -172,8 +172,7 @@ async def opened(config: Config, station: Station | None = None) -> AsyncIterato
         models = [adapter for adapter in adapters if not isinstance(adapter, Scripted)]
         pool, pulls = open_pool(config, adapters, stack)
         wheel = Wheel(config.server, _reporter(telemetry, access_log))
-        telemetry.gauge_source(lambda: [*gauges.of_models(models), *gauges.of_pool(pool)])
-        telemetry.gauge_source(lambda: [("gateway_connections", (), len(wheel.connections))])
+        telemetry.gauge_source(lambda: gauges.of_work(models, pool, len(wheel.connections)))
         process = secrets.token_hex(NAME_CHARS // 2)
         outbox = outbox_of(Path(config.data_dir), station.number if station else 0)
         limiter, ledger = await open_money(config, database, shared, telemetry, stack, process, outbox)

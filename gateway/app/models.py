@@ -26,7 +26,7 @@ def open_adapters(config: Config, link: Link | None = None) -> list[Local]:
     if link is not None:
         played = engine_scripts(config)
         return [
-            Shared(model.name, link) if model.path is not None else Scripted(model.name, played[model.name])
+            Shared(model.name, link) if model.local else Scripted(model.name, played[model.name])
             for model in config.models
         ]
     engines, scripts = iter(engine_settings(config)), engine_scripts(config)

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from adapters.llama_cpp import Status
 from adapters.llama_cpp.pool import Pool
 from adapters.llama_cpp.resident import Resident
 from gateway import errors
@@ -136,8 +137,10 @@ class PoolRoutes:
 
     def _do(self, call: Call[Any, Any], act: Callable[[Pool, str], None]) -> Engine:
         pool, name = kept(self._pool), self._names.get(call.path["id"], "")
-        if name not in pool.residents:
+        if name not in self._statuses():
             raise not_found()
+        if name not in pool.residents:
+            raise errors.error("conflict", "This process does not load the model: there is nothing to change.")
         act(pool, name)
         call.note(name)
         return engine(name, self._statuses()[name], pool.residents[name])
@@ -148,21 +151,35 @@ def engine(name: str, status: ModelStatus, resident: Resident | None) -> Engine:
     shown = Engine(
         id=name, state=status.state, progress=round(status.progress, 3), reason=getattr(status, "reason", None)
     )
-    return shown if resident is None else _local(shown, status, resident)
+    if isinstance(status, Status):
+        shown = _running(shown, status)
+    return shown if resident is None else _placed(shown, resident)
 
 
-def _local(shown: Engine, status: Any, resident: Resident) -> Engine:
-    busyness, info, eta_s = status.busyness, status.info, status.eta_s
+def _running(shown: Engine, status: Status) -> Engine:
+    """With what the engine does, in whatever process it is."""
+    busyness, info, sessions = status.busyness, status.info, status.sessions
     return msgspec.structs.replace(
         shown,
         pid=status.pid,
         queue_depth=status.queue_depth,
         running=status.running,
-        waiting=len(resident.arrivals),
-        eta_s=round(eta_s, 1) if math.isfinite(eta_s) else None,
+        eta_s=round(status.eta_s, 1) if math.isfinite(status.eta_s) else None,
         tokens_per_s=None if busyness is None else round(busyness.running * 1e6 / busyness.decode_us_per_token, 1),
         kv_cells_used=None if busyness is None else busyness.cells_used,
         kv_cells_max=None if busyness is None else busyness.cells_max,
+        sessions=sessions.sessions,
+        session_ram_bytes=sessions.ram_bytes,
+        session_disk_bytes=sessions.disk_bytes,
+        details=None if info is None else msgspec.structs.asdict(info),
+    )
+
+
+def _placed(shown: Engine, resident: Resident) -> Engine:
+    """With its place in the memory of this process."""
+    return msgspec.structs.replace(
+        shown,
+        waiting=len(resident.arrivals),
         memory_bytes=resident.size_bytes,
         pinned=resident.pinned,
         lazy=resident.how.lazy,
@@ -172,8 +189,4 @@ def _local(shown: Engine, status: Any, resident: Resident) -> Engine:
         loads=resident.loads,
         load_s=None if resident.load_s is None else round(resident.load_s, 1),
         idle_s=resident.idle_s,
-        sessions=status.sessions.sessions,
-        session_ram_bytes=status.sessions.ram_bytes,
-        session_disk_bytes=status.sessions.disk_bytes,
-        details=None if info is None else msgspec.structs.asdict(info),
     )
