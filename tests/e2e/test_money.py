@@ -168,8 +168,12 @@ def test_a_wallet_pays_until_it_is_empty_and_again_after_a_top_up(server: Server
         answer = client.post("/v1/completions", json=body())
         assert answer.status_code == 200
         spent += round(float(answer.headers["x-gateway-cost-usd"]) * 1e9)
-    (purse,) = json.loads(gateway(server, "wallets", "list", "--json"))
-    assert round(float(purse["usd"]) * 1e9) == 11_000_000 - spent
+
+    def left_nano() -> int:
+        (purse,) = json.loads(gateway(server, "wallets", "list", "--json"))
+        return round(float(purse["usd"]) * 1e9)
+
+    until(lambda: left_nano() == 11_000_000 - spent, "the database follows the gateway")
 
 
 @pytest.mark.parametrize("events", [0, 1, 5])
