@@ -5,7 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,24 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
             yield server
 
 
-def sdk(server: Server, key: str = ADMIN_KEY) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{server.url}/v1", api_key=key, max_retries=0)
+Sdk = Callable[..., openai.OpenAI]
+
+
+@pytest.fixture
+def sdk(server: Server) -> Iterator[Sdk]:
+    """Clients that are closed in the end."""
+    with ExitStack() as stack:
+
+        def client(key: str = ADMIN_KEY) -> openai.OpenAI:
+            return stack.enter_context(openai.OpenAI(base_url=f"{server.url}/v1", api_key=key, max_retries=0))
+
+        yield client
+
+
+@pytest.fixture
+def claude(server: Server) -> Iterator[anthropic.Anthropic]:
+    with anthropic.Anthropic(base_url=server.url, api_key=ADMIN_KEY, max_retries=0) as client:
+        yield client
 
 
 def streamed(client: openai.OpenAI, text: str, model: str = "canned") -> tuple[str, str | None]:
@@ -72,8 +89,8 @@ def recorded(server: Server, request_id: str) -> dict[str, Any]:
     return dict(entry)
 
 
-def test_answers_are_masked_and_blocked(server: Server) -> None:
-    client = sdk(server)
+def test_answers_are_masked_and_blocked(sdk: Sdk, claude: anthropic.Anthropic) -> None:
+    client = sdk()
     assert streamed(client, "card please") == ("Sure: [CARD]. Bye", "stop")
     whole = client.chat.completions.create(model="canned", messages=[{"role": "user", "content": "call"}])
     assert whole.choices[0].message.tool_calls is not None
@@ -90,14 +107,12 @@ def test_answers_are_masked_and_blocked(server: Server) -> None:
     assert response.status == "incomplete"
     assert response.incomplete_details is not None
     assert response.incomplete_details.reason == "content_filter"
-    message = anthropic.Anthropic(base_url=server.url, api_key=ADMIN_KEY, max_retries=0).messages.create(
-        model="canned", max_tokens=50, messages=[{"role": "user", "content": "aurora"}]
-    )
+    message = claude.messages.create(model="canned", max_tokens=50, messages=[{"role": "user", "content": "aurora"}])
     assert message.stop_reason == "refusal"
 
 
-def test_a_blocked_request_costs_nothing(server: Server) -> None:
-    client = sdk(server)
+def test_a_blocked_request_costs_nothing(server: Server, sdk: Sdk, claude: anthropic.Anthropic) -> None:
+    client = sdk()
     for model in ("canned", "demo"):
         with pytest.raises(openai.BadRequestError) as caught:
             streamed(client, "Tell me of Project Aurora", model)
@@ -105,12 +120,10 @@ def test_a_blocked_request_costs_nothing(server: Server) -> None:
         entry = recorded(server, caught.value.response.headers["x-request-id"])
         assert (entry["status"], entry["outcome"], entry["cost_usd"]) == ("voided", "content_blocked", "0.0")
     with pytest.raises(anthropic.BadRequestError) as refused:
-        anthropic.Anthropic(base_url=server.url, api_key=ADMIN_KEY, max_retries=0).messages.create(
-            model="canned", max_tokens=5, messages=[{"role": "user", "content": "project aurora"}]
-        )
+        claude.messages.create(model="canned", max_tokens=5, messages=[{"role": "user", "content": "project aurora"}])
     assert "content_blocked" in str(refused.value.body)
     with pytest.raises(openai.BadRequestError):
-        sdk(server).completions.create(model="demo", prompt="project aurora", max_tokens=3)
+        sdk().completions.create(model="demo", prompt="project aurora", max_tokens=3)
     said, reason = streamed(client, "Say hello.", "demo")
     assert said
     assert reason in ("stop", "length")
@@ -128,17 +141,17 @@ def test_in_the_terminal(server: Server) -> None:
     assert (name, kind, action) == ("pii", "pii", "mask")
 
 
-def test_guardrails_of_a_team_and_what_they_did(server: Server) -> None:
+def test_guardrails_of_a_team_and_what_they_did(server: Server, sdk: Sdk) -> None:
     with server.client() as admin:
         org = admin.post("/admin/v1/orgs", json={"name": "acme"}).json()
         team = admin.post("/admin/v1/teams", json={"org_id": org["id"], "name": "t", "guardrails": ["hook"]}).json()
         made = admin.post("/admin/v1/keys", json={"name": "k", "team_id": team["id"], "org_id": org["id"]}).json()
-        client = sdk(server, made["key"])
+        client = sdk(made["key"])
         with pytest.raises(openai.BadRequestError) as caught:
             streamed(client, "a badword")
         assert "badword" not in str(caught.value.body)
         assert streamed(client, "a good word") == ("All is well.", "stop")
-        assert streamed(sdk(server), "a badword") == ("All is well.", "stop")
+        assert streamed(sdk(), "a badword") == ("All is well.", "stop")
         changed = admin.patch(f"/admin/v1/teams/{team['id']}", json={"guardrails": []}).json()
         assert changed["guardrails"] == []
         assert streamed(client, "a badword") == ("All is well.", "stop")
