@@ -236,6 +236,9 @@ def _translated() -> Iterator[None]:
         if "clos" not in str(error):
             raise
         raise DatabaseUnavailable("the database is closed") from error
+    except asyncpg.InternalClientError as error:
+        # A server that shuts down has said so on a connection that was about to be used.
+        raise DatabaseUnavailable(f"database: {error}") from error
     except OSError as error:
         # asyncio's time-out is an OSError too, and has no text.
         raise DatabaseUnavailable(f"database: {error or 'it does not answer in time'}") from error

@@ -6,10 +6,11 @@ import asyncio
 import signal
 from collections.abc import Awaitable, Callable
 
+import asyncpg
 import pytest
 
 from gateway.state.database import DatabaseUnavailable
-from gateway.state.postgres import DatabaseInUse, Postgres, open_postgres
+from gateway.state.postgres import DatabaseInUse, Postgres, _translated, open_postgres
 from tests import stores
 
 INSERT = "INSERT INTO t (id) VALUES ($1)"
@@ -49,6 +50,26 @@ def test_away_and_back(how: signal.Signals) -> None:
         await database.execute(INSERT, 4)
 
     with_own_server(work)
+
+
+def test_whoever_asks_while_it_stops_is_told_that_it_is_away() -> None:
+    async def work(database: Postgres, server: stores.Postgres) -> None:
+        async def ask() -> None:
+            with pytest.raises(DatabaseUnavailable):
+                while True:
+                    await database.run(lambda inside: inside.query("SELECT 1"))
+
+        asking = [asyncio.create_task(ask()) for _ in range(8)]
+        await asyncio.sleep(0)
+        await asyncio.to_thread(server.stop, signal.SIGINT)
+        await asyncio.gather(*asking)
+
+    with_own_server(work)
+
+
+def test_a_connection_that_was_told_of_the_end_before_it_was_used_is_an_outage() -> None:
+    with pytest.raises(DatabaseUnavailable), _translated():
+        raise asyncpg.InternalClientError("cannot switch to state 15; another operation (2) is in progress")
 
 
 def test_silent_is_away_within_the_time_limit() -> None:
