@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from typing import Annotated, Any
 
 import msgspec
@@ -15,9 +14,9 @@ from adapters.dialects.client import Style
 from adapters.dialects.failures import failure_in_stream
 from adapters.dialects.openai_completions import MAX_TOKENS_DEFAULT
 from adapters.dialects.openai_usage import WireUsage, parse_usage
-from adapters.dialects.passing import Passing
+from adapters.dialects.passing import Passing, Signs, decoded
 from adapters.dialects.splicing import SEARCHED_BYTES_MAX, Members, Parts, members_decoder, replace_one, splice
-from adapters.errors import BrokeOff, InvalidRequest, UpstreamInvalid
+from adapters.errors import BrokeOff, InvalidRequest
 from adapters.types import Head, Inbound, Usage
 
 TAIL_BYTES = 4096
@@ -26,24 +25,26 @@ TAIL_PIECES = 16
 NOTHING = msgspec.Raw(b"null")
 
 # What stands in a request that needs a capability.
-SIGNS: Mapping[str, tuple[bytes, ...]] = {
-    "tools": (b'"tools"',),
-    "tool_choice": (b'"tool_choice"',),
-    "parallel_tools": (b'"parallel_tool_calls"',),
-    "images": (b'"image_url"',),
-    "audio": (b'"input_audio"',),
-    "documents": (b'"file"',),
-    "json_object": (b'"json_object"',),
-    "json_schema": (b'"json_schema"', b'"guided_json"'),
-    "grammars": (b'"grammar"', b'"structured_outputs"', b'"guided_'),
-    "logprobs": (b'logprobs"',),
-    "logit_bias": (b'"logit_bias"',),
-    "reasoning": (b'"reasoning_effort"', b'"reasoning"'),
-    "suffix": (b'"suffix"',),
-    "echo": (b'"echo"',),
-    "token_ids": (b'"prompt"', b'"input"'),
-    "dimensions": (b'"dimensions"',),
-}
+SIGNS = Signs(
+    {
+        "tools": (b'"tools"',),
+        "tool_choice": (b'"tool_choice"',),
+        "parallel_tools": (b'"parallel_tool_calls"',),
+        "images": (b'"image_url"',),
+        "audio": (b'"input_audio"',),
+        "documents": (b'"file"',),
+        "json_object": (b'"json_object"',),
+        "json_schema": (b'"json_schema"', b'"guided_json"'),
+        "grammars": (b'"grammar"', b'"structured_outputs"', b'"guided_'),
+        "logprobs": (b'logprobs"',),
+        "logit_bias": (b'"logit_bias"',),
+        "reasoning": (b'"reasoning_effort"', b'"reasoning"'),
+        "suffix": (b'"suffix"',),
+        "echo": (b'"echo"',),
+        "token_ids": (b'"prompt"', b'"input"'),
+        "dimensions": (b'"dimensions"',),
+    }
+)
 
 _USAGE = re.compile(rb'"usage"\s*:\s*\{')
 # Text that an event brings, be it of an answer, of a call or of a thought.
@@ -215,10 +216,7 @@ def usage_of(body: bytes) -> Usage:
 
 def _usage_of_another(body: bytes) -> Usage:
     """The same of an error, and of an answer whose usage is not as it should be."""
-    try:
-        chunk = _chunk_decoder.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise UpstreamInvalid("The provider's answer is not what was agreed on.") from None
+    chunk = decoded(_chunk_decoder, body)
     if chunk.choices is None and b'"error"' in body[:TAIL_BYTES] and (failure := failure_in_stream(body)) is not None:
         raise failure
     return _reported(chunk.usage)
@@ -280,10 +278,7 @@ class ChunkWatch:
         return b"".join(kept), len(kept)
 
     def _wanted(self, payload: bytes) -> bool:
-        try:
-            chunk = _chunk_decoder.decode(payload)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            raise UpstreamInvalid("The provider's answer is not what was agreed on.") from None
+        chunk = decoded(_chunk_decoder, payload)
         if b'"error"' in payload and (failure := failure_in_stream(payload)) is not None:
             raise failure
         if bytes(chunk.usage) == b"null":
@@ -312,13 +307,7 @@ def may_need(inbound: Inbound, capabilities: Collection[str]) -> bool:
         return True
     if "n" in capabilities and inbound.head.n > 1:
         return True
-    signs = _signs(frozenset(capabilities))
-    return bool(signs) and (escaped or any(sign in body for sign in signs))
-
-
-@functools.cache
-def _signs(capabilities: frozenset[str]) -> tuple[bytes, ...]:
-    return tuple(sign for capability in capabilities for sign in SIGNS.get(capability, ()))
+    return SIGNS.in_body(body, capabilities, escaped=escaped)
 
 
 def _names_images(body: bytes) -> bool:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Callable, Collection
-from typing import Protocol
+from collections.abc import Callable, Collection, Mapping
+from typing import Protocol, TypeVar
 
 import msgspec
 
 from adapters.dialects.client import Style
 from adapters.dialects.splicing import Parts
+from adapters.errors import BrokeOff, UpstreamInvalid
 from adapters.types import Head, Inbound, Kind, Usage
+
+T = TypeVar("T")
 
 # Names and types of what a provider keeps or does beside answering: tools that it runs itself, and their credentials.
 _ACTS = re.compile(
@@ -22,6 +26,35 @@ _ACTS = re.compile(
 def acts(inbound: Inbound) -> bool:
     """Whether a provider may do more for a request than answer it: yes where in doubt."""
     return b"\\u00" in inbound.body or _ACTS.search(inbound.body) is not None
+
+
+def decoded(decoder: msgspec.json.Decoder[T], payload: bytes) -> T:
+    """An answer, or the payload of an event; raises `UpstreamInvalid` for what is none of the dialect."""
+    try:
+        return decoder.decode(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise strange() from None
+
+
+def strange() -> UpstreamInvalid:
+    return UpstreamInvalid("The provider's answer is not what was agreed on.")
+
+
+class Signs:
+    """What stands in a request that needs a capability, by capability."""
+
+    def __init__(self, table: Mapping[str, tuple[bytes, ...]]) -> None:
+        self.table = table
+
+    def in_body(self, body: bytes, capabilities: Collection[str], *, escaped: bool) -> bool:
+        """Whether there is one of any of the capabilities; in a body with `escaped` names and values may be any."""
+        signs = _signs(self, frozenset(capabilities))
+        return bool(signs) and (escaped or any(sign in body for sign in signs))
+
+
+@functools.lru_cache(256)
+def _signs(signs: Signs, capabilities: frozenset[str]) -> tuple[bytes, ...]:
+    return tuple(sign for capability in capabilities for sign in signs.table.get(capability, ()))
 
 
 class Watch(Protocol):
@@ -40,6 +73,51 @@ class Watch(Protocol):
     def end(self) -> bytes:
         """The last event, held back until now. Raises `BrokeOff` when the stream ended before it."""
         ...
+
+
+class Reading(Protocol):
+    """What the events of one stream say of its use and its end."""
+
+    usage: Usage
+
+    def ends(self, payload: bytes) -> bool:
+        """Note what an event says; whether it is the last one. Raises `AdapterError` when it is an error."""
+        ...
+
+
+class NamedWatch:
+    """`Watch` of a dialect whose streams end with an event of theirs.
+
+    Frames without any of the signs in `told` are shown as they come, the others read one by one; `outputs` stands in an
+    event that brings at least one token.
+    """
+
+    def __init__(self, told: tuple[bytes, ...], outputs: bytes, reading: Reading) -> None:
+        self.usage = Usage()
+        self.done = False
+        self._told = told
+        self._outputs = outputs
+        self._reading = reading
+        self._last = b""
+
+    def passed(self, frames: bytes, events: int) -> tuple[bytes, int]:
+        if self.done:
+            return b"", 0
+        if any(sign in frames for sign in self._told):
+            frames = b"".join(frame + b"\n\n" for frame in frames[:-2].split(b"\n\n") if self._wanted(frame))
+        return frames, frames.count(self._outputs)
+
+    def _wanted(self, frame: bytes) -> bool:
+        if not self.done:
+            if self._reading.ends(frame[frame.index(b"data: ") + 6 :]):
+                self.done, self._last = True, frame + b"\n\n"
+            self.usage = self._reading.usage
+        return not self.done
+
+    def end(self) -> bytes:
+        if not self.done:
+            raise BrokeOff("The provider's answer broke off.")
+        return self._last
 
 
 class Passing(msgspec.Struct, frozen=True):

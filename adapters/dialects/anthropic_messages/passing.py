@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Annotated, Any
 
 import msgspec
@@ -14,21 +14,23 @@ from adapters.dialects.anthropic_messages.events_in import WireUsage, parse_usag
 from adapters.dialects.anthropic_messages.fields import Metadata
 from adapters.dialects.client import Style
 from adapters.dialects.failures import failure_in_stream
-from adapters.dialects.passing import Passing
+from adapters.dialects.passing import NamedWatch, Passing, Signs, decoded, strange
 from adapters.dialects.splicing import Parts, rename, splice
-from adapters.errors import BrokeOff, UpstreamInvalid
+from adapters.errors import UpstreamInvalid
 from adapters.types import Head, Inbound, Usage
 
 # What stands in a request that needs a capability.
-SIGNS: Mapping[str, tuple[bytes, ...]] = {
-    "tools": (b'"tools"',),
-    "tool_choice": (b'"tool_choice"',),
-    "parallel_tools": (b'"disable_parallel_tool_use"',),
-    "images": (b'"image"',),
-    "documents": (b'"document"',),
-    "json_schema": (b'"json_schema"',),
-    "reasoning": (b'"thinking"', b'"effort"'),
-}
+SIGNS = Signs(
+    {
+        "tools": (b'"tools"',),
+        "tool_choice": (b'"tool_choice"',),
+        "parallel_tools": (b'"disable_parallel_tool_use"',),
+        "images": (b'"image"',),
+        "documents": (b'"document"',),
+        "json_schema": (b'"json_schema"',),
+        "reasoning": (b'"thinking"', b'"effort"'),
+    }
+)
 # What of a stream has to be looked at; anything else is shown as it comes.
 _TOLD = (b'"usage"', b'"error"', b"message_stop")
 
@@ -78,54 +80,32 @@ def rewrite(inbound: Inbound, model: str, style: Style) -> Parts:
 
 def usage_of(body: bytes) -> Usage:
     """What a whole answer says that it used."""
-    event = _decoded(body)
+    event = decoded(_event_decoder, body)
     if event.type != "message":
-        raise failure_in_stream(body) or UpstreamInvalid("The provider's answer is not what was agreed on.")
+        raise failure_in_stream(body) or strange()
     return parse_usage(event.usage)
 
 
-def _decoded(payload: bytes) -> _Event:
-    try:
-        return _event_decoder.decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise UpstreamInvalid("The provider's answer is not what was agreed on.") from None
-
-
-class EventWatch:
+class Events:
     """The events of one stream. Each piece of an answer is one token at least."""
 
-    def __init__(self, inbound: Inbound) -> None:
+    def __init__(self) -> None:
         self.usage = Usage()
-        self.done = False
         self._reports: list[WireUsage | None] = []
-        self._last = b""
 
-    def passed(self, frames: bytes, events: int) -> tuple[bytes, int]:
-        if self.done:
-            return b"", 0
-        if any(sign in frames for sign in _TOLD):
-            frames = b"".join(frame + b"\n\n" for frame in frames[:-2].split(b"\n\n") if self._wanted(frame))
-        return frames, frames.count(b"event: content_block_delta\n")
-
-    def _wanted(self, frame: bytes) -> bool:
-        if self.done:
-            return False
-        payload = frame[frame.index(b"data: ") + 6 :]
-        event = _decoded(payload)
+    def ends(self, payload: bytes) -> bool:
+        event = decoded(_event_decoder, payload)
         match event.type:
             case "error":
                 raise failure_in_stream(payload) or UpstreamInvalid("The provider failed.")
             case "message_start" | "message_delta":
                 self._reports += [event.message.usage if event.message is not None else None, event.usage]
                 self.usage = parse_usage(*self._reports)
-            case "message_stop":
-                self.done, self._last = True, frame + b"\n\n"
-        return not self.done
+        return event.type == "message_stop"
 
-    def end(self) -> bytes:
-        if not self.done:
-            raise BrokeOff("The provider's answer broke off.")
-        return self._last
+
+def watch(inbound: Inbound) -> NamedWatch:
+    return NamedWatch(_TOLD, b"event: content_block_delta\n", Events())
 
 
 def may_need(inbound: Inbound, capabilities: Collection[str]) -> bool:
@@ -134,8 +114,7 @@ def may_need(inbound: Inbound, capabilities: Collection[str]) -> bool:
     body, escaped = inbound.body, b"\\u00" in inbound.body
     if "image_urls" in capabilities and (escaped or b'"url"' in body) and _names_images(body):
         return True
-    signs = [sign for capability in capabilities for sign in SIGNS.get(capability, ())]
-    return bool(signs) and (escaped or any(sign in body for sign in signs))
+    return SIGNS.in_body(body, capabilities, escaped=escaped)
 
 
 def _names_images(body: bytes) -> bool:
@@ -166,4 +145,4 @@ class _Said(msgspec.Struct):
 _NEUTRAL = frozenset(("model", "metadata"))
 _SPOILT = re.compile(rb'"stop_reason"\s*:\s*"refusal"')
 
-MESSAGES = Passing("chat", read_head, rewrite, EventWatch, usage_of, may_need, _NEUTRAL, _SPOILT)
+MESSAGES = Passing("chat", read_head, rewrite, watch, usage_of, may_need, _NEUTRAL, _SPOILT)

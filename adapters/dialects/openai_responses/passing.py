@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Any
 
 import msgspec
@@ -15,25 +15,26 @@ from adapters.dialects.openai_responses.fields import Id
 from adapters.dialects.openai_responses.request_in import refuse_kept
 from adapters.dialects.openai_responses.request_out import ENCRYPTED, thoughtful
 from adapters.dialects.openai_usage import WireUsage, parse_usage
-from adapters.dialects.passing import Passing
+from adapters.dialects.passing import NamedWatch, Passing, Signs, decoded, strange
 from adapters.dialects.splicing import Parts, splice
-from adapters.errors import BrokeOff, UpstreamInvalid
 from adapters.types import Head, Inbound, Usage
 
 # What stands in a request that needs a capability.
-SIGNS: Mapping[str, tuple[bytes, ...]] = {
-    "tools": (b'"tools"',),
-    "tool_choice": (b'"tool_choice"',),
-    "parallel_tools": (b'"parallel_tool_calls"',),
-    "images": (b'"input_image"',),
-    "audio": (b'"input_audio"',),
-    "documents": (b'"input_file"',),
-    "json_object": (b'"json_object"',),
-    "json_schema": (b'"json_schema"',),
-    "grammars": (b'"grammar"',),
-    "logprobs": (b'"top_logprobs"', b'logprobs"'),
-    "reasoning": (b'"reasoning"',),
-}
+SIGNS = Signs(
+    {
+        "tools": (b'"tools"',),
+        "tool_choice": (b'"tool_choice"',),
+        "parallel_tools": (b'"parallel_tool_calls"',),
+        "images": (b'"input_image"',),
+        "audio": (b'"input_audio"',),
+        "documents": (b'"input_file"',),
+        "json_object": (b'"json_object"',),
+        "json_schema": (b'"json_schema"',),
+        "grammars": (b'"grammar"',),
+        "logprobs": (b'"top_logprobs"', b'logprobs"'),
+        "reasoning": (b'"reasoning"',),
+    }
+)
 # What of a stream has to be looked at; anything else is shown as it comes.
 _TOLD = (*(b'"%b"' % kind.encode() for kind in ENDS), b"[DONE]")
 
@@ -117,58 +118,33 @@ def rewrite(inbound: Inbound, model: str, style: Style) -> Parts:
 
 def usage_of(body: bytes) -> Usage:
     """What a whole answer says that it used."""
-    try:
-        answer = _response_decoder.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise _strange() from None
+    answer = decoded(_response_decoder, body)
     if bytes(answer.error) != b"null":
         raise failed(answer.error)
     if answer.object != "response":
-        raise _strange()
+        raise strange()
     return Usage() if answer.usage is None else parse_usage(answer.usage)
 
 
-def _strange() -> UpstreamInvalid:
-    return UpstreamInvalid("The provider's answer is not what was agreed on.")
-
-
-class EventWatch:
+class Events:
     """The events of one stream. Each delta is one token at least."""
 
-    def __init__(self, inbound: Inbound) -> None:
-        self.usage = Usage()
-        self.done = False
-        self._last = b""
+    usage = Usage()
 
-    def passed(self, frames: bytes, events: int) -> tuple[bytes, int]:
-        if self.done:
-            return b"", 0
-        if any(sign in frames for sign in _TOLD):
-            frames = b"".join(frame + b"\n\n" for frame in frames[:-2].split(b"\n\n") if self._wanted(frame))
-        return frames, frames.count(b'.delta"')
-
-    def _wanted(self, frame: bytes) -> bool:
-        if self.done:
-            return False
-        payload = frame[frame.index(b"data: ") + 6 :]
-        try:
-            event = _event_decoder.decode(payload)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            raise _strange() from None
+    def ends(self, payload: bytes) -> bool:
+        event = decoded(_event_decoder, payload)
         if event.type not in ENDS:
-            return True
+            return False
         if event.type == "error" or event.response is None:
             raise failed(payload)
         if event.type == "response.failed":
             raise failed(event.response.error)
         self.usage = Usage() if event.response.usage is None else parse_usage(event.response.usage)
-        self.done, self._last = True, frame + b"\n\n"
-        return False
+        return True
 
-    def end(self) -> bytes:
-        if not self.done:
-            raise BrokeOff("The provider's answer broke off.")
-        return self._last
+
+def watch(inbound: Inbound) -> NamedWatch:
+    return NamedWatch(_TOLD, b'.delta"', Events())
 
 
 def may_need(inbound: Inbound, capabilities: Collection[str]) -> bool:
@@ -177,8 +153,7 @@ def may_need(inbound: Inbound, capabilities: Collection[str]) -> bool:
     body, escaped = inbound.body, b"\\u00" in inbound.body
     if "image_urls" in capabilities and (escaped or b'_url"' in body) and _names_images(body):
         return True
-    signs = [sign for capability in capabilities for sign in SIGNS.get(capability, ())]
-    return bool(signs) and (escaped or any(sign in body for sign in signs))
+    return SIGNS.in_body(body, capabilities, escaped=escaped)
 
 
 def _names_images(body: bytes) -> bool:
@@ -209,4 +184,4 @@ class _Said(msgspec.Struct):
 _NEUTRAL = frozenset(("model",))
 _SPOILT = re.compile(rb'"reason"\s*:\s*"content_filter"')
 
-RESPONSES = Passing("chat", read_head, rewrite, EventWatch, usage_of, may_need, _NEUTRAL, _SPOILT)
+RESPONSES = Passing("chat", read_head, rewrite, watch, usage_of, may_need, _NEUTRAL, _SPOILT)
