@@ -25,6 +25,8 @@ _REFUSED = tuple(
 _PUBLIC_V6 = ipaddress.ip_network("2000::/3")
 
 Resolve = Callable[[str, int], Awaitable[list[str]]]
+# How a connection fails, beside what the operating system says.
+FAILURES = (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException)
 
 
 async def resolve(host: str, port: int) -> list[str]:
@@ -63,3 +65,12 @@ class PublicNetwork(httpcore.AsyncNetworkBackend):
         if not addresses or not all(map(is_public, addresses)):
             raise httpcore.ConnectError("not a public address")
         return await self._network.connect_tcp(addresses[0], port, timeout, local_address, socket_options)
+
+
+def network_to(
+    *, private_addresses: bool, resolve: Resolve, network: httpcore.AsyncNetworkBackend | None
+) -> httpcore.AsyncNetworkBackend:
+    """The way to addresses that somebody configured: over `network`, or else the system's; to public ones only, unless
+    private ones are allowed."""
+    network = network or httpcore.AnyIOBackend()
+    return network if private_addresses else PublicNetwork(resolve, network)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
 import smtplib
 import ssl
 import time
@@ -15,9 +13,8 @@ from email.utils import formatdate
 import httpcore
 
 from gateway.config_money import SmtpConfig, WebhookConfig
-from gateway.public_network import PublicNetwork, Resolve, resolve
-
-_FAILURES = (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException)
+from gateway.public_network import FAILURES, Resolve, network_to, resolve
+from gateway.secret import signature
 
 
 class NotDelivered(Exception):
@@ -37,11 +34,10 @@ class Webhook:
     ) -> None:
         assert config.url is not None and config.secret is not None
         self._url = config.url
-        self._secret = config.secret.reveal().encode()
+        self._secret = config.secret
         self._timeout_s = config.timeout_s
         self._now_s = now_s
-        network = network or httpcore.AnyIOBackend()
-        self._network = network if config.private_addresses else PublicNetwork(resolve, network)
+        self._network = network_to(private_addresses=config.private_addresses, resolve=resolve, network=network)
 
     async def send(self, id: str, subject: str, payload: bytes) -> None:
         """Raises NotDelivered."""
@@ -54,7 +50,7 @@ class Webhook:
         try:
             async with asyncio.timeout(self._timeout_s):
                 status = await self._post(headers, payload)
-        except (TimeoutError, OSError, *_FAILURES) as error:
+        except (TimeoutError, OSError, *FAILURES) as error:
             raise NotDelivered(f"{type(error).__name__}: {error}") from error
         if not 200 <= status < 300:
             raise NotDelivered(f"it answered with status {status}")
@@ -67,12 +63,6 @@ class Webhook:
             pool.stream("POST", self._url, headers=list(headers.items()), content=payload) as response,
         ):
             return response.status
-
-
-def signature(secret: bytes, now_s: int, payload: bytes) -> str:
-    """`t=1700000000,v1=...`: HMAC-SHA256 over the time, a dot and the body, so that an old alert cannot be replayed."""
-    digest = hmac.new(secret, f"{now_s}.".encode() + payload, hashlib.sha256).hexdigest()
-    return f"t={now_s},v1={digest}"
 
 
 class Mail:

@@ -18,13 +18,13 @@ from adapters.dialects.openai_parts import MEDIA_TYPES, check_images
 from adapters.errors import InvalidRequest
 from adapters.types import ChatRequest, ImagePart, ImageUrl, Part
 from gateway.config import ImagesConfig
-from gateway.public_network import PublicNetwork, Resolve, resolve
+from gateway.public_network import FAILURES, PublicNetwork, Resolve, resolve
 
 REDIRECTS_MAX = 3
 CONCURRENT_MAX = 8
 PORTS = {"http": 80, "https": 443}
 
-_FAILURES = (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError, httpcore.UnsupportedProtocol)
+_FAILURES = (*FAILURES, httpcore.UnsupportedProtocol)
 _HEADERS = (
     ("accept", ", ".join(MEDIA_TYPES)),
     ("accept-encoding", "identity"),

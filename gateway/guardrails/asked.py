@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import time
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import httpcore
 import msgspec
@@ -16,6 +14,9 @@ from gateway.config_guardrails import GuardrailConfig
 from gateway.guardrails import GuardrailFailed, Span
 from gateway.guardrails.remote import Poster, Windows, find_joined
 from gateway.public_network import Resolve, resolve
+from gateway.secret import signature
+
+T = TypeVar("T")
 
 # A moderation model is given no more of a text at a time.
 MODERATED_CHARS_MAX = 20_000
@@ -114,7 +115,7 @@ class Webhook:
     ) -> None:
         assert config.url is not None and config.secret is not None
         self._name, self._url = config.name, config.url
-        self._secret = config.secret.reveal().encode()
+        self._secret = config.secret
         self._window_chars = config.window_chars
         self._poster = Poster(private_addresses=config.private_addresses, resolve=resolve, network=network)
         self._now_s = now_s
@@ -127,13 +128,9 @@ class Webhook:
 
     async def _ask(self, text: str) -> Sequence[Span]:
         payload = msgspec.json.encode({"guardrail": self._name, "text": text})
-        now_s = round(self._now_s())
-        digest = hmac.new(self._secret, f"{now_s}.".encode() + payload, hashlib.sha256).hexdigest()
-        body = await self._poster.post(self._url, payload, [("x-gateway-signature", f"t={now_s},v1={digest}")])
-        try:
-            findings = _verdicts.decode(body).findings
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            raise GuardrailFailed("its answer is not one") from None
+        signed = signature(self._secret, round(self._now_s()), payload)
+        body = await self._poster.post(self._url, payload, [("x-gateway-signature", signed)])
+        findings = _decoded(_verdicts, body, "its answer").findings
         return [Span(one.start, len(text) if one.end is None else one.end, _name(one.kind)) for one in findings]
 
     async def close(self) -> None:
@@ -191,10 +188,7 @@ class Presidio:
         if config.threshold is not None:
             asked["score_threshold"] = config.threshold
         body = await self._poster.post(f"{(config.url or '').rstrip('/')}/analyze", msgspec.json.encode(asked))
-        try:
-            results = _results.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            raise GuardrailFailed("its answer is not one") from None
+        results = _decoded(_results, body, "its answer")
         if config.threshold is not None:
             results = [one for one in results if one.score >= config.threshold]
         if config.anonymizer_url is None or config.action != "mask" or not results:
@@ -205,10 +199,7 @@ class Presidio:
         """The findings with what the anonymizer puts in their places; its items lie in its own text."""
         url = f"{(self._config.anonymizer_url or '').rstrip('/')}/anonymize"
         body = await self._poster.post(url, msgspec.json.encode({"text": text, "analyzer_results": results}))
-        try:
-            answer = _anonymized.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            raise GuardrailFailed("the anonymizer's answer is not one") from None
+        answer = _decoded(_anonymized, body, "the anonymizer's answer")
         ends = {one.start: one.end for one in sorted(results, key=lambda one: one.end)}
         spans, at, shift = [], 0, 0
         for item in sorted(answer.items, key=lambda one: one.start):
@@ -224,6 +215,13 @@ class Presidio:
 
     async def close(self) -> None:
         await self._poster.close()
+
+
+def _decoded(decoder: msgspec.json.Decoder[T], body: bytes, what: str) -> T:
+    try:
+        return decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise GuardrailFailed(f"{what} is not one") from None
 
 
 def _name(given: str) -> str:

@@ -9,13 +9,11 @@ from collections.abc import Awaitable, Callable, Sequence
 import httpcore
 
 from gateway.guardrails import GuardrailFailed, Scanned, Span, united
-from gateway.public_network import PublicNetwork, Resolve, resolve
+from gateway.public_network import FAILURES, Resolve, network_to, resolve
 
 ANSWER_BYTES_MAX = 4 << 20
 CONNECTIONS_MAX = 32
 SEPARATOR = "\n\n"
-
-_FAILURES = (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException)
 
 Ask = Callable[[str], Awaitable[Sequence[Span]]]
 
@@ -88,8 +86,7 @@ class Poster:
         resolve: Resolve = resolve,
         network: httpcore.AsyncNetworkBackend | None = None,
     ) -> None:
-        network = network or httpcore.AnyIOBackend()
-        self._network = network if private_addresses else PublicNetwork(resolve, network)
+        self._network = network_to(private_addresses=private_addresses, resolve=resolve, network=network)
         self._pool: httpcore.AsyncConnectionPool | None = None
 
     async def post(self, url: str, payload: bytes, headers: Sequence[tuple[str, str]] = ()) -> bytes:
@@ -112,7 +109,7 @@ class Poster:
                     if len(body) > ANSWER_BYTES_MAX:
                         raise GuardrailFailed(f"its answer has more than {ANSWER_BYTES_MAX} bytes")
                 return body
-        except (OSError, *_FAILURES) as error:
+        except (OSError, *FAILURES) as error:
             raise GuardrailFailed(f"it cannot be reached: {type(error).__name__}") from error
 
     async def close(self) -> None:
