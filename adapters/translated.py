@@ -15,6 +15,7 @@ from typing import Protocol
 import msgspec
 from msgspec.structs import replace
 
+from adapters.closing import close
 from adapters.dialects import anthropic_messages, openai_chat, openai_completions, openai_embeddings, openai_responses
 from adapters.dialects.openai_wire import EventRenderer, Folded, ResponseHead
 from adapters.errors import EngineFailed, Timeout
@@ -159,8 +160,7 @@ class Translation:
         if isinstance(parsed, Vectors):
             return await self._embed(parsed, target, caller)
         assert not isinstance(request, EmbeddingRequest), "text was asked for"
-        chat = isinstance(request, ChatRequest)
-        events = target.chat(request, caller) if chat else target.complete(request, caller)  # type: ignore[arg-type]
+        events = generated(target, request, caller)
         try:
             async with asyncio.timeout(FIRST_EVENT_TIMEOUT_S) as limit:
                 first = await anext(events, None)
@@ -170,8 +170,7 @@ class Translation:
         except TimeoutError:
             raise Timeout("The request took too long.") from None
         finally:
-            if (aclose := getattr(events, "aclose", None)) is not None:
-                await asyncio.shield(aclose())
+            await close(events)
 
     async def _embed(self, parsed: Vectors, target: Target, caller: Caller) -> Relayed:
         embeddings = await target.embed(parsed.request, caller)
@@ -213,6 +212,11 @@ class Translation:
     def _head(self, caller: Caller) -> ResponseHead:
         fingerprint = "fp_" + hashlib.sha256(self._name.encode()).hexdigest()[:10]
         return ResponseHead(self._prefix + caller.request_id, int(time.time()), self._name, fingerprint)
+
+
+def generated(target: Chat, request: TextRequest, caller: Caller) -> AsyncIterator[Event]:
+    """The events with which a target answers a request for text."""
+    return target.chat(request, caller) if isinstance(request, ChatRequest) else target.complete(request, caller)
 
 
 async def _all(first: Event | None, events: AsyncIterator[Event]) -> AsyncIterator[Event]:

@@ -11,6 +11,7 @@ from typing import TypeVar
 from msgspec.structs import replace
 
 from adapters.errors import InvalidRequest, Timeout
+from adapters.translated import FIRST_EVENT_TIMEOUT_S, TOTAL_TIMEOUT_S
 from adapters.types import (
     Caller,
     ChatRequest,
@@ -39,9 +40,6 @@ from gateway.telemetry import Telemetry
 T = TypeVar("T")
 Encoded = TypeVar("Encoded", Embeddings, Ranking)
 TextRequest = TypeVar("TextRequest", ChatRequest, CompletionRequest)
-
-FIRST_EVENT_TIMEOUT_S = 600.0
-TOTAL_TIMEOUT_S = 3600.0
 
 _KIND_NAMES: dict[Kind, str] = {
     "chat": "chat completions",
@@ -82,14 +80,8 @@ class Inference:
 
     async def chat(self, principal: Principal, request: ChatRequest, caller: Caller) -> Stream:
         """Continue a conversation."""
-        target = self._target(principal, request.model, "chat")
-        request = replace(request, generation=target.generation(request.generation))
-        guards = self._guards(principal, target, caller)
-        record = await self._admit(principal, target, caller, "chat", request)
-        checked = await self._checked(guards, target, request, record)
-        bounded = _bounded(checked, record)
-        ask = Ask(principal, target, caller, record, checked, _bound_of(bounded, checked))
-        return await self._open(ask, partial(target.adapter.chat, bounded, caller), guards, checked.generation.n)
+        ask, bounded, guards = await self._text(principal, request, caller, "chat")
+        return await self._open(ask, partial(ask.target.adapter.chat, bounded, caller), guards, bounded.generation.n)
 
     async def passage(self, principal: Principal, inbound: Inbound, caller: Callable[[], Caller]) -> Passage | None:
         """The way of a request to a target that speaks its dialect, with what it may use held; None where there is no
@@ -111,33 +103,48 @@ class Inference:
 
     async def complete(self, principal: Principal, request: CompletionRequest, caller: Caller) -> Stream:
         """Continue raw prompts."""
-        target = self._target(principal, request.model, "completion")
-        request = replace(request, generation=target.generation(request.generation))
-        guards = self._guards(principal, target, caller)
-        record = await self._admit(principal, target, caller, "completion", request)
-        checked = await self._checked(guards, target, request, record)
-        bounded = _bounded(checked, record)
-        ask = Ask(principal, target, caller, record, checked, _bound_of(bounded, checked))
-        choices = len(checked.prompts) * checked.generation.n
-        return await self._open(ask, partial(target.adapter.complete, bounded, caller), guards, choices)
+        ask, bounded, guards = await self._text(principal, request, caller, "completion")
+        choices = len(bounded.prompts) * bounded.generation.n
+        return await self._open(ask, partial(ask.target.adapter.complete, bounded, caller), guards, choices)
 
     async def embed(self, principal: Principal, request: EmbeddingRequest, caller: Caller) -> tuple[Embeddings, Meter]:
         """Turn texts into vectors; what it cost is in the meter."""
         target = self._target(principal, request.model, "embedding")
-        guards = self._guards(principal, target, caller)
-        record = await self._admit(principal, target, caller, "embedding", request)
-        checked = await self._checked(guards, target, request, record)
+        checked, record, _ = await self._let_in(principal, target, caller, "embedding", request)
         ask = Ask(principal, target, caller, record, checked)
         return await self._encoded(ask, partial(target.adapter.embed, checked, caller))
 
     async def rerank(self, principal: Principal, request: RerankRequest, caller: Caller) -> tuple[Ranking, Meter]:
         """Score documents by how well they answer a query; what it cost is in the meter."""
         target = self._target(principal, request.model, "rerank")
-        guards = self._guards(principal, target, caller)
-        record = await self._admit(principal, target, caller, "rerank", request)
-        checked = await self._checked(guards, target, request, record)
+        checked, record, _ = await self._let_in(principal, target, caller, "rerank", request)
         ask = Ask(principal, target, caller, record, checked)
         return await self._encoded(ask, partial(target.adapter.rerank, checked, caller))
+
+    async def _text(
+        self, principal: Principal, request: TextRequest, caller: Caller, kind: Kind
+    ) -> tuple[Ask, TextRequest, Guarding | None]:
+        """A request for text that was let in, the same with its answer bounded, and what is to watch that."""
+        target = self._target(principal, request.model, kind)
+        request = replace(request, generation=target.generation(request.generation))
+        checked, record, guards = await self._let_in(principal, target, caller, kind, request)
+        bounded = _bounded(checked, record)
+        return Ask(principal, target, caller, record, checked, _bound_of(bounded, checked)), bounded, guards
+
+    async def _let_in(
+        self, principal: Principal, target: Target, caller: Caller, kind: Kind, request: R
+    ) -> tuple[R, Record, Guarding | None]:
+        """Hold what a request may use, and have it looked at; the request as it may go on. From here on its record has
+        to be ended. One that is blocked ends its record, and costs nothing."""
+        guards = self._guards(principal, target, caller)
+        record = await self._admit(principal, target, caller, kind, request)
+        if guards is None:
+            return request, record, None
+        try:
+            return await self._in_time(guards.check(request, target.adapter.detokenize)), record, guards
+        except BaseException as exc:
+            record.fail(exc)
+            raise
 
     async def _encoded(self, ask: Ask, work: Callable[[], Awaitable[Encoded]]) -> tuple[Encoded, Meter]:
         record, cache = ask.record, self._cache
@@ -192,16 +199,6 @@ class Inference:
         if not self._guarded and not principal.guardrails:
             return None
         return guarding(self._guardrails, principal, target, caller.request_id)
-
-    async def _checked(self, guards: Guarding | None, target: Target, request: R, record: Record) -> R:
-        """The request as it may go on. One that is blocked ends its record, and costs nothing."""
-        if guards is None:
-            return request
-        try:
-            return await self._in_time(guards.check(request, target.adapter.detokenize))
-        except BaseException as exc:
-            record.fail(exc)
-            raise
 
     async def _open(
         self, ask: Ask, start: Callable[[], AsyncIterator[Event]], guards: Guarding | None, choices: int

@@ -15,6 +15,7 @@ from typing import NamedTuple, TypeVar, cast
 import msgspec
 from msgspec.structs import replace
 
+from adapters.closing import close
 from adapters.sameness import identity, keepable
 from adapters.types import (
     Caller,
@@ -144,9 +145,7 @@ class Cache:
         finally:
             if found is not None:
                 found.drop()
-            aclose = getattr(events, "aclose", None)
-            if aclose is not None:
-                await asyncio.shield(asyncio.ensure_future(aclose()))
+            await close(events)
 
     async def encoded(self, ask: Ask, work: Callable[[], Awaitable[Encoded]]) -> Encoded:
         """Kept vectors or scores, or those that `work` makes."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gateway.library.errors import Cancelled, Corrupt, NoSpace, Unusable
+from gateway.library.transfer import write_all
 
 PIECE_BYTES = 4 << 20
 
@@ -49,7 +50,7 @@ def digests(
                     sha256.update(piece)
                     fast.update(piece)
                     if out is not None:
-                        _write_all(out.fileno(), piece)
+                        write_all(out.fileno(), piece)
                     size += len(piece)
                     told(size)
                 if out is not None:
@@ -65,9 +66,3 @@ def digests(
     if size != before.st_size or (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
         raise Corrupt("somebody wrote to it while it was read")
     return Digests(size, sha256.hexdigest(), fast.hexdigest())
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]

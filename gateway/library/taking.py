@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import threading
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from gateway.library.digests import Digests, digests
 from gateway.library.drives import How, bring, check_writable, reflink
 from gateway.library.errors import Corrupt, Unusable
 from gateway.library.facts import Facts, facts
+from gateway.library.transfer import sync_folder
 
 # "auto": share blocks where the file system can, else link; nothing is written twice without being asked for.
 Way = Literal["auto", "link", "hardlink", "reflink", "copy"]
@@ -67,7 +67,7 @@ def take(seen: Look, folder: Path, name: str, way: Way, stop: threading.Event, t
             raise Corrupt("somebody wrote to it while it was read")
         if how in ("copy", "reflink"):
             target.chmod(0o444)
-        _sync(folder)
+        sync_folder(folder)
         return Taken(target, how, again.facts, read)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
@@ -88,11 +88,3 @@ def _bring(
     if way != "auto" or how == "link":
         bring(seen.path, draft, how)
     return how, digests(draft, stop=stop, told=told)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

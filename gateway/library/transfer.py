@@ -74,7 +74,7 @@ class Transfer:
             self._partial.unlink()
             raise Corrupt(f"{self._file.path} is not what the hub said it is: its digest differs")
         self._partial.replace(self._target)
-        _sync_folder(self._target.parent)
+        sync_folder(self._target.parent)
 
     def _attempts(self) -> bool:
         """Fetch until all bytes are here; whether they have the digest that was promised."""
@@ -114,7 +114,7 @@ class Transfer:
                 self._check_stop()
                 if self.done_bytes + len(piece) > self._file.size_bytes:
                     raise Corrupt(f"the hub sends more of {self._file.path} than there is")
-                _write_all(descriptor, piece)
+                write_all(descriptor, piece)
                 digest.update(piece)
                 self.done_bytes += len(piece)
                 self.fetched_bytes += len(piece)
@@ -162,13 +162,15 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _write_all(descriptor: int, data: bytes) -> None:
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write all of it; one call may take less."""
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder on the disk."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from adapters.capabilities import Request, repeatable
 from adapters.errors import AdapterError
-from adapters.translated import Translator
+from adapters.translated import Translator, generated
 from adapters.types import (
     Caller,
     ChatRequest,
@@ -140,9 +140,7 @@ class Mirror:
                     await self._translator.translation(request).relay(shadow, caller, reading)
                 reading.note()
             case ChatRequest() | CompletionRequest():
-                chat = isinstance(request, ChatRequest)
-                events = shadow.chat(request, caller) if chat else shadow.complete(request, caller)  # type: ignore[arg-type]
-                async for _ in events:
+                async for _ in generated(shadow, request, caller):
                     reading.note()
             case EmbeddingRequest():
                 await shadow.embed(request, caller)

@@ -26,6 +26,7 @@ import msgspec
 from msgspec.structs import replace
 
 from adapters.capabilities import repeatable
+from adapters.closing import close
 from adapters.errors import AdapterError, InvalidRequest, ModelUnavailable
 from adapters.translated import Translator
 from adapters.types import (
@@ -438,9 +439,6 @@ class Router:
 
 
 async def _close(events: AsyncIterator[Event]) -> None:
-    """Stop the work behind a stream, also when this task is being cancelled once more."""
-    aclose = getattr(events, "aclose", None)
-    if aclose is not None:
-        closing = asyncio.ensure_future(aclose())
-        with suppress(AdapterError):
-            await asyncio.shield(closing)
+    """Stop the work behind a stream, whose failures nobody wants to know any more."""
+    with suppress(AdapterError):
+        await close(events)
