@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import signal
 import sys
 from typing import TYPE_CHECKING, Any, TextIO
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
     from gateway.config import Config
     from gateway.library.pull import Progress
 
-BAR_CELLS = 30
+CELLS_MIN, CELLS_MAX = 10, 30
+COLUMNS = 120
 LINE_EVERY_S = 5.0
 
 
@@ -70,42 +72,66 @@ class Bar:
     def __init__(self, out: TextIO) -> None:
         self._out = out
         self._terminal = out.isatty()
-        self._line = ""
+        self._begun = False
         self._shown_s = float("-inf")
 
     def show(self, progress: Progress) -> None:
-        line = text_of(progress)
         if self._terminal:
-            self._out.write("\r" + line.ljust(len(self._line)))
+            # A line that is as wide as the terminal would begin another one.
+            self._out.write(f"\r{text_of(progress, self._columns() - 1)}\x1b[K")
         else:
             now_s = asyncio.get_running_loop().time()
-            if now_s - self._shown_s < LINE_EVERY_S and progress.status == "running":
+            if now_s - self._shown_s < LINE_EVERY_S and progress.status in ("running", "verifying"):
                 return
             self._shown_s = now_s
-            self._out.write(line + "\n")
+            self._out.write(text_of(progress) + "\n")
         self._out.flush()
-        self._line = line
+        self._begun = True
 
     def end(self) -> None:
-        if self._terminal and self._line:
+        if self._terminal and self._begun:
             self._out.write("\n")
             self._out.flush()
 
+    def _columns(self) -> int:
+        try:
+            return os.get_terminal_size(self._out.fileno()).columns or COLUMNS
+        except OSError:
+            return COLUMNS
 
-def text_of(progress: Progress) -> str:
-    """One line about a pull."""
+
+def text_of(progress: Progress, columns: int = COLUMNS) -> str:
+    """One line about a pull, of at most so many columns."""
     from gateway.library.names import gigabytes
 
     if not progress.total_bytes:
-        return f"{progress.reference}: {progress.status}"
+        return f"{progress.reference}: {progress.status}"[:columns]
     share = progress.done_bytes / progress.total_bytes
-    full = int(share * BAR_CELLS)
-    rate = f"  {gigabytes(int(progress.bytes_per_s))}/s" if progress.bytes_per_s else ""
-    left = f"  {_span(progress.eta_s)} left" if progress.eta_s else ""
-    return (
-        f"{progress.reference}: [{'=' * full}{' ' * (BAR_CELLS - full)}] {share:4.0%}  "
-        f"{gigabytes(progress.done_bytes)} of {gigabytes(progress.total_bytes)}{rate}{left}  {progress.status}"
-    )
+    # Nothing is whole before it is.
+    text = f" {int(share * 100):3}%  {_amount(progress.done_bytes, progress.total_bytes)}"
+    if progress.bytes_per_s:
+        text += f"  {gigabytes(int(progress.bytes_per_s))}/s"
+    if progress.status != "running":
+        text += f"  {progress.status}"
+    elif progress.eta_s is not None:
+        text += f"  {_span(progress.eta_s)} left"
+    room = columns - len(text) - len(": []")
+    name = _shortened(progress.reference, room - CELLS_MIN)
+    cells = max(0, min(CELLS_MAX, room - len(name)))
+    full = int(share * cells)
+    return f"{name}: [{'=' * full}{' ' * (cells - full)}]{text}"[:columns]
+
+
+def _amount(done_bytes: int, total_bytes: int) -> str:
+    """Both in one unit, finely enough to be seen growing."""
+    if total_bytes >= 10**9:
+        return f"{done_bytes / 1e9:.2f} of {total_bytes / 1e9:.2f} GB"
+    return f"{done_bytes / 1e6:.1f} of {total_bytes / 1e6:.1f} MB"
+
+
+def _shortened(name: str, columns: int) -> str:
+    """A name whose end, which says the most, is kept."""
+    return name if len(name) <= columns else f"...{name[len(name) - max(0, columns - 3) :]}"
 
 
 def _span(seconds: float) -> str:

@@ -10,7 +10,7 @@ import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
 COMMIT = "1" * 40
@@ -60,7 +60,7 @@ class Hub:
     def endpoint(self) -> str:
         return f"http://127.0.0.1:{self._server.server_port}"
 
-    def __enter__(self) -> Hub:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -82,28 +82,28 @@ class Hub:
             self.requests.append((path, headers))
             failure = self.failures.pop(0) if self.failures and "/resolve/" in path else None
         if failure is not None:
-            return _send(request, failure[0], b"", failure[1])
+            return send(request, failure[0], b"", failure[1])
         if path.startswith("/api/"):
             return self._api(request, path, headers)
         if self.gated and headers.get("authorization") != f"Bearer {TOKEN}" and "/resolve/" in path:
-            return _send(request, 401, b"", {"x-error-code": "GatedRepo"})
+            return send(request, 401, b"", {"x-error-code": "GatedRepo"})
         name = path.partition(f"/{COMMIT}/")[2]
         if name not in self.files:
-            return _send(request, 404, b"", {"x-error-code": "EntryNotFound"})
+            return send(request, 404, b"", {"x-error-code": "EntryNotFound"})
         if "/resolve/" in path:
             target = self.redirect_to or f"/cdn/{COMMIT}/{name}"
-            return _send(request, 302, b"", {"location": target})
+            return send(request, 302, b"", {"location": target})
         return self._bytes(request, self.files[name], headers)
 
     def _api(self, request: BaseHTTPRequestHandler, path: str, headers: dict[str, str]) -> None:
         if path == "/api/models":
             words = parse_qs(urlsplit(request.path).query).get("search", [""])[0].lower().split()
             found = [one for one in self.listed if all(word in one["id"].lower() for word in words)]
-            return _send(request, 200, json.dumps(found).encode())
+            return send(request, 200, json.dumps(found).encode())
         if not path.startswith(("/api/models/org/model", "/api/datasets/org/model")):
-            return _send(request, 404, b"{}", {"x-error-code": "RepoNotFound"})
+            return send(request, 404, b"{}", {"x-error-code": "RepoNotFound"})
         if "/tree/" in path:
-            return _send(
+            return send(
                 request, 200, json.dumps([{"type": "file", **self._entry(name)} for name in self.files]).encode()
             )
         siblings: list[dict[str, Any]] = [{"rfilename": name} for name in self.files]
@@ -114,7 +114,7 @@ class Hub:
                 for one in entries
             ]
         body = {"id": "org/model", "modelId": "org/model", "sha": COMMIT, "private": False, "siblings": siblings}
-        return _send(request, 200, json.dumps(body | {"tags": [], "downloads": 0, "likes": 0}).encode())
+        return send(request, 200, json.dumps(body | {"tags": [], "downloads": 0, "likes": 0}).encode())
 
     def _entry(self, name: str) -> dict[str, Any]:
         size = self.lies.get("size", len(self.files[name]))
@@ -157,7 +157,7 @@ class Hub:
             request.connection.close()
 
 
-def _send(request: BaseHTTPRequestHandler, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
+def send(request: BaseHTTPRequestHandler, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
     request.send_response(status)
     given = {"content-type": "application/json", "content-length": str(len(body))} | (headers or {})
     for name, value in given.items():

@@ -8,6 +8,7 @@ LibraryError
 ├── Offline            the hub may not be asked
 ├── NoSpace            the disk is full, or would be
 ├── Corrupt            what came is not what was promised
+│   └── Misled         an answer leads astray or contradicts what was said; what came before it may be good
 ├── Unusable           a file or folder of this machine cannot be used that way
 ├── InUse              something refers to it, or is being done to it
 ├── Full               too much is under way
@@ -46,6 +47,10 @@ class NoSpace(LibraryError):
 
 
 class Corrupt(LibraryError):
+    pass
+
+
+class Misled(Corrupt):
     pass
 
 

@@ -16,7 +16,7 @@ from urllib.parse import quote, urljoin, urlsplit
 import httpx
 import msgspec
 
-from gateway.library.errors import Corrupt, Gated, HubUnavailable, InvalidReference, NotFound, Offline
+from gateway.library.errors import Corrupt, Gated, HubUnavailable, InvalidReference, Misled, NotFound, Offline
 from gateway.library.names import Found, Reference, RemoteFile, check_paths
 from gateway.routing.breaker import Breaker
 from gateway.secret import Secret
@@ -172,7 +172,7 @@ class Hub:
         self, resolution: Resolution, file: RemoteFile, start: int, count: int | None = None
     ) -> Generator[bytes]:
         """The bytes of a file from `start` on, at least `count` of them (None: all). Raises HubUnavailable when they
-        cannot be had now or break off, Corrupt when the hub's answers do not fit together."""
+        cannot be had now or break off, Misled when the hub's answers do not fit together."""
         if self.settings.offline:
             raise Offline(f"{file.path} cannot be fetched: the library is offline")
         repo = resolution.reference.repo
@@ -190,7 +190,7 @@ class Hub:
                     yield from response.iter_raw()
                     return
                 url = self._followed(url, response.headers.get("location", ""))
-        raise Corrupt(f"the hub sends us around in circles for {file.path}")
+        raise Misled(f"the hub sends us around in circles for {file.path}")
 
     def _headers(self, url: str, start: int, count: int | None) -> dict[str, str]:
         headers = {"accept-encoding": "identity", "user-agent": "inference-gateway"}
@@ -202,16 +202,16 @@ class Hub:
         return headers
 
     def _followed(self, url: str, location: str) -> str:
-        """Where a redirect leads; raises Corrupt when that is none of the hub's hosts, or less safe."""
+        """Where a redirect leads; raises Misled when that is none of the hub's hosts, or less safe."""
         target = urljoin(url, location)
         parts = urlsplit(target)
         host = parts.hostname or ""
         own = parts.netloc == self._origin.netloc
         known = any(host == one or (one.startswith("*.") and host.endswith(one[1:])) for one in self.settings.hosts)
         if not (own or known) or parts.username is not None:
-            raise Corrupt(f"the hub redirects to {host or 'nowhere'}, which is none of its hosts")
+            raise Misled(f"the hub redirects to {host or 'nowhere'}, which is none of its hosts")
         if parts.scheme != "https" and parts.scheme != self._origin.scheme:
-            raise Corrupt("the hub redirects to an address without encryption")
+            raise Misled("the hub redirects to an address without encryption")
         return target
 
 
@@ -235,18 +235,18 @@ def _check_status(response: httpx.Response, file: RemoteFile, repo: str, start: 
     if status == 429 or status >= 500:
         raise HubUnavailable(f"the hub answers {status}", _retry_after_s(response))
     if status not in (200, 206):
-        raise Corrupt(f"the hub answers {status} for {file.path}")
+        raise Misled(f"the hub answers {status} for {file.path}")
     if response.headers.get("content-encoding", "identity") != "identity":
-        raise Corrupt(f"the hub sends {file.path} encoded, which nobody asked for")
+        raise Misled(f"the hub sends {file.path} encoded, which nobody asked for")
     if start and status == 200:
         raise HubUnavailable("the hub begins from the start again")
     end = file.size_bytes if count is None or status == 200 else min(start + count, file.size_bytes)
     expected = f"bytes {start}-{end - 1}/{file.size_bytes}"
     if status == 206 and response.headers.get("content-range", "") != expected:
-        raise Corrupt(f"the hub sends other bytes of {file.path} than it was asked for")
+        raise Misled(f"the hub sends other bytes of {file.path} than it was asked for")
     length = response.headers.get("content-length")
     if length is not None and length != str(end - start):
-        raise Corrupt(f"the hub promised {end - start} bytes of {file.path} and sends {length[:20]}")
+        raise Misled(f"the hub promised {end - start} bytes of {file.path} and sends {length[:20]}")
 
 
 def _retry_after_s(response: httpx.Response) -> float | None:

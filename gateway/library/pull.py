@@ -94,7 +94,7 @@ class Pull:
             id=self.id,
             reference=str(self.reference),
             kind=self.kind,
-            status=self.status,
+            status="verifying" if self._is_checking() else self.status,
             commit=None if self.resolution is None else self.resolution.commit,
             files=tuple(file.path for file in self.files),
             done_bytes=self.done_bytes,
@@ -104,6 +104,9 @@ class Pull:
             error=None if self.error is None else str(self.error),
             path=str(self.paths[0]) if self.status == "succeeded" and self.paths else None,
         )
+
+    def _is_checking(self) -> bool:
+        return self.status == "running" and self._transfer is not None and self._transfer.checking
 
     def _rate(self) -> float:
         """Bytes a second over the last few seconds. What was here before does not count as fast."""

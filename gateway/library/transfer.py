@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from gateway.library.errors import Cancelled, Corrupt, HubUnavailable, NoSpace
+from gateway.library.errors import Cancelled, Corrupt, HubUnavailable, Misled, NoSpace
 from gateway.library.names import RemoteFile
 from gateway.routing.backoff import delay_s
 
@@ -29,7 +29,8 @@ class Source(Protocol):
 class Transfer:
     """One file on its way into `partial` and then `target`. `run` blocks; `stop` may be set from any thread.
 
-    `done_bytes` are on disk; `fetched_bytes` came over the network, again and again where an attempt was lost.
+    `done_bytes` are on disk; `fetched_bytes` came over the network, again and again where an attempt was lost. While
+    it is `checking`, what is on disk is read or waited for, and nothing is fetched.
     """
 
     def __init__(
@@ -50,10 +51,11 @@ class Transfer:
         self._draw = draw
         self.done_bytes = 0
         self.fetched_bytes = 0
+        self.checking = False
 
     def run(self) -> None:
-        """Raises Cancelled, Corrupt, NoSpace, or HubUnavailable when it fails again and again. Only after Corrupt
-        nothing is left to go on from."""
+        """Raises Cancelled, Corrupt, NoSpace, or HubUnavailable when it fails again and again. Only what is Corrupt
+        itself, and no answer that has Misled us, leaves nothing to go on from."""
         if self._target.exists():
             self.done_bytes = self._file.size_bytes
             return
@@ -65,6 +67,10 @@ class Transfer:
                 # What was here before may have been damaged by a crash of the machine: once more from the start.
                 self._partial.unlink()
                 whole = self._attempts()
+        except Misled:
+            if not _size(self._partial):
+                self._partial.unlink(missing_ok=True)
+            raise
         except Corrupt:
             self._partial.unlink(missing_ok=True)
             raise
@@ -80,7 +86,9 @@ class Transfer:
         """Fetch until all bytes are here; whether they have the digest that was promised."""
         failures = 0
         with self._partial.open("ab+", buffering=0) as out:
+            self.checking = True
             digest = self._known(out.fileno())
+            self.checking = False
             while self.done_bytes < self._file.size_bytes:
                 before = self.done_bytes
                 try:
@@ -88,6 +96,7 @@ class Transfer:
                 except HubUnavailable as error:
                     failures = 1 if self.done_bytes > before else failures + 1
                     self._rest(error, failures)
+            self.checking = True
             os.fsync(out.fileno())
         return digest.hexdigest() == self._file.digest
 
@@ -99,12 +108,10 @@ class Transfer:
             os.ftruncate(descriptor, 0)
             size = 0
         os.lseek(descriptor, 0, os.SEEK_SET)
-        self.done_bytes = 0
-        while self.done_bytes < size:
+        self.done_bytes = size
+        while piece := os.read(descriptor, READ_BYTES):
             self._check_stop()
-            piece = os.read(descriptor, READ_BYTES)
             digest.update(piece)
-            self.done_bytes += len(piece)
         return digest
 
     def _fetch(self, descriptor: int, digest: hashlib._Hash) -> None:

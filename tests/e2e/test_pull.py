@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import pty
+import re
+import select
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +22,7 @@ from tests.hub import TOKEN, Hub
 
 DEMO = (ROOT / "adapters/llama_cpp/demo/demo.gguf").read_bytes()
 NAME = "org/model:Q8_0"
+COLUMNS = 100
 
 
 @pytest.fixture
@@ -34,15 +39,49 @@ class Shell:
         (home / "config.yaml").write_text(f'library:\n  endpoint: "{hub.endpoint}"\n{settings}')
         self._environ = {"PATH": os.environ["PATH"], "HOME": str(home), "HF_HOME": str(home / "hf")}
 
-    def pull(self, *arguments: str) -> subprocess.Popen[str]:
+    def pull(self, *arguments: str, terminal: int | None = None) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [sys.executable, "-m", "gateway", "pull", *arguments, "--config", str(self.home / "config.yaml")],
             cwd=ROOT,
             env=self._environ,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=subprocess.PIPE if terminal is None else terminal,
             text=True,
         )
+
+
+class Screen:
+    """A command on a terminal of its own, and what it has drawn there."""
+
+    def __init__(self, shell: Shell, *arguments: str) -> None:
+        self._ours, theirs = pty.openpty()
+        termios.tcsetwinsize(theirs, (30, COLUMNS))
+        self.process = shell.pull(*arguments, terminal=theirs)
+        os.close(theirs)
+        self._drawn = ""
+
+    def until(self, text: str) -> str:
+        """What was drawn up to now, when this is a part of it."""
+        while text not in self._drawn:
+            assert self._read(), self._drawn
+        return self._drawn
+
+    def end(self) -> str:
+        """All that was drawn, when the command has ended."""
+        while self._read():
+            pass
+        os.close(self._ours)
+        self.process.communicate(timeout=60)
+        return self._drawn
+
+    def _read(self) -> bool:
+        assert select.select([self._ours], [], [], 60)[0], self._drawn
+        try:
+            data = os.read(self._ours, 4096)
+        except OSError:  # Nobody has the other end any more.
+            return False
+        self._drawn += data.decode()
+        return bool(data)
 
 
 def half_way(home: Path) -> None:
@@ -73,6 +112,25 @@ def test_killed_in_the_middle_and_gone_on_with(hub: Hub, tmp_path: Path) -> None
     with Server(tmp_path / "server", str(path)) as server:
         answer = httpx.get(f"{server.url}/v1/models", headers={"authorization": f"Bearer {ADMIN_KEY}"})
         assert [model["id"] for model in answer.json()["data"]] == ["demo-Q8_0"]
+
+
+def test_the_bar_of_a_terminal_goes_on_where_it_was_killed(hub: Hub, tmp_path: Path) -> None:
+    shell, half = Shell(hub, tmp_path), -(-len(DEMO) // 2)
+    hub.bytes_per_piece = half
+    hub.paced.clear()
+    first = Screen(shell, NAME)
+    before = first.until("]  50%")
+    assert f"{half / 1e6:.1f} of {len(DEMO) / 1e6:.1f} MB" in before
+    first.process.kill()
+    first.end()
+    hub.bytes_per_piece = half // 2
+    second = Screen(shell, NAME)
+    second.until("]  75%")
+    hub.paced.set()
+    drawn = second.end().split("\r")
+    shares = [int(found[1]) for line in drawn if (found := re.search(r"\] +(\d+)%", line))]
+    assert shares[0] >= 50 and shares == sorted(shares) and shares[-1] == 100
+    assert all(len(line.removesuffix("\x1b[K")) < COLUMNS for line in drawn if "%" in line)
 
 
 def test_a_signal_stops_it_and_the_same_command_goes_on(hub: Hub, tmp_path: Path) -> None:

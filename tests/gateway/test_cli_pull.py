@@ -36,10 +36,21 @@ class Terminal(io.StringIO):
 
 
 def test_a_line() -> None:
-    expected = "o/r:Q4_0: [===============               ]  50%  0.5 GB of 1.0 GB  2.5 MB/s  3:20 left  running"
+    expected = "o/r:Q4_0: [===============               ]  50%  0.50 of 1.00 GB  2.5 MB/s  3:20 left"
     assert text_of(HALF) == expected
     assert "1:23:20 left" in text_of(replace(HALF, eta_s=5000.0))
+    assert text_of(replace(HALF, done_bytes=999_999_999)).count(" 99%") == 1
+    assert text_of(replace(HALF, bytes_per_s=0.0, status="verifying")).endswith("]  50%  0.50 of 1.00 GB  verifying")
+    assert " 40%  0.2 of 0.5 MB" in text_of(replace(HALF, done_bytes=200_000, total_bytes=500_000))
     assert text_of(replace(HALF, total_bytes=0, status="queued")) == "o/r:Q4_0: queued"
+
+
+@pytest.mark.parametrize("columns", [20, 40, 60, 80, 100])
+def test_a_line_fits_into_a_terminal_and_keeps_the_end_of_a_long_name(columns: int) -> None:
+    long = replace(HALF, reference="an-owner-of-much/a-repository-with-a-name-that-says-it-all-GGUF:UD-Q4_K_XL")
+    line = text_of(long, columns)
+    assert len(line) <= columns
+    assert columns < 80 or ("Q4_K_XL: [=====     ]  50%" in line and line.startswith("...") and "left" in line)
 
 
 def test_a_terminal_is_redrawn_and_a_log_is_not_flooded() -> None:

@@ -18,6 +18,7 @@ from gateway.library.errors import (
     HubUnavailable,
     InvalidReference,
     LibraryError,
+    Misled,
     NoSpace,
     NotFound,
     Offline,
@@ -140,6 +141,21 @@ def test_a_process_that_was_killed_goes_on_where_it_was(hub: Hub, tmp_path: Path
     part.write_bytes(MODEL[:1_500_000])
 
     async def test(place: Place) -> None:
+        assert (await place.pull()).status == "succeeded"
+        assert hub.served_bytes == 1_500_000 + len(FILES["mmproj-F16.gguf"])
+
+    with_place(hub, tmp_path, test)
+
+
+def test_what_has_come_outlives_a_hub_that_leads_astray(hub: Hub, tmp_path: Path) -> None:
+    part = Store(tmp_path / "hub").partial("org/model", RemoteFile("", 0, hub.sha256("model-Q4_0.gguf")))
+    part.parent.mkdir(parents=True)
+    part.write_bytes(MODEL[:1_500_000])
+
+    async def test(place: Place) -> None:
+        hub.redirect_to = "http://elsewhere.invalid/model-Q4_0.gguf"
+        assert isinstance((await place.pull()).error, Misled)
+        hub.redirect_to = None
         assert (await place.pull()).status == "succeeded"
         assert hub.served_bytes == 1_500_000 + len(FILES["mmproj-F16.gguf"])
 
