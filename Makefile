@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/python
-CLIENT_VENV := $(VENV)/llama-index
+CLIENT_VENV := $(VENV)/clients
 ARGS ?=
 UNIT := tests/adapters tests/gateway tests/test_architecture.py tests/test_docs.py
 
@@ -41,7 +41,7 @@ money: $(VENV)/.ready  ## races, kills, failing disks and stores, for minutes: m
 
 lock: $(VENV)/.ready  ## renew the pinned versions
 	$(BIN)/uv pip compile pyproject.toml --group dev --group clients $(LOCK_OPTIONS) -o requirements.lock
-	$(BIN)/uv pip compile tests/e2e/llama_index/requirements.in $(LOCK_OPTIONS) -o tests/e2e/llama_index/requirements.lock
+	$(BIN)/uv pip compile tests/e2e/clients/requirements.in $(LOCK_OPTIONS) -o tests/e2e/clients/requirements.lock
 
 LOCK_OPTIONS := --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links
 
@@ -51,7 +51,7 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
-$(CLIENT_VENV)/.ready: tests/e2e/llama_index/requirements.lock
+$(CLIENT_VENV)/.ready: tests/e2e/clients/requirements.lock
 	test -x $(CLIENT_VENV)/bin/python || $(PYTHON) -m venv $(CLIENT_VENV)
 	$(CLIENT_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	touch $@

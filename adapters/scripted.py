@@ -54,6 +54,7 @@ FAILURES = {
         errors.InvalidRequest,
         errors.QueueFull,
         errors.Overloaded,
+        errors.RateLimited,
         errors.ModelLoading,
         errors.ModelUnavailable,
         errors.EngineFailed,

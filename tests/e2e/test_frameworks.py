@@ -1,4 +1,4 @@
-"""LangChain, LlamaIndex and instructor against the running gateway."""
+"""LangChain, LlamaIndex, instructor and LiteLLM against the running gateway."""
 
 from __future__ import annotations
 
@@ -70,15 +70,15 @@ def test_langchain_tools(server: Server) -> None:
         check(llm.with_structured_output(Weather, method="function_calling", strict=strict).invoke(question))
 
 
-def in_llama_index(name: str, server: Server) -> list[str]:
-    """The lines a script prints. LlamaIndex and instructor need the previous major version of the SDK, so they have an
+def run_client(name: str, server: Server, *more: str) -> list[str]:
+    """The lines a script prints. These libraries need the previous major version of the SDK, so they have an
     environment of their own."""
-    python = ROOT / ".venv/llama-index/bin/python"
+    python = ROOT / ".venv/clients/bin/python"
     if not python.exists():
-        pytest.fail("LlamaIndex is not installed; run: make .venv/llama-index/.ready")
-    script = Path(__file__).parent / "llama_index" / name
+        pytest.fail("The older clients are not installed; run: make .venv/clients/.ready")
+    script = Path(__file__).parent / "clients" / name
     output = subprocess.run(
-        [str(python), str(script), f"{server.url}/v1", ADMIN_KEY],
+        [str(python), str(script), f"{server.url}/v1", ADMIN_KEY, *more],
         capture_output=True,
         text=True,
         timeout=120,
@@ -89,12 +89,40 @@ def in_llama_index(name: str, server: Server) -> list[str]:
 
 
 def test_llama_index(server: Server) -> None:
-    chat, stream = in_llama_index("client.py", server)[-2:]
+    chat, stream = run_client("llama_index_chat.py", server)[-2:]
     assert "Paris" in chat and "Paris" in stream
 
 
 def test_function_calling_of_llama_index_and_instructor(server: Server) -> None:
-    found = json.loads(in_llama_index("calls.py", server)[-1])
+    found = json.loads(run_client("llama_index_calls.py", server)[-1])
     assert found["call"][0] == "get_weather" and found["call"][1].split(", ")[0] in ("Paris", "Rome")
     for name in ("predicted", "made", "partial"):
         check(found[name])
+
+
+SCRIPTS = {
+    "broken": "answers: [{error: {code: model_unavailable}}]",
+    "limited": "answers: [{error: {code: rate_limit_exceeded}}]",
+    "flaky": "answers: [{error: {code: engine_failed}}, {text: At last}]",
+}
+
+
+def test_litellm(server: Server, tmp_path: Path) -> None:
+    for name, script in SCRIPTS.items():
+        (tmp_path / f"{name}.yaml").write_text(script)
+    models = "".join(f"  - {{name: {name}, script: {name}.yaml}}\n" for name in SCRIPTS)
+    with Server(tmp_path, config=f"models:\n{models}") as scripted:
+        found = json.loads(run_client("litellm_client.py", server, f"{scripted.url}/v1")[-1])
+    assert all("Paris" in found[name] for name in ("whole", "stream", "async", "async_stream"))
+    assert found["tokens"] == found["stream_tokens"] > 0
+    assert found["calls"] == [["get_weather", "Paris"], ["get_weather", "Paris"]]
+    assert found["vectors"][0] == found["vectors"][1] > 0
+    assert found["errors"] == {
+        "key": ["AuthenticationError", 401],
+        "model": ["NotFoundError", 404],
+        "value": ["BadRequestError", 400],
+        "long": ["ContextWindowExceededError", 400],
+        "unavailable": ["ServiceUnavailableError", 503],
+        "limited": ["RateLimitError", 429],
+    }
+    assert found["retried"] == "At last"

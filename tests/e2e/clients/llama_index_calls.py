@@ -1,4 +1,4 @@
-"""Calls functions through LlamaIndex and instructor: `calls.py BASE_URL KEY`; prints what came back as JSON."""
+"""Calls functions through LlamaIndex and instructor: `llama_index_calls.py BASE_URL KEY`; prints JSON."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""Asks one question through LlamaIndex, at once and streamed: `client.py BASE_URL KEY`."""
+"""Asks one question through LlamaIndex, at once and streamed: `llama_index_chat.py BASE_URL KEY`."""
 
 import sys
 
