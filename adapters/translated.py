@@ -35,6 +35,7 @@ from adapters.types import (
     ReasoningDelta,
     Relayed,
     Sink,
+    Started,
     TextDelta,
     ToolCallDelta,
     Usage,
@@ -185,6 +186,8 @@ class Translation:
     ) -> Relayed:
         render, begun = parsed.frames(self._head(caller)).render, False
         async for event in _all(first, events):
+            if isinstance(event, Started):
+                sink.started(event)
             frame = render(event)
             if isinstance(event, Finished):
                 if not begun:

@@ -399,6 +399,10 @@ class Sink(Outlet, Protocol):
         """A target of a route answers; said before `begin`, or else before a unary answer is there."""
         ...
 
+    def started(self, started: Started) -> None:
+        """How a stream began that is translated; said before `begin`."""
+        ...
+
 
 class Relayed(msgspec.Struct, frozen=True):
     """How a request that was passed on ended: what it used as far as the upstream says (0 where it does not), and the

@@ -25,6 +25,7 @@ from adapters.types import (
     RerankRequest,
     Served,
     TextPart,
+    Timings,
     Tokenizer,
     Usage,
 )
@@ -79,6 +80,9 @@ class Meter:
         # What the response cache did, where there is one, and how old the answer is that it had.
         self.cache: Literal["hit", "miss", "bypass"] | None = None
         self.age_s = 0
+        # Where the time of an answer of this gateway's own models went, and what of its prompt was not computed again.
+        self.timings: Timings | None = None
+        self.cached_tokens = 0
         self.cost_nano: int | None = None
         self.durable: Durable | None = None
 
@@ -91,6 +95,11 @@ class Meter:
         """How the tightest limits on requests and on tokens stand."""
         grant = self.grant
         return (None, None) if grant is None else (grant.requests_room, grant.tokens_room)
+
+    def timed(self, timings: Timings, cached_tokens: int) -> None:
+        """Note how an answer came about, which only this gateway's own models tell."""
+        if timings.prefill_us or timings.queue_us:
+            self.timings, self.cached_tokens = timings, cached_tokens
 
     def serve(self, served: Served) -> None:
         """Note which target of a route answers: it is charged at that one's price."""

@@ -20,6 +20,7 @@ from adapters.types import (
     Served,
     Started,
     TextDelta,
+    Timings,
     ToolCallDelta,
     Usage,
 )
@@ -247,6 +248,7 @@ class Passage:
         if relayed.outputs:
             record.passed(relayed.outputs)
         usage = relayed.finished.usage
+        record.meter.timed(relayed.finished.timings, usage.cached_tokens)
         record.end("ok", usage, estimated=relayed.finished.estimated or not usage.prompt_tokens)
         if record.meter.durable is not None:
             await durable(record.meter)
@@ -261,6 +263,10 @@ class Noted(msgspec.Struct, eq=False):
 
     def serving(self, served: Served) -> None:
         self._record.meter.serve(served)
+
+    def started(self, started: Started) -> None:
+        timings = Timings(queue_us=started.queue_us, prefill_us=started.prefill_us)
+        self._record.meter.timed(timings, started.cached_tokens)
 
     def begin(self, content_type: str) -> None:
         self._sink.begin(content_type)

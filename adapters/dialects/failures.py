@@ -168,7 +168,7 @@ def _classified(status: int, reason: Reason, retry_after_s: float | None) -> Ada
     if status == 402 or (status in (0, 400, 403, 429) and _QUOTA.search(text)):
         return UpstreamRefused("The provider's account for this model has no credit.", status or 402)
     if status == 429 or (status == 0 and _RATE.search(text)):
-        message = "The provider of this model is over its rate limit. Try again later."
+        message = "The provider of this model limits how often this gateway may ask it. Try again later."
         return RateLimited(message, retry_after_s=retry_after_s)
     if status in (401, 403, 407) or (status in (0, 400) and _DENIED.search(reason.kinds)):
         return UpstreamRefused("The provider of this model refuses the gateway's credentials.", status or 401)

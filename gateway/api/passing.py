@@ -28,6 +28,7 @@ from gateway.api.openai.generation import (
     cost_headers,
     room_headers,
     served_headers,
+    timing_headers,
 )
 from gateway.auth import Principal
 from gateway.inference import Inference
@@ -128,6 +129,8 @@ def changing_headers(passage: Passage, dialect: DialectName = "openai_chat") -> 
     headers = {} if meter.grant is None else rate_headers(*meter.rooms)
     if dialect == "anthropic_messages":
         headers |= room_headers(meter)
+    if meter.timings is not None:
+        headers |= timing_headers(meter.timings, meter.cached_tokens)
     return headers | cost_headers(meter)
 
 

@@ -270,6 +270,9 @@ class _Recorded:
         self._recording.serving(served)
         self._sink.serving(served)
 
+    def started(self, started: Started) -> None:
+        self._sink.started(started)
+
     def write(self, data: bytes, outputs: int) -> bool:
         if keepable(self._inbound, data):
             self._recording.add(Piece(data, outputs))

@@ -29,6 +29,7 @@ from adapters.types import (
     Inbound,
     RerankRequest,
     Served,
+    Started,
 )
 from gateway.catalog import Adapter, relay_of
 
@@ -164,6 +165,9 @@ class _Reading:
             self._noted, self.first_s = True, self._clock() - self._started_s
 
     def serving(self, served: Served) -> None:
+        """Nobody asks."""
+
+    def started(self, started: Started) -> None:
         """Nobody asks."""
 
     def begin(self, content_type: str) -> None:

@@ -27,7 +27,7 @@ from msgspec.structs import replace
 
 from adapters.capabilities import repeatable
 from adapters.closing import close
-from adapters.errors import AdapterError, InvalidRequest, ModelUnavailable
+from adapters.errors import AdapterError, InvalidRequest
 from adapters.translated import Translator
 from adapters.types import (
     Caller,
@@ -58,6 +58,7 @@ from gateway.routing.mirror import Mirror
 from gateway.routing.race import Race
 from gateway.routing.standing import Standing, Visit, may_come_again, may_go_elsewhere
 from gateway.routing.trip import Request, Target, Trip, Watched
+from gateway.routing.verdict import most_helpful
 
 Unary = TypeVar("Unary", Embeddings, Ranking)
 T = TypeVar("T")
@@ -266,7 +267,7 @@ class Router:
                         result = await self._hedged(self.hedging, kind, trip, target, work, undo)
                 except AdapterError as error:
                     if not self._goes_on(trip, error):
-                        raise
+                        raise self._last_word(trip, error) from None
                 else:
                     if trip.mirrored and self.mirror is not None:
                         self.mirror.real(result[1].took_s)
@@ -372,7 +373,7 @@ class Router:
             if fitting:
                 return self.balance.choose(fitting, trip, now_s)
             trip.group += 1
-        raise trip.last or self._nobody(trip, now_s)
+        raise most_helpful(trip.failures)
 
     def _fits(self, kind: Kind, trip: Trip, target: Target, now_s: float) -> bool:
         if target.identity in trip.failed:
@@ -380,10 +381,9 @@ class Router:
         standing = self.standings[target.identity]
         refusal = self._refusal(kind, trip, target)
         if refusal is not None:
-            trip.refusal = trip.refusal or refusal
-            trip.passed_over[target.identity] = refusal.message
+            trip.pass_over(target, refusal, refusal.message)
         elif not standing.admits(now_s):
-            trip.passed_over[target.identity] = standing.absence(now_s)
+            trip.pass_over(target, standing.rest(self.name, now_s), standing.absence(now_s))
         else:
             return True
         return False
@@ -426,16 +426,11 @@ class Router:
             trip.pause_s = max(pause_s, 1e-6)
         return self._budget.spend()
 
-    def _nobody(self, trip: Trip, now_s: float) -> AdapterError:
-        """Nobody was tried: all targets rest, or none can do what is asked."""
-        standings = [self.standings[one.identity] for one in self.targets]
-        # While a trial runs at one there is nothing to wait for but its end.
-        resting = [standing.wait_s(now_s) for standing in standings if not standing.admits(now_s)]
-        if resting:
-            message = f"All targets of '{self.name}' are resting. Try again shortly."
-            return ModelUnavailable(message, retry_after_s=max(min(resting), 1.0))
-        assert trip.refusal is not None, "who does not rest and was not tried has refused"
-        return trip.refusal
+    def _last_word(self, trip: Trip, error: AdapterError) -> AdapterError:
+        """What the client is told when this failure was the last: its own request's, or that of an answer it was shown,
+        is that."""
+        wrong = isinstance(error, InvalidRequest) and error.code not in self.settings.falls_through
+        return error if wrong or trip.shown is not None else most_helpful(trip.failures)
 
 
 async def _close(events: AsyncIterator[Event]) -> None:

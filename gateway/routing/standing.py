@@ -10,6 +10,7 @@ from adapters.errors import (
     EngineFailed,
     InvalidRequest,
     ModelLoading,
+    ModelUnavailable,
     RateLimited,
     Timeout,
     Unavailable,
@@ -50,6 +51,7 @@ class Standing:
         self.first_output_s: float | None = None
         self.requests = 0
         self.failures = 0
+        self._limited = False
 
     def admits(self, now_s: float) -> bool:
         """Whether `try_enter` would let a request in."""
@@ -71,6 +73,15 @@ class Standing:
         ill = None if self.condition is None else self.condition.ill
         return ill or f"its breaker is {self.breaker.state(now_s)}"
 
+    def rest(self, name: str, now_s: float) -> AdapterError:
+        """What a client that asked for `name` is told while it admits nobody."""
+        # While a trial runs there is nothing to wait for but its end.
+        wait_s = max(self.wait_s(now_s), 1.0)
+        if self._limited and (self.condition is None or self.condition.ill is None):
+            message = f"The provider of '{name}' limits how often this gateway may ask it. Try again later."
+            return RateLimited(message, retry_after_s=wait_s)
+        return ModelUnavailable(f"What serves '{name}' failed and is resting. Try again shortly.", retry_after_s=wait_s)
+
     def wait_s(self, now_s: float) -> float:
         """How long until another request may be let in at the earliest; 0 when it may now."""
         if self.condition is not None and self.condition.ill is not None:
@@ -82,6 +93,11 @@ class Standing:
         if self.entered_s is None:
             return 1.0
         return min(1.0, COLD + (1.0 - COLD) * (now_s - self.entered_s) / WARMING_S)
+
+    def failed(self, error: AdapterError) -> None:
+        """Count a failure that is its own fault, and note whether it is well and only asked too often."""
+        self.failures += 1
+        self._limited = isinstance(error, RateLimited)
 
     def learn(self, first_output_s: float) -> None:
         known = self.first_output_s
@@ -122,7 +138,7 @@ class Visit:
         if error is None:
             breaker.succeeded(now_s)
         elif isinstance(error, AdapterError) and is_targets_fault(error):
-            self._standing.failures += 1
+            self._standing.failed(error)
             breaker.failed(now_s, error.retry_after_s if isinstance(error, RateLimited) else None)
         else:
             breaker.left()

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import msgspec
 
 from adapters.capabilities import Request as Canonical
-from adapters.errors import AdapterError, InvalidRequest
+from adapters.errors import AdapterError
 from adapters.translated import Translation, Translator
-from adapters.types import Caller, Inbound, Sink
+from adapters.types import Caller, Inbound, Sink, Started
 from gateway.catalog import Adapter
 from gateway.routing.decisions import Attempt
 from gateway.routing.standing import Visit
@@ -34,9 +34,11 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Trip(msgspec.Struct, eq=False):
-    """What a request has met so far. `shown` is the visit whose answer the client sees, after which nothing is tried
-    again; `over` says that no other one is wanted. `answered` is there where somebody waits for the first of several
-    tries."""
+    """What a request has met so far: how targets `failed`, and why others are `absent`, who were not tried.
+
+    `shown` is the visit whose answer the client sees, after which nothing is tried again; `over` says that no other one
+    is wanted. `answered` is there where somebody waits for the first of several tries.
+    """
 
     request: Request
     caller: Caller
@@ -44,7 +46,7 @@ class Trip(msgspec.Struct, eq=False):
     tries: int = 0
     failed: dict[str, AdapterError] = {}
     passed_over: dict[str, str] = {}
-    refusal: InvalidRequest | None = None
+    absent: dict[str, AdapterError] = {}
     attempts: list[Attempt] = []
     pause_s: float = 0.0
     last: AdapterError | None = None
@@ -61,6 +63,17 @@ class Trip(msgspec.Struct, eq=False):
             self.translated = translator.translation(self.request)
         return self.translated
 
+    @property
+    def failures(self) -> list[AdapterError]:
+        """Why nobody answered: those who were not tried, then those who were, in that order."""
+        absent = [error for identity, error in self.absent.items() if identity not in self.failed]
+        return [*absent, *self.failed.values()]
+
+    def pass_over(self, target: Target, error: AdapterError, why: str) -> None:
+        """A target is not even tried: `error` is what that comes to for the client, `why` what decisions say of it."""
+        self.absent[target.identity] = error
+        self.passed_over[target.identity] = why
+
     def note(self, target: Target, outcome: str, took_s: float, cost_nano: int | None = None) -> None:
         """How a try ended."""
         took_us, waited_us = int(took_s * 1e6), int(self.pause_s * 1e6)
@@ -75,9 +88,13 @@ class Watched:
         self._trip = trip
         self._visit = visit
         self._outrun = False
+        self._started: Started | None = None
         self.write = sink.write if trip.answered is None else self._write
         self.when_drained = sink.when_drained
         self.serving = sink.serving
+
+    def started(self, started: Started) -> None:
+        self._started = started
 
     def begin(self, content_type: str) -> None:
         trip, visit = self._trip, self._visit
@@ -89,6 +106,8 @@ class Watched:
         if trip.answered is not None:
             trip.answered.set()
         self._sink.serving(visit.served)
+        if self._started is not None:
+            self._sink.started(self._started)
         self._sink.begin(content_type)
 
     def _write(self, data: bytes, outputs: int) -> bool:

@@ -18,7 +18,7 @@ from adapters.errors import (
     UpstreamRefused,
 )
 from adapters.relay import Frames, Relaying
-from adapters.types import Caller, Inbound, Relayed, Served, Usage
+from adapters.types import Caller, Inbound, Relayed, Served, Started, Usage
 from adapters.upstream import Upstream as Provider
 from adapters.upstream import UpstreamSettings
 from gateway.secret import Secret
@@ -78,6 +78,9 @@ class Shown:
 
     def serving(self, served: Served) -> None:
         self.served.append(served)
+
+    def started(self, started: Started) -> None:
+        raise AssertionError("nobody looks into what is passed on")
 
     def begin(self, content_type: str) -> None:
         assert self.begun is None

@@ -63,6 +63,9 @@ class Sink:
     def serving(self, served: Served) -> None:
         raise AssertionError("whoever translates does not know whom a route has chosen")
 
+    def started(self, started: Started) -> None:
+        assert not self.begun
+
     def begin(self, content_type: str) -> None:
         self.begun.append(content_type)
 

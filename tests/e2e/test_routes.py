@@ -16,6 +16,9 @@ SCRIPT = "answers: [{text: Hello from there}]\n"
 FAILING = """
 answers: [{error: {code: engine_failed}}]
 """
+LIMITED = """
+answers: [{error: {code: rate_limit_exceeded, retry_after_s: 40}}]
+"""
 LONG = """
 answers: [{text: "It fits."}]
 context_tokens: 100000
@@ -29,6 +32,7 @@ FRONT = """
 models:
   - {{name: here, script: canned.yaml, price: {{input: "1", output: "2"}}}}
   - {{name: ill, script: failing.yaml}}
+  - {{name: limited, script: limited.yaml}}
   - {{name: short, script: short.yaml}}
   - {{name: long, script: long.yaml}}
 providers:
@@ -45,6 +49,7 @@ routes:
       - [{{provider: away, model: gone}}, {{provider: local, model: ill}}]
       - [{{provider: next, model: theirs}}]
   - {{name: hopeless, groups: [[{{provider: away, model: gone}}]]}}
+  - {{name: busy, groups: [[{{provider: away, model: gone}}], [{{provider: local, model: limited}}]]}}
   - {{name: roomy, groups: [[{{provider: local, model: short}}], [{{provider: local, model: long}}]]}}
 """
 
@@ -53,7 +58,8 @@ routes:
 def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     upstream, folder = tmp_path_factory.mktemp("upstream"), tmp_path_factory.mktemp("front")
     (upstream / "canned.yaml").write_text(SCRIPT)
-    for name, text in (("canned", SCRIPT), ("failing", FAILING), ("short", SHORT), ("long", LONG)):
+    scripts = {"canned": SCRIPT, "failing": FAILING, "limited": LIMITED, "short": SHORT, "long": LONG}
+    for name, text in scripts.items():
         (folder / f"{name}.yaml").write_text(text)
     with (
         Server(upstream, config=UPSTREAM) as behind,
@@ -107,6 +113,16 @@ def test_when_nobody_can_it_is_said(sdk: openai.OpenAI) -> None:
     with pytest.raises(openai.InternalServerError) as caught:
         ask(sdk, "hopeless")
     assert caught.value.status_code == 502
+
+
+def test_a_limit_of_the_provider_is_told_as_one_while_it_lasts(sdk: openai.OpenAI) -> None:
+    waits = []
+    for _ in range(2):
+        with pytest.raises(openai.RateLimitError, match=r"provider|script") as caught:
+            ask(sdk, "busy")
+        assert caught.value.code == "rate_limit_exceeded"
+        waits.append(float(caught.value.response.headers["retry-after-ms"]))
+    assert 0 < waits[1] < waits[0] <= 40_000
 
 
 def test_a_prompt_that_is_too_long_goes_where_it_fits(sdk: openai.OpenAI) -> None:

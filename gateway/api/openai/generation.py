@@ -159,15 +159,20 @@ def _head(request: Request, stream: Stream, id_prefix: str) -> ResponseHead:
 
 
 def _headers(stream: Stream, timings: Timings) -> dict[str, str]:
+    headers = {"x-gateway-model": stream.target.name} | timing_headers(timings, stream.started.cached_tokens)
+    return headers | meter_headers(stream.meter)
+
+
+def timing_headers(timings: Timings, cached_tokens: int) -> dict[str, str]:
+    """Where the time of an answer went, as far as that is known, and what of its prompt was not computed again."""
     phases = {"queue": timings.queue_us, "prefill": timings.prefill_us, "decode": timings.decode_us}
     headers = {
-        "x-gateway-model": stream.target.name,
         "x-gateway-queue-ms": f"{timings.queue_us / 1000:.1f}",
-        "x-gateway-cached-tokens": str(stream.started.cached_tokens),
+        "x-gateway-cached-tokens": str(cached_tokens),
     }
     if any(phases.values()):
         headers["server-timing"] = ", ".join(f"{name};dur={us / 1000:.1f}" for name, us in phases.items() if us)
-    return headers | meter_headers(stream.meter)
+    return headers
 
 
 def meter_headers(meter: Meter) -> dict[str, str]:

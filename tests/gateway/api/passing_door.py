@@ -10,6 +10,7 @@ from adapters.connection import Timeouts
 from adapters.http1 import Client as HttpClient
 from adapters.providers import ProviderKind
 from adapters.remote import Remote, RemoteModel
+from adapters.types import Finished, Timings, Usage
 from adapters.upstream import Upstream as Provider
 from adapters.upstream import UpstreamSettings
 from gateway.api import openai as api
@@ -18,18 +19,34 @@ from gateway.api.passing import Passer
 from gateway.api.remote_images import RemoteImages
 from gateway.auth import Authenticator
 from gateway.cache import Cache
-from gateway.catalog import Caching, Catalog, Target
+from gateway.catalog import Adapter, Caching, Catalog, Target
 from gateway.config import ImagesConfig, ServerConfig
 from gateway.inference import Inference
 from gateway.metering import Metering
+from gateway.routing.backoff import RetryBudget
+from gateway.routing.balance import RouteSettings
+from gateway.routing.breaker import Breaker
+from gateway.routing.router import Router
+from gateway.routing.standing import Standing
+from gateway.routing.trip import Target as RouteTarget
 from gateway.secret import Secret
 from gateway.telemetry import Telemetry
 from tests.adapters.upstream import Script, Upstream, upstream
-from tests.fakes import Scripted
+from tests.fakes import HELLO, Scripted
 from tests.gateway.api.wire import Served, serve
 
 BODY_BYTES_MAX = 3_000_000
 QUICK = Timeouts(connect_s=1, first_byte_s=0.5, idle_s=0.5, total_s=20)
+
+
+TIMED = (*HELLO[:-1], Finished(Usage(7, 2, 3), Timings(1500, 2500, 4000)))
+
+
+def beside(*adapters: Adapter) -> Router:
+    """A route that prefers the first."""
+    targets = [RouteTarget(identity=str(i), provider="p", model=str(i), adapter=one) for i, one in enumerate(adapters)]
+    standings = {one.identity: Standing(Breaker()) for one in targets}
+    return Router("both", [targets], RouteSettings(policy="priority"), standings, RetryBudget())
 
 
 class Door:
@@ -67,7 +84,12 @@ async def opened(
             RemoteModel(name="far", model="their-model", kinds=("chat", "completion", "embedding")), provider
         )
         telemetry = Telemetry("test")
-        catalog = Catalog([Target("far", remote, aliases=("f",), caching=Caching(100)), Target("near", Scripted())])
+        models = (
+            Target("far", remote, aliases=("f",), caching=Caching(100)),
+            Target("near", Scripted()),
+            Target("both", beside(Scripted(TIMED), remote)),
+        )
+        catalog = Catalog(models)
         inference = Inference(catalog, telemetry, metering, cache)
         images = RemoteImages(ImagesConfig())
         endpoints = (

@@ -73,6 +73,23 @@ def test_a_stream(lane: bool) -> None:
 
 
 @either
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_local_model_beside_a_remote_one_says_where_its_time_went(lane: bool, stream: bool) -> None:
+    async def main() -> None:
+        async with opened(whole(ANSWER), lane=lane) as door:
+            reply = await door.served.ask(post(body_of(model="both", stream=stream)))
+            assert b"Hello" in reply.body and reply.headers["x-gateway-target"] == "0"
+            assert reply.headers["x-gateway-queue-ms"] == "1.5"
+            assert reply.headers["x-gateway-cached-tokens"] == "3"
+            decoded = "" if stream else ", decode;dur=4.0"
+            assert reply.headers["server-timing"] == f"queue;dur=1.5, prefill;dur=2.5{decoded}"
+            far = await door.served.ask(post(body_of()))
+            assert not {"x-gateway-queue-ms", "server-timing"} & set(far.headers)
+
+    run(main())
+
+
+@either
 def test_other_models_and_other_routes_are_answered_as_ever(lane: bool) -> None:
     async def main() -> None:
         async with opened(whole(ANSWER), lane=lane) as door, door.served.client() as client:

@@ -143,6 +143,9 @@ class Shown:
     def serving(self, served: Served) -> None:
         self.told.append((served.target, served.attempts))
 
+    def started(self, started: Started) -> None:
+        self.told.append(started)
+
     def begin(self, content_type: str) -> None:
         self.told.append(content_type)
 

@@ -201,6 +201,49 @@ def test_while_the_only_target_is_on_trial_others_are_asked_to_come_back() -> No
     run(test())
 
 
+LATER = RateLimited("later", retry_after_s=40)
+LONG = InvalidRequest("long", code="context_length_exceeded")
+
+
+def test_a_limit_stays_one_while_it_lasts() -> None:
+    async def test() -> None:
+        scene = Scene([Moody("a", [LATER])])
+        for waited_s, left_s in ((0, 40), (30, 10), (9.5, 1)):
+            scene.now_s += waited_s
+            with pytest.raises(RateLimited) as limited:
+                await scene.ask()
+            assert limited.value.retry_after_s == left_s
+        scene.now_s += 0.5
+        assert await scene.ask() == "a"
+
+    run(test())
+
+
+@pytest.mark.parametrize(
+    ("groups", "told"),
+    [
+        ([[[LATER], [GONE]]], LATER),
+        ([[[GONE], [LATER]]], LATER),
+        ([[[GONE], [errors.Timeout("slow")]]], errors.Timeout),
+        ([[[errors.ModelLoading("loading")], [GONE]]], errors.ModelLoading),
+        ([[[LATER], [errors.Overloaded("full", retry_after_s=3)]]], errors.Overloaded),
+        ([[[LATER], [InvalidRequest("wrong")]]], InvalidRequest),
+        ([[[LONG]], [[LATER]]], LATER),
+        ([[[LATER]], [[LONG]]], LATER),
+        ([[[LONG]], [[InvalidRequest("longer", code="context_length_exceeded")]]], "longer"),
+    ],
+)
+def test_of_several_failures_the_most_helpful_is_told(groups: list[list[list[AdapterError]]], told: object) -> None:
+    async def test() -> None:
+        names = iter("abc")
+        scene = Scene(*([Moody(next(names), failures * 9) for failures in group] for group in groups), attempts_max=2)
+        with pytest.raises(AdapterError) as caught:
+            await scene.ask()
+        assert told in (caught.value, type(caught.value), caught.value.message)
+
+    run(test())
+
+
 def test_nothing_is_tried_again_after_the_first_event() -> None:
     async def test() -> None:
         other = Moody("b")

@@ -97,10 +97,10 @@ def test_the_usage_is_the_providers(lane: bool, stream: bool) -> None:
         (
             event("response.failed", 2, response=WHOLE | {"error": FAILURE}),
             "rate_limit_exceeded",
-            "over its rate limit",
+            "limits how often",
         ),
-        (event("error", 2, **FAILURE), "rate_limit_exceeded", "over its rate limit"),
-        (event("error", 2, error=FAILURE), "rate_limit_exceeded", "over its rate limit"),
+        (event("error", 2, **FAILURE), "rate_limit_exceeded", "limits how often"),
+        (event("error", 2, error=FAILURE), "rate_limit_exceeded", "limits how often"),
         ("", "upstream_error", "broke off"),
     ],
     ids=["failed", "error", "nested", "nothing"],
