@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 from adapters.llama_cpp.batch import Batch
 from adapters.llama_cpp.images import Float32s, Image, Int32s, Span, position
 from adapters.llama_cpp.kept import Cells
-from adapters.llama_cpp.sequence import Bools, Guide, Sequence
+from adapters.llama_cpp.sequence import Guide, Sequence
 
 
 class Engine(Cells, Protocol):
@@ -33,11 +33,11 @@ class Sight(Protocol):
 
 
 class Masks(Protocol):
-    """Computes what the grammars of a step deny while the step is decoded."""
+    """Computes what the grammars of a step allow while the step is decoded: ceilings of the logits."""
 
     def begin(self, guides: list[Guide]) -> None: ...
 
-    def end(self) -> Bools: ...
+    def end(self) -> Float32s: ...
 
 
 class Eyes(Protocol):
@@ -99,7 +99,7 @@ class Looking:
         if code == 0:
             sequence.computed += len(embeddings)
             if complete:
-                sequence.advance(self._sight.logits(1)[0], _denied(sequence, masks))
+                sequence.advance(self._sight.logits(1)[0], _ceiling(sequence, masks))
             if sequence.image is None or sequence.image.image is not span.image:
                 self.eyes.forget(span.image)
                 self._ask([sequence])
@@ -111,13 +111,13 @@ class Looking:
             self.eyes.forget(sequence.image.image)
 
 
-def _denied(sequence: Sequence, masks: Masks | None) -> Bools | None:
-    """What its grammar does not allow after a prompt that ends with an image."""
+def _ceiling(sequence: Sequence, masks: Masks | None) -> Float32s | None:
+    """What its grammar allows after a prompt that ends with an image."""
     if masks is None or sequence.guide is None or not sequence.wants_mask:
         return None
     masks.begin([sequence.guide])
-    denied: Bools = masks.end()[0]
-    return denied
+    ceiling: Float32s = masks.end()[0]
+    return ceiling
 
 
 def blocked(running: list[Sequence]) -> bool:

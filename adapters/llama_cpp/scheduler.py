@@ -20,7 +20,7 @@ from adapters.llama_cpp.looking import Engine, Looking, Masks, blind, blocked
 from adapters.llama_cpp.messages import Busyness, Delta
 from adapters.llama_cpp.pacing import Limits, Rates, padding
 from adapters.llama_cpp.planning import Plan, Planner
-from adapters.llama_cpp.sequence import Bools, Sequence
+from adapters.llama_cpp.sequence import Float32s, Sequence
 from adapters.llama_cpp.sessions import Sessions
 from adapters.types import Tier
 
@@ -51,7 +51,7 @@ class Scheduler:
         self._clock_us = clock_us
         self._masks = masks
         self._looking = looking
-        self._denied: dict[Sequence, Bools] = {}
+        self._ceilings: dict[Sequence, Float32s] = {}
         self.rates = rates
         self._planner = Planner(limits, rates, contended)
         self._batch = Batch(limits.chunk_tokens, engine.slots)
@@ -338,7 +338,7 @@ class Scheduler:
 
     def _decode(self, plan: Plan) -> int:
         """Decodes the batch, and beside it computes the masks that its results will need."""
-        self._denied = {}
+        self._ceilings = {}
         guided = [one for one, count in plan if one.wants_mask and count == one.pending]
         if not guided or self._masks is None:
             return self._engine.decode(self._batch)
@@ -346,7 +346,7 @@ class Scheduler:
         try:
             return self._engine.decode(self._batch)
         finally:
-            self._denied = dict(zip(guided, self._masks.end(), strict=True))
+            self._ceilings = dict(zip(guided, self._masks.end(), strict=True))
 
     def _fill(self, plan: Plan) -> None:
         batch = self._batch
@@ -410,7 +410,7 @@ class Scheduler:
                 sequence.score_prompt(first, rows[at : at + count])
                 at += count - 1 if sequence.pending == 0 else count
             if sequence.pending == 0:
-                sequence.advance(rows[at], self._denied.get(sequence))
+                sequence.advance(rows[at], self._ceilings.get(sequence))
                 at += 1
 
     def _harvest(self) -> list[Delta]:

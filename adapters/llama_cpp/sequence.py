@@ -19,7 +19,6 @@ from adapters.types import FinishReason, Generation, TokenLogprob, TopLogprob
 JUMP_TOKENS_MAX = 64
 
 Float32s = npt.NDArray[np.float32]
-Bools = npt.NDArray[np.bool_]
 
 
 class Guide(Protocol):
@@ -190,18 +189,18 @@ class Sequence:
         """Whether the next `advance` needs to be told what the grammar denies."""
         return self.guide is not None and self.guide.active and not self._coming
 
-    def advance(self, row: Float32s, denied: Bools | None = None) -> None:
+    def advance(self, row: Float32s, ceiling: Float32s | None = None) -> None:
         """Draws the next token from its logits, which are overwritten, and ends the sequence where it should end.
 
         With a guide, tokens that leave no choice follow at once: they are pending together, and computed in one go.
-        `denied` are the tokens that the guide's grammar does not allow here.
+        `ceiling` is minus infinity for tokens that the guide's grammar does not allow here, infinity for others.
         """
         if self._max_tokens == 0:
             self.finish = "length"
             return
         self._row = row.copy() if self._logprobs is not None else None
         if not self._coming:
-            self._coming = self._next(row, denied)
+            self._coming = self._next(row, ceiling)
         if self.finish or self.failure:
             return
         count = 1 if self._logprobs is not None else len(self._coming)
@@ -212,7 +211,7 @@ class Sequence:
         elif self._produced >= self._max_tokens:
             self.finish = "length"
 
-    def _next(self, row: Float32s, denied: Bools | None) -> list[int]:
+    def _next(self, row: Float32s, ceiling: Float32s | None) -> list[int]:
         """The tokens that follow: one that ends the thoughts, or those of the grammar, or a sampled one."""
         guide = self.guide
         thoughts = self._thoughts
@@ -225,7 +224,7 @@ class Sequence:
             if guide.active:
                 # What it holds to begins here.
                 return ending[: index + 1]
-        return ending or self._guided(row, guide, denied)
+        return ending or self._guided(row, guide, ceiling)
 
     def _drawn(self, row: Float32s) -> list[int]:
         """The sampled token; nothing at the end of the text."""
@@ -237,7 +236,7 @@ class Sequence:
             return []
         return [token]
 
-    def _guided(self, row: Float32s, guide: Guide, denied: Bools | None) -> list[int]:
+    def _guided(self, row: Float32s, guide: Guide, ceiling: Float32s | None) -> list[int]:
         """The tokens that follow under a grammar: a sampled one and those forced after it, or those forced at the
         very beginning."""
         room = self._max_tokens - self._produced
@@ -249,10 +248,10 @@ class Sequence:
         if guide.complete:
             self.finish = "stop"
             return []
-        if denied is not None:
+        if ceiling is not None:
             if guide.opening is not None:
-                denied[guide.opening] = False
-            row[denied] = -np.inf
+                ceiling[guide.opening] = np.inf
+            np.minimum(row, ceiling, out=row)
         elif not guide.may_end:
             row[self._end] = -np.inf
         tokens = []

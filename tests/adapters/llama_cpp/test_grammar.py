@@ -45,7 +45,7 @@ def schema(of: object, *, strict: bool = True) -> Constraint:
 def denied(vocabulary: Vocabulary, *guides: Guide) -> np.ndarray:
     masks = Masks(vocabulary.size, len(guides))
     masks.begin(list(guides))
-    rows = masks.end().copy()
+    rows = masks.end() < 0
     masks.close()
     return rows
 

@@ -13,7 +13,7 @@ from adapters.llama_cpp.kept import Budget
 from adapters.llama_cpp.messages import Delta
 from adapters.llama_cpp.pacing import Limits, Rates
 from adapters.llama_cpp.scheduler import Scheduler
-from adapters.llama_cpp.sequence import Bools, Guide, Sequence
+from adapters.llama_cpp.sequence import Float32s, Guide, Sequence
 from adapters.llama_cpp.sessions import Sessions
 from adapters.types import Generation, Sampling
 from tests.adapters.llama_cpp.fake_engine import VOCABULARY, FakeEngine, FakePieces, predicted
@@ -44,10 +44,9 @@ class Rule:
             chosen += 1 + (self.run if written[chosen] % 2 else 0)
         return chosen != at
 
-    def denied(self) -> Bools:
-        row = np.zeros(VOCABULARY, np.bool_)
-        row[7:21] = True
-        row[END] = True
+    def ceiling(self) -> Float32s:
+        row = np.full(VOCABULARY, np.inf, np.float32)
+        row[7:21] = row[END] = -np.inf
         return row
 
     def answer(self, prompt: list[int]) -> list[int]:
@@ -107,12 +106,12 @@ class FakeMasks:
         for guide in self._guides:
             guide.computing = True
 
-    def end(self) -> Bools:
+    def end(self) -> Float32s:
         guides, self._guides = self._guides, []
         self.computed += len(guides)
         for guide in guides:
             guide.computing = False
-        return np.stack([guide.rule.denied() for guide in guides])
+        return np.stack([guide.rule.ceiling() for guide in guides])
 
 
 class Bench:

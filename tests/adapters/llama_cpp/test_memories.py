@@ -17,7 +17,7 @@ from adapters.llama_cpp.messages import CacheReport, Delta
 from adapters.llama_cpp.native import Context, Model, quiet
 from adapters.llama_cpp.pacing import Limits, Rates
 from adapters.llama_cpp.scheduler import Scheduler
-from adapters.llama_cpp.sequence import Bools, Float32s, Sequence
+from adapters.llama_cpp.sequence import Float32s, Sequence
 from adapters.llama_cpp.sessions import Sessions
 from adapters.types import Generation, Sampling
 from tests.models import random_shapes
@@ -49,9 +49,9 @@ def exact(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 class Watched(Sequence):
     """Remembers the logits that it draws from."""
 
-    def advance(self, row: Float32s, denied: Bools | None = None) -> None:
+    def advance(self, row: Float32s, ceiling: Float32s | None = None) -> None:
         self.rows = [*getattr(self, "rows", []), row.copy()]
-        super().advance(row, denied)
+        super().advance(row, ceiling)
 
 
 class Bench:
