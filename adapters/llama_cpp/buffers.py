@@ -16,6 +16,8 @@ from adapters.llama_cpp.kept import State
 
 UNIT_BYTES = 1 << 20
 PAGE_BYTES = 4096
+# Conversations grow; with this much to spare, an eighth, memory fits the same one again for some turns.
+GROWTH_SHARE = 8
 
 
 class Buffers:
@@ -29,15 +31,14 @@ class Buffers:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="buffers")
 
     def take(self, size: int) -> State:
-        """An array of shape (size,), whatever it holds. Half as much again is got ready for the next one, since
-        conversations grow."""
+        """An array of shape (size,), whatever it holds. Half as much again is got ready for the next one."""
         with self._lock:
             fitting = [one for one in self._spare if size <= len(one) <= _rounded(size + size // 2)]
             whole = min(fitting, key=len, default=None)
             if whole is not None:
                 self._spare = [one for one in self._spare if one is not whole]
         if whole is None:
-            whole = np.empty(_rounded(size), np.uint8)
+            whole = np.empty(_rounded(size + size // GROWTH_SHARE), np.uint8)
         self.prepare(size + size // 2)
         state = whole[:size]
         weakref.finalize(state, self._put, whole).atexit = False

@@ -6,6 +6,7 @@ import time
 from functools import partial
 from pathlib import Path
 
+from adapters.llama_cpp.buffers import Buffers
 from adapters.llama_cpp.kept import PUBLIC, Budget, Cells
 from adapters.llama_cpp.messages import ChatPrompt, EngineSettings, TextPrompt
 from adapters.llama_cpp.native import Vocabulary, build
@@ -20,13 +21,13 @@ from adapters.types import Generation
 OPEN_WAIT_S = 2.0
 
 
-def open_store(path: Path, settings: EngineSettings) -> Store | None:
+def open_store(path: Path, settings: EngineSettings, buffers: Buffers) -> Store | None:
     """The disk tier of the model at `path`, which begins to open; None without one."""
     if settings.session_dir is None or settings.session_disk_bytes <= 0:
         return None
     folder = Path(settings.session_dir)
     others = [*build(), settings.kv_type, settings.gpu_layers, "unified"]
-    store = Store(folder, partial(compatibility, path, folder, others), settings.session_key)
+    store = Store(folder, partial(compatibility, path, folder, others), settings.session_key, buffers)
     store.start()
     return store
 

@@ -270,7 +270,7 @@ class Scan(msgspec.Struct, frozen=True):
 
 
 class Disk(Protocol):
-    """Files of conversations, by id. Calls return at once; what they do is done in order by a thread of its own, and
+    """Files of conversations, by id. Calls return at once; what they do to a file is done in order, by threads, and
     `then` is called from `settle` with what came of it."""
 
     def open(self, then: Callable[[Scan], None]) -> None: ...
@@ -280,7 +280,7 @@ class Disk(Protocol):
         ...
 
     def load(self, id: str, then: Callable[[Blob | None], None]) -> None:
-        """Gives None when the file is not what was written, or cannot be read; it is erased then."""
+        """Gives None when the file is not what was written, or cannot be read."""
         ...
 
     def copy(self, id: str, record: Record, then: Callable[[int], None]) -> None:

@@ -87,9 +87,13 @@ def load(
     ranks = gguf.reranks(header)
     embeds = not ranks and (gguf.embeds(header) if settings.embeddings is None else settings.embeddings)
     generates = not (embeds or ranks)
-    store = open_store(path, settings) if generates else None
+    buffers = Buffers(settings.session_ram_bytes // SPARE_SHARE)
+    store = open_store(path, settings, buffers) if generates else None
     quiet()
     model = Model(path, gpu_layers=settings.gpu_layers, progress=progress)
+    if generates:
+        # Memory for the first conversation to be saved is got ready meanwhile.
+        buffers.prepare(model.kv_bytes_per_token * PREPARED_TOKENS)
     template = _template(model, header)
     tool_format, reasoning_format = _formats(settings, header, model.vocabulary)
     loras = _loras(model, header, settings, generates)
@@ -97,7 +101,7 @@ def load(
     contended = lease.contended if isinstance(lease, StepLease) else lambda: False
     eyes = _eyes(model, settings, threads, lease, wake)
     context_tokens = settings.context_tokens or min(model.context_train, CONTEXT_TOKENS_DEFAULT)
-    context = _context(model, settings, generates, context_tokens, threads, eyes.turns if eyes else lease)
+    context = _context(model, settings, generates, context_tokens, threads, eyes.turns if eyes else lease, buffers)
     sight = eyes.sight(context) if eyes else None
     rates = _measure(context, settings.parallel) if generates else Rates(0.0, 0.0)
     info = ModelInfo(
@@ -245,6 +249,7 @@ def _context(
     context_tokens: int,
     threads: int,
     lease: AbstractContextManager[None],
+    buffers: Buffers,
 ) -> Context:
     if not generates:
         return Context(
@@ -272,15 +277,8 @@ def _context(
         threads=threads,
         kv_type=settings.kv_type,
         lease=lease,
-        buffers=_buffers(model, settings),
+        buffers=buffers,
     )
-
-
-def _buffers(model: Model, settings: EngineSettings) -> Buffers:
-    """Memory for the first conversation to be saved is got ready while the model loads."""
-    buffers = Buffers(settings.session_ram_bytes // SPARE_SHARE)
-    buffers.prepare(model.kv_bytes_per_token * PREPARED_TOKENS)
-    return buffers
 
 
 def _eyes(

@@ -62,8 +62,9 @@ class Scheduler:
         self._free = list(range(engine.slots - 1))
         self._arrivals = 0
         self._padding_tokens = 0
-        # Whether others ran when this step began, and how many sequences had been copied by then.
+        # Whether others ran when this step began, when that was, and how many sequences had been copied by then.
         self._disturbs = False
+        self._began_us = 0
         self._copies = 0
         self.stalled = False
         self.prefilling: frozenset[int] = frozenset()
@@ -138,6 +139,7 @@ class Scheduler:
         """Runs one step; returns what each sequence gained. Returns nothing when nothing could be computed; `stalled`
         says that this will not change before the disk has answered or an image has its embeddings."""
         self._disturbs = bool(self._running)
+        self._began_us = self._clock_us()
         self._copies = self._engine.copies
         self.sessions.settle()
         self._admit()
@@ -192,8 +194,13 @@ class Scheduler:
 
     @property
     def _may_copy(self) -> bool:
-        """Copying a sequence takes up to about a step: beside others at most one is copied between two steps."""
-        return not self._disturbs or self._engine.copies == self._copies
+        """Copying a sequence can take as long as a step: beside others one is copied between two steps, or as many as
+        take no longer than a step of theirs, going by those before."""
+        copies = self._engine.copies - self._copies
+        if not self._disturbs or not copies:
+            return True
+        spent_us = self._clock_us() - self._began_us
+        return spent_us + spent_us // copies <= self.rates.decode_us
 
     def _worth_reading(self, kept: Kept, size: int) -> bool:
         return size * self.rates.prefill_us > kept.disk_bytes / DISK_BYTES_PER_US

@@ -2,7 +2,7 @@
 
 64 bytes of prelude (magic and version, salt, which key, what can use it), 4 bytes of length, the record, then the blob
 in chunks; the record and each chunk are followed by a seal of 16 bytes. With a key the seal is that of AES-256-GCM, the
-key derived from the salt; without, it is the first half of a SHA-256, which tells damage but not malice. Either covers
+key derived from the salt; without, it is the first half of a BLAKE3, which tells damage but not malice. Either covers
 the prelude, the number of the chunk and whether it is the last, so that nothing can be cut, swapped or mixed: this is
 the STREAM construction (Hoang, Reyhanitabar, Rogaway, Vizár, 2015).
 """
@@ -13,15 +13,15 @@ import hashlib
 import hmac
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import BufferedReader, BufferedWriter
 
 import msgspec
-import numpy as np
+from blake3 import blake3
 
 from adapters.llama_cpp.kept import Blob, Checkpoint, Record, State
 
-MAGIC = b"KVSESS\x00\x01"
+MAGIC = b"KVSESS\x00\x02"
 PRELUDE = struct.Struct("<8s16s8s32s")
 LENGTH = struct.Struct("<I")
 SEAL_BYTES = 16
@@ -56,6 +56,7 @@ class _Seal:
     def __init__(self, lock: Lock, prelude: bytes) -> None:
         self._prelude = prelude
         self._number = 0
+        self._sealed = bytearray()
         self._cipher = None
         if lock.key is not None:
             # Imported here, because only an encrypting worker needs it.
@@ -81,15 +82,18 @@ class _Seal:
             return
         from cryptography.exceptions import InvalidTag
 
+        size = len(into) + SEAL_BYTES
+        if len(self._sealed) < size:
+            self._sealed = bytearray(size)
+        sealed = memoryview(self._sealed)[:size]
+        _fill(file, sealed)
         try:
-            into[:] = self._cipher.decrypt(nonce, _exactly(file, len(into) + SEAL_BYTES), self._prelude)
+            self._cipher.decrypt_into(nonce, sealed, self._prelude, into)
         except InvalidTag:
             raise Damaged("a seal is broken") from None
 
     def _digest(self, nonce: bytes, data: memoryview) -> bytes:
-        digest = hashlib.sha256(self._prelude + nonce)
-        digest.update(data)
-        return digest.digest()[:SEAL_BYTES]
+        return blake3(self._prelude + nonce).update(data).digest(SEAL_BYTES)
 
     def _nonce(self, last: bool) -> bytes:
         number, self._number = self._number, self._number + 1
@@ -115,10 +119,10 @@ def read_record(file: BufferedReader, lock: Lock) -> Record:
     return _begin(file, lock)[0]
 
 
-def read(file: BufferedReader, lock: Lock) -> tuple[Record, Blob]:
-    """All of a file, every byte checked. Raises Damaged or Foreign, or OSError."""
+def read(file: BufferedReader, lock: Lock, take: Callable[[int], State]) -> tuple[Record, Blob]:
+    """All of a file, every byte checked, in memory that `take` gives. Raises Damaged or Foreign, or OSError."""
     record, seal = _begin(file, lock)
-    states = [np.empty(size, np.uint8) for size in _sizes(record)]
+    states = [take(size) for size in _sizes(record)]
     for chunk, last in _chunks(states):
         seal.read(file, chunk, last)
     checkpoints = zip(record.checkpoints, states[1:], strict=True)

@@ -344,9 +344,10 @@ class Sessions:
             return
         if blob is None:
             self._count("corrupt")
-            kept.disk_bytes, kept.durable, kept.filed_tokens = 0, False, 0
             if kept.slot is None and kept.blob is None:
                 self._drop(kept)
+            else:
+                self._erase(kept)
         elif kept.slot is None and kept.blob is None:
             kept.blob = blob
             kept.held_until_us = self._now_us() + FETCHED_HOLD_US

@@ -1,4 +1,7 @@
-"""Kept conversations on disk: one file each, below one folder, all touched by one thread.
+"""Kept conversations on disk: one file each, below one folder.
+
+One thread changes them, in order, and gives way to whatever computes. Another reads what requests wait for; what is
+about to change is read by the first one, after the change.
 
 The folder belongs to one worker at a time, which a lock on a file in it ensures; until the lock is had and it is known
 which weights the model has, everything waits here and conversations are simply computed again. A file appears under its
@@ -11,9 +14,9 @@ import fcntl
 import os
 import re
 import sys
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
 from io import BufferedReader, BufferedWriter
 from pathlib import Path
@@ -23,6 +26,7 @@ from typing import TypeVar
 import msgspec
 
 from adapters.llama_cpp import sealed
+from adapters.llama_cpp.buffers import Buffers
 from adapters.llama_cpp.kept import Blob, Record, Scan
 from adapters.llama_cpp.sealed import Damaged, Foreign, Lock
 
@@ -32,7 +36,7 @@ Result = TypeVar("Result")
 
 
 def _step_back() -> None:
-    """Files can wait; a busy thread beside those that compute a step would hold all of them up."""
+    """Writing can wait; a busy thread beside those that compute a step would hold all of them up."""
     if sys.platform == "linux":
         os.setpriority(os.PRIO_PROCESS, get_native_id(), 19)
 
@@ -66,11 +70,16 @@ class Files:
 
 
 class Store:
-    """The `Disk` of a worker. `compatibility` may take long; `wake` is called from the thread when `settle` has
-    something to do."""
+    """The `Disk` of a worker, which reads into `buffers`. `compatibility` may take long; `wake` is called from a thread
+    when `settle` has something to do."""
 
     def __init__(
-        self, folder: Path, compatibility: Callable[[], bytes], key: bytes | None, files: Files | None = None
+        self,
+        folder: Path,
+        compatibility: Callable[[], bytes],
+        key: bytes | None,
+        buffers: Buffers,
+        files: Files | None = None,
     ) -> None:
         self.wake: Callable[[], None] = lambda: None
         self.opened = Event()
@@ -80,30 +89,34 @@ class Store:
         self._files = files or Files()
         self._lock: Lock | None = None
         self._guard = -1
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="store", initializer=_step_back)
+        self._buffers = buffers
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="store", initializer=_step_back)
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="reads")
+        # How often each file is about to change.
+        self._changing: Counter[str] = Counter()
         self._due: deque[Callable[[], None]] = deque()
 
     def start(self) -> None:
         """Begins to find out whether the folder can be had and which weights the model has."""
-        self._do(self._start, None, lambda _: None)
+        self._do(self._writer, self._start, None, lambda _: None)
 
     def open(self, then: Callable[[Scan], None]) -> None:
-        self._do(self._open, Scan([]), then)
+        self._do(self._writer, self._open, Scan([]), then)
 
     def save(self, record: Record, blob: Blob, then: Callable[[int], None]) -> None:
-        self._do(partial(self._save, record, blob), 0, then)
+        self._change(record.id, partial(self._save, record, blob), 0, then)
 
     def load(self, id: str, then: Callable[[Blob | None], None]) -> None:
-        self._do(partial(self._load, id), None, then)
+        self._do(self._writer if self._changing[id] else self._reader, partial(self._load, id), None, then)
 
     def copy(self, id: str, record: Record, then: Callable[[int], None]) -> None:
-        self._do(partial(self._copy, id, record), 0, then)
+        self._change(record.id, partial(self._copy, id, record), 0, then)
 
     def erase(self, id: str, then: Callable[[bool], None]) -> None:
-        self._do(partial(self._erase, id), False, then)
+        self._change(id, partial(self._erase, id), False, then)
 
     def sync(self, then: Callable[[], None]) -> None:
-        self._do(lambda: None, None, lambda _: then())
+        self._do(self._writer, lambda: None, None, lambda _: then())
 
     def settle(self) -> None:
         while self._due:
@@ -111,9 +124,8 @@ class Store:
 
     def close(self, wait_s: float) -> bool:
         """Waits until everything asked for is done; False when that takes too long."""
-        done = Event()
-        self._thread.submit(done.set)
-        return done.wait(wait_s)
+        done = [thread.submit(lambda: None) for thread in (self._reader, self._writer)]
+        return not wait(done, wait_s).not_done
 
     def release(self) -> None:
         """Lets another have the folder."""
@@ -121,10 +133,20 @@ class Store:
             os.close(self._guard)
             self._guard = -1
 
-    def _do(self, job: Callable[[], Result], failed: Result, then: Callable[[Result], None]) -> None:
-        self._thread.submit(self._run, job, failed, then)
+    def _change(self, id: str, job: Callable[[], Result], failed: Result, then: Callable[[Result], None]) -> None:
+        def changed(result: Result) -> None:
+            self._changing -= Counter((id,))
+            then(result)
 
-    # On the thread
+        self._changing[id] += 1
+        self._do(self._writer, job, failed, changed)
+
+    def _do(
+        self, thread: ThreadPoolExecutor, job: Callable[[], Result], failed: Result, then: Callable[[Result], None]
+    ) -> None:
+        thread.submit(self._run, job, failed, then)
+
+    # On the threads
 
     def _run(self, job: Callable[[], Result], failed: Result, then: Callable[[Result], None]) -> None:
         result = failed
@@ -194,10 +216,9 @@ class Store:
         assert self._lock is not None
         try:
             with self._files.open(self._path(id)) as file:
-                return sealed.read(file, self._lock)
+                return sealed.read(file, self._lock, self._buffers.take)
         except (Damaged, Foreign, OSError) as error:
             print(f"sessions on disk: {id} cannot be read: {error}", file=sys.stderr, flush=True)
-            self._files.remove(self._path(id))
             return None
 
     def _copy(self, id: str, record: Record) -> int:

@@ -53,6 +53,7 @@ class FakeEngine:
         self.seen: list[int] = []
         self.fail_with: list[int] = []
         self.on_decode: Callable[[int], None] = lambda tokens: None
+        self.on_copy: Callable[[], None] = lambda: None
         self.adapted: Scales = ()
         self._sets: list[Scales] = [()]
         # Each cell is its token and the place of the adapter set it was computed under.
@@ -143,10 +144,12 @@ class FakeEngine:
 
     def save(self, slot: int) -> State:
         self.copies += 1
+        self.on_copy()
         return np.array(self._held[slot], self.state_type).ravel().view(np.uint8)
 
     def restore(self, slot: int, state: State) -> bool:
         self.copies += 1
+        self.on_copy()
         cells = state.view(self.state_type).reshape(-1, 2).tolist()
         if self._held[slot] or self.used() + len(cells) > self.cells:
             return False
