@@ -91,9 +91,6 @@ def load(
     store = open_store(path, settings, buffers) if generates else None
     quiet()
     model = Model(path, gpu_layers=settings.gpu_layers, progress=progress)
-    if generates:
-        # Memory for the first conversation to be saved is got ready meanwhile.
-        buffers.prepare(model.kv_bytes_per_token * PREPARED_TOKENS)
     template = _template(model, header)
     tool_format, reasoning_format = _formats(settings, header, model.vocabulary)
     loras = _loras(model, header, settings, generates)
@@ -266,6 +263,8 @@ def _context(
     cells = settings.cache_tokens or max(context_tokens, min(4 * context_tokens, affordable))
     if cells < context_tokens:
         raise LoadError("model_invalid", f"cache_tokens {cells} is less than context_tokens {context_tokens}")
+    # Memory for the first conversation to be saved is got ready meanwhile.
+    buffers.prepare(model.kv_bytes_per_token * PREPARED_TOKENS)
     # llama.cpp insists on room for one output row per sequence.
     slots = settings.parallel + KEPT_SLOTS + 1
     return Context(

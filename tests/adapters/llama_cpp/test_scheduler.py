@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from adapters.llama_cpp.kept import Budget
 from adapters.llama_cpp.lora import NO_ADAPTERS, AdapterSet
 from adapters.llama_cpp.messages import CacheReport, Delta
-from adapters.llama_cpp.pacing import Limits, Rates, paced, shares
+from adapters.llama_cpp.pacing import Limits, Rates, shares
 from adapters.llama_cpp.scheduler import Scheduler
 from adapters.llama_cpp.sequence import Sequence
 from adapters.llama_cpp.sessions import Sessions
@@ -493,11 +493,3 @@ def test_a_conversation_deleted_while_it_runs_is_not_kept() -> None:
     bench.scheduler.forget("a", "talk")
     bench.run()
     assert len(bench.sessions) == 0 and bench.engine.used() == 0
-
-
-@pytest.mark.parametrize(
-    ("room", "tokens"), [(300, 256), (128, 128), (64, 128), (63, 64), (16, 64), (15, 16), (8, 16), (5000, 512)]
-)
-def test_a_prompt_budget_is_whole_tiles_unless_one_is_far_too_slow(room: int, tokens: int) -> None:
-    limits = Limits(parallel=4, chunk_tokens=512, target_gap_us=200_000, padding={}, tile=64)
-    assert paced(limits, room, 0) == tokens
