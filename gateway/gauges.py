@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from adapters.llama_cpp import LlamaCpp
-from adapters.llama_cpp.messages import SessionCounters
+from adapters.llama_cpp.messages import GrammarCounters, SessionCounters
 from adapters.llama_cpp.pool import Pool
 from adapters.shared.guest import Shared
 from gateway.audit import Audit
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 MODEL_STATES = ("loading", "ready", "failed", "restarting", "stopped", "sleeping", "pulling")
 SESSION_EVENTS = ("spilled", "restored", "written", "write_failed", "corrupt", "mismatched", "expired", "evicted")
+GRAMMAR_OUTCOMES = ("compiled", "reused", "refused")
 
 
 def of_work(models: Iterable[LlamaCpp | Shared], pool: Pool, connections: int) -> Iterator[Gauge]:
@@ -47,6 +48,7 @@ def of_models(models: Iterable[LlamaCpp | Shared]) -> Iterator[Gauge]:
                 yield "gateway_images_reused_total", labels, status.busyness.images_reused
                 yield "gateway_image_cache_bytes", labels, status.busyness.image_cache_bytes
         yield from of_sessions(model.name, model.session_counters)
+        yield from of_grammars(model.name, status.grammars)
 
 
 def of_pool(pool: Pool) -> Iterator[Gauge]:
@@ -70,6 +72,13 @@ def of_sessions(model: str, counters: SessionCounters) -> Iterator[Gauge]:
         yield "gateway_session_lookups_total", (model, tier), getattr(counters, f"hits_{tier}")
     for event in SESSION_EVENTS:
         yield "gateway_session_events_total", (model, event), getattr(counters, event)
+
+
+def of_grammars(model: str, counters: GrammarCounters) -> Iterator[Gauge]:
+    """What became of the grammars that a model's answers were to keep to."""
+    for outcome in GRAMMAR_OUTCOMES:
+        yield "gateway_grammars_total", (model, outcome), getattr(counters, outcome)
+    yield "gateway_grammar_compile_seconds_total", (model,), counters.compile_us / 1e6
 
 
 def of_issuers(key_sets: Iterable[IssuerKeys]) -> Iterator[Gauge]:

@@ -195,6 +195,13 @@ METRICS: tuple[Metric, ...] = (
         "write_failed, corrupt or mismatched on disk (then computed again), expired, evicted to make room.",
         ("model", "event"),
     ),
+    Metric(
+        "gateway_grammars_total",
+        "counter",
+        "Grammars of schemas, tools and other constraints by what became of them: compiled, reused or refused.",
+        ("model", "outcome"),
+    ),
+    Metric("gateway_grammar_compile_seconds_total", "counter", "Time spent on compiling grammars.", ("model",)),
     Metric("gateway_images_encoded_total", "counter", "Images turned into embeddings.", ("model",)),
     Metric("gateway_images_reused_total", "counter", "Images whose embeddings were there already.", ("model",)),
     Metric("gateway_image_cache_bytes", "gauge", "What the embeddings of the latest images occupy.", ("model",)),

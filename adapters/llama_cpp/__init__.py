@@ -23,6 +23,7 @@ from adapters.llama_cpp.messages import (
     Embed,
     Embedded,
     EngineSettings,
+    GrammarCounters,
     Inspect,
     Inspected,
     ListSessions,
@@ -85,6 +86,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     busyness: Busyness | None
     eta_s: float = math.inf
     sessions: SessionCounters = SessionCounters()
+    grammars: GrammarCounters = GrammarCounters()
 
 
 class LlamaCpp:
@@ -201,6 +203,7 @@ class LlamaCpp:
             busyness=worker.busyness,
             eta_s=self.eta_s(),
             sessions=worker.sessions.value,
+            grammars=worker.grammars.value,
         )
 
     def eta_s(self) -> float:

@@ -12,7 +12,9 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from collections import OrderedDict
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
@@ -23,6 +25,7 @@ import numpy as np
 from llguidance import LLExecutor, LLMatcher, LLParserLimits, LLTokenizer
 
 from adapters.llama_cpp.gbnf import to_lark
+from adapters.llama_cpp.messages import GrammarCounters
 from adapters.llama_cpp.native import Vocabulary
 from adapters.llama_cpp.prompts import Refusal
 from adapters.llama_cpp.schema import SOURCE_BYTES_MAX, check_pattern, check_schema, unsupported
@@ -67,12 +70,15 @@ class Compiler:
     """Compiles and caches the constraints of one model. Safe from any thread.
 
     The tables of the vocabulary take up to a second, in which the GIL is held; `prepare` makes them at a good moment.
+    `counters` is replaced whole, so that reading it never waits for them.
     """
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
+    def __init__(self, vocabulary: Vocabulary, clock_ns: Callable[[], int] = time.perf_counter_ns) -> None:
+        self.counters = GrammarCounters()
         self._vocabulary = vocabulary
+        self._clock_ns = clock_ns
         self._tokenizer: LLTokenizer | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._cache: OrderedDict[bytes, Compiled] = OrderedDict()
         self._cached_bytes = 0
         # What was refused lately, and why, so that asking again costs nothing.
@@ -109,6 +115,13 @@ class Compiler:
         is past a limit. Takes milliseconds for what is in use, and at most a second or two for what is made to take
         long.
         """
+        try:
+            return self._compiled(constraint, content)
+        except Refusal:
+            self._count("refused")
+            raise
+
+    def _compiled(self, constraint: Constraint, content: Constraint | None) -> Compiled:
         grammar = _source(constraint)
         if content is not None:
             inner = [{**one, "name": "content"} for one in _parts(_source(content))]
@@ -118,12 +131,15 @@ class Compiler:
             compiled = self._cache.get(digest)
             if compiled is not None:
                 self._cache.move_to_end(digest)
+                self._count("reused")
                 return compiled
             complaint = self._refused.get(digest, "")
         matcher = None
+        began_ns = self._clock_ns()
         if not complaint and not (complaint := self._vetter.complaint(grammar)):
             matcher, complaint = self._matcher(grammar)
         with self._lock:
+            self._count("compile_us", (self._clock_ns() - began_ns) // 1000)
             if matcher is None or complaint:
                 self._refused[digest] = complaint
                 if len(self._refused) > REFUSED_MAX:
@@ -131,6 +147,7 @@ class Compiler:
                 raise _refusal(complaint, constraint.param)
             compiled = Compiled(matcher, COMPILED_BYTES_GUESS + 16 * len(grammar))
             self._keep(digest, compiled)
+            self._count("compiled")
         return compiled
 
     def guide(
@@ -161,6 +178,10 @@ class Compiler:
             if len(matcher.compute_ff_tokens()) > FORCED_TOKENS_MAX:
                 return matcher, f"too many tokens are forced, more than {FORCED_TOKENS_MAX}"
         return matcher, matcher.get_error()
+
+    def _count(self, what: str, amount: int = 1) -> None:
+        with self._lock:
+            self.counters = msgspec.structs.replace(self.counters, **{what: getattr(self.counters, what) + amount})
 
     def _keep(self, digest: bytes, compiled: Compiled) -> None:
         if digest in self._cache:

@@ -325,13 +325,24 @@ class SessionCounters(msgspec.Struct, frozen=True, kw_only=True, array_like=True
     evicted: int = 0
 
 
+class GrammarCounters(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """What became of the grammars that requests asked for since the worker began: compiled, there already, or refused;
+    and what compiling took. A request with tools asks for several, and then for none while its tools stay the same."""
+
+    compiled: int = 0
+    reused: int = 0
+    refused: int = 0
+    compile_us: int = 0
+
+
 class Step(msgspec.Struct, frozen=True, tag="step"):
-    """Everything one engine step produced; sequences that gained nothing are absent. `sessions` is there when it has
-    changed."""
+    """Everything one engine step produced; sequences that gained nothing are absent. What `sessions` and `grammars`
+    count is there when it has changed."""
 
     deltas: list[Delta]
     load: Busyness
     sessions: SessionCounters | None = None
+    grammars: GrammarCounters | None = None
 
 
 class Embedded(msgspec.Struct, frozen=True, tag="embedded"):

@@ -29,6 +29,7 @@ from adapters.llama_cpp.messages import (
     Delta,
     Embedded,
     EngineSettings,
+    GrammarCounters,
     Inspected,
     Load,
     LoadFailed,
@@ -40,10 +41,11 @@ from adapters.llama_cpp.messages import (
     Report,
     Reranked,
     SessionChanged,
+    SessionCounters,
     SessionList,
     Step,
 )
-from adapters.llama_cpp.totals import SessionTotals
+from adapters.llama_cpp.totals import Totals
 
 logger = logging.getLogger(__name__)
 
@@ -136,7 +138,8 @@ class Worker:
         self.progress = 0.0
         self.info: ModelInfo | None = None
         self.busyness: Busyness | None = None
-        self.sessions = SessionTotals()
+        self.sessions = Totals(SessionCounters())
+        self.grammars = Totals(GrammarCounters())
         self.pid: int | None = None
         self.restarts = 0
         self.load = Load(path, settings)
@@ -253,6 +256,8 @@ class Worker:
             self.busyness = report.load
             if report.sessions is not None:
                 self.sessions.report(report.sessions)
+            if report.grammars is not None:
+                self.grammars.report(report.grammars)
             sinks = self._sinks
             for delta in report.deltas:
                 sink = sinks.get(delta.id)
@@ -301,6 +306,7 @@ class Worker:
         self._link = None
         self.busyness = None
         self.sessions.worker_lost()
+        self.grammars.worker_lost()
         if self.state != "stopped":
             self.reason = reason
             self._set_state("restarting")

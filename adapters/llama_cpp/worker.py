@@ -36,6 +36,7 @@ from adapters.llama_cpp.messages import (
     Detokenize,
     Embed,
     FrameReader,
+    GrammarCounters,
     Inspect,
     Inspected,
     ListSessions,
@@ -111,6 +112,7 @@ class Worker:
         self._preparing: set[int] = set()
         self._forgotten: set[int] = set()
         self._worked_s = 0.0
+        self._told = GrammarCounters()
         self._thoughts_end: list[int] = []
         if loaded.reasoning is not None:
             ended_by = loaded.reasoning.ended_by
@@ -184,8 +186,10 @@ class Worker:
             self._worked_s = time.monotonic()
             more = not scheduler.stalled
         news = scheduler.sessions.news()
-        if deltas or news is not None:
-            self._link.send(Step(deltas, scheduler.busyness(), news))
+        grammars = self._loaded.compiler.counters
+        if deltas or news is not None or grammars != self._told:
+            self._link.send(Step(deltas, scheduler.busyness(), news, grammars if grammars != self._told else None))
+            self._told = grammars
         while scheduler.failures:
             id, reason = scheduler.failures.popitem()
             self._link.send(Refused(id, "unsupported_schema", f"The grammar became too complex: {reason}."))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 
@@ -146,10 +147,19 @@ def test_without_strict_what_cannot_be_enforced_is_left_out(model: Model, compil
     assert takes(model, compiler, loose, "[1, 1]") and not takes(model, compiler, loose, '["a"]')
 
 
-def test_a_grammar_is_compiled_once(compiler: Compiler) -> None:
+def test_a_grammar_is_compiled_once_and_all_are_counted(model: Model) -> None:
+    clock_ns = itertools.count(0, 5_000_000)
+    compiler = Compiler(model.vocabulary, lambda: next(clock_ns))
     first = compiler.compile(schema(PERSON))
     assert compiler.compile(schema(PERSON)) is first
     assert compiler.compile(schema(PERSON, strict=False)) is not first
+    for wrong in (Constraint("regex", "(?=a)b"), Constraint("regex", "(?=a)b"), schema({"type": 3})):
+        with pytest.raises(Refusal):
+            compiler.compile(wrong)
+    counters = compiler.counters
+    assert (counters.compiled, counters.reused, counters.refused) == (2, 1, 3)
+    assert counters.compile_us % 5_000 == 0 and counters.compile_us >= 10_000
+    compiler.close()
 
 
 def test_masks_of_many_guides_are_those_of_each(model: Model, compiler: Compiler) -> None:
