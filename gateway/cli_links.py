@@ -22,16 +22,17 @@ T = TypeVar("T")
 
 def with_imports(options: argparse.Namespace, work: Callable[[Imports, Database], Awaitable[T]]) -> T:
     """Do `work` on the library, beside a running server if there is one."""
+    from gateway.hubs import library_folder, shelf_of
     from gateway.library.errors import LibraryError
     from gateway.library.files import Files
     from gateway.library.importing import Imports
 
     config = command.load(options)
-    folder = Path(config.library.files_dir or Path(config.data_dir) / "library")
     named = [Path(model.file) for model in config.models if model.file]
 
     async def run(database: Database) -> T:
-        imports = Imports(Files(database), folder, referred=named)
+        files = Files(database)
+        imports = Imports(files, library_folder(config), referred=named, shelf=shelf_of(config, files))
         await imports.open()
         try:
             return await work(imports, database)

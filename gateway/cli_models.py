@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from gateway.state.database import Database
 
 
+KNOWN_MAX = 10_000
+
+
 def add_verbs(models: argparse.ArgumentParser) -> None:
     verbs = models.add_subparsers(title="the library of files", metavar="VERB", dest="verb")
     bringing = _verb(
@@ -83,8 +86,10 @@ def _import(options: argparse.Namespace) -> int:
     from gateway import audit
     from gateway.hubs import cache_folder
     from gateway.library.errors import LibraryError
+    from gateway.library.files import PULLED, Wanted
 
-    given = [*options.paths, *([cache_folder(command.load(options))] if options.pulled else [])]
+    cache = cache_folder(command.load(options)) if options.pulled else None
+    given = [*options.paths, *([] if cache is None else [cache])]
     paths = [path for one in given for path in _files_of(one)]
     if not paths:
         raise command.CommandError(
@@ -109,8 +114,13 @@ def _import(options: argparse.Namespace) -> int:
 
     async def work(imports: Imports, database: Database) -> int:
         places = asyncio.Semaphore(8)
+        pulled, _ = await imports.files.page(Wanted(how=PULLED, status="ready"), KNOWN_MAX)
+        known = {file.path: file for file in pulled}
 
         async def placed(path: Path) -> bool:
+            if str(path) in known:  # It is in the library since it was pulled.
+                command.print_json(known[str(path)]) if options.json else print(path)
+                return True
             async with places:
                 return await one(imports, database, path)
 
@@ -148,9 +158,16 @@ def _find(options: argparse.Namespace) -> int:
         if facts is not None:
             context = str(facts.context_tokens or "")
             about = (facts.architecture, model_files.count(facts.parameters), facts.quantisation or "", context)
-        rows.append((file.id, file.name, file.status, *about, model_files.size(file.size_bytes)))
+        rows.append((file.id, file.name, _standing(file), *about, model_files.size(file.size_bytes)))
     command.print_table(rows)
     return 0
+
+
+def _standing(file: File) -> str:
+    """The status of a file, and how far the work on it is."""
+    if file.status == "ready" or not (file.done_bytes and file.size_bytes):
+        return file.status
+    return f"{file.status} {file.done_bytes * 100 // file.size_bytes}%"
 
 
 def _show(options: argparse.Namespace) -> int:

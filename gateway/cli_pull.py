@@ -7,13 +7,16 @@ import asyncio
 import os
 import signal
 import sys
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, TextIO
 
 from gateway import command
 
 if TYPE_CHECKING:
     from gateway.config import Config
+    from gateway.library.names import Reference
     from gateway.library.pull import Progress
+    from gateway.library.shelf import Shelf
 
 CELLS_MIN, CELLS_MAX = 10, 30
 COLUMNS = 120
@@ -34,7 +37,7 @@ def _pull(options: argparse.Namespace) -> int:
 
     config = command.load(options)
     try:
-        progress = asyncio.run(_carry_out(config, options, parse(options.name)))
+        progress = asyncio.run(_known_to_the_library(config, options, parse(options.name)))
     except LibraryError as error:
         raise command.CommandError(str(error)) from None
     if progress.status == "paused":
@@ -46,10 +49,31 @@ def _pull(options: argparse.Namespace) -> int:
     return 0
 
 
-async def _carry_out(config: Config, options: argparse.Namespace, reference: Any) -> Progress:
+async def _known_to_the_library(config: Config, options: argparse.Namespace, reference: Reference) -> Progress:
+    """Pull, and let the library know, also that of a server beside this; without one it is pulled all the same."""
+    from gateway.hubs import open_shelf
+    from gateway.state.database import DatabaseError
+    from gateway.state.migrate import known, migrate
+    from gateway.stores import open_database
+
+    shelf = None
+    async with AsyncExitStack() as stack:
+        try:
+            database = await open_database(config, serve=False)
+            stack.push_async_callback(database.close)
+            await migrate(database, known())
+            shelf = await open_shelf(config, database)
+        except (DatabaseError, OSError) as error:
+            print(f"The library will not know of this pull: {error}", file=sys.stderr)
+        return await _carry_out(config, options, reference, shelf)
+
+
+async def _carry_out(
+    config: Config, options: argparse.Namespace, reference: Reference, shelf: Shelf | None
+) -> Progress:
     from gateway.hubs import open_pulls
 
-    pulls = open_pulls(config)
+    pulls = open_pulls(config, shelf)
     pull = pulls.start(reference, "dataset" if options.dataset else "model", update=options.update)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):

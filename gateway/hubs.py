@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +12,12 @@ from gateway.config import Config
 from gateway.secret import Secret
 
 if TYPE_CHECKING:
+    from gateway.library.files import Files
     from gateway.library.hub import HubSettings
     from gateway.library.pull import Pulls
+    from gateway.library.shelf import Shelf
+    from gateway.library.store import LockFile
+    from gateway.state.database import Database
 
 
 def hub_settings(config: Config) -> HubSettings:
@@ -30,18 +35,51 @@ def hub_settings(config: Config) -> HubSettings:
     return HubSettings(endpoint=library.endpoint, hosts=(*HOSTS, *library.hosts), token=token, offline=library.offline)
 
 
-def open_pulls(config: Config, room_bytes: Callable[[], int] | None = None) -> Pulls:
-    """The pulls of a configuration, which close the hub with them. `room_bytes` is how large a model may be where its
-    name leaves that open. Raises Unusable."""
+def open_pulls(config: Config, shelf: Shelf | None = None, room_bytes: Callable[[], int] | None = None) -> Pulls:
+    """The pulls of a configuration, which close the hub with them. `shelf` hears of them; `room_bytes` is how large a
+    model may be where its name leaves that open. Raises Unusable."""
     from gateway.library import hardware
     from gateway.library.hub import Hub
     from gateway.library.pull import Pulls
-    from gateway.library.store import LockFile, Store
+    from gateway.library.store import Store
 
-    pins = LockFile(Path(config.data_dir) / "models.lock")
     return Pulls(
-        Hub(hub_settings(config)), Store(cache_folder(config)), pins, room_bytes=room_bytes or hardware.room_bytes
+        Hub(hub_settings(config)),
+        Store(cache_folder(config)),
+        _pins(config),
+        shelf=shelf,
+        room_bytes=room_bytes or hardware.room_bytes,
     )
+
+
+def shelf_of(config: Config, files: Files) -> Callable[[str], Shelf]:
+    """What is known of the files of the hub, for each place of a library."""
+    from gateway.library.shelf import Shelf
+    from gateway.library.store import Store
+
+    names = [model.pull for model in config.models if model.pull is not None]
+    return lambda place: Shelf(files, Store(cache_folder(config)), _pins(config), place, names)
+
+
+async def open_shelf(config: Config, database: Database) -> Shelf:
+    """What is known of the files of the hub, for a process that has no library but pulls. Raises OSError."""
+    from gateway.library.files import Files
+    from gateway.library.importing import place_of
+
+    files = Files(database)
+    await files.open()
+    return shelf_of(config, files)(await asyncio.to_thread(place_of, library_folder(config)))
+
+
+def _pins(config: Config) -> LockFile:
+    from gateway.library.store import LockFile
+
+    return LockFile(Path(config.data_dir) / "models.lock")
+
+
+def library_folder(config: Config) -> Path:
+    """Where files lie that belong to the library."""
+    return Path(config.library.files_dir or Path(config.data_dir) / "library")
 
 
 def cache_folder(config: Config) -> Path:

@@ -170,7 +170,8 @@ async def opened(config: Config, station: Station | None = None) -> AsyncIterato
         live = await open_live(config, serving, database, shared, stack)
         telemetry.gauge_source(lambda: gauges.of_routes(serving.routers, serving.standings, time.monotonic()))
         models = [adapter for adapter in adapters if not isinstance(adapter, Scripted)]
-        pool, pulls = open_pool(config, adapters, stack)
+        library = await open_library(config, database, stack)
+        pool, pulls = open_pool(config, adapters, library and library.imports.shelf, stack)
         wheel = Wheel(config.server, _reporter(telemetry, access_log))
         telemetry.gauge_source(lambda: gauges.of_work(models, pool, len(wheel.connections)))
         process = secrets.token_hex(NAME_CHARS // 2)
@@ -187,8 +188,7 @@ async def opened(config: Config, station: Station | None = None) -> AsyncIterato
         parts = Parts(config, serving.catalog, inference, health, audit, limiter, guardrails, ledger, people=people)
         parts = parts._replace(passthrough=PassThrough(serving.remotes, serving.catalog, metering, guardrails))
         parts = parts._replace(standings=lambda: serving.standings, live=live, router=serving.router)
-        parts = parts._replace(decisions=decisions, library=await open_library(config, database, stack), cache=cache)
-        parts = parts._replace(pool=pool, pulls=pulls)
+        parts = parts._replace(decisions=decisions, library=library, cache=cache, pool=pool, pulls=pulls)
         if database is not None and ledger is not None:
             directory = Directory(database, shared)
             keyring = Keyring(directory, load_pepper(Path(config.data_dir), config.auth.pepper))

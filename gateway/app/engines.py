@@ -14,6 +14,7 @@ import uvloop
 from adapters.llama_cpp import LlamaCpp
 from adapters.shared.guest import Link
 from adapters.shared.host import Host
+from gateway.app.library import open_distant_shelf
 from gateway.app.models import open_adapters
 from gateway.app.pooling import open_pool
 from gateway.app.workers import Station
@@ -36,7 +37,7 @@ def serve_engines(config: Config, unused: Iterable[socket.socket], path: Path, l
         stop_with(lifeline, ended.set)
         async with AsyncExitStack() as stack:
             adapters = open_adapters(config)
-            pool, _ = open_pool(config, adapters, stack)
+            pool, _ = open_pool(config, adapters, await open_distant_shelf(config, stack), stack)
             host = Host([adapter for adapter in adapters if isinstance(adapter, LlamaCpp)], path)
             await host.start()
             stack.push_async_callback(host.close)

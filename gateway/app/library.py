@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gateway.api.mount import Library
 from gateway.config import Config
-from gateway.hubs import hub_settings
+from gateway.hubs import hub_settings, library_folder, open_shelf, shelf_of
 from gateway.library.files import Files
 from gateway.library.finding import Finding
 from gateway.library.importing import Imports
 from gateway.library.links import Links
-from gateway.state.database import Database
+from gateway.state.database import Database, DatabaseError
+from gateway.stores import open_database
 
 if TYPE_CHECKING:
     from gateway.library.hub import Hub
+    from gateway.library.shelf import Shelf
+
+log = logging.getLogger("gateway.library")
 
 
 async def open_library(config: Config, database: Database | None, stack: AsyncExitStack) -> Library | None:
@@ -32,7 +37,9 @@ async def open_library(config: Config, database: Database | None, stack: AsyncEx
 
     sources = [Path(folder) for folder in config.library.import_dirs]
     files = Files(database)
-    imports = Imports(files, library_folder(config), sources=sources, referred=referred(config))
+    imports = Imports(
+        files, library_folder(config), sources=sources, referred=referred(config), shelf=shelf_of(config, files)
+    )
     await imports.open()
     stack.push_async_callback(imports.close)
     links = Links(database, files, folders=[Path(folder) for folder in config.library.link_dirs])
@@ -41,9 +48,17 @@ async def open_library(config: Config, database: Database | None, stack: AsyncEx
     return Library(imports, links, finding, (Path(config.data_dir), library_folder(config), *sources))
 
 
-def library_folder(config: Config) -> Path:
-    """Where imported files lie."""
-    return Path(config.library.files_dir or Path(config.data_dir) / "library")
+async def open_distant_shelf(config: Config, stack: AsyncExitStack) -> Shelf | None:
+    """What the library is told of pulls by a process that answers nobody and has nothing else to keep."""
+    if not config.auth.enabled:
+        return None
+    try:
+        database = await open_database(config, serve=False)
+        stack.push_async_callback(database.close)
+        return await open_shelf(config, database)
+    except (DatabaseError, OSError) as error:
+        log.warning("the library will not know of pulls: %s", error)
+        return None
 
 
 def referred(config: Config) -> list[Path]:

@@ -20,15 +20,18 @@ from gateway.library.names import Reference, parse
 
 if TYPE_CHECKING:
     from gateway.library.pull import Pulls
+    from gateway.library.shelf import Shelf
 
 # What of the memory that is available at the start models may take: the rest is for conversations and other programs.
 MEMORY_SHARE = 0.9
 
 
-def open_pool(config: Config, adapters: Iterable[Local], stack: AsyncExitStack) -> tuple[Pool, Callable[[], Pulls]]:
-    """The pool of all local models, and the pulls of this process; nothing is loaded or pulled yet. From now on
-    requests come in by the pool's doors."""
-    library = LazyPulls(config)
+def open_pool(
+    config: Config, adapters: Iterable[Local], shelf: Shelf | None, stack: AsyncExitStack
+) -> tuple[Pool, Callable[[], Pulls]]:
+    """The pool of all local models, and the pulls of this process, which `shelf` hears of; nothing is loaded or pulled
+    yet. From now on requests come in by the pool's doors."""
+    library = LazyPulls(config, shelf)
     stack.push_async_callback(library.close)
     chosen = config.pool.memory_bytes
     settings = PoolSettings(

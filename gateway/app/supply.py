@@ -14,6 +14,7 @@ from gateway.library.names import Reference, select
 
 if TYPE_CHECKING:
     from gateway.library.pull import Progress, Pull, Pulls
+    from gateway.library.shelf import Shelf
 
 # What is said before anybody can know how long a pull takes.
 ETA_S_GUESS = 60.0
@@ -22,8 +23,9 @@ ETA_S_GUESS = 60.0
 class LazyPulls:
     """The pulls of this process, made when somebody first asks for them."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, shelf: Shelf | None = None) -> None:
         self._config = config
+        self._shelf = shelf
         self._pulls: Pulls | None = None
 
     def __call__(self) -> Pulls:
@@ -31,7 +33,7 @@ class LazyPulls:
         if self._pulls is None:
             chosen = self._config.pool.memory_bytes
             self._pulls = open_pulls(
-                self._config, None if chosen is None else lambda: int(chosen * hardware.WEIGHTS_SHARE)
+                self._config, self._shelf, None if chosen is None else lambda: int(chosen * hardware.WEIGHTS_SHARE)
             )
         return self._pulls
 

@@ -5,24 +5,28 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 from msgspec.structs import replace
 
 from gateway.library.errors import InUse, NotFound
 from gateway.library.facts import Facts
+from gateway.library.names import Kind
 from gateway.library.words import Words
 from gateway.state.database import Conflict, Database, Row, Statements, Value
 
 Status = Literal["available", "downloading", "verifying", "ready", "quarantined", "error"]
 TAGS_MAX = 20
+# How a file of a hub got here.
+PULLED = "pull"
 
 
 class File(msgspec.Struct, frozen=True, kw_only=True):
     """A file. `path` is where it is found, empty while it is nowhere; `how` it got there, `source` from where. Digests
-    are hexadecimal. `repo`, `commit_id` and `repo_file` are where a hub has the same content. `place` is the folder of
-    the library that it belongs to, as replicas may have one each."""
+    are hexadecimal; one that is known before the file is here is what the hub says. `done_bytes` is how far the work on
+    it was a moment ago. `repo`, `commit_id` and `repo_file` are where a hub has the same content. `place` is the folder
+    of the library that it belongs to, as replicas may have one each."""
 
     id: str
     name: str
@@ -44,6 +48,8 @@ class File(msgspec.Struct, frozen=True, kw_only=True):
     version: int = 1
     deleted_us: int | None = None
     place: str = ""
+    kind: Kind = "model"
+    done_bytes: int = 0
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,9 +62,11 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     quantisation: str | None = None
     sha256: str | None = None
     place: str | None = None
+    kind: Kind | None = None
+    how: str | None = None
 
 
-_FILTERED = ("status", "role", "architecture", "quantisation", "sha256", "place")
+_FILTERED = ("status", "role", "architecture", "quantisation", "sha256", "place", "kind", "how")
 _COLUMNS = (*File.__struct_fields__, "role", "architecture", "quantisation")
 
 
@@ -85,9 +93,17 @@ class Files:
                 await self._index(inside, _file(row))
 
     async def add(
-        self, name: str, status: Status, *, how: str, source: str, tags: Sequence[str] = (), place: str = ""
+        self,
+        name: str,
+        status: Status,
+        *,
+        how: str,
+        source: str,
+        tags: Sequence[str] = (),
+        place: str = "",
+        **fields: Any,
     ) -> File:
-        """A new file."""
+        """A new file; raises Conflict when it is one of a hub that is known in that place."""
         now_us = self._now_us()
         file = File(
             id=str(uuid.uuid4()),
@@ -99,6 +115,7 @@ class Files:
             place=place,
             created_us=now_us,
             changed_us=now_us,
+            **fields,
         )
         places = ",".join(f"${i}" for i in range(1, len(_COLUMNS) + 1))
         async with self._database.transaction() as inside:
@@ -164,12 +181,26 @@ class Files:
         found, _ = await self.page(Wanted(sha256=sha256, status="ready", place=place), 1)
         return found[0] if found else None
 
+    async def pulled(self, place: str, kind: Kind, repo: str, commit_id: str, repo_file: str) -> File | None:
+        """The file of a hub, whether it is here or not."""
+        rows = await self._database.query(
+            "SELECT * FROM library_files WHERE how = $1 AND place = $2 AND kind = $3 AND repo = $4 AND commit_id = $5 "
+            "AND repo_file = $6 AND deleted_us IS NULL",
+            *(PULLED, place, kind, repo, commit_id, repo_file),
+        )
+        return _file(rows[0]) if rows else None
+
+    async def progress(self, identity: str, done_bytes: int) -> None:
+        """How far the work on a file is; that alone makes no new version of it."""
+        await self._database.execute("UPDATE library_files SET done_bytes = $2 WHERE id = $1", identity, done_bytes)
+
     async def unfinished(self, place: str = "") -> list[File]:
-        """Those of a place that somebody is, or was, at work on."""
+        """Those of a place that somebody is, or was, reading or removing."""
         rows = await self._database.query(
             "SELECT * FROM library_files WHERE place = $1 "
-            "AND (deleted_us IS NOT NULL OR status IN ('downloading', 'verifying'))",
+            "AND (deleted_us IS NOT NULL OR (status = 'verifying' AND how <> $2))",
             place,
+            PULLED,
         )
         return [_file(row) for row in rows]
 

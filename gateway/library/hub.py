@@ -10,21 +10,19 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urljoin, urlsplit
 
 import httpx
 import msgspec
 
 from gateway.library.errors import Corrupt, Gated, HubUnavailable, InvalidReference, Misled, NotFound, Offline
-from gateway.library.names import Found, Reference, RemoteFile, check_paths
+from gateway.library.names import Found, Kind, Reference, RemoteFile, check_paths
 from gateway.routing.breaker import Breaker
 from gateway.secret import Secret
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
-
-Kind = Literal["model", "dataset"]
 
 API_TIMEOUT_S = 20.0
 CONNECT_TIMEOUT_S = 10.0

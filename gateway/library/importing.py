@@ -12,7 +12,7 @@ import re
 import shutil
 import threading
 import uuid
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,15 @@ from filelock import FileLock, Timeout
 from gateway.library.digests import digests
 from gateway.library.drives import Drives
 from gateway.library.errors import Cancelled, Full, InUse, LibraryError, Unusable
-from gateway.library.files import Conflict, File, Files
+from gateway.library.files import PULLED, Conflict, File, Files
 from gateway.library.names import path_problem
+from gateway.library.shelf import Shelf
 from gateway.library.store import origin
 from gateway.library.taking import Look, Unsound, Way, look, take
+from gateway.state.database import DatabaseError
 
 RUNNING_MAX = 100
+TELL_EVERY_S = 1.0
 QUARANTINE = "quarantine"
 # What a hub's cache calls files of large repositories: their SHA-256.
 DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -36,7 +39,7 @@ log = logging.getLogger("gateway.library")
 
 class Imports:
     """All that is done to local files by this process. `sources` are the folders that files may come from; None: any.
-    `referred` are the paths that the configuration names."""
+    `referred` are the paths that the configuration names. `shelf` has the files of a hub, for the library's place."""
 
     def __init__(
         self,
@@ -46,14 +49,18 @@ class Imports:
         sources: Sequence[Path] | None = None,
         referred: Sequence[Path] = (),
         drives: Drives | None = None,
+        shelf: Callable[[str], Shelf] | None = None,
     ) -> None:
         self.files = files
         self._root = root
         self._sources = None if sources is None else [folder.resolve() for folder in sources]
         self._referred = {path.absolute() for path in referred}
         self._drives = drives or Drives()
+        self._make_shelf = shelf
+        self.shelf: Shelf | None = None
         self._place = ""
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._telling: asyncio.Task[None] | None = None
         self._stops: dict[str, threading.Event] = {}
         self._done_bytes: dict[str, int] = {}
 
@@ -75,6 +82,9 @@ class Imports:
                 await self._end_left(file)
             finally:
                 unlock(lock)
+        if self._make_shelf is not None:
+            self.shelf = self._make_shelf(self._place)
+            await self.shelf.open()
 
     async def _end_left(self, file: File) -> None:
         if file.deleted_us is not None:
@@ -91,10 +101,24 @@ class Imports:
             stop.set()
         if self._tasks:
             await asyncio.wait(list(self._tasks.values()))
+        if self._telling is not None:
+            self._telling.cancel()
+            await asyncio.wait([self._telling])
 
     def done_bytes(self, identity: str) -> int | None:
         """How much of a file has been read, while somebody here is at work on it."""
         return self._done_bytes.get(identity) if identity in self._tasks else None
+
+    async def _tell(self) -> None:
+        """Let other processes see how far the work is, until there is none."""
+        told = dict[str, int]()
+        while self._tasks:
+            await asyncio.sleep(TELL_EVERY_S)
+            for identity, done_bytes in list(self._done_bytes.items()):
+                if told.get(identity) != done_bytes:
+                    told[identity] = done_bytes
+                    with contextlib.suppress(DatabaseError):
+                        await self.files.progress(identity, done_bytes)
 
     async def wait(self, identity: str) -> File:
         """The file when nothing is done to it any more."""
@@ -149,9 +173,10 @@ class Imports:
         file = await self._own(identity)
         if identity in self._tasks:
             raise InUse("it is being read: cancel that first")
-        referred = await asyncio.to_thread(self._is_referred, Path(file.path))
-        if file.path and referred:
+        if await asyncio.to_thread(self._is_referred, file):
             raise InUse("the configuration names it: take it out of models first")
+        if self.shelf is not None and file.how == PULLED and await asyncio.to_thread(self.shelf.is_busy, file):
+            raise InUse("it is being pulled: cancel that first")
         file = await self.files.delete(identity)
         self._run(identity, self._remove(file))
 
@@ -161,10 +186,13 @@ class Imports:
             raise InUse("it lies in the library of another machine: ask the gateway there")
         return file
 
-    def _is_referred(self, path: Path) -> bool:
+    def _is_referred(self, file: File) -> bool:
+        path = Path(file.path)
+        if file.how == PULLED:
+            return self.shelf is not None and self.shelf.is_referred(file)
         # Where it is a link, what it leads to is not ours, and whoever names that does not name the link.
-        return path in self._referred or (
-            not path.is_symlink() and any(path == one.resolve() for one in self._referred)
+        return bool(file.path) and (
+            path in self._referred or (not path.is_symlink() and any(path == one.resolve() for one in self._referred))
         )
 
     # Work
@@ -177,6 +205,8 @@ class Imports:
         self._stops[identity] = threading.Event()
         self._done_bytes[identity] = 0
         task = self._tasks[identity] = asyncio.create_task(self._guarded(identity, work))
+        if self._telling is None or self._telling.done():
+            self._telling = asyncio.create_task(self._tell())
         task.add_done_callback(lambda _: self._end(identity))
 
     def _end(self, identity: str) -> None:
@@ -246,24 +276,29 @@ class Imports:
         async with self._drives.turn([self._root]):
             try:
                 found = await asyncio.to_thread(digests, path, stop=stop, told=self._teller(file.id))
-                await asyncio.to_thread(look, path)
+                if file.kind == "model":
+                    await asyncio.to_thread(look, path)
             except Unsound as error:
                 await self._quarantine(file, str(error))
                 return
-        if (found.sha256, found.blake3) != (file.sha256, file.blake3):
-            await self._quarantine(file, "its content is not what it was when it was imported")
+        if found.sha256 != file.sha256 or file.blake3 not in (None, found.blake3):
+            await self._quarantine(file, "its content is not what it was when it came")
             return
-        await self.files.change(file.id, status="ready", reason="")
+        await self.files.change(file.id, status="ready", reason="", blake3=found.blake3)
 
     async def _quarantine(self, file: File, reason: str) -> None:
         """Nobody finds it where it was; a link is removed, and what it leads to is none of ours."""
-        kept = await asyncio.to_thread(put_away, Path(file.path), self._root / QUARANTINE / file.id)
+        folder = self._root / QUARANTINE / file.id
+        pulled = self.shelf if file.how == PULLED else None
+        kept = await asyncio.to_thread(pulled.put_away if pulled else put_away, Path(file.path), folder)
         log.warning("file %s of the library is in quarantine: %s", file.id, reason)
         await self.files.change(file.id, status="quarantined", reason=reason, path=kept)
 
     async def _remove(self, file: File) -> None:
         for folder in (self._folder(file.id), self._root / QUARANTINE / file.id):
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+        if file.how == PULLED and self.shelf is not None:
+            await asyncio.to_thread(self.shelf.remove, file)
         await self.files.forget(file.id)
 
     def _teller(self, identity: str) -> Any:

@@ -7,16 +7,18 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
 from gateway.library.errors import Cancelled, LibraryError
-from gateway.library.hub import Hub, Kind, Resolution, check_facts
-from gateway.library.names import Reference, RemoteFile, Selection, select
-from gateway.library.store import LockFile, Pinned, Store
+from gateway.library.files import Status as FileStatus
+from gateway.library.hub import Hub, Resolution, check_facts
+from gateway.library.names import Kind, Reference, RemoteFile, Selection, select
+from gateway.library.shelf import Shelf
+from gateway.library.store import LockFile, Pinned, Store, pin_name
 from gateway.library.transfer import Transfer
 
 Status = Literal["queued", "running", "verifying", "paused", "succeeded", "failed", "cancelled"]
@@ -58,6 +60,7 @@ class Pull:
         self.status: Status = "queued"
         self.error: LibraryError | None = None
         self.resolution: Resolution | None = None
+        self.pinned: Pinned | None = None
         self.files: tuple[RemoteFile, ...] = ()
         self.paths: tuple[Path, ...] = ()
         self.stop = threading.Event()
@@ -78,13 +81,29 @@ class Pull:
     def begin_file(self, transfer: Transfer) -> None:
         self._transfer = transfer
 
-    def end_file(self, file: RemoteFile) -> None:
+    def end_file(self, file: RemoteFile, path: Path) -> None:
+        self.paths += (path,)
         self._transfer = None
         self._whole_bytes += file.size_bytes
 
+    def states(self) -> Iterator[tuple[RemoteFile, FileStatus | None, int]]:
+        """Each of its files, how that stands if this pull is at work on it or has been, and how much of it is here."""
+        here, transfer = len(self.paths), self._transfer
+        for number, file in enumerate(self.files):
+            if number < here:
+                yield file, "ready", file.size_bytes
+            elif number > here or transfer is None:
+                yield file, None, 0
+            elif self.status == "failed":
+                yield file, "error", transfer.done_bytes
+            elif self.status in ("paused", "cancelled"):
+                yield file, "available", 0 if self.status == "cancelled" else transfer.done_bytes
+            else:
+                yield file, "verifying" if transfer.checking else "downloading", transfer.done_bytes
+
     def restart(self) -> None:
         """Forget what was counted, for another run over all files."""
-        self._transfer, self._whole_bytes = None, 0
+        self._transfer, self._whole_bytes, self.paths = None, 0, ()
         self._marks.clear()
         self.stop.clear()
 
@@ -132,13 +151,16 @@ class Pulls:
         store: Store,
         pins: LockFile,
         *,
+        shelf: Shelf | None = None,
         room_bytes: Callable[[], int | None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`room_bytes` is how large a model may be for this machine, where a name leaves that open."""
+        """`shelf` is told how they stand. `room_bytes` is how large a model may be for this machine, where a name
+        leaves that open."""
         self._hub = hub
         self._store = store
         self._pins = pins
+        self._shelf = shelf
         self._room_bytes = room_bytes
         self._clock = clock
         self._pulls: dict[str, Pull] = {}
@@ -232,6 +254,7 @@ class Pulls:
         self._tasks[pull.id] = asyncio.create_task(self._carry_out(pull))
 
     async def _carry_out(self, pull: Pull) -> None:
+        following = None if self._shelf is None else asyncio.create_task(self._shelf.follow(pull))
         try:
             await asyncio.to_thread(self._fetch_all, pull)
             if pull.status != "cancelled":
@@ -247,10 +270,14 @@ class Pulls:
             log.exception("the pull of %s failed unexpectedly", pull.reference)
             pull.status, pull.error = "failed", LibraryError(f"an internal error: {type(error).__name__}")
         finally:
-            # Whoever hears of the end may go on with it at once.
-            del self._tasks[pull.id]
             if pull.status == "cancelled":
                 self._discard(pull)
+            if self._shelf is not None and following is not None:
+                following.cancel()
+                await asyncio.wait([following])
+                await self._shelf.settle(pull)
+            # Whoever hears of the end may go on with it at once.
+            del self._tasks[pull.id]
             if pull.status in ENDED:
                 pull.ended.set()
 
@@ -263,8 +290,8 @@ class Pulls:
             raise Cancelled("stopped")
         pull.status = "running"
         repo, resolution = pull.reference.repo, pull.resolution
-        self._pins.write(Pinned(str(pull.reference), pull.kind, resolution.commit, pull.files))
-        paths = []
+        pull.pinned = Pinned(str(pull.reference), pull.kind, resolution.commit, pull.files)
+        self._pins.write(pin_name(pull.reference, pull.kind), pull.pinned)
         for file in pull.files:
             with self._store.lock(repo, file, pull.stop.is_set, pull.kind):
                 transfer = Transfer(
@@ -276,14 +303,12 @@ class Pulls:
                 )
                 pull.begin_file(transfer)
                 transfer.run()
-                pull.end_file(file)
-            paths.append(self._store.place(resolution, file))
+                pull.end_file(file, self._store.place(resolution, file))
         self._store.remember(resolution)
-        pull.paths = tuple(paths)
 
     def _resolved(self, pull: Pull) -> Resolution:
-        pinned = None if pull.update else self._pins.read().get(str(pull.reference))
-        if pinned is not None and pinned.kind == pull.kind:
+        pinned = None if pull.update else self._pins.read().get(pin_name(pull.reference, pull.kind))
+        if pinned is not None:
             return Resolution(pull.reference, pull.kind, pinned.commit, pinned.files)
         return self._hub.resolve(pull.reference, pull.kind)
 

@@ -10,6 +10,7 @@ models--owner--repo/refs/<revision>                    the commit it stood for
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,11 +19,13 @@ from pathlib import Path
 import msgspec
 from filelock import FileLock, Timeout
 
-from gateway.library.errors import Cancelled
-from gateway.library.hub import Kind, Resolution
-from gateway.library.names import RemoteFile
+from gateway.library.errors import Cancelled, Unusable
+from gateway.library.hub import Resolution
+from gateway.library.names import Kind, Reference, RemoteFile
 
 LOCK_POLL_S = 0.2
+
+_NOT_REPO = re.compile("[:@]")
 
 
 class Pinned(msgspec.Struct, frozen=True):
@@ -32,6 +35,15 @@ class Pinned(msgspec.Struct, frozen=True):
     kind: Kind
     commit: str
     files: tuple[RemoteFile, ...]
+
+    @property
+    def repo(self) -> str:
+        return _NOT_REPO.split("/".join(self.reference.split("/", 2)[:2]))[0]
+
+
+def pin_name(reference: Reference, kind: Kind) -> str:
+    """What an entry of `models.lock` is called."""
+    return str(reference) if kind == "model" else f"datasets/{reference}"
 
 
 class Store:
@@ -56,9 +68,7 @@ class Store:
     @contextmanager
     def lock(self, repo: str, file: RemoteFile, stopped: Callable[[], bool], kind: Kind = "model") -> Iterator[None]:
         """Be the only one to fetch a file, among all processes that share the folder; raises Cancelled."""
-        path = self.root / ".locks" / self.folder(repo, kind).name / f"{file.digest}.lock"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path, thread_local=False)
+        lock = self._lock(repo, file, kind)
         while True:
             try:
                 lock.acquire(timeout=LOCK_POLL_S)
@@ -70,6 +80,21 @@ class Store:
             yield
         finally:
             lock.release()
+
+    def _lock(self, repo: str, file: RemoteFile, kind: Kind) -> FileLock:
+        path = self.root / ".locks" / self.folder(repo, kind).name / f"{file.digest}.lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return FileLock(path, thread_local=False)
+
+    def is_busy(self, repo: str, file: RemoteFile, kind: Kind = "model") -> bool:
+        """Whether somebody fetches it."""
+        lock = self._lock(repo, file, kind)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return True
+        lock.release()
+        return False
 
     def place(self, resolution: Resolution, file: RemoteFile) -> Path:
         """Make a blob that is here visible under its name."""
@@ -97,16 +122,29 @@ class Store:
         """Remove what has come of a file so far."""
         self.partial(repo, file, kind).unlink(missing_ok=True)
 
+    def remove(self, path: Path) -> None:
+        """Remove a file of a snapshot, and its content unless another one shows that too."""
+        folder = path.parents[len(path.relative_to(self.root).parts) - 2]
+        blob = path.resolve()
+        path.unlink(missing_ok=True)
+        if blob.parent == folder / "blobs" and blob.name not in _shown(folder):
+            blob.unlink(missing_ok=True)
+
     def orphans(self, older_than_s: float) -> list[Path]:
         """Parts of files that nobody went on with for so long, and blobs that no snapshot shows."""
         now_s, found = time.time(), list[Path]()
         for folder in self.root.glob("*s--*--*"):
-            shown = {link.readlink().name for link in (folder / "snapshots").rglob("*") if link.is_symlink()}
+            shown = _shown(folder)
             for path in sorted((folder / "blobs").glob("*")):
                 unused = path.suffix == ".incomplete" or path.name not in shown
                 if unused and now_s - path.stat().st_mtime > older_than_s:
                     found.append(path)
         return found
+
+
+def _shown(folder: Path) -> set[str]:
+    """The blobs of a repository's folder that some snapshot shows."""
+    return {link.readlink().name for link in (folder / "snapshots").rglob("*") if link.is_symlink()}
 
 
 def origin(path: Path) -> tuple[str, str, str] | None:
@@ -126,16 +164,26 @@ class LockFile:
         self._path = path
 
     def read(self) -> dict[str, Pinned]:
+        """Raises Unusable."""
         try:
             return msgspec.json.decode(self._path.read_bytes(), type=dict[str, Pinned])
         except FileNotFoundError:
             return {}
+        except (OSError, msgspec.DecodeError) as error:
+            raise Unusable(f"{self._path.name} cannot be read: {error}") from None
 
-    def write(self, pinned: Pinned) -> None:
+    def write(self, name: str, pinned: Pinned) -> None:
         """Add or replace an entry; whoever reads meanwhile sees the file before or after."""
+        self._change(lambda entries: entries | {name: pinned})
+
+    def remove(self, name: str) -> None:
+        """Take an entry out."""
+        self._change(lambda entries: {one: pinned for one, pinned in entries.items() if one != name})
+
+    def _change(self, changed: Callable[[dict[str, Pinned]], dict[str, Pinned]]) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(self._path.with_name(f".{self._path.name}"), thread_local=False):
-            entries = self.read() | {pinned.reference: pinned}
+            entries = changed(self.read())
             draft = self._path.with_name(f"{self._path.name}.draft")
             with draft.open("wb") as out:
                 out.write(msgspec.json.format(msgspec.json.encode(entries, order="sorted"), indent=2) + b"\n")

@@ -114,6 +114,28 @@ def test_killed_in_the_middle_and_gone_on_with(hub: Hub, tmp_path: Path) -> None
         assert [model["id"] for model in answer.json()["data"]] == ["demo-Q8_0"]
 
 
+def test_a_server_beside_it_sees_it_come(hub: Hub, tmp_path: Path) -> None:
+    shell = Shell(hub, tmp_path)
+    hub.bytes_per_piece = 1_000_000
+    with Server(tmp_path / "server", config=(tmp_path / "config.yaml").read_text(), ready=False) as server:
+
+        def known() -> list[tuple[str, str, int | None]]:
+            with server.client() as client:
+                files = client.get("/admin/v1/library/files?q=demo").json()["data"]
+            return [(file["name"], file["status"], file["done_bytes"]) for file in files]
+
+        hub.paced.clear()
+        process = shell.pull(NAME, "--data-dir", str(server.data_dir / "state"))
+        deadline = time.monotonic() + 30
+        while known() != [("demo-Q8_0.gguf", "downloading", 1_000_000)]:
+            assert time.monotonic() < deadline, known()
+            time.sleep(0.05)
+        hub.paced.set()
+        out, err = process.communicate(timeout=60)
+        assert Path(out.strip()).read_bytes() == DEMO, err
+        assert known() == [("demo-Q8_0.gguf", "ready", None)]
+
+
 def test_the_bar_of_a_terminal_goes_on_where_it_was_killed(hub: Hub, tmp_path: Path) -> None:
     shell, half = Shell(hub, tmp_path), -(-len(DEMO) // 2)
     hub.bytes_per_piece = half
@@ -130,7 +152,8 @@ def test_the_bar_of_a_terminal_goes_on_where_it_was_killed(hub: Hub, tmp_path: P
     drawn = second.end().split("\r")
     shares = [int(found[1]) for line in drawn if (found := re.search(r"\] +(\d+)%", line))]
     assert shares[0] >= 50 and shares == sorted(shares) and shares[-1] == 100
-    assert all(len(line.removesuffix("\x1b[K")) < COLUMNS for line in drawn if "%" in line)
+    lines = [line.partition("\x1b[K")[0] for line in drawn]
+    assert max(map(len, lines)) < COLUMNS and drawn[-1].endswith("\n"), drawn
 
 
 def test_a_signal_stops_it_and_the_same_command_goes_on(hub: Hub, tmp_path: Path) -> None:

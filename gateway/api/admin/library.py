@@ -17,6 +17,7 @@ from gateway.library import errors as library
 from gateway.library.facts import Facts
 from gateway.library.files import File, Status, Wanted
 from gateway.library.importing import Imports
+from gateway.library.names import Kind
 from gateway.library.taking import Way
 
 ALL = "/admin/v1/library/files"
@@ -25,6 +26,8 @@ Text = Annotated[str, Meta(min_length=1, max_length=200)]
 Tags = Annotated[
     tuple[Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,99}\Z")], ...], Meta(max_length=20)
 ]
+
+UNFINISHED: tuple[Status, ...] = ("available", "downloading", "verifying")
 
 # What each branch of the library's errors is to a client.
 CODES: Mapping[type[library.LibraryError], str] = {
@@ -46,6 +49,7 @@ class FileQuery(Paging, kw_only=True, frozen=True):
     """`q` are words, each the beginning of one in a file's name, source, tags or facts."""
 
     q: Text | None = None
+    kind: Kind | None = None
     status: Status | None = None
     role: Text | None = None
     architecture: Text | None = None
@@ -54,13 +58,15 @@ class FileQuery(Paging, kw_only=True, frozen=True):
 
 
 class FileShown(msgspec.Struct, frozen=True, kw_only=True):
-    """A file of the library. `path` is where it is found, null while it is nowhere; `done_bytes` how much of it has
-    been read while it is being imported or verified. `repo`, `commit` and `repo_file` are where a hub has the same;
-    `place` is the library's folder, where replicas have one each."""
+    """A file of the library. `status` is available (a hub has it, and it is not here), downloading, verifying, ready,
+    quarantined or error; `path` is where it is found, null while it is nowhere. `done_bytes`: while it is not ready,
+    how much of it had come or been read a second ago, whichever process does it. `repo`, `commit` and `repo_file` are
+    where a hub has the same; `place` is the library's folder, where replicas have one each."""
 
     object: str = "library.file"
     id: str
     name: str
+    kind: Kind
     status: Status
     reason: str | None
     path: str | None
@@ -163,6 +169,7 @@ class LibraryRoutes:
         asked = call.query
         wanted = Wanted(
             text=asked.q,
+            kind=asked.kind,
             status=asked.status,
             role=asked.role,
             architecture=asked.architecture,
@@ -203,9 +210,12 @@ class LibraryRoutes:
 
 
 def shown(file: File, done_bytes: int | None = None) -> FileShown:
+    if done_bytes is None and file.status in UNFINISHED:
+        done_bytes = file.done_bytes
     return FileShown(
         id=file.id,
         name=file.name,
+        kind=file.kind,
         status=file.status,
         reason=file.reason or None,
         path=file.path or None,
