@@ -366,16 +366,19 @@ class Sessions:
         if self._disk is None or not self._unwritten:
             return
         for kept in [kept for kept in self._unwritten if kept.blob is not None and (quiet or kept.renewal_due)]:
-            if self._writing >= WRITES_MAX:
-                break
-            assert kept.blob is not None
-            del self._unwritten[kept]
-            if kept.blob.size_bytes > self._budget.disk_bytes:
-                kept.storable = False
-                continue
-            self._begin_write(kept)
-            kept.filed = tuple(one.position for one in kept.blob.checkpoints)
-            self._disk.save(kept.record(kept.blob), kept.blob, partial(self._written, kept))
+            if self._writing < WRITES_MAX:
+                self._save(kept)
+
+    def _save(self, kept: Kept) -> None:
+        """Hands an unwritten conversation that is in RAM to the disk, unless it is too large for it."""
+        assert self._disk is not None and kept.blob is not None
+        del self._unwritten[kept]
+        if kept.blob.size_bytes > self._budget.disk_bytes:
+            kept.storable = False
+            return
+        self._begin_write(kept)
+        kept.filed = tuple(one.position for one in kept.blob.checkpoints)
+        self._disk.save(kept.record(kept.blob), kept.blob, partial(self._written, kept))
 
     def _begin_write(self, kept: Kept) -> None:
         kept.writing = True
@@ -419,6 +422,8 @@ class Sessions:
             kept = first_to_go(self._kept, spared or loose, lambda one: one.blob.size_bytes if one.blob else 0)
             if kept.elsewhere:
                 kept.blob = None
+            elif kept in self._unwritten and self._writing < WRITES_MAX:
+                self._save(kept)
             elif kept.filed_tokens:
                 kept.fall_back()
                 self._unwritten.pop(kept, None)

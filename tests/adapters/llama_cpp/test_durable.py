@@ -400,10 +400,29 @@ def test_a_file_that_misses_little_is_renewed_in_a_quiet_moment() -> None:
     assert after.cached(3) == len(third) - 2
 
 
-def test_without_room_in_memory_a_conversation_goes_back_to_the_turn_in_its_file() -> None:
+def test_without_room_in_memory_a_conversation_is_written_also_beside_others() -> None:
     bench = Bench(ram=1)
     first = prompt(100)
     bench.ask(1, first, key="talk")
+    bench.submit(9, prompt(50, seed=9), 400)
+    bench.scheduler.step()
+    bench.submit(2, second_turn(first), key="talk")
+    while bench.text(2) != expected(second_turn(first)):
+        bench.deltas += bench.scheduler.step()
+    for _ in range(5):
+        bench.deltas += bench.scheduler.step()
+    third = [*second_turn(first), *continuation(second_turn(first), 4), 7]
+    (info,) = [info for info in bench.sessions.listed("a") if info.key == "talk"]
+    assert (info.tier, info.tokens) == ("disk", len(third) - 2)
+    assert bench.ask(3, third, key="talk") == expected(third)
+    assert bench.cached(3) == len(third) - 2
+
+
+def test_where_nothing_can_be_written_it_goes_back_to_the_turn_in_its_file() -> None:
+    bench = Bench(ram=1)
+    first = prompt(100)
+    bench.ask(1, first, key="talk")
+    bench.disk.failing = True
     bench.submit(9, prompt(50, seed=9), 400)
     bench.scheduler.step()
     bench.submit(2, second_turn(first), key="talk")
