@@ -7,20 +7,35 @@ local SLOTS, BUSY, MINUTE, ACCOUNT_TTL, HOLD_TTL, NOTED_MAX = 60, 1000000, 60000
 local at = 0
 local function take() at = at + 1; return tonumber(ARGV[at]) end
 local function div(a, b) return math.floor(a / b) end
+local before = {}
 local function read(key)
-  local flat, record = redis.call('HGETALL', key), {}
-  for i = 1, #flat, 2 do record[flat[i]] = tonumber(flat[i + 1]) end
+  local flat, record, was = redis.call('HGETALL', key), {}, {}
+  for i = 1, #flat, 2 do
+    local value = tonumber(flat[i + 1])
+    record[flat[i]], was[flat[i]] = value, value
+  end
+  before[key] = was
   return record
 end
 local function write(key, record, ttl_ms)
-  local flat = {}
-  for name, value in pairs(record) do
-    flat[#flat + 1] = name
-    flat[#flat + 1] = string.format('%.0f', value)
+  local was, changed, gone = before[key], {}, {}
+  if not was then
+    redis.call('DEL', key)
+    was = {}
   end
-  redis.call('DEL', key)
-  redis.call('HSET', key, unpack(flat))
+  for name, value in pairs(record) do
+    if was[name] ~= value then
+      changed[#changed + 1] = name
+      changed[#changed + 1] = string.format('%.0f', value)
+    end
+  end
+  for name in pairs(was) do
+    if record[name] == nil then gone[#gone + 1] = name end
+  end
+  if #changed > 0 then redis.call('HSET', key, unpack(changed)) end
+  if #gone > 0 then redis.call('HDEL', key, unpack(gone)) end
   redis.call('PEXPIRE', key, string.format('%.0f', ttl_ms))
+  before[key] = nil
 end
 local function part(name, letter)
   if string.sub(name, 1, 1) == letter then return tonumber(string.sub(name, 2)) end
@@ -68,6 +83,24 @@ local function advance(record, slot_us)
   end
   return gone
 end
+local function some(key, ...)
+  local found, record, was = redis.call('HMGET', key, ...), {}, {}
+  for i, name in ipairs({...}) do
+    local value = tonumber(found[i])
+    record[name], was[name] = value, value
+  end
+  before[key] = was
+  return record
+end
+local function window(key, slot_us, sliding)
+  local slot = sliding and div(now_us, slot_us) or 0
+  local r = some(key, 'total', 'held', 'last', field('s', slot))
+  if r.last == slot then return r, false end
+  r = read(key)
+  r.total, r.held, r.last = r.total or 0, r.held or 0, r.last or 0
+  if sliding then r.total = r.total - advance(r, slot_us) end
+  return r, true
+end
 local function leaves(record, excess, slot_us)
   local slots, last = {}, record.last
   for name in pairs(record) do slots[#slots + 1] = part(name, 's') end
@@ -113,9 +146,7 @@ local seen = {}
 for i = 1, windows do
   local w = {unit = take(), limit = take(), us = take(), ends_us = take()}
   w.slot_us = -div(-w.us, SLOTS)
-  w.r = read(KEYS[i])
-  w.r.total, w.r.held, w.r.last = w.r.total or 0, w.r.held or 0, w.r.last or 0
-  if w.ends_us == 0 then w.r.total = w.r.total - advance(w.r, w.slot_us) end
+  w.r, w.whole = window(KEYS[i], w.slot_us, w.ends_us == 0)
   w.r.held = math.min(w.r.held, w.r.total)
   if w.unit == 1 then fits = math.min(fits, div(w.limit - input_tokens, choices)) end
   seen[i] = w
@@ -166,7 +197,8 @@ for i = 1, windows do
     if amount <= w.limit then
       retry = BUSY
       if excess > w.r.held then
-        retry = w.ends_us > 0 and math.max(w.ends_us - now_us, 1) or leaves(w.r, excess, w.slot_us)
+        if w.ends_us > 0 then retry = math.max(w.ends_us - now_us, 1)
+        else retry = leaves(w.whole and w.r or read(KEYS[i]), excess, w.slot_us) end
       end
     end
     refuse(w.unit, i - 1, w.limit, math.max(w.limit - w.r.total, 0), retry)
@@ -238,10 +270,11 @@ local tokens_held, nano_held = mark.tokens or 0, mark.nano or 0
 local live = mark.minute and mark.minute >= now_minute
 local surplus = tokens_held - math.min(tokens, tokens_held)
 for i = 1, windows do
-  local window_us, slot, r = take(), mark[field('w', i - 1)], read(KEYS[i])
-  if r.total and slot then
+  local window_us, slot = take(), mark[field('w', i - 1)]
+  local name = slot and field('s', slot)
+  local r = slot and some(KEYS[i], 'total', 'held', name) or {}
+  if r.total then
     r.held = math.max(r.held - tokens_held, 0)
-    local name = field('s', slot)
     if r[name] then
       r[name] = r[name] - surplus
       r.total = r.total - surplus

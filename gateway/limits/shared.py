@@ -16,6 +16,8 @@ import contextlib
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import msgspec
 from msgspec.structs import replace
@@ -27,11 +29,14 @@ from gateway.limits.limiter import Opening, wall_us
 from gateway.limits.orphans import Charge, Orphans, noted_key
 from gateway.limits.scripts import ADMIT, GRANTED, KINDS, LATE, LOAD, MISSING, RENEW, RESTORE, SETTLE, TELL
 from gateway.limits.shares import Counted, Share, Slots
-from gateway.limits.windows import Room
-from gateway.state.shared import Reply, Script, SharedState, SharedStateUnavailable
+from gateway.limits.windows import BUSY_RETRY_US, Room
+from gateway.state.shared import PATIENCE_S, Reply, Script, SharedState, SharedStateUnavailable
 
 GRACE_S = 3.0
 RETRY_S = 0.2
+CLOSE_S = 1.0
+# Longer than a settlement is patient and then under way.
+LOOK_AGAIN_S = PATIENCE_S + 0.01
 WATCH_S = 0.25
 HEARSAY = "limits-hearsay"
 # A replica that has entries in its outbox when the counters are lost says so again and again.
@@ -42,6 +47,20 @@ HOLD_US = 180_000_000
 RENEW_US = 60_000_000
 
 log = logging.getLogger(__name__)
+
+
+class _End(NamedTuple):
+    """What a request came to; `then` is told what was charged."""
+
+    ask: Ask
+    grant: Grant
+    tokens: int
+    nano: int
+    then: Callable[[tuple[Charged, ...]], None]
+
+    @property
+    def arguments(self) -> list[int]:
+        return _settle_arguments(self.ask, self.tokens, self.nano, self.grant.places)
 
 
 class SharedCounters:
@@ -56,12 +75,14 @@ class SharedCounters:
         *,
         complete: Callable[[], bool] = lambda: True,
         grace_s: float = GRACE_S,
+        look_again_s: float = LOOK_AGAIN_S,
         orphans: Orphans | None = None,
     ) -> None:
         self._shared = shared
         self._replicas = replicas
         self._steady_us = steady_us
         self._grace_us = round(grace_s * 1e6)
+        self._look_again_s = look_again_s
         self._complete = complete
         self._incomplete_since_us: int | None = None
         self._epoch: str | None = None
@@ -74,7 +95,7 @@ class SharedCounters:
         self._stop_listening: Callable[[], None] = lambda: None
         self._away = False
         self._careful_until_us = 0
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Future[Any]] = set()
         self._orphans = orphans
         self._watching: list[asyncio.Task[None]] = []
 
@@ -89,14 +110,16 @@ class SharedCounters:
     async def close(self) -> None:
         """Stop; what is still to be settled is tried once more, and else ends by itself when its hold does."""
         self._stop_listening()
-        for task in self._watching:
+        for watching in self._watching:
+            watching.cancel()
+            await asyncio.wait([watching])
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                while self._tasks:
+                    await asyncio.wait(self._tasks)
+        late = tuple(self._tasks)
+        for task in late:
             task.cancel()
-            await asyncio.wait([task])
-        late = set[asyncio.Task[None]]()
-        if self._tasks:
-            _, late = await asyncio.wait(self._tasks, timeout=1)
-            for task in late:
-                task.cancel()
         if self._orphans is not None and not late and not self._live:
             with contextlib.suppress(SharedStateUnavailable):
                 await self._orphans.leave()
@@ -106,19 +129,25 @@ class SharedCounters:
         return len(self._live) + self._share.holds
 
     async def admit(self, ask: Ask) -> Grant | Refusal | Missing:
+        decision = await self._decide(ask)
+        if self._replicas > 1 and isinstance(decision, Refusal) and decision.retry_us == BUSY_RETRY_US:
+            # What holds it may have ended at another replica, whose settlement is patient.
+            await asyncio.sleep(self._look_again_s)
+            decision = await self._decide(replace(ask, now_us=self._steady_us()))
+        return decision
+
+    async def _decide(self, ask: Ask) -> Grant | Refusal | Missing:
         self._notice()
         ask = replace(ask, expires_us=ask.now_us + HOLD_US)
         if ask.now_us < self._careful_until_us and (refusal := self._share.refuse(ask)) is not None:
             return refusal
-        deciding = asyncio.ensure_future(self._shared.run(ADMIT, _keys(ask), _arguments(ask)))
         try:
-            reply = await asyncio.shield(deciding)
+            reply = await self._shared.run(ADMIT, _keys(ask), _arguments(ask))
         except SharedStateUnavailable:
             self._undo(ask)
             return self._admit_alone(ask)
         except asyncio.CancelledError:
             # Whether it was let in is not known, so it is given back either way.
-            deciding.add_done_callback(lambda done: done.cancelled() or done.exception())
             self._undo(ask)
             raise
         decision = _decision(ask, reply)
@@ -175,24 +204,40 @@ class SharedCounters:
             return
         _, ask = self._live[grant.id]
         self._share.uncount(self._counted.pop(grant.id), grant.tokens - min(tokens, grant.tokens))
-        self._spawn(self._settle(ask, grant, tokens, min(nano, grant.nano), then, durable))
+        end = _End(ask, grant, tokens, min(nano, grant.nano), then)
+        if durable is None:
+            self._tell_end(end)
+        else:
+            self._spawn(self._end_when(durable, end))
 
-    async def _settle(
-        self,
-        ask: Ask,
-        grant: Grant,
-        tokens: int,
-        nano: int,
-        then: Callable[[tuple[Charged, ...]], None],
-        durable: Awaitable[None] | None,
-    ) -> None:
-        if durable is not None:
-            await durable
-        reply = await self._insist(SETTLE, _keys(ask), _settle_arguments(ask, tokens, nano, grant.places))
-        self._live.pop(grant.id, None)
+    async def _end_when(self, durable: Awaitable[None], end: _End) -> None:
+        await durable
+        self._tell_end(end)
+
+    def _tell_end(self, end: _End) -> None:
+        """Settle with the next admission, without a task of its own."""
+        told = asyncio.ensure_future(self._shared.run(SETTLE, _keys(end.ask), end.arguments, patient=True))
+        self._tasks.add(told)
+        told.add_done_callback(partial(self._ended, end))
+
+    def _ended(self, end: _End, told: asyncio.Future[Reply]) -> None:
+        self._tasks.discard(told)
+        if told.cancelled():
+            return
+        if isinstance(told.exception(), SharedStateUnavailable):
+            self._spawn(self._end_later(end))
+        else:
+            self._note_end(end, told.result())
+
+    async def _end_later(self, end: _End) -> None:
+        await asyncio.sleep(RETRY_S)
+        self._note_end(end, await self._insist(SETTLE, _keys(end.ask), end.arguments))
+
+    def _note_end(self, end: _End, reply: Reply) -> None:
+        self._live.pop(end.grant.id, None)
         if reply[0]:
-            sums = zip(grant.accounts, reply[1:], strict=True)
-            then(tuple(Charged(account, nano, spent) for account, spent in sums if spent >= 0))
+            sums = zip(end.grant.accounts, reply[1:], strict=True)
+            end.then(tuple(Charged(account, end.nano, spent) for account, spent in sums if spent >= 0))
 
     def _undo(self, ask: Ask) -> None:
         """Give back what may have been held. It comes after the admission on every connection."""

@@ -34,7 +34,9 @@ class Memory:
         self.epoch: str | None = secrets.token_hex(8)
         self.degraded = False
 
-    async def run(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Reply:
+    async def run(
+        self, script: Script, keys: Sequence[str], arguments: Sequence[Argument], *, patient: bool = False
+    ) -> Reply:
         return script.step(_Moment(self._records, self._now_us()), keys, arguments)
 
     async def get(self, key: str) -> bytes | None:

@@ -1,4 +1,4 @@
-"""Shared state in Redis or Valkey: atomic Lua scripts by the server's clock, one round trip per call.
+"""Shared state in Redis or Valkey: atomic Lua scripts by the server's clock, one round trip for all of a moment.
 
 All calls of a process follow each other on one connection without waiting, and replies come back in the order of the
 calls. A caller that gives up therefore takes nothing along: its reply is read and dropped, and can reach nobody else.
@@ -13,30 +13,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import logging
 import random
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import (
-    NoScriptError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    RedisError,
-    ResponseError,
-)
+from redis.exceptions import RedisError, ResponseError
 
 from gateway.state.memory import add_listener
 from gateway.state.redis_link import AWAY, Link, ServerFacts, ask, ask_facts, connection_to, options_of, translated
+from gateway.state.redis_trips import EPOCH_KEY, PREFIX, Program, Trips, problem
 from gateway.state.shared import (
     Argument,
     Listener,
     Reply,
     Script,
-    SharedStateLost,
     SharedStateMisused,
     SharedStateUnavailable,
 )
@@ -44,27 +37,6 @@ from gateway.state.shared import (
 PAUSE_FIRST_S = 0.05
 PAUSE_MAX_S = 1.0
 QUIET_S = 2.0
-PREFIX = "gw"
-# Answers that say the server cannot do anything right now, as opposed to a script of ours that is wrong.
-_AWAY = ("BUSY", "LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "UNKILLABLE")
-
-_TIME = """local now_us = redis.call('TIME')
-now_us = tonumber(now_us[1]) * 1000000 + tonumber(now_us[2])
-"""
-_GIVEN_TIME = "local now_us = tonumber(table.remove(ARGV))\n"
-# All arguments travel as one, and all numbers of a reply: each part of a message costs as much as several numbers do.
-_UNPACK = """local words, ARGV = ARGV[1], {}
-for word in string.gmatch(words, '%S+') do ARGV[#ARGV + 1] = word end
-"""
-_PACK = """local reply = step()
-if reply.err then return reply end
-for i, number in ipairs(reply) do reply[i] = string.format('%.0f', number) end
-return table.concat(reply, ' ')
-"""
-_CHECK_EPOCH = """if redis.call('GET', table.remove(KEYS)) ~= table.remove(ARGV) then
-  return redis.error_reply('STALEEPOCH')
-end
-"""
 _AGREE = """local current = redis.call('GET', KEYS[1])
 if current and string.sub(current, 1, #ARGV[1]) == ARGV[1] then return current end
 redis.call('SET', KEYS[1], ARGV[2])
@@ -104,9 +76,10 @@ class Redis:
         self._timeout_s = timeout_s
         self._now_us = now_us
         self._bus = f"{PREFIX}:{options_of(url).get('db', 0)}:bus".encode()
-        self._scripts: dict[tuple[str, int], tuple[str, str]] = {}
+        self._program = Program(given_time=now_us is not None)
         self._listeners: dict[bytes, list[Listener]] = {}
         self._link: Link | None = None
+        self._trips: Trips | None = None
         self._keeping: asyncio.Task[None] | None = None
         self.epoch: str | None = None
 
@@ -130,16 +103,14 @@ class Redis:
             await asyncio.wait([self._keeping])
         self._listeners.clear()
 
-    async def run(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Reply:
-        digest, text = self._scripts.get((script.name, script.version)) or self._prepare(script)
-        prefix = f"{PREFIX}:{self.epoch}:r:"
-        words = [*map(str, arguments), *(() if self._now_us is None else (str(self._now_us()),)), self.epoch or "-"]
-        rest = [len(keys) + 1, *(prefix + key for key in keys), f"{PREFIX}:epoch", " ".join(words)]
-        try:
-            reply = await self._call("EVALSHA", digest, *rest)
-        except NoScriptError:
-            reply = await self._call("EVAL", text, *rest)
-        return list(map(int, reply.split()))
+    def run(
+        self, script: Script, keys: Sequence[str], arguments: Sequence[Argument], *, patient: bool = False
+    ) -> Awaitable[Reply]:
+        if self._trips is not None:
+            return self._trips.call(script, keys, arguments, patient=patient)
+        refused: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        refused.set_exception(SharedStateUnavailable(AWAY))
+        return refused
 
     async def get(self, key: str) -> bytes | None:
         value: bytes | None = await self._call("GET", f"{PREFIX}:{self.epoch}:v:{key}")
@@ -155,35 +126,14 @@ class Redis:
     def listen(self, channel: str, listener: Listener) -> Callable[[], None]:
         return add_listener(self._listeners.setdefault(channel.encode(), []), listener)
 
-    def _prepare(self, script: Script) -> tuple[str, str]:
-        time_of = _TIME if self._now_us is None else _GIVEN_TIME
-        step = f"local function step()\n{script.lua}\nend\n"
-        text = f"-- {script.name} {script.version}\n{_UNPACK}{_CHECK_EPOCH}{time_of}{step}{_PACK}"
-        prepared = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest(), text
-        self._scripts[script.name, script.version] = prepared
-        return prepared
-
     async def _call(self, *command: Any) -> Any:
         link = self._link
         if link is None:
             raise SharedStateUnavailable(AWAY)
         try:
             return await link.call(command)
-        except NoScriptError:
-            raise
-        except ReadOnlyError as error:
-            link.give_up("the server has become a replica")
-            raise SharedStateUnavailable(f"Redis: {error}") from error
-        except OutOfMemoryError as error:
-            raise SharedStateUnavailable(f"Redis: {error}") from error
         except ResponseError as error:
-            text = str(error)
-            if text.startswith("STALEEPOCH"):
-                link.give_up("the server has lost its data")
-                raise SharedStateLost("Redis has lost its data") from None
-            if text.startswith(_AWAY):
-                raise SharedStateUnavailable(f"Redis: {text}") from error
-            raise
+            raise problem(error, link) from error
 
     async def _keep(self, tried: asyncio.Future[None]) -> None:
         """Serve connections one after the other, for ever. `tried` learns how the first attempt ended."""
@@ -211,6 +161,7 @@ class Redis:
     async def _serve(self, link: Link, bus: AbstractConnection, tried: asyncio.Future[None]) -> str:
         """Use a connection until it ends; the reason."""
         self._link = link
+        self._trips = Trips(link, self._program, self.epoch or "-", self._now_us)
         hearing = asyncio.create_task(self._hear(bus, link))
         for listeners in self._listeners.values():
             _tell(listeners, None)
@@ -219,7 +170,7 @@ class Redis:
         try:
             return await link.serve()
         finally:
-            self._link = None
+            self._link = self._trips = None
             hearing.cancel()
             await asyncio.wait([hearing])
             await bus.disconnect(nowait=True)
@@ -237,7 +188,7 @@ class Redis:
                     if problem := facts.problem():
                         raise SharedStateMisused(problem)
                     fresh = f"{facts.run_id}.{secrets.token_hex(4)}"
-                    epoch = await ask(first, "EVAL", _AGREE, 1, f"{PREFIX}:epoch", f"{facts.run_id}.", fresh)
+                    epoch = await ask(first, "EVAL", _AGREE, 1, EPOCH_KEY, f"{facts.run_id}.", fresh)
                     await ask(bus, "SUBSCRIBE", self._bus)
             stack.pop_all()
         self.epoch = epoch.decode()

@@ -5,7 +5,7 @@ It is never the only copy of anything that matters: all of it can be lost at any
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -14,6 +14,9 @@ Argument = int | str
 # A counter record: what a Redis hash holds, field by field. Lua counts in doubles, so values stay within +-2**53.
 Record = dict[str, int]
 Reply = list[int]
+# How long a patient call waits at most for another one. Shorter, and more of them travel alone in a quiet hour; longer,
+# and other replicas hear too late of what a request no longer holds.
+PATIENCE_S = 0.02
 # Told every message of a channel, and None whenever messages may have been missed.
 Listener = Callable[[bytes | None], None]
 
@@ -59,10 +62,10 @@ Step = Callable[[Records, Sequence[str], Sequence[Argument]], Reply]
 class Script(msgspec.Struct, frozen=True):
     """One atomic step, said twice: in Lua for Redis and in Python for memory. Both must agree on every history.
 
-    Arguments hold no spaces. `lua` sees KEYS and ARGV as usual plus `now_us`, an integer in a double, and returns an
-    array of integers. It reads and writes hashes of integers, formats integers with `string.format('%.0f', n)`, and
-    gives every key it writes a PEXPIRE. Name and version are part of the text the server caches, so replicas of two
-    releases each run their own.
+    `lua` is the body of a function of KEYS and ARGV, in which numbers stay numbers. It sees `now_us`, an integer in a
+    double, and returns an array of integers. It reads and writes hashes of integers, formats integers with
+    `string.format('%.0f', n)`, and gives every key it writes a PEXPIRE. Name and version are part of the text the
+    server caches, so replicas of two releases each run their own.
     """
 
     name: str
@@ -91,8 +94,14 @@ class SharedState(Protocol):
         """Whether calls fail at the moment."""
         ...
 
-    async def run(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Reply:
-        """Run a script over `keys` in one round trip."""
+    def run(
+        self, script: Script, keys: Sequence[str], arguments: Sequence[Argument], *, patient: bool = False
+    ) -> Awaitable[Reply]:
+        """Run a script over `keys`. All calls of one turn of the event loop share a round trip and run in their order.
+
+        A `patient` one waits for another call to travel with, before which it runs, for PATIENCE_S at most. Who gives
+        up may cancel the answer; the call takes effect or does not.
+        """
         ...
 
     async def get(self, key: str) -> bytes | None: ...
@@ -127,8 +136,10 @@ class Under:
     def degraded(self) -> bool:
         return self._shared.degraded
 
-    async def run(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Reply:
-        return await self._shared.run(script, [self._prefix + key for key in keys], arguments)
+    def run(
+        self, script: Script, keys: Sequence[str], arguments: Sequence[Argument], *, patient: bool = False
+    ) -> Awaitable[Reply]:
+        return self._shared.run(script, [self._prefix + key for key in keys], arguments, patient=patient)
 
     async def get(self, key: str) -> bytes | None:
         return await self._shared.get(self._prefix + key)

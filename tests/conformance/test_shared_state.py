@@ -173,7 +173,7 @@ def test_those_who_ask_together_get_no_more_than_there_is(with_state: With) -> N
 def test_a_caller_that_gives_up_leaves_the_others_their_own_answers(with_state: With) -> None:
     async def work(state: SharedState, clock: Clock) -> None:
         for turn in range(60):
-            tasks = [asyncio.create_task(state.run(ADD, [f"{turn}:{i}"], [i, 1000, 60_000])) for i in range(1, 6)]
+            tasks = [asyncio.ensure_future(state.run(ADD, [f"{turn}:{i}"], [i, 1000, 60_000])) for i in range(1, 6)]
             for _ in range(turn % 6):
                 await asyncio.sleep(0)
             tasks[turn % 5].cancel()

@@ -7,9 +7,10 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 from redis.asyncio import Redis as Client
+from redis.exceptions import ResponseError
 
 from gateway.state.redis import Redis, open_redis, server_facts
-from gateway.state.shared import SharedStateLost, SharedStateMisused, SharedStateUnavailable
+from gateway.state.shared import Script, SharedStateLost, SharedStateMisused, SharedStateUnavailable
 from tests.conformance.test_shared_state import ADD, READ
 from tests.stores import Valkey
 
@@ -100,7 +101,7 @@ def test_an_idle_connection_to_a_stalled_server_is_noticed(monkeypatch: pytest.M
 def test_slow_answers_reach_the_callers_they_belong_to() -> None:
     async def work(state: Redis, server: Valkey) -> None:
         await command(server, "CLIENT", "PAUSE", "200", "ALL")
-        tasks = [asyncio.create_task(state.run(ADD, [f"{i}"], (i, 1000, 60_000))) for i in range(1, 50)]
+        tasks = [asyncio.ensure_future(state.run(ADD, [f"{i}"], (i, 1000, 60_000))) for i in range(1, 50)]
         await asyncio.sleep(0.05)
         for task in tasks[::3]:
             task.cancel()
@@ -144,6 +145,47 @@ def test_scripts_that_the_server_has_forgotten_are_sent_again() -> None:
         assert await state.run(ADD, ["a"], ARGUMENTS) == [1]
         await command(server, "SCRIPT", "FLUSH")
         assert await state.run(ADD, ["a"], ARGUMENTS) == [2]
+
+    with_redis(work)
+
+
+def test_a_step_that_fails_leaves_those_alone_that_travel_with_it() -> None:
+    broken = Script("test.broken", 1, "return redis.call('NOSUCH')", ADD.step)
+
+    async def work(state: Redis, server: Valkey) -> None:
+        calls = [state.run(script, ["a"], ARGUMENTS) for script in (ADD, broken, ADD)]
+        first, second, third = await asyncio.gather(*calls, return_exceptions=True)
+        assert (first, third) == ([1], [2])
+        assert isinstance(second, ResponseError)
+        assert not state.degraded
+
+    with_redis(work)
+
+
+@pytest.mark.parametrize("calls", [1, 100, 101, 250])
+def test_calls_of_one_moment_are_one_command_of_bounded_length(calls: int) -> None:
+    async def work(state: Redis, server: Valkey) -> None:
+        client = Client.from_url(server.url)
+        await client.config_resetstat()
+        replies = await asyncio.gather(*(state.run(ADD, ["a"], ARGUMENTS) for _ in range(calls)))
+        assert replies == [[number] for number in range(1, calls + 1)]
+        stats = await client.info("commandstats")
+        assert sum(one["calls"] for name, one in stats.items() if "eval" in name) == -(-calls // 100)
+        await client.aclose()
+
+    with_redis(work)
+
+
+def test_patient_calls_run_before_the_one_they_travel_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.state.redis_trips.PATIENCE_S", 3600.0)
+
+    async def work(state: Redis, server: Valkey) -> None:
+        patient = [state.run(ADD, ["a"], ARGUMENTS, patient=True) for _ in range(2)]
+        await asyncio.sleep(0.05)
+        last = state.run(ADD, ["a"], ARGUMENTS)
+        patient.append(state.run(ADD, ["a"], ARGUMENTS, patient=True))
+        assert await last == [4]
+        assert await asyncio.gather(*patient) == [[1], [2], [3]]
 
     with_redis(work)
 

@@ -24,6 +24,7 @@ def test_histories_hold_every_promise() -> None:
         (Window, "advance", lambda self, now_us: self.amounts.clear()),
         (Window, "change", lambda self, slot, amount: None),
         (Book, "restore", lambda self, grant: None),
+        (World, "tell_ends", lambda self: self.untold.clear()),
         (Disk, "drop", lambda self, ids: [self.gone.add(id) or self.entries.pop(id) for id in ids]),
     ],
 )

@@ -1,5 +1,5 @@
-"""One history: requests, crashes, lost counters, repeated and late settles, jumping clocks, an outbox, top-ups and
-transfers, dropped detail; checked at every step."""
+"""One history: requests, crashes, lost counters, repeated, waiting and late settles, jumping clocks, an outbox,
+top-ups and transfers, dropped detail; checked at every step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from gateway.ledger import Entry, fold
 from gateway.limits.book import Ask, Book, Budget, Gate, Grant, Missing, NotHeld, Rate, Refusal
 from gateway.limits.wallets import FUNDING, Transfer, sums
-from gateway.limits.windows import SLOTS
+from gateway.limits.windows import BUSY_RETRY_US, SLOTS
 from tests.simulate.model import Model, Now
 
 PERIOD_US = 1_000_000
@@ -78,6 +78,7 @@ class World:
         self.answered: set[str] = set()
         self.moved_nano = 0
         self.over: list[str] = []
+        self.untold: list[tuple[Grant, int, int, int]] = []
         if self.limits[WALLET]:
             self.disk.move([Transfer("top-up", FUNDING, WALLET, self.limits[WALLET], "top-up", 0)])
 
@@ -123,6 +124,18 @@ class World:
         )
 
     def admit(self, ask: Ask) -> Grant | Refusal:
+        """As replicas do it: settlements that wait are told before it, or they wait at another replica, and what is
+        refused for what they hold is asked once more when they have been told."""
+        if self.random.random() < 0.5:
+            self.tell_ends()
+        decision = self.decide(ask)
+        if isinstance(decision, Refusal) and decision.retry_us == BUSY_RETRY_US:
+            self.tell_ends()
+            decision = self.decide(ask)
+        self.judge(ask, decision)
+        return decision
+
+    def decide(self, ask: Ask) -> Grant | Refusal:
         """As the limiter does it: accounts that are not known are loaded from the disk."""
         money_us = ask.wall_us if any(budget.window_us for budget in ask.budgets) else 0
         self.seen = Now(max(self.seen.rates_us, ask.now_us), max(self.seen.money_us, money_us))
@@ -133,7 +146,6 @@ class World:
             decision = self.book.admit(ask)
         if isinstance(decision, Missing):
             raise Broken("an account was loaded and is still missing")
-        self.judge(ask, decision)
         return decision
 
     def load(self, account: str) -> None:
@@ -182,16 +194,25 @@ class World:
 
     def end(self, identity: str, tokens: int, nano: int) -> None:
         grant = self.model.running[identity]
-        charged = self.book.settle(identity, tokens, nano)
         paid = self.model.end(identity, tokens, nano)
-        if [one.nano for one in charged] != [paid] * len(grant.accounts):
-            raise Broken(f"{identity} was charged {charged} instead of {paid}")
-        self.over.append(identity)
         self.queue.append(entry(grant, nano, paid))
+        self.over.append(identity)
+        self.untold.append((grant, tokens, nano, paid))
         self.say(f"{identity} paid {paid}")
+        if self.random.random() < 0.5:
+            self.tell_ends()
+
+    def tell_ends(self) -> None:
+        """The counters learn how requests ended."""
+        for grant, tokens, nano, paid in self.untold:
+            charged = self.book.settle(grant.id, tokens, nano)
+            if [one.nano for one in charged] != [paid] * len(grant.accounts):
+                raise Broken(f"{grant.id} was charged {charged} instead of {paid}")
+        self.untold.clear()
 
     def settle_again(self) -> None:
         """What is over cannot be settled once more."""
+        self.tell_ends()
         if not self.over:
             return
         try:
@@ -269,6 +290,7 @@ class World:
         self.outbox.clear()
         self.disk.commit(begun)
         self.over.extend(self.model.running)
+        self.untold.clear()
         self.model.running.clear()
         self.model.admitted.clear()
         self.queue.clear()
@@ -277,6 +299,7 @@ class World:
     def lose_counters(self) -> None:
         """The counters are gone while requests run: they are rebuilt from the ledger and from who still runs."""
         self.say("lost counters")
+        self.untold.clear()
         self.book, self.seen = Book(), Now()
         for grant in self.model.running.values():
             for account in grant.accounts:
@@ -291,17 +314,19 @@ class World:
 
     def reread(self) -> None:
         """Accounts are forgotten, to be read from the disk anew, where that has everything."""
-        if not self.queue and not self.outbox:
+        if not self.queue and not self.outbox and not self.untold:
             for account in ("key", "team"):
                 self.book.unload(f"{account}:{self.now_us // PERIOD_US}")
             self.book.unload(WALLET)
 
     def tick(self) -> None:
+        self.tell_ends()
         self.now_us += self.random.randrange(WINDOW_US // 2)
         self.expire()
 
     def jump(self) -> None:
         """The clock is set: into the next period, or back."""
+        self.tell_ends()
         self.now_us += self.random.choice((PERIOD_US, HOLD_US, -WINDOW_US, -PERIOD_US // 3))
         self.expire()
 
@@ -341,6 +366,7 @@ class World:
         """After all, everything that was not spent can be spent, to the last nano-dollar, and not one more."""
         for identity in list(self.model.running):
             self.end(identity, 0, 0)
+        self.tell_ends()
         self.disk.commit([*self.outbox, *self.queue])
         self.queue.clear()
         self.outbox.clear()

@@ -88,7 +88,9 @@ def test_memory_is_bounded_and_a_full_one_refuses() -> None:
 
 def test_without_shared_state_this_process_counts_alone(caplog: pytest.LogCaptureFixture) -> None:
     class Away(Memory):
-        async def run(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Reply:
+        async def run(
+            self, script: Script, keys: Sequence[str], arguments: Sequence[Argument], *, patient: bool = False
+        ) -> Reply:
             raise SharedStateUnavailable("taken away")
 
     async def work() -> None:

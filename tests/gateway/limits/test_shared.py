@@ -10,7 +10,7 @@ import pytest
 from gateway.config_limits import BudgetConfig, LimitsConfig, RuleConfig, ScopeLimits
 from gateway.errors import GatewayError
 from gateway.ledger import Durable
-from gateway.limits.book import Refusal
+from gateway.limits.book import Ask, Grant, Missing, Refusal
 from gateway.limits.limiter import Balance, Limiter, Need, Reservation
 from gateway.limits.shared import SharedCounters
 from gateway.state.memory import Memory
@@ -28,6 +28,7 @@ class Fragile:
         self.epochs = 1
         self.away = False
         self.slow: asyncio.Event | None = None
+        self.later: asyncio.Event | None = None
 
     @property
     def epoch(self) -> str | None:
@@ -41,7 +42,11 @@ class Fragile:
         self.inner = Memory()
         self.epochs += 1
 
-    async def run(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Reply:
+    async def run(
+        self, script: Script, keys: Sequence[str], arguments: Sequence[Argument], *, patient: bool = False
+    ) -> Reply:
+        if patient and self.later is not None:
+            await self.later.wait()
         if self.away:
             raise SharedStateUnavailable("away")
         reply = await self.inner.run(script, keys, arguments)
@@ -67,7 +72,7 @@ class Replica:
     """One of several gateways over the same shared state and ledger."""
 
     def __init__(self, shared: Fragile, debits: dict[str, int], rules: tuple[RuleConfig, ...] = ()) -> None:
-        self.counters = SharedCounters(shared, 2, lambda: START_US, grace_s=0)
+        self.counters = SharedCounters(shared, 2, lambda: START_US, grace_s=0, look_again_s=0)
         self.debits = debits
         self.alerts: list[int] = []
         self.number = 0
@@ -130,6 +135,44 @@ def test_replicas_share_a_budget() -> None:
         assert (first.alerts, first.counters.holds) == ([50], 0)
         await second.hold(40)
         assert isinstance(await first.reserve(1), Refusal)
+
+    run(scenario)
+
+
+def test_what_has_ended_at_another_replica_refuses_nobody() -> None:
+    async def scenario(shared: Fragile, first: Replica, second: Replica) -> None:
+        later = shared.later = asyncio.Event()
+        limits = ScopeLimits(concurrent_requests=1)
+        first.settle(await first.hold(1, limits), 0)
+        decide, refusals = second.counters._decide, list[object]()
+
+        async def noting(ask: Ask) -> Grant | Refusal | Missing:
+            decision = await decide(ask)
+            if isinstance(decision, Refusal):
+                refusals.append(decision)
+                later.set()
+                await quiet(first)
+            return decision
+
+        second.counters._decide = noting  # type: ignore[method-assign]
+        await second.hold(1, limits)
+        assert len(refusals) == 1
+        assert isinstance(await first.reserve(1, limits), Refusal), "asked twice, it is still held"
+
+    run(scenario)
+
+
+def test_what_waits_to_be_settled_is_settled_at_the_end() -> None:
+    async def scenario(shared: Fragile, first: Replica, second: Replica) -> None:
+        shared.later = asyncio.Event()
+        reservation = await first.hold(60)
+        first.settle(reservation, 10)
+        closing = asyncio.create_task(first.counters.close())
+        await asyncio.sleep(0)
+        shared.later.set()
+        await closing
+        assert first.counters.holds == 0
+        await second.hold(90)
 
     run(scenario)
 
@@ -336,7 +379,9 @@ def test_what_still_runs_is_renewed() -> None:
         seen: list[str] = []
         run_script = shared.run
 
-        async def noting(script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Reply:
+        async def noting(
+            script: Script, keys: Sequence[str], arguments: Sequence[Argument], *, patient: bool = False
+        ) -> Reply:
             seen.append(script.name)
             return await run_script(script, keys, arguments)
 
