@@ -6,6 +6,8 @@ The first write to fresh memory costs a page fault per 4 KiB, which was measured
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +22,12 @@ PAGE_BYTES = 4096
 GROWTH_SHARE = 8
 
 
+def step_back() -> None:
+    """Makes the calling thread give way: a busy one beside those that compute a step would hold all of them up."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+
+
 class Buffers:
     """Hands out memory; keeps up to `spare_bytes_max` of it at hand. Memory comes back by itself when nobody has the
     array any more that was handed out, from whatever thread."""
@@ -28,7 +36,9 @@ class Buffers:
         self._spare_bytes_max = spare_bytes_max
         self._lock = threading.Lock()
         self._spare: list[State] = []
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="buffers")
+        # The sizes of what is still to be touched.
+        self._coming: list[int] = []
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="buffers", initializer=step_back)
 
     def take(self, size: int) -> State:
         """An array of shape (size,), whatever it holds. Half as much again is got ready for the next one."""
@@ -44,12 +54,15 @@ class Buffers:
         weakref.finalize(state, self._put, whole).atexit = False
         return state
 
-    def prepare(self, size: int) -> None:
-        """Has memory for one state of up to `size` bytes touched, unless there is some already."""
+    def prepare(self, size: int, count: int = 1) -> None:
+        """Has memory for `count` states of up to `size` bytes touched, as far as there is room and it is not there
+        already."""
         size = _rounded(size)
         with self._lock:
-            ready = any(len(one) >= size for one in self._spare)
-        if size <= self._spare_bytes_max and not ready:
+            ready = sum(one >= size for one in (*map(len, self._spare), *self._coming))
+            missing = min(count, self._spare_bytes_max // size) - ready
+            self._coming += [size] * missing
+        for _ in range(missing):
             self._thread.submit(self._touch, size)
 
     @property
@@ -66,6 +79,8 @@ class Buffers:
         for start in range(0, size, UNIT_BYTES):
             # In pieces, so that nobody waits long for the interpreter's lock.
             whole[start : start + UNIT_BYTES : PAGE_BYTES] = 0
+        with self._lock:
+            self._coming.remove(size)
         self._put(whole)
 
     def _put(self, whole: State) -> None:
@@ -78,4 +93,4 @@ class Buffers:
 
 
 def _rounded(size: int) -> int:
-    return -(-size // UNIT_BYTES) * UNIT_BYTES
+    return max(1, -(-size // UNIT_BYTES)) * UNIT_BYTES

@@ -20,25 +20,20 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
 from io import BufferedReader, BufferedWriter
 from pathlib import Path
-from threading import Event, get_native_id
+from threading import Event
 from typing import TypeVar
 
 import msgspec
 
 from adapters.llama_cpp import sealed
-from adapters.llama_cpp.buffers import Buffers
+from adapters.llama_cpp.buffers import Buffers, step_back
 from adapters.llama_cpp.kept import Blob, Record, Scan
 from adapters.llama_cpp.sealed import Damaged, Foreign, Lock
 
 ID = re.compile(r"sess_[0-9a-f]{24}")
 SUFFIX = ".kv"
+READY_MAX = 4
 Result = TypeVar("Result")
-
-
-def _step_back() -> None:
-    """Writing can wait; a busy thread beside those that compute a step would hold all of them up."""
-    if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, get_native_id(), 19)
 
 
 class Files:
@@ -90,7 +85,7 @@ class Store:
         self._lock: Lock | None = None
         self._guard = -1
         self._buffers = buffers
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="store", initializer=_step_back)
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="store", initializer=step_back)
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="reads")
         # How often each file is about to change.
         self._changing: Counter[str] = Counter()
@@ -171,7 +166,8 @@ class Store:
             self.opened.set()
 
     def _scan(self, lock: Lock) -> Scan:
-        """Reads the records of all files; what cannot be used is removed."""
+        """Reads the records of all files; what cannot be used is removed. Memory is got ready for those that will be
+        asked for first, which are probably among the latest."""
         found, corrupt, mismatched = [], 0, 0
         for path in sorted(self._folder.iterdir()):
             if path.suffix == ".part":
@@ -191,6 +187,9 @@ class Store:
             except Foreign:
                 mismatched += 1
                 self._files.remove(path)
+        latest = sorted(found, key=lambda one: one[0].used_us)[-READY_MAX:]
+        if latest:
+            self._buffers.prepare(max(record.state_bytes for record, _ in latest), len(latest))
         return Scan(found, corrupt, mismatched)
 
     def _save(self, record: Record, blob: Blob) -> int:

@@ -41,6 +41,18 @@ def test_what_is_prepared_is_what_is_taken() -> None:
     assert taken.base is not None and len(taken.base) == 3 * UNIT_BYTES
 
 
+def test_several_can_be_prepared_and_none_twice() -> None:
+    buffers = Buffers(8 * UNIT_BYTES)
+    buffers.prepare(2 * UNIT_BYTES, 3)
+    buffers.prepare(2 * UNIT_BYTES, 2)
+    buffers.prepare(UNIT_BYTES)
+    buffers.settle()
+    assert buffers.spare_bytes == 6 * UNIT_BYTES
+    buffers.prepare(2 * UNIT_BYTES, 100)
+    buffers.settle()
+    assert buffers.spare_bytes == 8 * UNIT_BYTES
+
+
 def test_spare_memory_is_bounded() -> None:
     buffers = Buffers(4 * UNIT_BYTES)
     taken = [buffers.take(UNIT_BYTES) for _ in range(10)]
