@@ -158,11 +158,10 @@ async def opened(config: Config, station: Station | None = None) -> AsyncIterato
         shared = await open_shared(config)
         stack.push_async_callback(shared.close)
         telemetry.gauge_source(lambda: [("gateway_shared_state_degraded", (), float(shared.degraded))])
-        authenticator, admin_key = await open_authenticator(config, database, shared, telemetry, stack)
+        authenticator, recognises, admin_key = await open_authenticator(config, database, shared, telemetry, stack)
         if admin_key is not None:
-            audit.add(
-                Event(action="key.create", actor=GATEWAY, subject=key_id(admin_key) or "", details={"admin": True})
-            )
+            made = Event(action="key.create", actor=GATEWAY, subject=key_id(admin_key) or "", details={"admin": True})
+            audit.add(made)
         adapters = open_adapters(config, await open_link(station, telemetry, stack))
         decisions = Decisions()
         serving = Serving(adapters, decisions, telemetry)
@@ -207,6 +206,7 @@ async def opened(config: Config, station: Station | None = None) -> AsyncIterato
             loopback_only=not config.auth.enabled,
             proxies=Networks(config.server.trusted_proxies),
             log_ins=log_ins,
+            recognises=recognises,
         )
         wheel.lane = Lane(edge, passer)
         stack.push_async_callback(_end, asyncio.create_task(_load(pool)))

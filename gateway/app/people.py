@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 from gateway import gauges
 from gateway.api.people import PeopleParts
-from gateway.auth import Authenticator, Open
+from gateway.auth import Authenticator, Open, Principal
 from gateway.auth.accounts import Accounts
 from gateway.auth.attempts import Attempts
 from gateway.auth.browser import BrowserSessions
@@ -30,25 +31,25 @@ from gateway.telemetry import Telemetry
 
 async def open_authenticator(
     config: Config, database: Database | None, shared: SharedState, telemetry: Telemetry, stack: AsyncExitStack
-) -> tuple[Authenticator, str | None]:
-    """Keys over the database, before them the issuers of tokens if there are any, and the text of a first admin key if
-    one had to be made; or the open door."""
+) -> tuple[Authenticator, Callable[[Principal], bool], str | None]:
+    """Keys over the database, before them the issuers of tokens if there are any, who it is that recognises those that
+    were let in, and the text of a first admin key if one had to be made; or the open door."""
     if database is None:
-        return Open(), None
+        return Open(), lambda principal: False, None
     pepper = load_pepper(Path(config.data_dir), config.auth.pepper)
     keys = Keys(database, pepper, admin_key=config.auth.admin_key, shared=shared)
     await keys.open()
     stack.push_async_callback(keys.close)
     admin_key = await keys.ensure_admin()
     if not config.auth.issuers:
-        return keys, admin_key
+        return keys, keys.recognises, admin_key
     # Imported by those who use it: the HTTP client and the cryptography it needs take long to load.
     from gateway.auth.jwt import Issuers
 
     issuers = Issuers(config.auth.issuers, keys, database=database)
     stack.push_async_callback(issuers.close)
     telemetry.gauge_source(lambda: gauges.of_issuers(issuers.key_sets))
-    return issuers, admin_key
+    return issuers, keys.recognises, admin_key
 
 
 async def open_people(

@@ -75,6 +75,8 @@ class Keys:
         self._stop_listening = shared.listen(CHANNEL, self._announced) if shared is not None else None
         # Which key and digest a header was, by its mark; only those of keys that were found.
         self._presented: OrderedDict[bytes, tuple[str, str]] = OrderedDict()
+        # The digests of keys that were let in, by their ids.
+        self._digests: OrderedDict[str, str] = OrderedDict()
         self._salt = secrets.token_bytes(32)
         self._used: dict[str, int] = {}
         self._used_written_s = clock()
@@ -136,6 +138,7 @@ class Keys:
             raise _refusal("invalid_api_key", "The API key is not known here.")
         if mark not in self._presented:
             keep(self._presented, mark, presented, CACHE_MAX)
+            keep(self._digests, identity, digest, CACHE_MAX)
         now_us = self._now_us()
         self._check(known.key, now_us)
         known.standing.check()
@@ -143,6 +146,19 @@ class Keys:
             raise errors.error("ip_denied", "The API key may not be used from this address.")
         self._note_use(known.key.id, now_us)
         return known.principal
+
+    def recognises(self, principal: Principal) -> bool:
+        """Whether who was let in with a key would be let in again with the same one from the same address, as nothing
+        has changed. It counts as a use; False: ask again."""
+        digest = self._digests.get(principal.key_id)
+        known = None if digest is None else self._known.fresh(digest)
+        if known is None or known.principal is not principal:
+            return False
+        now_us = self._now_us()
+        if known.key.status(now_us) != "active":
+            return False
+        self._note_use(principal.key_id, now_us)
+        return True
 
     def _mark(self, authorization: str) -> bytes:
         """What stands for a header in memory, which the key itself is kept out of; a digest is ten times the work."""
