@@ -54,6 +54,7 @@ DOCUMENT_TOKENS = 1 << 20
 URLS_BYTES = 64 * 1024
 # The longest answer of a model whose context is not known and a request that names no bound.
 OUTPUT_TOKENS = 8192
+NO_USAGE = Usage()
 
 
 class Meter:
@@ -104,22 +105,18 @@ class Meter:
     def serve(self, served: Served) -> None:
         """Note which target of a route answers: it is charged at that one's price."""
         self.served = served
-        self._draft = msgspec.structs.replace(
-            self._draft,
-            target=served.model,
-            provider=served.provider,
-            attempts=served.attempts,
-            price=self._price_at(served),
-        )
 
-    def _price_at(self, served: Served) -> Price | None:
+    def _price(self, served: Served | None) -> Price | None:
+        """What is charged for an answer of this target of a route."""
+        if served is None:
+            return self._draft.price
         price = self._target.price_at(served)
         return price if price is None or self._factor_ppm == MILLION else price.times(self._factor_ppm)
 
     def hit(self, usage: Usage, served: Served | None, percent: int, age_s: int) -> None:
         """The answer is one that was given before: it uses no tokens and costs a share of what it cost then, at the
         prices of now, whatever part of it is read."""
-        price = self._draft.price if served is None else self._price_at(served)
+        price = self._price(served)
         self._hit_nano = 0 if percent == 0 else None if price is None else -(-price.cost_nano(usage) * percent // 100)
         self.cache, self.age_s = "hit", age_s
         self._draft = msgspec.structs.replace(self._draft, cache="hit", provider="cache", attempts=0, price=price)
@@ -129,9 +126,10 @@ class Meter:
         if self._ended:
             return
         self._ended = True
-        price, used = self._draft.price, usage or Usage()
+        draft, served, used = self._draft, self.served, usage or NO_USAGE
+        price = self._price(served)
         if self.cache == "hit":
-            used, cost_nano = Usage(), 0 if usage is None else self._hit_nano
+            used, cost_nano = NO_USAGE, 0 if usage is None else self._hit_nano
         else:
             cost_nano = 0 if usage is None else None if price is None else price.cost_nano(used)
         charged_nano, accounts = 0, tuple[str, ...]()
@@ -140,7 +138,11 @@ class Meter:
             charged_nano, accounts = min(cost_nano or 0, grant.nano), grant.durable_accounts
         self.cost_nano = cost_nano
         entry = msgspec.structs.replace(
-            self._draft,
+            draft,
+            target=draft.target if served is None else served.model,
+            provider=draft.provider if served is None else served.provider,
+            attempts=draft.attempts if served is None else served.attempts,
+            price=price,
             status="voided" if usage is None else "posted",
             outcome=outcome,
             prompt_tokens=used.prompt_tokens,

@@ -11,7 +11,6 @@ or account, and a late settle lands in the one that held it. Each slot of a budg
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal
 
@@ -24,6 +23,7 @@ from gateway.limits.windows import BUSY_RETRY_US, SLOTS, Account, Room, Window
 NANO_MAX = 2**53 - 1
 # Periods that are over are remembered for a day, in case the clock is set back.
 KEPT_US = 86_400_000_000
+NEVER_US = 2**62
 
 Unit = Literal["requests", "tokens"]
 
@@ -165,7 +165,8 @@ class Book:
         self._running: dict[str, int] = {}
         self._accounts: dict[str, Account] = {}
         self._holds: dict[str, Grant] = {}
-        self._expiries: list[tuple[int, str]] = []
+        # No hold ends by itself before this.
+        self._expires_us = NEVER_US
 
     def load(
         self, account: str, spent_nano: int, window_us: int | None = None, slots: Mapping[int, int] | None = None
@@ -192,17 +193,15 @@ class Book:
         if ask.id in self._holds:
             raise ValueError("a request is admitted once")
         self._see(ask)
-        accounts, missing = [], []
+        known, accounts = self._accounts, []
         for budget in ask.budgets:
-            account = self._accounts.get(budget.account)
+            account = known.get(budget.account)
             if account is None:
-                missing.append(budget.account)
-            else:
+                return Missing(tuple([one.account for one in ask.budgets if one.account not in known]))
+            if account.window is not None:
                 account.advance(self._wall_us)
-                accounts.append(account)
-        if missing:
-            return Missing(tuple(missing))
-        windows = [self._window(rate) for rate in ask.rates]
+            accounts.append(account)
+        windows = self._windows_of(ask.rates)
         output_tokens, tokens, nano = self._worst_case(ask)
         refusal = self._refuse(ask, windows, tokens, nano)
         return refusal if refusal is not None else self._hold(ask, windows, accounts, (output_tokens, tokens, nano))
@@ -211,7 +210,7 @@ class Book:
         """What would be in the way of a request without budgets."""
         self._see(ask)
         _, tokens, nano = self._worst_case(ask)
-        return self._refuse(ask, [self._window(rate) for rate in ask.rates], tokens, nano)
+        return self._refuse(ask, self._windows_of(ask.rates), tokens, nano)
 
     def _see(self, ask: Ask) -> None:
         if ask.now_us > self._now_us:
@@ -233,8 +232,7 @@ class Book:
         """Count in its rates a request that was let in elsewhere; the slots its tokens are in."""
         self._see(ask)
         slots = []
-        for rate in ask.rates:
-            window = self._window(rate)
+        for rate, window in zip(ask.rates, self._windows_of(ask.rates), strict=True):
             if rate.unit == "requests":
                 window.add(1)
             else:
@@ -258,12 +256,17 @@ class Book:
         """What is counted of a rate, as of the last time somebody asked; None: nothing is."""
         return self._windows.get(key)
 
-    def _window(self, rate: Rate) -> Window:
-        window = self._windows.get(rate.key)
-        if window is None:
-            window = self._windows[rate.key] = Window(rate.window_us, rate.ends_us)
-        window.advance(self._now_us)
-        return window
+    def _windows_of(self, rates: tuple[Rate, ...]) -> list[Window]:
+        """The windows of rates as they are now."""
+        now_us, known, windows = self._now_us, self._windows, []
+        for rate in rates:
+            window = known.get(rate.key)
+            if window is None:
+                window = known[rate.key] = Window(rate.window_us, rate.ends_us)
+            if now_us // window.slot_us > window.last:
+                window.advance(now_us)
+            windows.append(window)
+        return windows
 
     def _affordable(self, ask: Ask) -> int:
         """Output tokens per choice that no limit rules out for good.
@@ -353,9 +356,13 @@ class Book:
             tuple(places),
             *self._rooms(ask, windows),
         )
-        self._holds[ask.id] = grant
-        heapq.heappush(self._expiries, (ask.expires_us, ask.id))
+        self._keep(grant)
         return grant
+
+    def _keep(self, grant: Grant) -> None:
+        self._holds[grant.id] = grant
+        if grant.expires_us < self._expires_us:
+            self._expires_us = grant.expires_us
 
     def settle(self, identity: str, tokens: int, nano: int) -> tuple[Charged, ...]:
         """End a hold with what was really used, zero for a request that came to nothing. Raises NotHeld."""
@@ -375,9 +382,6 @@ class Book:
             account = self._accounts[name]
             account.charge(grant.nano, nano, place)
             charged.append(Charged(name, nano, account.spent))
-        if len(self._expiries) > 2 * len(self._holds) + 64:
-            self._expiries = [(hold.expires_us, hold.id) for hold in self._holds.values()]
-            heapq.heapify(self._expiries)
         return tuple(charged)
 
     def _leave(self, key: str) -> None:
@@ -389,14 +393,13 @@ class Book:
 
     def expire(self, now_us: int) -> list[Grant]:
         """End the holds whose time is over, uncharged; what they held."""
-        expired = []
-        while self._expiries and self._expiries[0][0] <= now_us:
-            _, identity = heapq.heappop(self._expiries)
-            grant = self._holds.get(identity)
-            if grant is not None:
-                self.settle(identity, grant.tokens, 0)
-                expired.append(grant)
-        return expired
+        if now_us < self._expires_us:
+            return []
+        expired = [grant for grant in self._holds.values() if grant.expires_us <= now_us]
+        for grant in expired:
+            self.settle(grant.id, grant.tokens, 0)
+        self._expires_us = min((grant.expires_us for grant in self._holds.values()), default=NEVER_US)
+        return sorted(expired, key=lambda grant: grant.expires_us)
 
     def restore(self, grant: Grant) -> None:
         """Hold again the place and the money of a request that ran when the counters were lost. Its accounts have to
@@ -411,8 +414,7 @@ class Book:
             if account.window is not None and place is not None:
                 account.window.fill({place: 0})
         grant = replace(grant, slots=())
-        self._holds[grant.id] = grant
-        heapq.heappush(self._expiries, (grant.expires_us, grant.id))
+        self._keep(grant)
 
     def forget(self, now_us: int, idle_us: int | None = None) -> None:
         """Drop windows that are empty and, when given, accounts that were not used for `idle_us`.

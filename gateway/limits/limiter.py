@@ -131,7 +131,6 @@ class Reservation(msgspec.Struct, frozen=True):
 
     grant: Grant
     plan: Plan
-    price: Price | None
 
 
 class LocalCounters:
@@ -228,6 +227,8 @@ class Limiter:
             raise errors.error("model_price_unknown", message, param="model")
         ask = self._ask(identity, plan, need, price)
         decision = await self._counters.admit(ask)
+        if type(decision) is Grant:
+            return Reservation(decision, plan)
         while isinstance(decision, Missing):
             await self._load([budget for budget in ask.budgets if budget.account in decision.accounts])
             ask = self._ask(identity, plan, need, price)
@@ -239,7 +240,7 @@ class Limiter:
         if isinstance(decision, Refusal):
             return self._until_reset(plan, ask, decision)
         assert isinstance(decision, Grant), "an account was just loaded"
-        return Reservation(decision, plan, price)
+        return Reservation(decision, plan)
 
     async def _reread(self, refusal: Refusal) -> bool:
         """Whether to decide once more, with what the ledger says: corrections give money back behind our back. A budget
@@ -294,7 +295,7 @@ class Limiter:
         otherwise than by a refusal it may have been done all the same, and the amount counts as spent until the account
         is read anew.
         """
-        plan = Plan((), (), (), (), (), (WALLET + wallet,), 0, None)
+        plan = Plan((), (), (), (), {}, (WALLET + wallet,), 0, None)
         price = Price(nano * MILLION, nano * MILLION, 0)
         held = await self.reserve(f"withheld:{secrets.token_hex(12)}", plan, Need(1), price)
         if isinstance(held, Refusal):
@@ -371,18 +372,16 @@ class Limiter:
 
     def settle(self, reservation: Reservation, tokens: int, nano: int, durable: Awaitable[None] | None = None) -> None:
         """End the hold with what was used; a plain call, so that a cancelled request can still make it."""
-        plan = reservation.plan
+        allowances = reservation.plan.allowances
 
         def note(charged: tuple[Charged, ...]) -> None:
-            if nano <= 0:
-                return
-            by_account = {one.account: one for one in charged}
-            for budget, allowance in zip(plan.budgets, plan.allowances, strict=True):
-                if (one := by_account.get(budget.account)) is not None:
-                    self._note(one, allowance)
-            for wallet in plan.wallets:
-                if (one := by_account.get(wallet)) is not None:
-                    self._note_wallet(one)
+            for one in charged:
+                if one.nano > 0:
+                    allowance = allowances.get(one.account)
+                    if allowance is None:
+                        self._note_wallet(one)
+                    elif one.spent_nano >= allowance.alert_nano:
+                        self._note(one, allowance)
 
         self._counters.settle(reservation.grant, tokens, nano, note, durable)
 
@@ -391,7 +390,7 @@ class Limiter:
         a later charge that reports it."""
         spent_nano, limit_nano = charged.spent_nano, allowance.limit_nano
         for percent in allowance.percents:
-            if charged.nano > 0 and limit_nano * percent <= spent_nano * 100:
+            if limit_nano * percent <= spent_nano * 100:
                 window_s = allowance.config.window_s
                 turn = "" if window_s is None else f":{self._now_us() // (window_s * 1_000_000)}"
                 id = f"{charged.account}{turn}:{percent}"
@@ -402,7 +401,7 @@ class Limiter:
         """Report a wallet that is low or empty, once between two top-ups."""
         credits_nano = self._credits.get(charged.account, 0)
         left_nano = credits_nano - charged.spent_nano
-        if charged.nano <= 0 or left_nano > self._wallet_low_nano:
+        if left_nano > self._wallet_low_nano:
             return
         name, percent = charged.account, charged.spent_nano * 100 // max(credits_nano, 1)
         kind: Literal["low", "paused"] = "low" if left_nano > 0 else "paused"
@@ -453,22 +452,20 @@ def _window(name: str) -> str:
 def rate_headers(requests: Room | None, tokens: Room | None) -> dict[str, str]:
     """How the tightest limits stand, as OpenAI names it."""
     headers = {}
-    for unit, room in (("requests", requests), ("tokens", tokens)):
-        if room is not None:
-            headers[f"x-ratelimit-limit-{unit}"] = str(room.limit)
-            headers[f"x-ratelimit-remaining-{unit}"] = str(room.remaining)
-            headers[f"x-ratelimit-reset-{unit}"] = _duration(room.reset_us)
+    if requests is not None:
+        headers["x-ratelimit-limit-requests"] = str(requests.limit)
+        headers["x-ratelimit-remaining-requests"] = str(requests.remaining)
+        headers["x-ratelimit-reset-requests"] = _duration(-(-requests.reset_us // 1000))
+    if tokens is not None:
+        headers["x-ratelimit-limit-tokens"] = str(tokens.limit)
+        headers["x-ratelimit-remaining-tokens"] = str(tokens.remaining)
+        headers["x-ratelimit-reset-tokens"] = _duration(-(-tokens.reset_us // 1000))
     return headers
 
 
-def _duration(us: int) -> str:
-    """A length of time as OpenAI writes it: `17ms`, `8.64s`, `6m0s`, `1h0m5s`; rounded up to a millisecond."""
-    return _duration_of_ms(-(-us // 1000))
-
-
 @functools.lru_cache(maxsize=256)
-def _duration_of_ms(total_ms: int) -> str:
-    """Requests of the same moment have the same."""
+def _duration(total_ms: int) -> str:
+    """A length of time as OpenAI writes it: `17ms`, `8.64s`, `6m0s`, `1h0m5s`. Requests of a moment have the same."""
     if 0 < total_ms < 1000:
         return f"{total_ms}ms"
     minutes, ms = divmod(total_ms, 60_000)

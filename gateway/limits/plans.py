@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -21,22 +21,24 @@ WALLET = "wallet:"
 
 class Allowance(msgspec.Struct, frozen=True):
     """A budget as it was set; `subject` is the scope it belongs to, such as `team:research`. `percents` are its
-    thresholds, the highest first."""
+    thresholds, the highest first; none of them is reached below `alert_nano`."""
 
     subject: str
     config: BudgetConfig
     limit_nano: int
     percents: tuple[int, ...]
+    alert_nano: int
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """All limits of one principal on one model. The accounts hold until `ends_us`; None: for ever."""
+    """All limits of one principal on one model. The accounts hold until `ends_us`; None: for ever. `allowances` are
+    those of the budgets, by account."""
 
     rates: tuple[Rate, ...]
     gates: tuple[Gate, ...]
     budgets: tuple[Budget, ...]
     budget_ends_us: tuple[int | None, ...]
-    allowances: tuple[Allowance, ...]
+    allowances: Mapping[str, Allowance]
     wallets: tuple[str, ...]
     starts_us: int
     ends_us: int | None
@@ -105,7 +107,7 @@ class Plans:
             gates=tuple(gates.values()),
             budgets=tuple(_budget(account, allowance) for account, (allowance, _) in allowances.items()),
             budget_ends_us=tuple(period.ends_us for period in periods),
-            allowances=tuple(allowance for allowance, _ in allowances.values()),
+            allowances={account: allowance for account, (allowance, _) in allowances.items()},
             wallets=tuple(wallets),
             starts_us=max((period.starts_us for period in (*periods, *rate_periods)), default=0),
             ends_us=min(ends, default=None),
@@ -144,7 +146,8 @@ class Plans:
 
 def _allowance(subject: str, budget: BudgetConfig) -> Allowance:
     percents = tuple(sorted(budget.alert_percents, reverse=True))
-    return Allowance(subject, budget, min(nano_usd(budget.usd), NANO_MAX), percents)
+    limit_nano = min(nano_usd(budget.usd), NANO_MAX)
+    return Allowance(subject, budget, limit_nano, percents, limit_nano * min(percents, default=0) // 100)
 
 
 def _always(window_s: int | None) -> Period | None:

@@ -35,7 +35,9 @@ def test_limits_of_a_scope_from_the_database_take_the_place_of_its_default(subje
     own = ScopeLimits(requests_per_minute=3, budgets=(BudgetConfig(usd="2", period="total"),))
     found = plan(default, **more, scopes_limits=((subject, own),))
     assert rates(found) == {f"{subject}:requests:60": 3}
-    assert [(allowance.subject, allowance.limit_nano) for allowance in found.allowances] == [(subject, 2 * 10**9)]
+    assert [(allowance.subject, allowance.limit_nano) for allowance in found.allowances.values()] == [
+        (subject, 2 * 10**9)
+    ]
     others = tuple((f"{scope}:other", own) for scope in ("user", "team", "org", "key"))
     assert not plan(scopes_limits=others).limited, "limits of others are none of ours"
 
