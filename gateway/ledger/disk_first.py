@@ -12,13 +12,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from itertools import islice
 
 import msgspec
 
 from gateway.ledger import Entry
-from gateway.ledger.writer import Commit, bring_in
+from gateway.ledger.writer import Commit, bring_in, records
 from gateway.limits.orphans import Charge
+from gateway.state.appender import Appender
 from gateway.state.database import DatabaseUnavailable
 from gateway.state.outbox import Outbox, OutboxError
 
@@ -35,6 +35,14 @@ QUICK_TIMES = 32
 log = logging.getLogger(__name__)
 
 
+class Kept(msgspec.Struct, frozen=True):
+    """Entries that are in a segment of the outbox and not in the database."""
+
+    entries: Sequence[Entry]
+    segment: int
+    size_bytes: int
+
+
 class DiskFirst:
     """Keeps entries in the outbox."""
 
@@ -47,11 +55,11 @@ class DiskFirst:
         self._retry_s = retry_s
         self._clock = clock
         self._turn = asyncio.Lock()
+        self._appender = Appender(self._append)
         self._quick_times = 0
-        # Entries that the database does not have, with their segments of the outbox and sizes, unless it is to read
-        # from there what it does not have.
-        self._behind: deque[tuple[Entry, int, int]] = deque()
-        self._behind_bytes = 0
+        # What the database does not have, unless it is to read that from the disk.
+        self._behind: deque[Kept] = deque()
+        self._behind_entries = self._behind_bytes = 0
         self._from_disk = False
         self._kept = self._followed = 0
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
@@ -69,21 +77,23 @@ class DiskFirst:
         return self._outbox.size_bytes if self._from_disk else self._behind_bytes
 
     async def keep(self, entries: Sequence[Entry]) -> None:
-        records = [msgspec.json.encode(entry) for entry in entries]
+        data = records(entries)
         async with self._turn:
             if self._quick_times >= QUICK_TIMES:
-                segment, took_s = self._append(records)
+                segment, took_s = self._append(data)
             else:
-                segment, took_s = await asyncio.to_thread(self._append, records)
+                segment, took_s = await self._appender.append(data)
             self._quick_times = self._quick_times + 1 if took_s < QUICK_S else 0
             self._kept += len(entries)
             if not self._from_disk:
-                self._behind.extend([(one, segment, len(data)) for one, data in zip(entries, records, strict=True)])
-                self._behind_bytes += sum(map(len, records))
-        if len(self._behind) > BEHIND_MAX:
+                kept = Kept(entries, segment, sum(map(len, data)))
+                self._behind.append(kept)
+                self._behind_entries += len(entries)
+                self._behind_bytes += kept.size_bytes
+        if self._behind_entries > BEHIND_MAX:
             self._leave_to_disk()
         self._more.set()
-        if len(self._behind) >= GROUP_MAX:
+        if self._behind_entries >= GROUP_MAX:
             self._hurry.set()
 
     def _append(self, records: Sequence[bytes]) -> tuple[int, float]:
@@ -108,6 +118,7 @@ class DiskFirst:
         if self._kept == self._followed:
             with suppress(OutboxError):
                 self._outbox.clear()
+        self._appender.close()
         self._outbox.close()
 
     async def _follow(self) -> None:
@@ -135,19 +146,25 @@ class DiskFirst:
 
     async def _take(self) -> None:
         """Commit the next entries, and forget the segments that hold no later ones."""
-        group = list(islice(self._behind, GROUP_MAX))
-        await self._commit([entry for entry, _, _ in group])
+        group: list[Entry] = []
+        taken: list[Kept] = []
+        for kept in self._behind:
+            if taken and len(group) + len(kept.entries) > GROUP_MAX:
+                break
+            taken.append(kept)
+            group += kept.entries
+        await self._commit(group)
         if self._from_disk:
             return
-        for _, _, size in group:
+        for kept in taken:
             self._behind.popleft()
-            self._behind_bytes -= size
+            self._behind_bytes -= kept.size_bytes
+        self._behind_entries -= len(group)
         self._followed += len(group)
-        if group[0][1] < group[-1][1] or (self._behind and self._behind[0][1] > group[-1][1]):
+        needed = (self._behind or taken[-1:])[0].segment
+        if taken[0].segment < needed:
             async with self._turn:
-                await asyncio.to_thread(
-                    self._outbox.remove_before, self._behind[0][1] if self._behind else group[-1][1]
-                )
+                await asyncio.to_thread(self._outbox.remove_before, needed)
 
     async def _read(self) -> None:
         """Commit what is on the disk; from its beginning on entries are remembered again."""
@@ -169,7 +186,7 @@ class DiskFirst:
     def _leave_to_disk(self) -> None:
         self._from_disk = True
         self._behind.clear()
-        self._behind_bytes = 0
+        self._behind_entries = self._behind_bytes = 0
 
     def _tell(self, reached: int) -> None:
         """Wake those who wait for no more than this."""

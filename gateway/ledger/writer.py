@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Protocol
 
@@ -19,6 +20,12 @@ from gateway.state.journal import Journal
 from gateway.state.outbox import Outbox, OutboxError
 
 GROUP_MAX = 400
+# Entries that are one record of the outbox, so that its size stays far below what one may have.
+TOGETHER_MAX = 100
+# How long after a group has begun the next one begins at the earliest: so long for each entry in it, up to a bound. Up
+# to two thousand entries a second none of them waits, and with more of them a sync costs each a small part of it.
+APART_S = 0.0005
+APART_S_MAX = 0.003
 PENDING_MAX = 20_000
 RETRY_S = 0.5
 
@@ -26,6 +33,7 @@ RETRY_S = 0.5
 Commit = Callable[[Sequence[Entry]], Awaitable[None]]
 
 log = logging.getLogger(__name__)
+_decoder = msgspec.json.Decoder(Entry | list[Entry])
 
 
 class Keeper(Protocol):
@@ -53,8 +61,17 @@ class Keeper(Protocol):
 class Writer:
     """What cannot be kept waits, and whoever waits for it; `full` then says that no more requests should be let in."""
 
-    def __init__(self, keeper: Keeper, commit: Commit, journal: Journal | None, retry_s: float) -> None:
+    def __init__(
+        self,
+        keeper: Keeper,
+        commit: Commit,
+        journal: Journal | None,
+        retry_s: float,
+        *,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         self._keeper = keeper
+        self._clock = clock
         self._commit = commit
         self._journal = journal
         self._retry_s = retry_s
@@ -117,12 +134,16 @@ class Writer:
         return self._stuck or len(self._pending) >= PENDING_MAX
 
     async def _write(self) -> None:
+        next_s = 0.0
         while self._pending or not self._closing:
             if not self._pending:
                 self._more.clear()
                 await self._more.wait()
                 continue
+            if (early_s := next_s - self._clock()) > 0 and not self._closing:
+                await asyncio.sleep(early_s)
             group = list(islice(self._pending, GROUP_MAX))
+            next_s = self._clock() + min(len(group) * APART_S, APART_S_MAX)
             try:
                 await self._keeper.keep([entry for entry, _ in group])
                 self._stuck = False
@@ -176,7 +197,7 @@ class DatabaseFirst:
                 log.error("the ledger goes to the outbox: %s", error)
         assert self._outbox is not None
         async with self._turn:
-            await asyncio.to_thread(self._outbox.append, [msgspec.json.encode(entry) for entry in entries])
+            await asyncio.to_thread(self._outbox.append, records(entries))
         if self._emptying is None:
             self._emptying = asyncio.create_task(self._return(self._outbox))
 
@@ -215,6 +236,18 @@ class DatabaseFirst:
         self.returned([Charge(entry.id, entry.accounts, entry.charged_nano) for entry in entries])
 
 
+def records(entries: Sequence[Entry]) -> list[bytes]:
+    """Entries as the outbox keeps them."""
+    return [msgspec.json.encode(entries[start:][:TOGETHER_MAX]) for start in range(0, len(entries), TOGETHER_MAX)]
+
+
+def _entries(records: Iterable[bytes]) -> Iterator[Entry]:
+    """The entries of such records, and of earlier ones, which are an entry each."""
+    for record in records:
+        found = _decoder.decode(record)
+        yield from (found,) if isinstance(found, Entry) else found
+
+
 async def bring_in(
     outbox: Outbox,
     turn: asyncio.Lock,
@@ -231,7 +264,7 @@ async def bring_in(
             began()
         if segment is None:
             return
-        entries = [msgspec.json.decode(record, type=Entry) for record in segment.records]
+        entries = list(_entries(segment.records))
         for start in range(0, len(entries), GROUP_MAX):
             some = entries[start : start + GROUP_MAX]
             await commit(some)

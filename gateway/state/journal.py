@@ -1,8 +1,8 @@
 """What is under way in this process, on the local disk, so that the next process knows what died with this one.
 
-A file of lines: `+` and a record when something begins, `-` and its id when it has ended. It is written behind the
-event loop's back once per turn and never synced: it survives the end of the process, not that of the machine. The
-directory has to be locked by its owner, since two processes must not share a journal.
+A file of lines: `+` and a record when something begins, `-` and its id when it has ended. It is written within
+milliseconds of that and never synced: it survives the end of the process, not that of the machine. The directory has to
+be locked by its owner, since two processes must not share a journal.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import os
 from pathlib import Path
 
 BYTES_MAX = 4 << 20
+# What begins within this time is written together.
+FLUSH_S = 0.002
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +47,7 @@ class Journal:
         self._lines.append(b"+%b %b\n" % (id.encode(), record))
         if not self._due:
             self._due = True
-            asyncio.get_running_loop().call_soon(self.flush)
+            asyncio.get_running_loop().call_later(FLUSH_S, self.flush)
 
     def end(self, id: str) -> None:
         """It has ended, and what became of it is durable, which the next process finds out too; so this is written with

@@ -1,10 +1,11 @@
 """A durable queue on the local disk for what the database cannot take now: appended, synced, replayed in order.
 
 It is a directory of segments, files that are only ever appended to. A record is its CRC-32 and its length (four bytes
-each, little-endian), then its bytes; the CRC covers the length too, so no run of zeros is a record. A segment whose
-process died may end in part of a record, which nobody was told is safe: reading stops there, and writing goes on in a
-new one. What has been taken out is not written down: a segment goes when all of it is safe elsewhere, so after a crash
-some records come a second time, and whoever takes them has to know them again.
+each, little-endian), then its bytes; the CRC covers the length too, so no run of zeros is a record. A segment has its
+room on the disk from the beginning, so that a sync has no more to write than the records. One whose process died ends
+in what is left of that, or in part of a record, which nobody was told is safe: reading stops there, and writing goes on
+in a new one. What has been taken out is not written down: a segment goes when all of it is safe elsewhere, so after a
+crash some records come a second time, and whoever takes them has to know them again.
 """
 
 from __future__ import annotations
@@ -78,11 +79,10 @@ class Outbox:
         with _translated(self._path):
             path, descriptor = self._writing or self._start_segment()
             try:
-                _write(descriptor, data)
+                _write(descriptor, data, self._sizes[path])
                 os.fdatasync(descriptor)
             except OSError:
                 # After a failed sync the kernel may call the same pages clean, so this file is never trusted again.
-                self._sizes[path] = os.fstat(descriptor).st_size
                 self._end_segment()
                 raise
         self._sizes[path] += len(data)
@@ -127,9 +127,12 @@ class Outbox:
 
     def _start_segment(self) -> tuple[Path, int]:
         path = self._path / f"{self._next:016d}.outbox"
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         self._next += 1
         self._sizes[path] = 0
+        # Without the room, because the disk is nearly full or knows no such thing, the file grows as it is written.
+        with contextlib.suppress(AttributeError, OSError):
+            os.posix_fallocate(descriptor, 0, self._segment_bytes_max)
         try:
             os.fsync(self._directory)
         except OSError:
@@ -140,9 +143,13 @@ class Outbox:
         return self._writing
 
     def _end_segment(self) -> None:
-        if self._writing is not None:
-            os.close(self._writing[1])
-            self._writing = None
+        if self._writing is None:
+            return
+        (path, descriptor), self._writing = self._writing, None
+        # The room that is left goes at the latest with the file.
+        with contextlib.suppress(OSError):
+            os.ftruncate(descriptor, self._sizes[path])
+        os.close(descriptor)
 
 
 def _framed(record: bytes) -> bytes:
@@ -162,10 +169,11 @@ def _records(data: bytes) -> Iterator[bytes]:
         at += _HEAD.size + length
 
 
-def _write(descriptor: int, data: bytes) -> None:
+def _write(descriptor: int, data: bytes, at: int) -> None:
     rest = memoryview(data)
     while rest:
-        rest = rest[os.write(descriptor, rest) :]
+        written = os.pwrite(descriptor, rest, at)
+        rest, at = rest[written:], at + written
 
 
 @contextlib.contextmanager

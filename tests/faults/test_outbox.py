@@ -131,7 +131,7 @@ def test_it_is_bounded(tmp_path: Path) -> None:
     assert contents(tmp_path) == [b"x" * 30, b"z" * 4]
 
 
-@pytest.mark.parametrize("call", ["write", "fdatasync"])
+@pytest.mark.parametrize("call", ["pwrite", "fdatasync"])
 def test_a_disk_that_fails_is_said_and_leaves_the_rest_readable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
@@ -139,9 +139,9 @@ def test_a_disk_that_fails_is_said_and_leaves_the_rest_readable(
     outbox.append([b"before"])
     real = getattr(os, call)
 
-    def fail(descriptor: int, *arguments: memoryview) -> None:
-        if arguments:
-            real(descriptor, arguments[0][:5])
+    def fail(descriptor: int, data: memoryview | None = None, at: int = 0) -> None:
+        if data is not None:
+            real(descriptor, data[:5], at)
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched:

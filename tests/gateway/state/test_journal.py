@@ -20,7 +20,7 @@ def test_what_was_begun_and_not_ended_is_left_for_the_next_process(tmp_path: Pat
             journal.begin(id, b'{"of": "%b"}' % id.encode())
         journal.end("b")
         journal.end("b")
-        await asyncio.sleep(0)
+        journal.flush()
 
     asyncio.run(die())
     with path.open("ab") as file:
