@@ -126,7 +126,7 @@ class Redis:
     def listen(self, channel: str, listener: Listener) -> Callable[[], None]:
         return add_listener(self._listeners.setdefault(channel.encode(), []), listener)
 
-    async def _call(self, *command: Any) -> Any:
+    async def _call(self, *command: bytes | str | int) -> Any:
         link = self._link
         if link is None:
             raise SharedStateUnavailable(AWAY)

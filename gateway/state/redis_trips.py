@@ -13,9 +13,9 @@ from functools import partial
 from typing import NamedTuple
 
 import msgspec
-from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import ResponseError
 
-from gateway.state.redis_link import IN_FLIGHT_MAX, Link
+from gateway.state.redis_link import IN_FLIGHT_MAX, Answer, Link
 from gateway.state.shared import (
     PATIENCE_S,
     Argument,
@@ -147,17 +147,15 @@ class Trips:
             arguments.append(self._now_us())
         how = ("EVALSHA", digest) if digest in self._known else ("EVAL", text)
         self._known.add(digest)
-        answered = self._link.call((*how, 1, EPOCH_KEY, *arguments))
-        answered.add_done_callback(partial(self._land, calls, digest))
+        self._link.send((*how, 1, EPOCH_KEY, *arguments), partial(self._land, calls, digest))
 
-    def _land(self, calls: Sequence[_Call], digest: str, answered: asyncio.Future[bytes]) -> None:
-        error = answered.exception()
-        if isinstance(error, NoScriptError):
+    def _land(self, calls: Sequence[_Call], digest: str, answer: Answer) -> None:
+        if isinstance(answer, ResponseError) and str(answer).startswith("NOSCRIPT"):
             self._known.discard(digest)
             self._carry(calls)
             return
         self._unanswered -= len(calls)
-        replies = [error] * len(calls) if error else _decode(answered.result())
+        replies = _decode(answer) if isinstance(answer, bytes) else [answer] * len(calls)
         for call, reply in zip(calls, replies, strict=True):
             if call.reply.done():
                 continue  # Who asked has given up.
@@ -168,15 +166,15 @@ class Trips:
                 call.reply.set_exception(problem(ResponseError(reply) if isinstance(reply, str) else reply, self._link))
 
 
-def problem(error: BaseException, link: Link) -> Exception:
+def problem(error: object, link: Link) -> Exception:
     """What an answer of the server, or none, means to who called; some answers end the connection."""
-    text = str(error)
     if not isinstance(error, ResponseError):
-        return SharedStateUnavailable(text)
-    codes = {error.status_code, text.partition(" ")[0]}
-    if "STALEEPOCH" in codes:
+        return SharedStateUnavailable(str(error))
+    text = str(error).removeprefix("ERR ")
+    code = text.partition(" ")[0]
+    if code == "STALEEPOCH":
         link.give_up("the server has lost its data")
         return SharedStateLost("Redis has lost its data")
-    if "READONLY" in codes:
+    if code == "READONLY":
         link.give_up("the server has become a replica")
-    return SharedStateUnavailable(f"Redis: {text}") if codes & _AWAY else ResponseError(text)
+    return SharedStateUnavailable(f"Redis: {text}") if code in _AWAY else ResponseError(text)
