@@ -17,7 +17,6 @@ import numpy as np
 from adapters.llama_cpp.kept import State
 
 UNIT_BYTES = 1 << 20
-PAGE_BYTES = 4096
 # Conversations grow; with this much to spare, an eighth, memory fits the same one again for some turns.
 GROWTH_SHARE = 8
 
@@ -76,9 +75,8 @@ class Buffers:
 
     def _touch(self, size: int) -> None:
         whole = np.empty(size, np.uint8)
-        for start in range(0, size, UNIT_BYTES):
-            # In pieces, so that nobody waits long for the interpreter's lock.
-            whole[start : start + UNIT_BYTES : PAGE_BYTES] = 0
+        # One value per page would do, but numpy lets go of the interpreter's lock only where it fills a whole run.
+        whole.fill(0)
         with self._lock:
             self._coming.remove(size)
         self._put(whole)
