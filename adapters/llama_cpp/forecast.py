@@ -25,7 +25,7 @@ CONTEXT_TOKENS_DEFAULT = 8192
 CACHE_BYTES_DEFAULT = 2 << 30
 KEPT_SLOTS = 32
 PREPARED_TOKENS = 2048
-SPARE_SHARE = 4
+SPARE_SHARE = 8
 # Kinds of tensors that llama.cpp copies into another order for the CPU, and how many rows they need for that.
 REPACKED = {"Q4_0": 8, "Q4_K": 8, "IQ4_NL": 8, "MXFP4": 8}
 Q8_0_SHARE = 34 / 64

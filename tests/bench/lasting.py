@@ -1,8 +1,9 @@
 """Many conversations on a pool that holds a few, also after both servers were killed and began anew: `python -m
 tests.bench.lasting`. The gateway keeps conversations in memory and on disk, llama-server in memory only.
 
-The conversations take turns in a fixed order, a few at a time. The first turns compute every prompt, which takes
-minutes on two cores; a later round ends when all had their turn or its time is over, and the next one goes on there.
+The conversations have names and take turns in a fixed order, a few at a time. The first turns compute every prompt,
+which takes minutes on two cores; a later round ends when all had their turn or its time is over, and the next one goes
+on there.
 """
 
 import argparse
@@ -84,21 +85,21 @@ class Side:
         outcomes: list[Outcome] = []
         began_s = shown_s = time.perf_counter()
 
-        def due() -> Iterator[list[int]]:
+        def due() -> Iterator[int]:
             for _ in self._histories:
                 if time.perf_counter() - began_s > seconds:
                     return
-                history = self._histories[self._next]
-                self._next = (self._next + 1) % len(self._histories)
-                yield history
+                number, self._next = self._next, (self._next + 1) % len(self._histories)
+                yield number
 
         turns = due()
 
         async def ask(probe: Probe) -> None:
             nonlocal shown_s
-            for history in turns:
+            for number in turns:
+                history = self._histories[number]
                 history += self._draw.choices(self._ids, k=QUESTION_TOKENS)
-                outcomes.append(await probe.send(history, ANSWER_TOKENS))
+                outcomes.append(await probe.send(history, ANSWER_TOKENS, f"conversation {number}"))
                 if (now_s := time.perf_counter()) > shown_s + PROGRESS_S:
                     shown_s = now_s
                     print(f"{self._name}, {name}: {len(outcomes)} of {len(self._histories)}", file=sys.stderr)

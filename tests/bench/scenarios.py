@@ -43,9 +43,14 @@ class Probe:
         return self._draw.choices(self._token_ids, k=tokens)
 
     async def attempt(
-        self, prompt: Sequence[int], max_tokens: int, on_text: Callable[[], None] | None = None
+        self,
+        prompt: Sequence[int],
+        max_tokens: int,
+        on_text: Callable[[], None] | None = None,
+        *,
+        conversation: str | None = None,
     ) -> Outcome:
-        """Send one greedy request, whatever comes of it."""
+        """Send one greedy request, whatever comes of it. `conversation` is a name for servers that take one."""
         body = {
             "model": self._endpoint.model,
             "prompt": prompt,
@@ -54,14 +59,15 @@ class Probe:
             "ignore_eos": True,
             "stream": True,
             "stream_options": {"include_usage": True},
+            "prompt_cache_key": conversation,
         }
         encoded = msgspec.json.encode(body)
         path = "/completions"
         return await exchange(self._client, self._endpoint, path, encoded, timeout_s=TIMEOUT_S, on_text=on_text)
 
-    async def send(self, prompt: Sequence[int], max_tokens: int) -> Outcome:
+    async def send(self, prompt: Sequence[int], max_tokens: int, conversation: str | None = None) -> Outcome:
         """Send one greedy request that must be answered in full."""
-        outcome = await self.attempt(prompt, max_tokens)
+        outcome = await self.attempt(prompt, max_tokens, conversation=conversation)
         try:
             return checked(outcome, len(prompt), max_tokens)
         except ScenarioError as error:
