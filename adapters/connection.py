@@ -67,6 +67,9 @@ class Connection(asyncio.Protocol):
         self._loop = loop
         self._bounds = bounds
         self._ended = ended
+        self._pieces: list[bytes] = []
+        # What the parser finds of a body; it asks for this once.
+        self.on_body = self._pieces.append
         self._parser = httptools.HttpResponseParser(self)
         self._receiver: Receiver | None = None
         self._timeouts = Timeouts()
@@ -164,20 +167,29 @@ class Connection(asyncio.Protocol):
             return
         self.answered = self._stirred = True
         self._unfinished_bytes += len(data)
+        error: BaseException | None = None
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            self._fail(UpstreamInvalid("The upstream wants to speak another protocol."))
+            error = UpstreamInvalid("The upstream wants to speak another protocol.")
         except httptools.HttpParserError:
-            if self._state == "complete":
-                self._finish(False)  # What stands behind a complete answer spoils the connection, not the answer.
-            else:
-                self._fail(self._error or UpstreamInvalid("The upstream's answer is not valid HTTP."))
-        else:
-            if self._state == "complete":
-                self._finish(self._keep)
-            elif self._unfinished_bytes > self._bounds.header_bytes_max:
-                self._fail(UpstreamInvalid("A line of the upstream's answer is too long."))
+            if self._state != "complete":
+                error = self._error or UpstreamInvalid("The upstream's answer is not valid HTTP.")
+            self._keep = False  # What stands behind a complete answer spoils the connection, not the answer.
+        if pieces := self._pieces:
+            self._unfinished_bytes = 0
+            body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            pieces.clear()
+            try:
+                self._receiver.on_data(body)
+            except Exception as exc:
+                error = exc
+        if error is not None:
+            self._fail(error)
+        elif self._state == "complete":
+            self._finish(self._keep)
+        elif self._unfinished_bytes > self._bounds.header_bytes_max:
+            self._fail(UpstreamInvalid("A line of the upstream's answer is too long."))
 
     def eof_received(self) -> None:
         self._over(None)
@@ -213,17 +225,6 @@ class Connection(asyncio.Protocol):
             self._until_close = not names & {b"content-length", b"transfer-encoding"} and status not in (204, 304)
         try:
             self._receiver.on_head(status, self._headers, self)
-        except Exception as exc:
-            self._stop(exc)
-
-    def on_chunk_header(self) -> None:
-        self._unfinished_bytes = 0
-
-    def on_body(self, data: bytes) -> None:
-        self._unfinished_bytes = 0
-        assert self._receiver is not None
-        try:
-            self._receiver.on_data(data)
         except Exception as exc:
             self._stop(exc)
 

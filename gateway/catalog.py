@@ -175,7 +175,7 @@ class Catalog:
 
 def _allowed(principal: Principal, target: Target) -> bool:
     """Whether every list of the principal's has the target."""
-    return all(any(matches(target, entry) for entry in listed) for listed in principal.models)
+    return not principal.models or all(any(matches(target, entry) for entry in listed) for listed in principal.models)
 
 
 def matches(target: Target, entry: str) -> bool:

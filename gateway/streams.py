@@ -54,11 +54,9 @@ class Record(msgspec.Struct, eq=False):
         """Note the next event of the stream; the last one ends the record."""
         kind = type(event)
         if isinstance(event, TextDelta):
-            self._output()
-            self._counted += len(event.logprobs) or 1
+            self.passed(len(event.logprobs) or 1)
         elif kind is ToolCallDelta:
-            self._output()
-            self._counted += 1
+            self.passed(1)
         elif kind is ReasoningDelta:
             self._counted += 1
         elif isinstance(event, Started):
@@ -74,16 +72,8 @@ class Record(msgspec.Struct, eq=False):
 
     def passed(self, outputs: int) -> None:
         """Tokens went to the client, at least so many."""
-        if outputs:
-            self._output()
-            self._counted += outputs
-
-    def given_again(self) -> None:
-        """What comes is an answer that was counted when it was given first."""
-        self._again = True
-
-    def _output(self) -> None:
-        if self._again:
+        self._counted += outputs
+        if not outputs or self._again:
             return
         now_s = self._clock()
         if self._output_s is None:
@@ -92,6 +82,10 @@ class Record(msgspec.Struct, eq=False):
         else:
             self._telemetry.gap(self._model, now_s - self._output_s)
         self._output_s = now_s
+
+    def given_again(self) -> None:
+        """What comes is an answer that was counted when it was given first."""
+        self._again = True
 
     def fail(self, exc: BaseException) -> None:
         """The request ended with an exception; a cancellation is the client's or the server's own wish."""

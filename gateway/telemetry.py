@@ -220,11 +220,11 @@ class Counter:
         self.values: dict[Labels, float] = {}
 
     def add(self, labels: Labels, amount: float = 1) -> None:
-        values = self.values
-        if labels not in values:
-            labels = _admit(values, labels)
-            values.setdefault(labels, 0)
-        values[labels] += amount
+        try:
+            self.values[labels] += amount
+        except KeyError:
+            labels = _admit(self.values, labels)
+            self.values[labels] = self.values.get(labels, 0) + amount
 
 
 class Histogram:

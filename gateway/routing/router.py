@@ -49,7 +49,7 @@ from adapters.types import (
     Started,
     TokenCount,
 )
-from gateway.catalog import Adapter, relay_of
+from gateway.catalog import Adapter
 from gateway.routing.backoff import RetryBudget, delay_s
 from gateway.routing.balance import Balance, RouteSettings
 from gateway.routing.decisions import Decision
@@ -108,7 +108,6 @@ class Router:
         self.targets = [target for group in self.groups for target in group]
         self._only = self.targets[0] if len(self.targets) == 1 else None
         self.balance = Balance(settings, self.targets, standings, draw)
-        self._relays = [relay_of(target.adapter) for target in self.targets]
         self._card: tuple[list[ModelCard], ModelCard] | None = None
 
     @property
@@ -154,23 +153,20 @@ class Router:
 
     def takes(self, inbound: Inbound) -> bool:
         """Whether a target can be passed the request as it came, and all others at least its translation."""
-        if self._only is not None:
-            relay = self._relays[0]
-            return relay is not None and relay.takes(inbound)
-        taking = [relay is not None and relay.takes(inbound) for relay in self._relays]
+        taking = [target.relay is not None and target.relay.takes(inbound) for target in self.targets]
         return all(taking) or (any(taking) and self._translator.takes(inbound))
 
     async def relay(self, inbound: Inbound, caller: Caller, sink: Sink) -> Relayed:
         """As `Relay` says."""
         trip = Trip(inbound, caller)
 
-        def work(adapter: Adapter, visit: Visit) -> Awaitable[Relayed]:
-            relay = relay_of(adapter)
+        def work(target: Target, visit: Visit) -> Awaitable[Relayed]:
+            relay = target.relay
             # The sink of a unary answer is never touched.
             watched = Watched(sink, trip, visit) if inbound.head.stream else sink
             if relay is not None and (self._only is not None or relay.takes(inbound)):
                 return relay.relay(inbound, caller, watched)
-            return trip.translation(self._translator).relay(adapter, caller, watched)
+            return trip.translation(self._translator).relay(target.adapter, caller, watched)
 
         relayed, visit = await self._try(inbound.kind, trip, work)
         visit.end()
@@ -207,8 +203,8 @@ class Router:
     async def _stream(
         self, kind: Kind, request: Request, caller: Caller, start: Callable[[Adapter], AsyncIterator[Event]]
     ) -> AsyncGenerator[Event]:
-        async def begin(adapter: Adapter, visit: Visit) -> tuple[AsyncIterator[Event], Event]:
-            events = start(adapter)
+        async def begin(target: Target, visit: Visit) -> tuple[AsyncIterator[Event], Event]:
+            events = start(target.adapter)
             try:
                 return events, await anext(events)
             except BaseException:
@@ -239,7 +235,7 @@ class Router:
         self, kind: Kind, request: Request, caller: Caller, work: Callable[[Adapter], Awaitable[Unary]]
     ) -> Unary:
         trip = Trip(request, caller)
-        answer, visit = await self._try(kind, trip, lambda adapter, visit: work(adapter))
+        answer, visit = await self._try(kind, trip, lambda target, visit: work(target.adapter))
         visit.end()
         return replace(answer, served=visit.served)
 
@@ -247,7 +243,7 @@ class Router:
         self,
         kind: Kind,
         trip: Trip,
-        work: Callable[[Adapter, Visit], Awaitable[T]],
+        work: Callable[[Target, Visit], Awaitable[T]],
         undo: Callable[[T], None] = lambda result: None,
     ) -> tuple[T, Visit]:
         """Find a target that does the work; raises the last failure when none does. `undo` is given what came of one
@@ -285,14 +281,14 @@ class Router:
             )
 
     async def _attempt(
-        self, target: Target, trip: Trip, work: Callable[[Adapter, Visit], Awaitable[T]]
+        self, target: Target, trip: Trip, work: Callable[[Target, Visit], Awaitable[T]]
     ) -> tuple[T, Visit]:
         """One try."""
         trip.tries += 1
         served = Served(target.identity, target.provider, target.model, trip.tries)
         visit = Visit(self.standings[target.identity], served, self._clock)
         try:
-            result = await work(target.adapter, visit)
+            result = await work(target, visit)
         except BaseException as error:
             visit.end(error)
             if isinstance(error, AdapterError):
@@ -311,7 +307,7 @@ class Router:
         kind: Kind,
         trip: Trip,
         target: Target,
-        work: Callable[[Adapter, Visit], Awaitable[T]],
+        work: Callable[[Target, Visit], Awaitable[T]],
         undo: Callable[[T], None],
     ) -> tuple[T, Visit]:
         """A try, and a second one beside it when it takes long. Of several failures the last is raised."""
@@ -394,7 +390,7 @@ class Router:
             return InvalidRequest(f"The model '{self.name}' has no {kind}.", param="model")
         request = trip.request
         if isinstance(request, Inbound):
-            relay = relay_of(target.adapter)
+            relay = target.relay
             if self._only is not None or (relay is not None and relay.takes(request)):
                 return None  # It was looked at before, and what is wrong with it is for its target to say.
             try:

@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import Callable
 
 import msgspec
+from msgspec.structs import force_setattr
 
 from adapters.capabilities import Request as Canonical
 from adapters.errors import AdapterError
 from adapters.translated import Translation, Translator
-from adapters.types import Caller, Inbound, Sink, Started
-from gateway.catalog import Adapter
+from adapters.types import Caller, Inbound, Relay, Sink, Started
+from gateway.catalog import Adapter, relay_of
 from gateway.routing.decisions import Attempt
 from gateway.routing.standing import Visit
 
@@ -21,7 +22,8 @@ Request = Canonical | Inbound
 class Target(msgspec.Struct, frozen=True, kw_only=True):
     """An adapter as a route uses it. `identity` is the same on all replicas; `cost_nano` forecasts a request's cost.
 
-    `listed` is what the route calls it when it is one of several addresses of that.
+    `listed` is what the route calls it when it is one of several addresses of that. `relay` is the adapter as one that
+    is passed requests as they came, if it is one.
     """
 
     identity: str
@@ -31,6 +33,10 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     weight: float = 1.0
     listed: str | None = None
     cost_nano: Callable[[Request], int | None] = lambda request: None
+    relay: Relay | None = None
+
+    def __post_init__(self) -> None:
+        force_setattr(self, "relay", relay_of(self.adapter))
 
 
 class Trip(msgspec.Struct, eq=False):
