@@ -121,7 +121,7 @@ def read_chat(body: bytes) -> Head:
     head = _head(fields, fields.max_completion_tokens or fields.max_tokens)
     if members is None:
         return head
-    return msgspec.structs.replace(head, members=members, plain=_is_plain(members.get("messages", NOTHING)))
+    return msgspec.structs.replace(head, members=members, plain=_is_plain(body, members.get("messages", NOTHING)))
 
 
 def _object(members: Members, names: Iterable[str]) -> bytes:
@@ -129,10 +129,10 @@ def _object(members: Members, names: Iterable[str]) -> bytes:
     return b"{%b}" % b",".join([b"%b:%b" % (_encode(name), members[name]) for name in names if name in members])
 
 
-def _is_plain(messages: msgspec.Raw) -> bool:
-    """Whether the content of every message is a text, which nothing else can stand in."""
-    if bytes(messages).find(b"[", 1) < 0:
-        return True
+def _is_plain(body: bytes, messages: msgspec.Raw) -> bool:
+    """Whether the content of every message in a body is a text, which nothing else can stand in."""
+    if body.find(b"[", body.find(b"[") + 1) < 0 and bytes(memoryview(messages)[:1]) == b"[":
+        return True  # The only list is that of the messages.
     try:
         return all(bytes(memoryview(one.content)[:1]) in (b'"', b"n") for one in _said_decoder.decode(messages))
     except (msgspec.DecodeError, RecursionError):

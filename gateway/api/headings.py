@@ -37,6 +37,8 @@ class Heading:
         self.request_id = given_request_id(headers)
         # As text, where something is said in headers that belongs to the request itself.
         self.named = self.texts() if self.anthropic or b"x-session-id" in self.fields else {}
+        given = self.fields.get(b"content-length", b"")
+        self.length = int(given) if given.isdigit() and b"transfer-encoding" not in self.fields else 0
         self.is_json = self.fields.get(b"content-type") == b"application/json"
         self.visitor: Visitor | None = None
 
@@ -58,24 +60,26 @@ class Repeating:
         self._before = before
         self._behind = behind
 
-    def body_in(self, data: bytes) -> bytes | None:
-        """The body, if `data` is one whole request with this head and nothing else."""
+    def body_in(self, data: bytes) -> tuple[bytes, int] | None:
+        """What there is of a body, and how much is still to come, if `data` is this head with nothing else behind it.
+        Many clients write the head first, and then the body."""
         begin = len(self._before)
         end = data.find(b"\r", begin, begin + _LENGTH_BYTES_MAX + 1)
         if end < 0 or not data.startswith(self._before) or not data.startswith(self._behind, end):
             return None
         digits, start = data[begin:end], end + len(self._behind)
-        return data[start:] if digits.isdigit() and int(digits) == len(data) - start else None
+        left = int(digits) - len(data) + start if digits.isdigit() else -1
+        return (data[start:], left) if left >= 0 else None
 
 
 def repeating(data: bytes, heading: Heading) -> Repeating | None:
     """What to look for in the requests after `data`, which the parser took for requests that begin with this head; None
-    when it is more than one request, less, or one that will hardly come again like this."""
+    when it is more than one request, less than a head, or one that will hardly come again like this."""
     size = data.find(b"\r\n\r\n", 0, HEAD_BYTES_MAX) + 4
     if size < 4 or b"transfer-encoding" in heading.fields or b"expect" in heading.fields:
         return None
     lengths = list(_LENGTH.finditer(data, 0, size))
-    if len(lengths) != 1 or int(lengths[0][1]) != len(data) - size:
+    if len(lengths) != 1 or int(lengths[0][1]) < len(data) - size:
         return None
     begin, end = lengths[0].span(1)
     return Repeating(data[:begin], data[end:size], heading)

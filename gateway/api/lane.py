@@ -96,7 +96,6 @@ class Exchange(RequestResponseCycle):
     # What most requests leave as it is. What else uvicorn's cycle has is made when a request becomes usual.
     usual = False
     _scope: Scope | None = None
-    _size = 0
     _wanted = False
     _left = False
     _then: Callable[[], None] | None = None
@@ -113,12 +112,12 @@ class Exchange(RequestResponseCycle):
         heading: Heading,
         default_headers: HeaderList,
         *,
-        body: bytes | None = None,
+        body: bytes = b"",
+        whole: bool = False,
         keep_alive: bool = True,
         expects: bool = False,
     ) -> None:
-        """A `body` is the whole body; else it is still to come, and the client waits for a word first if it `expects`
-        one."""
+        """Of a `body` that is not `whole` more is to come; who `expects` a word waits for it before he sends that."""
         self.heading = heading
         self.transport = transport
         self.flow = connection.flow
@@ -130,15 +129,10 @@ class Exchange(RequestResponseCycle):
         self._lane = lane
         self._connection = connection
         self._state: dict[str, Any] = {}
-        if body is None:
-            self._parts: list[bytes] = []
-            self.more_body = True
-            self.message_event = asyncio.Event()
-        else:
-            self._parts = [body]
-            self._size = len(body)
-            self.more_body = False
-            self.message_event = lane.unheard
+        self._parts = [body] if body else []
+        self._size = len(body)
+        self.more_body = not whole
+        self.message_event = lane.unheard if whole else asyncio.Event()
 
     @property
     def scope(self) -> Any:
@@ -154,8 +148,13 @@ class Exchange(RequestResponseCycle):
 
     @property
     def left(self) -> int:
-        """How much of the body is still to come, 0 where its head does not say."""
-        return int(self.heading.fields.get(b"content-length", b"0")) - self._size
+        """How much of the body is still to come, if the head is its own; not above 0 where that does not say."""
+        return self.heading.length - self._size
+
+    @property
+    def too_large(self) -> bool:
+        """Whether its head says so."""
+        return self.heading.length > self._lane.passer.body_bytes_max
 
     # From the connection
 

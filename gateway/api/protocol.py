@@ -112,6 +112,8 @@ class GatewayProtocol(HttpToolsProtocol):
         self._dropped_bytes = 0
         self.exchange: Exchange | None = None
         self._taken: Callable[[bytes], None] | None = None
+        # What is still to come of a body that is taken past the parser, which would copy it.
+        self._left_bytes = 0
         self._repeating: Repeating | None = None
         self._changes = 0
 
@@ -148,12 +150,14 @@ class GatewayProtocol(HttpToolsProtocol):
             self._deadline = self.loop.time() + self._limits.body_timeout_s
         fresh, before = self._state == "idle", self.cycle
         try:
-            if len(data) <= PIECE_BYTES or self._is_within_body(len(data)):
-                self._feed(data)
-            else:
-                view = memoryview(data)
-                for start in range(0, len(data), PIECE_BYTES):
-                    self._feed(view[start : start + PIECE_BYTES])
+            rest: bytes | memoryview = self._take(data) if self._left_bytes else data
+            if len(rest) > PIECE_BYTES:
+                rest = memoryview(rest)
+            while rest:
+                self._feed(rest[:PIECE_BYTES])
+                rest = rest[PIECE_BYTES:]
+                if self._state == "body" and self._go_past_parser():
+                    rest = self._take(bytes(rest))
         except httptools.HttpParserUpgrade:
             # The request is served as if it had not asked for the upgrade; what follows it speaks another protocol.
             self.cycle.keep_alive = False
@@ -162,13 +166,8 @@ class GatewayProtocol(HttpToolsProtocol):
             refusal, self._refusal = self._refusal, None
             self._refuse(refusal or errors.error("bad_request", "The request is not valid HTTP/1.1."))
         else:
-            if fresh and self._state == "idle" and self.cycle is not before and self._changes < CHANGES_MAX:
+            if fresh and self.cycle is not before and self._changes < CHANGES_MAX:
                 self._learn(data, self.cycle)
-
-    def _is_within_body(self, size: int) -> bool:
-        """Whether that much more belongs to the body that is being read, so that no head can begin in it."""
-        cycle = self.cycle
-        return self._state == "body" and type(cycle) is Exchange and not cycle.usual and cycle.left >= size
 
     def pause_writing(self) -> None:
         self._stalled_at = self.loop.time()
@@ -299,9 +298,9 @@ class GatewayProtocol(HttpToolsProtocol):
             self.pipeline.appendleft((self.cycle, self.app))
 
     def _learn(self, data: bytes, cycle: RequestResponseCycle) -> None:
-        """Note what to look for in the next request, after one that came in one piece."""
+        """Note what to look for in the next request, after one whose head came in one piece."""
         self._changes += self._repeating is not None
-        if isinstance(cycle, Exchange) and cycle.keep_alive and not cycle.heading.unusual:
+        if isinstance(cycle, Exchange) and cycle.keep_alive and not cycle.heading.unusual and not cycle.too_large:
             self._repeating = repeating(data, cycle.heading)
         else:
             self._repeating = None
@@ -312,13 +311,39 @@ class GatewayProtocol(HttpToolsProtocol):
         lane = self._wheel.lane
         if self._state != "idle" or not self.cycle.response_complete or self._wheel.draining or lane is None:
             return False
-        body = known.body_in(data)
-        if body is None:
+        found = known.body_in(data)
+        if found is None or found[1] > lane.passer.body_bytes_max:
             return False
-        default_headers = self.server_state.default_headers
-        self.cycle = Exchange(lane, self, self._gate, known.heading, default_headers, body=body)
+        body, left = found
+        self.cycle = Exchange(
+            lane, self, self._gate, known.heading, self.server_state.default_headers, body=body, whole=not left
+        )
+        if left:
+            self._state, self._left_bytes, self._dropped_bytes = "body", left, 0
+            self._deadline = self.loop.time() + self._limits.body_timeout_s
         self._start_asgi_task(self.cycle, self.app)
         return True
+
+    def _go_past_parser(self) -> bool:
+        """Take the rest of the body that is being read past the parser, if its length is known; the request after it
+        gets a new one."""
+        cycle = self.cycle
+        if type(cycle) is not Exchange or cycle.usual or cycle.left <= 0 or not cycle.keep_alive:
+            return False
+        self._left_bytes, self._unfinished_bytes = cycle.left, 0
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        return True
+
+    def _take(self, data: bytes) -> bytes:
+        """Take what belongs to the body; what stands behind it is returned."""
+        body, rest = data[: self._left_bytes], data[self._left_bytes :]
+        self._left_bytes -= len(body)
+        if body:
+            self.on_body(body)
+        if not self._left_bytes:
+            self.on_message_complete()
+        return rest
 
     def scope_of(self, url: bytes, headers: HeaderList) -> dict[str, Any]:
         """The scope that uvicorn makes when a message begins; the path is what the parser makes of the URL."""
