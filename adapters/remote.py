@@ -56,6 +56,7 @@ from adapters.upstream import Upstream
 
 ERROR_BYTES_MAX = 64 * 1024
 ANSWER_BYTES_MAX = 256 << 20
+Headers = tuple[tuple[str, str], ...]
 EVENT_STREAM = b"application/vnd.amazon.eventstream"
 
 
@@ -144,7 +145,7 @@ class Remote:
         self._chats = model.dialect or upstream.row.dialect_of("chat")
         lacks = (upstream.row.capabilities | FETCHING) - can
         relaying = Relaying(model.model, upstream, lacks, chats=model.dialect, now_s=now_s)
-        self.takes, self.relay = relaying.takes, relaying.relay
+        self.takes, self.relay, self._streamed = relaying.takes, relaying.relay, relaying.streamed
 
     def status(self) -> RemoteStatus:
         return RemoteStatus()
@@ -155,6 +156,10 @@ class Remote:
 
     def chat(self, request: ChatRequest, caller: Caller) -> AsyncIterator[Event]:
         self._check(request)
+        source = request.source
+        if source is not None and source.dialect in CHATS and self.takes(source):
+            parser = CHATS[source.dialect].parser(request)
+            return self._stream(source.dialect, self._streamed(source), parser, request, source.headers)
         dialect = self._dialect("chat")
         client = CHATS[dialect]
         body = client.render(replace(request, model=self.model), self.upstream.row.style)
@@ -223,12 +228,17 @@ class Remote:
         return dialect
 
     async def _stream(
-        self, dialect: DialectName, body: bytes, parser: EventParser, request: ChatRequest | CompletionRequest
+        self,
+        dialect: DialectName,
+        body: bytes,
+        parser: EventParser,
+        request: ChatRequest | CompletionRequest,
+        headers: Headers = (),
     ) -> AsyncIterator[Event]:
         """The events of an answer, with what the provider did not report counted here."""
         estimate, tally = prompt_tokens(request), Tally()
         try:
-            async with aclosing(self._events(dialect, body, parser)) as events:
+            async with aclosing(self._events(dialect, body, parser, headers)) as events:
                 async for event in events:
                     tally.add(event)
                     if isinstance(event, Started) and not event.prompt_tokens:
@@ -239,9 +249,11 @@ class Remote:
         except AdapterError as error:
             raise self._own(error) from None
 
-    async def _events(self, dialect: DialectName, body: bytes, parser: EventParser) -> AsyncGenerator[Event]:
+    async def _events(
+        self, dialect: DialectName, body: bytes, parser: EventParser, headers: Headers
+    ) -> AsyncGenerator[Event]:
         upstream = self.upstream
-        head = await upstream.head("POST", upstream.target(dialect, self.model), body, _STREAM)
+        head = await upstream.head("POST", upstream.target(dialect, self.model), body, (*_STREAM, *headers))
         async with streamed(upstream.wire, head, body) as reading:
             if reading.status != 200:
                 raise await self._failure(reading)

@@ -36,6 +36,7 @@ from gateway.guardrails.texts import R
 from gateway.metering import Meter, Metering, Request, durable
 from gateway.streams import Passage, Record, Stream
 from gateway.telemetry import Telemetry
+from gateway.watching import Watching, passable
 
 T = TypeVar("T")
 Encoded = TypeVar("Encoded", Embeddings, Ranking)
@@ -90,15 +91,22 @@ class Inference:
         kind, relay = inbound.kind, target.relay(inbound)
         if relay is None or kind not in target.card.kinds:
             return None
-        if (self._guarded or principal.guardrails) and self._guardrails.applying(principal, target):
-            return None
         behalf = caller()
+        guards = self._guards(principal, target, behalf)
+        places = None if guards is None else await passable(inbound, guards)
+        if guards is not None and places is None:
+            return None
         record = await self._admit(principal, target, behalf, kind, inbound)
+        if guards is not None and places is not None:
+            inbound = await self._looked_at(record, guards.check_said(inbound, places))
         grant = record.meter.grant
         if grant is not None and inbound.head.max_tokens is None and (grant.nano or grant.slots):
             inbound = replace(inbound, output_tokens_max=grant.output_tokens or None)
-        if self._cache is not None:
-            relay = self._cache.relay(Ask(principal, target, behalf, record, inbound, inbound.output_tokens_max), relay)
+        ask = Ask(principal, target, behalf, record, inbound, inbound.output_tokens_max)
+        if guards is not None and guards.watches and kind != "embedding":
+            relay = Watching(ask, guards, self._cache)
+        elif self._cache is not None:
+            relay = self._cache.relay(ask, relay)
         return Passage(target, relay, inbound, behalf, record)
 
     async def complete(self, principal: Principal, request: CompletionRequest, caller: Caller) -> Stream:
@@ -140,8 +148,12 @@ class Inference:
         record = await self._admit(principal, target, caller, kind, request)
         if guards is None:
             return request, record, None
+        return await self._looked_at(record, guards.check(request, target.adapter.detokenize)), record, guards
+
+    async def _looked_at(self, record: Record, checking: Awaitable[T]) -> T:
+        """A request as it may go on; one that is blocked ends its record."""
         try:
-            return await self._in_time(guards.check(request, target.adapter.detokenize)), record, guards
+            return await self._in_time(checking)
         except BaseException as exc:
             record.fail(exc)
             raise

@@ -54,6 +54,12 @@ def splice(
     return (*parts, view[start:])
 
 
+def set_member(body: bytes, name: str, value: bytes) -> Parts:
+    """`splice` for one member that may be there or not."""
+    there = name in members_decoder.decode(body)
+    return splice(body, {name: value}, {}) if there else splice(body, {}, {name: value})
+
+
 def rename(body: bytes, name: str, new_name: str, value: bytes) -> Parts:
     """`body`, a valid JSON object, with another member, which it must not have, in the place of one that is there.
 

@@ -9,11 +9,13 @@ import msgspec
 from msgspec.structs import replace
 
 from adapters.errors import AdapterError, InvalidRequest
+from adapters.said import Place, Sort, saying
 from adapters.types import (
     ChoiceFinished,
     CompletionRequest,
     Event,
     Finished,
+    Inbound,
     ReasoningDelta,
     Started,
     TextDelta,
@@ -26,7 +28,7 @@ from gateway.config_guardrails import Stage
 from gateway.errors import GatewayError
 from gateway.guardrails import GuardrailFailed, Span, masked
 from gateway.guardrails.rules import OUTCOMES, Found, Guardrails, Rule
-from gateway.guardrails.texts import R, Request, Sort, Tokens, texts_of, token_ids, with_texts
+from gateway.guardrails.texts import R, Request, Tokens, texts_of, token_ids, with_texts
 from gateway.guardrails.watch import Watch
 
 Detokenize = Callable[[list[int]], Awaitable[str]]
@@ -62,30 +64,42 @@ class Guarding:
         spelled = await self._spelled(request, detokenize, rules)
         if spelled is None:
             return request
-        for rule in rules:
-            request = await self._checked(rule, request, spelled.__getitem__)
-        return request
+        texts = await self._checked(rules, texts_of(request, spelled.__getitem__))
+        return with_texts(request, texts, spelled.__getitem__)
 
-    async def _checked(self, rule: Rule, request: R, spelled: Callable[[Tokens], str]) -> R:
-        sorted_texts = texts_of(request, spelled)
-        texts = [text for text, _ in sorted_texts]
+    @property
+    def watches(self) -> bool:
+        """Whether anything looks at the answer."""
+        return any(stage in rule.config.stages for stage in _WATCHING for rule in self._rules)
+
+    async def check_said(self, inbound: Inbound, places: Sequence[Place]) -> Inbound:
+        """The same for a request that is passed on, whose texts are in these places."""
+        rules = [rule for rule in self._rules if "before" in rule.config.stages]
+        return saying(inbound, places, await self._checked(rules, [(place.text, place.sort) for place in places]))
+
+    async def _checked(self, rules: Sequence[Rule], sorted_texts: Sequence[tuple[str, Sort]]) -> list[str]:
+        """The texts as they may go on."""
+        texts, sorts = [text for text, _ in sorted_texts], [sort for _, sort in sorted_texts]
+        for rule in rules:
+            texts = await self._checked_by(rule, texts, sorts)
+        return texts
+
+    async def _checked_by(self, rule: Rule, texts: list[str], sorts: Sequence[Sort]) -> list[str]:
         try:
             found = await self._all.run(rule, "before", texts)
         except GuardrailFailed as reason:
             self._all.failed(rule, "before", self._who, reason)
-            return request
+            return texts
         spans = [span for one in found for span in one]
         action = rule.config.action
-        replaced = None
+        replaced: list[str | None] = list(texts)
         if spans and action == "mask":
-            replaced = [_masked(text, sort, one) for (text, sort), one in zip(sorted_texts, found, strict=True)]
-        if spans and (action == "block" or (replaced is not None and None in replaced)):
+            replaced = [_masked(*one) for one in zip(texts, sorts, found, strict=True)]
+        if spans and (action == "block" or None in replaced):
             self._all.note(rule, "before", "blocked", self._who, spans)
             raise errors.error("content_blocked", f"The request was blocked by the guardrail '{rule.name}'.")
         self._all.note(rule, "before", OUTCOMES[action] if spans else "passed", self._who, spans)
-        if replaced is None:
-            return request
-        return with_texts(request, [text for text in replaced if text is not None], spelled)
+        return [text for text in replaced if text is not None]
 
     async def _spelled(
         self, request: Request, detokenize: Detokenize, rules: Sequence[Rule]

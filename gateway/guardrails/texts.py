@@ -8,11 +8,12 @@ of other kinds, and what an address leads to.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, TypeVar, cast
+from typing import TypeVar, cast
 
 import msgspec
 from msgspec.structs import replace
 
+from adapters.said import Sort
 from adapters.types import (
     ChatRequest,
     CompletionRequest,
@@ -31,8 +32,6 @@ from adapters.types import (
 Request = ChatRequest | CompletionRequest | EmbeddingRequest | RerankRequest
 R = TypeVar("R", ChatRequest, CompletionRequest, EmbeddingRequest, RerankRequest)
 
-# A text that may be replaced by any other, one that has to stay JSON, and one that cannot be changed at all.
-Sort = Literal["plain", "json", "fixed"]
 Visit = Callable[[str, Sort], str]
 Tokens = tuple[int, ...]
 Spelled = Callable[[Tokens], str]

@@ -14,6 +14,7 @@ from adapters.providers import ProviderKind
 from tests.adapters.upstream import Peer, Script
 from tests.gateway.api.passing_door import opened, post
 from tests.gateway.api.wire import run
+from tests.gateway.guardrails.test_watch import guardrails
 
 TOOL = {
     "type": "function",
@@ -227,6 +228,27 @@ def test_requests_and_answers_stay_byte_for_byte(corpus: Corpus, lane: bool) -> 
                     assert (await client.ask(post(body, path=corpus.path))).body == corpus.answer
                     assert sent[-1] == expected(body, fields, corpus)
         assert len(sent) == 6 * len(corpus.requests)
+
+    run(main())
+
+
+@pytest.mark.parametrize("corpus", CORPORA.values(), ids=CORPORA)
+def test_behind_guardrails_only_what_is_masked_is_other_bytes(corpus: Corpus) -> None:
+    sent: list[bytes] = []
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(corpus.answer), corpus.answer)
+
+    async def main() -> None:
+        guards = guardrails("mask", stage="before")
+        async with (
+            opened(recorder(sent, answer), kind=corpus.kind, guardrails=guards) as door,
+            door.served.client() as client,
+        ):
+            # Token ids cannot be read behind guardrails.
+            for fields in (one for one in corpus.requests if one.get("input") != [1, 2]):
+                for more in ({}, {"note": [{"who": "ask bob@example.com", "ü": -0.0}]}):
+                    for body in spellings(more | fields):
+                        assert (await client.ask(post(body, path=corpus.path))).body == corpus.answer
+                        assert sent[-1] == expected(body, fields, corpus).replace(b"bob@example.com", b"[EMAIL]")
 
     run(main())
 

@@ -15,7 +15,8 @@ import httpx
 import openai
 import pytest
 
-from tests.e2e.server import ADMIN_KEY, ROOT, Server
+from tests.e2e.server import ADMIN_KEY, ROOT, Server, free_port
+from tests.e2e.upstreams import Fleet, Replica
 from tests.guards import CARD, SECRET, guards
 
 SCRIPT = f"""
@@ -30,8 +31,10 @@ data_dir: unused
 models:
   - {{name: canned, script: canned.yaml, price: {{input: "1", output: "1000"}}}}
   - {{name: demo, path: {demo}}}
+providers: [{{name: far, kind: openai-compatible, base_url: "http://127.0.0.2:{port}/v1"}}]
+routes: [{{name: far, groups: [[{{provider: far, model: theirs, price: {{input: "1", output: "1"}}}}]]}}]
 guardrails:
-  - {{name: pii, kind: pii, action: mask, models: [canned]}}
+  - {{name: pii, kind: pii, action: mask, models: [canned, far]}}
   - {{name: codes, kind: regex, action: block, always: true, patterns: {{project: '(?i)project aurora'}}}}
   - {{name: seen, kind: regex, action: log, always: true, patterns: {{well: well}}}}
   - {{name: hook, kind: webhook, action: block, url: "{url}/hook", secret: "{secret}", private_addresses: true}}
@@ -39,12 +42,20 @@ guardrails:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def fleet() -> Iterator[Fleet]:
+    with Fleet(Replica("127.0.0.2", "Ask bob@example.com"), port=free_port()) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def server(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder: Path = tmp_path_factory.mktemp("guardrails")
     (folder / "canned.yaml").write_text(SCRIPT)
     demo = ROOT / "adapters/llama_cpp/demo/demo.gguf"
     with guards() as asked:
-        config = CONFIG.format(demo=demo, url=asked.url, secret=SECRET).replace("data_dir: unused\n", "")
+        config = CONFIG.format(demo=demo, url=asked.url, secret=SECRET, port=fleet.port).replace(
+            "data_dir: unused\n", ""
+        )
         with Server(folder, config=config) as server:
             yield server
 
@@ -168,3 +179,16 @@ def test_guardrails_of_a_team_and_what_they_did(server: Server, sdk: Sdk) -> Non
     text = httpx.get(f"{server.url}/metrics", headers={"Authorization": f"Bearer {ADMIN_KEY}"}).text
     assert 'gateway_guardrail_checks_total{guardrail="hook",stage="before",outcome="blocked"} 1' in text
     assert "bob@example.com" not in server.log.read_text()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_nobody_knows_reaches_a_provider_behind_guardrails(server: Server, fleet: Fleet, stream: bool) -> None:
+    message = {"role": "user", "content": "I am ann@example.com", "vendor": {"new": [1.5, "also ann@example.com"]}}
+    with server.client() as client:
+        asked = {"model": "far", "messages": [message], "of_tomorrow": {"deep": [{}]}, "stream": stream}
+        answer = client.post("/v1/chat/completions", json=asked)
+    assert answer.status_code == 200 and "[EMAIL]" in answer.text and "bob@example.com" not in answer.text
+    (replica,) = fleet.replicas
+    sent = replica.bodies[-1]
+    assert sent["messages"] == [{"role": "user", "content": "I am [EMAIL]", "vendor": {"new": [1.5, "also [EMAIL]"]}}]
+    assert sent["of_tomorrow"] == {"deep": [{}]} and sent["model"] == "theirs"

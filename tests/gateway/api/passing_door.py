@@ -21,6 +21,7 @@ from gateway.auth import Authenticator
 from gateway.cache import Cache
 from gateway.catalog import Adapter, Caching, Catalog, Target
 from gateway.config import ImagesConfig, ServerConfig
+from gateway.guardrails.rules import Guardrails
 from gateway.inference import Inference
 from gateway.metering import Metering
 from gateway.routing.backoff import RetryBudget
@@ -73,6 +74,7 @@ async def opened(
     loopback_only: bool = False,
     kind: ProviderKind = "openai-compatible",
     cache: Cache | None = None,
+    guardrails: Guardrails | None = None,
 ) -> AsyncIterator[Door]:
     async with upstream(script) as up:
         client = HttpClient(proxies={}, timeouts=QUICK)
@@ -90,7 +92,7 @@ async def opened(
             Target("both", beside(Scripted(TIMED), remote)),
         )
         catalog = Catalog(models)
-        inference = Inference(catalog, telemetry, metering, cache)
+        inference = Inference(catalog, telemetry, metering, cache, guardrails=guardrails)
         images = RemoteImages(ImagesConfig())
         endpoints = (
             *api.endpoints(inference, catalog, images, BODY_BYTES_MAX),

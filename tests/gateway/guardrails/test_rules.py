@@ -37,6 +37,7 @@ from gateway.guardrails.patterns import Matching, regexes
 from gateway.guardrails.rules import Found, Guardrails, Rule
 from gateway.inference import Inference
 from gateway.secret import Secret
+from gateway.streams import Passage
 from gateway.telemetry import Telemetry
 from tests.fakes import Scripted
 
@@ -276,9 +277,18 @@ def test_nothing_is_passed_on_unseen(principal: Principal, always: bool, passed:
     bench = Bench("block", always=always)
     target = Target("m", Relaying())
     inference = Inference(Catalog([target]), bench.telemetry, guardrails=bench.guardrails)
-    inbound = Inbound("openai_chat", b"{}", Head("m"))
-    passage = asyncio.run(inference.passage(principal, inbound, lambda: CALLER))
-    assert (passage is not None) == passed
+
+    def passage(body: bytes) -> Passage | None:
+        return asyncio.run(inference.passage(principal, Inbound("openai_chat", body, Head("m")), lambda: CALLER))
+
+    assert passage(b'{"unknown": "fine"}') is not None
+    assert (passage(rb'{"unknown": "\ud800"}') is not None) == passed
+    if passed:
+        assert passage(b'{"unknown": "secret"}') is not None
+        return
+    with pytest.raises(GatewayError) as caught:
+        passage(b'{"unknown": "secret"}')
+    assert caught.value.code == "content_blocked"
 
 
 @pytest.mark.parametrize(

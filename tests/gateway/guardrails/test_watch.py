@@ -37,11 +37,16 @@ CARD = "4111 1111 1111 1111"
 
 
 def guardrails(
-    action: Action, *more: Guardrail, stage: Stage = "during", found: list[Found] | None = None, **settings: str
+    action: Action,
+    *more: Guardrail,
+    stage: Stage | tuple[Stage, ...] = "during",
+    found: list[Found] | None = None,
+    **settings: str,
 ) -> Guardrails:
     made = more or (pii(("email", "card")),)
+    stages = (stage,) if isinstance(stage, str) else stage
     configs = [
-        GuardrailConfig(name=f"g{i}", kind="pii", action=action, stages=(stage,), always=True, **settings)  # type: ignore[arg-type]
+        GuardrailConfig(name=f"g{i}", kind="pii", action=action, stages=stages, always=True, **settings)  # type: ignore[arg-type]
         for i in range(len(made))
     ]
     rules = [Rule(config, guardrail) for config, guardrail in zip(configs, made, strict=True)]
