@@ -16,6 +16,9 @@ DialectName = Literal[
     "anthropic_messages",
     "gemini",
     "gemini_embeddings",
+    "vertex_embeddings",
+    "cohere_embeddings",
+    "bedrock_embeddings",
     "bedrock_converse",
     "rerank",
 ]

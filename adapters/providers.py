@@ -64,7 +64,13 @@ CAPABILITIES: tuple[Capability, ...] = get_args(Capability)
 DIALECTS_OF: Mapping[Kind, tuple[DialectName, ...]] = {
     "chat": ("openai_chat", "anthropic_messages", "gemini", "bedrock_converse", "openai_responses"),
     "completion": ("openai_completions",),
-    "embedding": ("openai_embeddings", "gemini_embeddings"),
+    "embedding": (
+        "openai_embeddings",
+        "gemini_embeddings",
+        "vertex_embeddings",
+        "cohere_embeddings",
+        "bedrock_embeddings",
+    ),
     "rerank": ("rerank",),
 }
 
@@ -163,10 +169,10 @@ PROVIDERS: Mapping[ProviderKind, Provider] = {
     ),
     "bedrock": Provider(
         base_url="https://bedrock-runtime.{region}.amazonaws.com",
-        paths={"bedrock_converse": "/model/{model}/converse-stream"},
+        paths={"bedrock_converse": "/model/{model}/converse-stream", "bedrock_embeddings": "/model/{model}/invoke"},
         counting=("bedrock_converse", "/model/{model}/count-tokens"),
         auth="sigv4",
-        capabilities=_CALLS | _can("images", "documents", "reasoning", "json_schema"),
+        capabilities=_CALLS | _can("images", "documents", "reasoning", "json_schema", "dimensions"),
         models_path=None,
         requires=("region",),
     ),
@@ -185,10 +191,11 @@ PROVIDERS: Mapping[ProviderKind, Provider] = {
         base_url="https://{region}-aiplatform.googleapis.com",
         paths={
             "gemini": _GOOGLES + "/{model}:streamGenerateContent?alt=sse",
+            "vertex_embeddings": _GOOGLES + "/{model}:predict",
         },
         counting=("vertex", _GOOGLES + "/{model}:countTokens"),
         auth="google",
-        capabilities=_GOOGLE,
+        capabilities=_GOOGLE | _can("dimensions"),
         models_path=None,
         requires=("region", "project"),
     ),
@@ -253,7 +260,7 @@ PROVIDERS: Mapping[ProviderKind, Provider] = {
         base_url="https://api.cohere.ai",
         paths={
             "openai_chat": "/compatibility/v1/chat/completions",
-            "openai_embeddings": "/compatibility/v1/embeddings",
+            "cohere_embeddings": "/v2/embed",
             "rerank": "/v2/rerank",
         },
         models_path="/v1/models",

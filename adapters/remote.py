@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import msgspec
 from msgspec.structs import replace
@@ -17,6 +18,8 @@ from adapters.capabilities import Request, refusal
 from adapters.dialects import (
     anthropic_messages,
     bedrock_converse,
+    bedrock_embeddings,
+    cohere_embeddings,
     gemini,
     openai_chat_events,
     openai_chat_requests,
@@ -56,6 +59,10 @@ from adapters.upstream import Upstream
 
 ERROR_BYTES_MAX = 64 * 1024
 ANSWER_BYTES_MAX = 256 << 20
+# How many texts a request may have where nothing else is known, and into how many a larger one is cut at a time.
+INPUTS_MAX = 1 << 16
+REQUESTS_AT_ONCE = 8
+T = TypeVar("T")
 Headers = tuple[tuple[str, str], ...]
 EVENT_STREAM = b"application/vnd.amazon.eventstream"
 
@@ -82,17 +89,31 @@ CHATS: Mapping[DialectName, ChatDialect] = {
 
 
 class EmbeddingDialect(msgspec.Struct, frozen=True):
-    """The client half of a dialect for vectors."""
+    """The client half of a dialect for vectors. One request takes so many texts of a model."""
 
     render: Callable[[EmbeddingRequest], bytes]
     parse: Callable[[bytes, EmbeddingRequest], Embeddings]
+    inputs_max: Callable[[str], int] = lambda model: INPUTS_MAX
 
 
 EMBEDDINGS: Mapping[DialectName, EmbeddingDialect] = {
     "openai_embeddings": EmbeddingDialect(
         openai_embeddings_client.render_request, openai_embeddings_client.parse_answer
     ),
-    "gemini_embeddings": EmbeddingDialect(gemini_embeddings.render_request, gemini_embeddings.parse_answer),
+    "gemini_embeddings": EmbeddingDialect(
+        gemini_embeddings.render_request, gemini_embeddings.parse_answer, gemini_embeddings.inputs_max
+    ),
+    "vertex_embeddings": EmbeddingDialect(
+        gemini_embeddings.render_vertex_request,
+        gemini_embeddings.parse_vertex_answer,
+        gemini_embeddings.vertex_inputs_max,
+    ),
+    "cohere_embeddings": EmbeddingDialect(
+        cohere_embeddings.render_request, cohere_embeddings.parse_answer, cohere_embeddings.inputs_max
+    ),
+    "bedrock_embeddings": EmbeddingDialect(
+        bedrock_embeddings.render_request, bedrock_embeddings.parse_answer, bedrock_embeddings.inputs_max
+    ),
 }
 
 
@@ -174,9 +195,23 @@ class Remote:
     async def embed(self, request: EmbeddingRequest, caller: Caller) -> Embeddings:
         self._check(request)
         dialect = self._dialect("embedding")
+        at_once = EMBEDDINGS[dialect].inputs_max(self.model)
+        parts = [
+            replace(request, model=self.model, inputs=request.inputs[start : start + at_once])
+            for start in range(0, len(request.inputs), at_once)
+        ]
+        found: list[Embeddings] = []
+        for start in range(0, len(parts), REQUESTS_AT_ONCE):
+            found += await together(self._vectors(dialect, part) for part in parts[start : start + REQUESTS_AT_ONCE])
+        if len({one.dimensions for one in found}) > 1:
+            raise UpstreamInvalid("The provider sent vectors of several lengths.")
+        vectors = tuple(vector for one in found for vector in one.vectors)
+        return Embeddings(vectors, found[0].dimensions, sum(one.prompt_tokens for one in found))
+
+    async def _vectors(self, dialect: DialectName, request: EmbeddingRequest) -> Embeddings:
+        """Those of texts that fit into one request."""
         client = EMBEDDINGS[dialect]
-        answer = await self._whole(dialect, client.render(replace(request, model=self.model)))
-        embeddings = client.parse(answer, request)
+        embeddings = client.parse(await self._whole(dialect, client.render(request)), request)
         return replace(embeddings, prompt_tokens=embeddings.prompt_tokens or prompt_tokens(request))
 
     async def rerank(self, request: RerankRequest, caller: Caller) -> Ranking:
@@ -296,6 +331,16 @@ class Remote:
 
 _JSON = (("content-type", "application/json"), ("accept", "application/json"))
 _STREAM = (("content-type", "application/json"), ("accept", "text/event-stream, application/vnd.amazon.eventstream"))
+
+
+async def together(works: Iterable[Awaitable[T]]) -> list[T]:
+    """All results; when one fails the others are given up."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 async def _some(reading: Reading) -> bytes:

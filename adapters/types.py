@@ -50,6 +50,7 @@ __all__ = [
     "ToolChoice",
 ]
 
+Purpose = Literal["query", "document", "classification", "clustering"]
 Kind = Literal["chat", "completion", "embedding", "rerank"]
 # What requests in a dialect ask for, where that is not a chat.
 KINDS: Mapping[DialectName, Kind] = {
@@ -94,11 +95,13 @@ class CompletionRequest(msgspec.Struct, frozen=True):
 
 
 class EmbeddingRequest(msgspec.Struct, frozen=True):
-    """Texts or token ids to embed; `dimensions` cuts and renormalises the vectors."""
+    """Texts or token ids to embed; `dimensions` cuts and renormalises the vectors, `purpose` is what they are for where
+    models want to know."""
 
     model: str
     inputs: tuple[str | tuple[int, ...], ...]
     dimensions: int | None = None
+    purpose: Purpose | None = None
 
 
 class RerankRequest(msgspec.Struct, frozen=True):

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import base64
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import msgspec
 
 from adapters.dialects import openai_wire as wire
 from adapters.errors import InvalidRequest
-from adapters.types import EmbeddingRequest, Embeddings
+from adapters.types import EmbeddingRequest, Embeddings, Purpose
 
 INPUTS_MAX = 2048
+PURPOSES: Mapping[str, Purpose] = {
+    "query": "query",
+    "search_query": "query",
+    "document": "document",
+    "passage": "document",
+    "search_document": "document",
+    "classification": "classification",
+    "clustering": "clustering",
+}
 
 _encode = msgspec.json.Encoder().encode
 
@@ -22,6 +31,7 @@ class Body(wire.RequestFields, kw_only=True):
     input: wire.TextOrTokens
     encoding_format: str | None = None
     dimensions: wire.Count | None = None
+    input_type: str | None = None
 
 
 class EmbeddingInbound(msgspec.Struct, frozen=True):
@@ -43,7 +53,9 @@ def parse_request(body: bytes) -> EmbeddingInbound:
         message = "Invalid value for 'encoding_format': expected 'float' or 'base64'."
         raise InvalidRequest(message, param="encoding_format")
     inputs = wire.parse_texts(fields.input, "input", INPUTS_MAX)
-    return EmbeddingInbound(EmbeddingRequest(fields.model, inputs, fields.dimensions), encoding == "base64")
+    # No field of OpenAI's: what others call it who have it.
+    purpose = PURPOSES.get(fields.input_type or "")
+    return EmbeddingInbound(EmbeddingRequest(fields.model, inputs, fields.dimensions, purpose), encoding == "base64")
 
 
 def render_answer(model: str, embeddings: Embeddings, *, as_base64: bool) -> Iterator[bytes]:

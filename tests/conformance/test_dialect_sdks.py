@@ -104,9 +104,11 @@ class Mock:
         return 200, "application/json", gemini.render_answer(HEAD, inbound.request, self._folded())
 
     def _bedrock(self, path: str, headers: dict[str, str], body: bytes) -> tuple[int, str, bytes]:
+        self._check_signature(path, headers, body)
+        if path.endswith("/invoke"):
+            return 200, "application/json", self._invoked(unquote(path.split("/")[2]), msgspec.json.decode(body))
         found = re.fullmatch(r"/model/([^/]+)/converse(-stream)?", path)
         assert found is not None, path
-        self._check_signature(path, headers, body)
         inbound = bedrock_converse.parse_request(body, unquote(found[1]), stream=bool(found[2]))
         self.asked.append(inbound.request)
         if found[2]:
@@ -114,6 +116,17 @@ class Mock:
             frames = b"".join(map(renderer.render, self.scripts.pop(0)))
             return 200, "application/vnd.amazon.eventstream", frames
         return 200, "application/json", bedrock_converse.render_answer(HEAD, inbound.request, self._folded())
+
+    def _invoked(self, model: str, asked: dict[str, Any]) -> bytes:
+        """Vectors that begin with the length of their text."""
+        if model.startswith("amazon.titan-embed-text"):
+            assert asked.keys() <= {"inputText", "dimensions"}
+            vector = [float(len(asked["inputText"])), 0.5, 1.0][: asked.get("dimensions", 3)]
+            return msgspec.json.encode({"embedding": vector, "inputTextTokenCount": 2, "embeddingsByType": {}})
+        assert "cohere.embed" in model and asked.keys() == {"texts", "input_type", "embedding_types"}
+        assert asked["input_type"] in ("search_query", "search_document")
+        vectors = [[float(len(text)), 0.25] for text in asked["texts"]]
+        return msgspec.json.encode({"id": "x", "response_type": "embeddings_by_type", "embeddings": {"float": vectors}})
 
     def _check_signature(self, path: str, headers: dict[str, str], body: bytes) -> None:
         names = re.findall(r"SignedHeaders=([\w;-]+)", headers["authorization"])[0].split(";")

@@ -43,6 +43,8 @@ providers:
 routes:
   - {{name: gemini, groups: [[{{provider: google, model: gemini-2.5-flash, price: {{input: "1", output: "2"}}}}]]}}
   - {{name: claude, groups: [[{{provider: amazon, model: "anthropic.claude-sonnet-4-6-v1:0"}}]]}}
+  - {{name: titan, groups: [[{{provider: amazon, model: "amazon.titan-embed-text-v2:0", kinds: [embedding]}}]]}}
+  - {{name: cohere, groups: [[{{provider: amazon, model: "us.cohere.embed-v4:0", kinds: [embedding]}}]]}}
   - {{name: messages, groups: [[{{provider: next, model: demo}}]]}}
 """
 PARIS: Any = [{"role": "user", "content": "What is the capital of France?"}]
@@ -225,3 +227,14 @@ def test_amazons_client_in_its_own_dialect(mocks: dict[str, Mock], front: Server
     ]
     assert "".join(told) == "Grüße, 世界"
     client.close()
+
+
+def test_vectors_of_models_on_bedrock(gpt: openai.OpenAI) -> None:
+    titan = gpt.embeddings.create(model="titan", input=["a", "bcd", "ef"], dimensions=2)
+    assert [one.embedding for one in titan.data] == [[1, 0.5], [3, 0.5], [2, 0.5]]
+    assert titan.usage.prompt_tokens == 6
+    cohere = gpt.embeddings.create(model="cohere", input=["a", "bc"], extra_body={"input_type": "query"})
+    assert [one.embedding for one in cohere.data] == [[1, 0.25], [2, 0.25]]
+    assert cohere.usage.prompt_tokens > 0
+    with pytest.raises(openai.BadRequestError, match="token ids"):
+        gpt.embeddings.create(model="cohere", input=[1, 2])

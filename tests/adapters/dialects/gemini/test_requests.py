@@ -342,6 +342,5 @@ def test_embeddings() -> None:
     ):
         with pytest.raises(UpstreamInvalid):
             embeddings.parse_answer(broken, request)
-    for inputs in (((1, 2),), ("a",) * 101):
-        with pytest.raises(InvalidRequest):
-            embeddings.render_request(EmbeddingRequest("m", inputs))
+    with pytest.raises(InvalidRequest):
+        embeddings.render_request(EmbeddingRequest("m", ((1, 2),)))
