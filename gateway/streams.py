@@ -259,8 +259,6 @@ class Noted(msgspec.Struct, eq=False):
         self._record.meter.serve(served)
 
     def started(self, started: Started) -> None:
-        if started.served is not None:
-            self.serving(started.served)
         timings = Timings(queue_us=started.queue_us, prefill_us=started.prefill_us)
         self._record.meter.timed(timings, started.cached_tokens)
 

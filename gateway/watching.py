@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 
 from msgspec.structs import replace
 
+from adapters.closing import close
 from adapters.said import Place, readable
 from adapters.translated import TextRequest, Translator, generated
 from adapters.types import (
@@ -18,7 +19,9 @@ from adapters.types import (
     Event,
     Inbound,
     Relayed,
+    Served,
     Sink,
+    Started,
 )
 from gateway.cache import Ask, Cache
 from gateway.guardrails.guarding import Guarding
@@ -39,6 +42,7 @@ class Watching:
         self._ask = ask
         self._guards = guards
         self._cache = cache
+        self._serving: Callable[[Served], None] = lambda served: None
         self._translator = Translator(ask.target.name)
 
     def takes(self, inbound: Inbound) -> bool:
@@ -49,19 +53,30 @@ class Watching:
         translation = self._translator.translation(inbound)
         if isinstance(translation.request, ChatRequest):
             translation.request = replace(translation.request, source=inbound)
+        self._serving = sink.serving
         return await translation.relay(self, caller, sink)
 
     # What answers the translation
 
     def chat(self, request: ChatRequest, caller: Caller) -> AsyncIterator[Event]:
-        return self._guards.watch(self._answered(request, caller), request.generation.n)
+        return self._guards.watch(self._noted(self._answered(request, caller)), request.generation.n)
 
     def complete(self, request: CompletionRequest, caller: Caller) -> AsyncIterator[Event]:
         choices = len(request.prompts) * request.generation.n
-        return self._guards.watch(self._answered(request, caller), choices)
+        return self._guards.watch(self._noted(self._answered(request, caller)), choices)
 
     async def embed(self, request: EmbeddingRequest, caller: Caller) -> Embeddings:
         return await self._ask.target.adapter.embed(request, caller)
+
+    async def _noted(self, events: AsyncIterator[Event]) -> AsyncIterator[Event]:
+        """The events; who answers has to be known before anything is shown, and is charged for."""
+        try:
+            async for event in events:
+                if isinstance(event, Started) and event.served is not None:
+                    self._serving(event.served)
+                yield event
+        finally:
+            await close(events)
 
     def _answered(self, request: TextRequest, caller: Caller) -> AsyncIterator[Event]:
         start = partial(generated, self._ask.target.adapter, request, caller)

@@ -83,6 +83,19 @@ def test_an_answer_that_is_blocked_ends_where_it_is(lane: bool, stream: bool) ->
 
 
 @either
+@both
+def test_who_answers_is_told_and_charged(lane: bool, stream: bool) -> None:
+    async def main() -> None:
+        async with opened(streaming(CHAT), lane=lane, guardrails=two_stages()) as door:
+            reply = await answered(door, body_of(stream, model="both"))
+            assert b"Hello" in reply.body
+            assert (reply.headers["x-gateway-target"], reply.headers["x-gateway-attempts"]) == ("0", "1")
+            assert reply.headers["x-gateway-queue-ms"] == "1.5"
+
+    run(main())
+
+
+@either
 def test_a_blocked_request_is_sent_nowhere(lane: bool) -> None:
     async def main() -> None:
         up = Counting(streaming(CHAT))
