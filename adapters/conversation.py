@@ -12,6 +12,7 @@ DialectName = Literal[
     "openai_chat",
     "openai_completions",
     "openai_responses",
+    "openai_compaction",
     "openai_embeddings",
     "anthropic_messages",
     "gemini",

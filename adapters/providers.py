@@ -112,6 +112,8 @@ _OPENAI_PATHS: Mapping[DialectName, str] = {
     "openai_embeddings": "/embeddings",
 }
 _RESPONSES: Mapping[DialectName, str] = {"openai_responses": "/responses"}
+_COMPACTION: Mapping[DialectName, str] = {"openai_compaction": "/responses/compact"}
+_AZURES: Mapping[DialectName, str] = {**_OPENAI_PATHS, **_RESPONSES, **_COMPACTION}
 _RERANK: Mapping[DialectName, str] = {"rerank": "/rerank"}
 _MESSAGES: Mapping[DialectName, str] = {"anthropic_messages": "/messages"}
 _CHAT_ONLY: Mapping[DialectName, str] = {"openai_chat": "/chat/completions"}
@@ -145,14 +147,14 @@ _ANTHROPICS = "/v1/projects/{project}/locations/{region}/publishers/anthropic/mo
 PROVIDERS: Mapping[ProviderKind, Provider] = {
     "openai": Provider(
         base_url="https://api.openai.com/v1",
-        paths={**_OPENAI_PATHS, **_RESPONSES},
+        paths={**_OPENAI_PATHS, **_RESPONSES, **_COMPACTION},
         counting=("openai_responses", "/responses/input_tokens"),
         capabilities=_OPENAI,
         style=Style(max_tokens="max_completion_tokens", developer_role=True, thoughtful=_THOUGHTFUL),
     ),
     # The v1 API, where the model is the name of a deployment; with `api_version` the paths before it.
     "azure": Provider(
-        paths={dialect: f"/openai/v1{path}" for dialect, path in {**_OPENAI_PATHS, **_RESPONSES}.items()},
+        paths={dialect: f"/openai/v1{path}" for dialect, path in _AZURES.items()},
         models_path="/openai/v1/models",
         auth="api_key",
         capabilities=_OPENAI,
@@ -295,7 +297,7 @@ PROVIDERS: Mapping[ProviderKind, Provider] = {
     ),
     # Another gateway of this kind.
     "gateway": Provider(
-        paths={**_OPENAI_PATHS, **_RESPONSES, **_MESSAGES, **_RERANK},
+        paths={**_OPENAI_PATHS, **_RESPONSES, **_COMPACTION, **_MESSAGES, **_RERANK},
         counting=("anthropic_messages", "/messages/count_tokens"),
         capabilities=_SELF_HOSTED,
         health_path="/health/ready",

@@ -18,7 +18,7 @@ from adapters.connection import Flow, Headers
 from adapters.dialects import openai_passing
 from adapters.dialects.anthropic_messages.passing import MESSAGES
 from adapters.dialects.failures import failure
-from adapters.dialects.openai_responses.passing import RESPONSES
+from adapters.dialects.openai_responses.passing import COMPACTION, RESPONSES
 from adapters.dialects.passing import Passing, Watch
 from adapters.dialects.splicing import set_member
 from adapters.errors import AdapterError, InvalidRequest, UpstreamInvalid
@@ -38,9 +38,12 @@ PASSING: Mapping[DialectName, Passing] = {
     "openai_completions": openai_passing.COMPLETION,
     "openai_embeddings": openai_passing.EMBEDDING,
     "openai_responses": RESPONSES,
+    "openai_compaction": COMPACTION,
     "anthropic_messages": MESSAGES,
 }
 
+# What belongs to another dialect, in which chats are held.
+OF: Mapping[DialectName, DialectName] = {"openai_compaction": "openai_responses"}
 _NAMED = re.compile(rb"(?:event: [^\n]+\ndata: [^\n]*\n\n)+")
 _JSON = (("content-type", "application/json"),)
 
@@ -61,7 +64,7 @@ class Relaying:
         self._targets = {
             dialect: (upstream.target(dialect, model, stream=False), upstream.target(dialect, model))
             for dialect in upstream.dialects & frozenset(PASSING)
-            if chats in (None, dialect) or PASSING[dialect].kind != "chat"
+            if chats in (None, dialect, OF.get(dialect)) or PASSING[dialect].kind != "chat"
         }
         self._short_ids = upstream.row.style.short_ids
         self._upstream = upstream

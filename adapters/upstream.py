@@ -110,7 +110,9 @@ class Upstream:
             for streamed, whole in _WHOLE:
                 path = path.replace(streamed, whole)
         if settings.api_version is not None and settings.kind == "azure":
-            before = "/openai/" if dialect == "openai_responses" else "/openai/deployments/{model}/"
+            before = (
+                "/openai/" if dialect in ("openai_responses", "openai_compaction") else "/openai/deployments/{model}/"
+            )
             path = path.replace("/openai/v1/", before) + f"?api-version={settings.api_version}"
         return self.address(path, model)
 

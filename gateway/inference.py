@@ -79,6 +79,10 @@ class Inference:
         """Whether images of a request may stay web addresses, because its target's provider fetches them."""
         return self._catalog.resolve(principal, request.model).card.image_urls
 
+    def name_of(self, principal: Principal, model: str) -> str:
+        """What a model is called; raises `model_not_found`."""
+        return self._catalog.resolve(principal, model).name
+
     async def chat(self, principal: Principal, request: ChatRequest, caller: Caller) -> Stream:
         """Continue a conversation."""
         ask, bounded, guards = await self._text(principal, request, caller, "chat")

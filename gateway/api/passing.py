@@ -40,6 +40,7 @@ PATHS: Mapping[str, DialectName] = {
     "/v1/completions": "openai_completions",
     "/v1/embeddings": "openai_embeddings",
     "/v1/responses": "openai_responses",
+    "/v1/responses/compact": "openai_compaction",
     "/v1/messages": "anthropic_messages",
 }
 # What clients say in headers of what belongs to their dialect.

@@ -116,6 +116,16 @@ def responses(body: type) -> Doc:
     )
 
 
+def compaction(body: type) -> Doc:
+    answer = thing(id=TEXT, object={"const": "response.compaction"}, created_at=COUNT, output=many({"type": "object"}))
+    about = (
+        "A conversation in fewer tokens, to be sent back as `input`. Only providers that have the API answer it; what "
+        "they say is passed on as it is."
+    )
+    example = {"model": "gpt", "input": [{"role": "user", "content": "Hello"}]}
+    return Doc("responses", body=body, answer=answer, headers=dict(IDEMPOTENT), description=about, example=example)
+
+
 def response_tokens(body: type) -> Doc:
     answer = thing(object={"const": "response.input_tokens"}, input_tokens=COUNT)
     return Doc("responses", body=body, answer=answer, example={"model": "demo", "input": "Hello"})

@@ -9,16 +9,18 @@ from collections.abc import Mapping
 
 from adapters.dialects.openai_responses.events_in import EventParser
 from adapters.dialects.openai_responses.events_out import ChunkRenderer, render_answer, render_count
-from adapters.dialects.openai_responses.fields import Body
-from adapters.dialects.openai_responses.request_in import ResponsesInbound, parse_request, refuse_kept
+from adapters.dialects.openai_responses.fields import Body, CompactBody
+from adapters.dialects.openai_responses.request_in import ResponsesInbound, parse_compaction, parse_request, refuse_kept
 from adapters.dialects.openai_responses.request_out import render_request
 
 __all__ = [
     "LOST",
     "Body",
     "ChunkRenderer",
+    "CompactBody",
     "EventParser",
     "ResponsesInbound",
+    "parse_compaction",
     "parse_request",
     "refuse_kept",
     "render_answer",

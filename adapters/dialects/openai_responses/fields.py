@@ -109,3 +109,13 @@ class Body(wire.RequestFields, kw_only=True):
     conversation: Any = None
     background: bool | None = None
     prompt: Any = None
+
+
+class CompactBody(wire.RequestFields, kw_only=True):
+    """A request to compact a conversation, which is only passed on."""
+
+    model: wire.ModelName
+    input: Any = None
+    instructions: str | None = None
+    prompt_cache_key: wire.SessionKey | None = None
+    previous_response_id: Id | None = None

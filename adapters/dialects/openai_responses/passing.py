@@ -12,11 +12,11 @@ from adapters.dialects import openai_wire as wire
 from adapters.dialects.client import Style
 from adapters.dialects.openai_responses.events_in import ENDS, failed
 from adapters.dialects.openai_responses.fields import Id
-from adapters.dialects.openai_responses.request_in import refuse_kept
+from adapters.dialects.openai_responses.request_in import parse_compaction, refuse_kept
 from adapters.dialects.openai_responses.request_out import ENCRYPTED, thoughtful
 from adapters.dialects.openai_usage import WireUsage, parse_usage
 from adapters.dialects.passing import NamedWatch, Passing, Signs, decoded, strange
-from adapters.dialects.splicing import Parts, splice
+from adapters.dialects.splicing import Parts, replace_one, splice
 from adapters.types import Head, Inbound, Usage
 
 # What stands in a request that needs a capability.
@@ -95,6 +95,17 @@ def read_head(body: bytes) -> Head:
     )
 
 
+def read_compaction(body: bytes) -> Head:
+    """The head of a request to compact a conversation."""
+    fields = parse_compaction(body)
+    return Head(fields.model, session_key=fields.prompt_cache_key or None, usage_wanted=True)
+
+
+def rewrite_compaction(inbound: Inbound, model: str, style: Style) -> Parts:
+    """The body with the target's model."""
+    return replace_one(inbound.body, "model", _encode(model))
+
+
 def rewrite(inbound: Inbound, model: str, style: Style) -> Parts:
     """The body with the target's model, with a bound of the answer where there is one, and never without `store`, which
     would mean that the provider keeps what nobody can ask for or erase.
@@ -121,7 +132,7 @@ def usage_of(body: bytes) -> Usage:
     answer = decoded(_response_decoder, body)
     if bytes(answer.error) != b"null":
         raise failed(answer.error)
-    if answer.object != "response":
+    if answer.object not in ("response", "response.compaction"):
         raise strange()
     return Usage() if answer.usage is None else parse_usage(answer.usage)
 
@@ -185,3 +196,4 @@ _NEUTRAL = frozenset(("model",))
 _SPOILT = re.compile(rb'"reason"\s*:\s*"content_filter"')
 
 RESPONSES = Passing("chat", read_head, rewrite, watch, usage_of, may_need, _NEUTRAL, _SPOILT)
+COMPACTION = Passing("chat", read_compaction, rewrite_compaction, watch, usage_of, may_need, _NEUTRAL, _SPOILT)

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from adapters.dialects import openai_wire as wire
 from adapters.dialects.openai_parts import check_images, parse_document, parse_image_url
-from adapters.dialects.openai_responses.fields import Body, Choice, Format, Item, Piece, WireFunction
+from adapters.dialects.openai_responses.fields import Body, Choice, CompactBody, Format, Item, Piece, WireFunction
 from adapters.dialects.openai_tools import invalid, json_object, parse_arguments
 from adapters.errors import InvalidRequest
 from adapters.types import (
@@ -57,6 +57,7 @@ class ResponsesInbound(wire.Inbound[ChatRequest], frozen=True, kw_only=True):
 
 
 _decoder = msgspec.json.Decoder(Body)
+_compaction_decoder = msgspec.json.Decoder(CompactBody)
 
 
 def parse_request(body: bytes) -> ResponsesInbound:
@@ -107,6 +108,14 @@ def parse_request(body: bytes) -> ResponsesInbound:
         summary=None if reasoning is None else reasoning.summary,
         verbosity=None if text is None else text.verbosity,
     )
+
+
+def parse_compaction(body: bytes) -> CompactBody:
+    """A request to compact a conversation; raises `InvalidRequest` for what is none, or is about a kept response."""
+    fields = wire.decode(_compaction_decoder, body)
+    wire.refuse_redirects(fields)
+    refuse_kept(None, fields.previous_response_id, None, None)
+    return fields
 
 
 def refuse_kept(

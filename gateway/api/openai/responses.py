@@ -1,4 +1,4 @@
-"""`POST /v1/responses` and `POST /v1/responses/input_tokens`: OpenAI's Responses API, of which nothing is kept."""
+"""`POST /v1/responses`, `.../compact` and `.../input_tokens`: OpenAI's Responses API, of which nothing is kept."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from msgspec.structs import replace
 from starlette.requests import Request
 
 from adapters.dialects import openai_responses as dialect
+from adapters.errors import InvalidRequest
 from adapters.types import ChatRequest
 from gateway.api import shapes
 from gateway.api.http import Endpoint, Response, json_response, read_json_body, run_until_disconnect
@@ -33,6 +34,14 @@ class Responses:
                 shapes.responses(dialect.Body),
             ),
             Endpoint(
+                "/v1/responses/compact",
+                "POST",
+                self.compact,
+                "inference",
+                "Compact a conversation, where its provider does that",
+                shapes.compaction(dialect.CompactBody),
+            ),
+            Endpoint(
                 "/v1/responses/input_tokens",
                 "POST",
                 self.count,
@@ -56,6 +65,13 @@ class Responses:
         )
         opening = self._inference.chat(principal, inbound.request, caller_of(request, inbound.session_key))
         return await answer(request, inbound, opening, 1, rendering)
+
+    async def compact(self, request: Request) -> Response:
+        """Those that a provider compacts never come here: they are passed on."""
+        asked = dialect.parse_compaction(await read_json_body(request, self._body_bytes_max))
+        name = self._inference.name_of(request.state.principal, asked.model)
+        message = f"The model '{name}' cannot compact conversations, or guardrails have to see what it answers."
+        raise InvalidRequest(message, code="unsupported_parameter", param="model")
 
     async def count(self, request: Request) -> Response:
         inbound = await self._inbound(request)

@@ -202,3 +202,42 @@ def test_providers_are_told_to_keep_nothing(given: bytes, sent: bytes) -> None:
         assert provider.bodies == [b'{%b"model":"their-model","input":"hi"}' % sent]
 
     run(scenario())
+
+
+COMPACTED = {"id": "resp_1", "object": "response.compaction", "created_at": 1, "usage": USAGE}
+ITEMS = [{"type": "compaction", "id": "cmp_1", "encrypted_content": "a+/="}]
+
+
+@pytest.mark.parametrize("lane", [True, False], ids=["lane", "asgi"])
+def test_conversations_are_compacted_where_they_are_answered(lane: bool) -> None:
+    async def main() -> None:
+        provider = Provider(json.dumps(COMPACTED | {"output": ITEMS, "zz": -0.0}))
+        async with opened(provider, lane=lane, kind="openai") as door:
+            body = b'{"input": [{"role":"user","content":"hi","x":1e2}], "model": "far", "instructions": "brief"}'
+            reply = await door.served.ask(post(body, path=PATH + b"/compact"))
+            assert json.loads(reply.body)["output"] == ITEMS and reply.headers["x-gateway-model"] == "far"
+            assert provider.bodies == [body.replace(b'"far"', b'"their-model"')]
+            assert door.outcomes() == {"ok": 1}
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "param"),
+    [
+        ({"model": "near"}, 400, "model"),
+        ({"model": "far", "previous_response_id": "resp_0"}, 400, "previous_response_id"),
+        ({"model": "far", "api_base": "http://x"}, 400, "api_base"),
+        ({"model": "none"}, 404, "model"),
+        ({}, 400, "model"),
+    ],
+)
+def test_conversations_that_cannot_be_compacted(fields: dict[str, Any], status: int, param: str) -> None:
+    async def main() -> None:
+        provider = Provider("{}")
+        async with opened(provider, kind="openai") as door:
+            reply = await door.served.ask(post(json.dumps(fields).encode(), path=PATH + b"/compact"))
+            assert (reply.status, reply.error["param"]) == (status, param)
+            assert provider.bodies == []
+
+    run(main())
