@@ -22,6 +22,7 @@ from adapters.types import (
     Inbound,
     Kind,
     Ranking,
+    Relay,
     RerankRequest,
     TokenCount,
     Usage,
@@ -106,12 +107,17 @@ class Inference:
         grant = record.meter.grant
         if grant is not None and inbound.head.max_tokens is None and (grant.nano or grant.slots):
             inbound = replace(inbound, output_tokens_max=grant.output_tokens or None)
-        ask = Ask(principal, target, behalf, record, inbound, inbound.output_tokens_max)
-        if guards is not None and guards.watches and kind != "embedding":
-            relay = Watching(ask, guards, self._cache)
-        elif self._cache is not None:
-            relay = self._cache.relay(ask, relay)
+        watches = guards is not None and guards.watches and kind != "embedding"
+        if watches or self._cache is not None:
+            ask = Ask(principal, target, behalf, record, inbound, inbound.output_tokens_max)
+            relay = self._behind(ask, relay, guards if watches else None)
         return Passage(target, relay, inbound, behalf, record)
+
+    def _behind(self, ask: Ask, relay: Relay, guards: Guarding | None) -> Relay:
+        """A relay behind the cache, and behind what looks at its answers."""
+        if guards is not None:
+            return Watching(ask, guards, self._cache)
+        return relay if self._cache is None else self._cache.relay(ask, relay)
 
     async def complete(self, principal: Principal, request: CompletionRequest, caller: Caller) -> Stream:
         """Continue raw prompts."""

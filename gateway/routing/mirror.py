@@ -86,7 +86,7 @@ class Mirror:
         if len(self._running) >= settings.running_max and len(self._waiting) >= settings.waiting_max:
             self._told("dropped")
             return False
-        copied = replace(request, headers=()) if isinstance(request, Inbound) else request
+        copied = _bare(request)
         # A copy takes neither a place in line nor a conversation of the client's own: it is of another tenant. No other
         # tenant's name holds a slash.
         names = {"request_id": f"{caller.request_id}-mirror", "tenant": f"{caller.tenant}/mirror"}
@@ -149,6 +149,15 @@ class Mirror:
             case RerankRequest():
                 await shadow.rerank(request, caller)
                 reading.note()
+
+
+def _bare(request: Request | Inbound) -> Request | Inbound:
+    """The request without the client's headers."""
+    if isinstance(request, Inbound):
+        return replace(request, headers=())
+    if isinstance(request, ChatRequest) and request.source is not None:
+        return replace(request, source=replace(request.source, headers=()))
+    return request
 
 
 class _Reading:
