@@ -34,7 +34,7 @@ from gateway.auth import Principal
 from gateway.catalog import MILLION, Price, Target
 from gateway.ledger import Durable, Entry
 from gateway.ledger.store import Ledger
-from gateway.limits.book import Grant, Refusal
+from gateway.limits.book import Refusal
 from gateway.limits.limiter import Limiter, Need, Reservation, refusal_error, steady_us, wall_us
 from gateway.limits.windows import Room
 from gateway.telemetry import Telemetry
@@ -75,6 +75,7 @@ class Meter:
         self.served: Served | None = None
         self._draft = draft
         self._reservation = reservation
+        self.grant = None if reservation is None else reservation.grant
         self._started_us = started_us
         self._ended = False
         self._hit_nano: int | None = None
@@ -86,10 +87,6 @@ class Meter:
         self.cached_tokens = 0
         self.cost_nano: int | None = None
         self.durable: Durable | None = None
-
-    @property
-    def grant(self) -> Grant | None:
-        return None if self._reservation is None else self._reservation.grant
 
     @property
     def rooms(self) -> tuple[Room | None, Room | None]:
@@ -133,9 +130,8 @@ class Meter:
         else:
             cost_nano = 0 if usage is None else None if price is None else price.cost_nano(used)
         charged_nano, accounts = 0, tuple[str, ...]()
-        if self._reservation is not None:
-            grant = self._reservation.grant
-            charged_nano, accounts = min(cost_nano or 0, grant.nano), grant.durable_accounts
+        if self.grant is not None:
+            charged_nano, accounts = min(cost_nano or 0, self.grant.nano), self.grant.durable_accounts
         self.cost_nano = cost_nano
         entry = msgspec.structs.replace(
             draft,

@@ -97,12 +97,12 @@ class Price(msgspec.Struct, frozen=True, omit_defaults=True):
 
     def cost_nano(self, usage: Usage) -> int:
         """What a usage costs, rounded up once, to the next nano-USD."""
-        price = self.at(usage.prompt_tokens)
-        if price.plain:
+        if self.plain:
             fresh = usage.prompt_tokens - usage.cached_tokens
-            micro = fresh * price.input_nano + usage.cached_tokens * price.cached_nano
-            return -(-(micro + usage.completion_tokens * price.output_nano) // MILLION)
-        return -(-sum(tokens * nano for _, tokens, nano in price.lines(usage)) // MILLION)
+            micro = fresh * self.input_nano + usage.cached_tokens * self.cached_nano
+            return -(-(micro + usage.completion_tokens * self.output_nano) // MILLION)
+        lines = self.at(usage.prompt_tokens).lines(usage)
+        return -(-sum(tokens * nano for _, tokens, nano in lines) // MILLION)
 
     def input_cost_nano(self, tokens: int, *, kept: bool = False, audio: bool = False) -> int:
         """What a prompt costs at most, whatever part of it turns out to be cached, to be kept, or to be audio, where it

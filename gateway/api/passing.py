@@ -127,7 +127,7 @@ def fixed_headers(passage: Passage, dialect: DialectName = "openai_chat") -> dic
 def changing_headers(passage: Passage, dialect: DialectName = "openai_chat") -> dict[str, str]:
     """Those made of numbers that are others in each answer."""
     meter = passage.meter
-    headers = {} if meter.grant is None else rate_headers(*meter.rooms)
+    headers = rate_headers(*meter.rooms)
     if dialect == "anthropic_messages":
         headers |= room_headers(meter)
     if meter.timings is not None:

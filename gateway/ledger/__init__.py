@@ -22,7 +22,7 @@ HOUR_US = 3_600_000_000
 Status = Literal["posted", "voided", "expired", "correction"]
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True):
+class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """What one request used and cost.
 
     `id` is the reservation's and unique; `request_id` is what the client saw and may repeat. `cost_nano` None: the
@@ -82,14 +82,16 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 class Durable:
     """Whether an entry is durable. Of those who await it each may be cancelled, which is nothing to the others."""
 
+    __slots__ = ("_waiting", "done")
+
     def __init__(self) -> None:
         self.done = False
-        self._waiting: list[asyncio.Future[None]] = []
+        self._waiting: tuple[asyncio.Future[None], ...] = ()
 
     def __await__(self) -> Generator[Any, None, None]:
         if not self.done:
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting.append(waiter)
+            self._waiting += (waiter,)
             yield from waiter
 
     def reach(self) -> None:

@@ -36,7 +36,7 @@ def csv_table(names: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 def json_line(entry: Entry) -> str:
     """One entry as a JSON object on a line of its own."""
-    return msgspec.json.encode(entry).decode() + "\n"
+    return msgspec.json.encode(msgspec.structs.asdict(entry)).decode() + "\n"
 
 
 def usd(nano: int) -> str:

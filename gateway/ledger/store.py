@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from typing import Literal
@@ -276,9 +277,15 @@ async def _sum_up(inside: Statements, batch: Batch) -> None:
 def to_row(entry: Entry) -> tuple[Value, ...]:
     """The columns of an entry."""
     values: list[Value] = list(msgspec.structs.astuple(entry))
-    values[_PRICE] = None if entry.price is None else msgspec.json.encode(entry.price).decode()
-    values[_ACCOUNTS] = msgspec.json.encode(entry.accounts).decode()
+    values[_PRICE] = None if entry.price is None else _json(entry.price)
+    values[_ACCOUNTS] = _json(entry.accounts)
     return tuple(values)
+
+
+@functools.lru_cache(maxsize=1024)
+def _json(value: Price | tuple[str, ...]) -> str:
+    """Many entries have the same prices and accounts."""
+    return msgspec.json.encode(value).decode()
 
 
 def from_row(row: Row) -> Entry:

@@ -56,7 +56,7 @@ class Budget(msgspec.Struct, frozen=True):
     window_us: int | None = None
 
 
-class Ask(msgspec.Struct, frozen=True):
+class Ask(msgspec.Struct, frozen=True, gc=False):
     """A request's worst case: its input, and `output_tokens` for each of `choices` answers.
 
     `unit_nano` is what one more token in every choice costs at most. `output_tokens_min`, when given, allows the output
@@ -79,7 +79,7 @@ class Ask(msgspec.Struct, frozen=True):
     output_tokens_min: int | None = None
 
 
-class Grant(msgspec.Struct, frozen=True):
+class Grant(msgspec.Struct, frozen=True, gc=False):
     """What a request holds. `output_tokens` per choice may be less than it asked for.
 
     `places` has for each of `accounts` its slot, where that has a window.
@@ -138,7 +138,7 @@ class Missing(msgspec.Struct, frozen=True):
     accounts: tuple[str, ...]
 
 
-class Charged(msgspec.Struct, frozen=True):
+class Charged(msgspec.Struct, frozen=True, gc=False):
     """What one account paid and what has been spent from it since."""
 
     account: str

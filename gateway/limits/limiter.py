@@ -51,7 +51,7 @@ class Balance(msgspec.Struct, frozen=True):
     credits_nano: int = 0
 
 
-class Need(msgspec.Struct, frozen=True):
+class Need(msgspec.Struct, frozen=True, gc=False):
     """What a request may use at most. `cuttable`: its author set no bound, so the answer may be bounded for it. `kept`:
     its provider may keep part of the prompt, `audio`: some of it, or of the answer, may be audio."""
 
@@ -126,7 +126,7 @@ class Counters(Protocol):
         ...
 
 
-class Reservation(msgspec.Struct, frozen=True):
+class Reservation(msgspec.Struct, frozen=True, gc=False):
     """What a running request holds, and under which limits."""
 
     grant: Grant

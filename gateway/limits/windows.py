@@ -13,7 +13,7 @@ DAY_US = 86_400_000_000
 _SLOT = re.compile(r":(\d{1,9})s:(\d{1,15})\Z")
 
 
-class Room(msgspec.Struct, frozen=True):
+class Room(msgspec.Struct, frozen=True, gc=False):
     """How a rate stands after a decision; it is whole again after `reset_us`."""
 
     limit: int

@@ -125,7 +125,7 @@ def test_segments_go_when_the_database_has_all_of_them(tmp_path: Path) -> None:
         await ledger.keeper.caught_up()
         assert len(files(tmp_path)) <= 2
 
-    with_ledger(tmp_path, scenario, segment_bytes_max=3000)
+    with_ledger(tmp_path, scenario, segment_bytes_max=1000)
 
 
 def test_a_disk_that_fails_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
