@@ -170,7 +170,14 @@ class _Stream:
             self._pass(frames, events)
 
     def _pass(self, frames: bytes, events: int) -> None:
-        frames, outputs = self._watch.passed(frames, events)
+        try:
+            frames, outputs = self._watch.passed(frames, events)
+        except AdapterError:
+            if self._begun and events > 1:
+                # Where something was shown already, so is what came before the failure.
+                for frame in frames[:-2].split(b"\n\n"):
+                    self._pass(frame + b"\n\n", 1)
+            raise
         assert self._flow is not None
         if frames:
             if not self._begun:

@@ -312,6 +312,21 @@ def test_unary_answers_that_fail(script: Script, kind: type[AdapterError]) -> No
     assert isinstance(failing(script, asked())[0], kind)
 
 
+def test_what_came_at_once_with_a_failure_is_shown_once_something_was() -> None:
+    shown = Shown()
+    failed = sse(chunk("b"), b'{"error":{"message":"overloaded","type":"overloaded_error"}}', chunk("c"))
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n" + sse(chunk("a"), end=b""))
+        await until(lambda: bool(shown.begun))
+        await peer.send(failed)
+
+    with pytest.raises(AdapterError):
+        relayed(script, asked(stream=True), shown)
+    assert shown.data == sse(chunk("a"), chunk("b"), end=b"")
+
+
 def test_how_long_to_wait_is_kept() -> None:
     assert failing(whole(b"x", b"429 Slow", b"Retry-After: 7\r\n"), asked())[0].retry_after_s == 7
 
