@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import hiredis
 import msgspec
 from redis.asyncio.connection import AbstractConnection, Connection, parse_url
 from redis.asyncio.retry import Retry
@@ -19,6 +20,8 @@ from gateway.state.shared import SharedStateMisused, SharedStateUnavailable
 
 AWAY = "Redis is away"
 IN_FLIGHT_MAX = 10_000
+# In the place of an answer that has not wholly come.
+UNFINISHED = object()
 
 
 class ServerFacts(msgspec.Struct, frozen=True):
@@ -56,8 +59,7 @@ class Link(asyncio.Protocol):
         self._connection = connection
         self._timeout_s = timeout_s
         self._waiting: deque[tuple[float, Landed]] = deque()
-        self._unread: list[bytes] = []
-        self._missing_bytes = 0
+        self._reader = hiredis.Reader(replyError=ResponseError, notEnoughData=UNFINISHED)
         self._ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._transport: asyncio.WriteTransport = connection._writer.transport
         self._transport.set_protocol(self)
@@ -68,7 +70,8 @@ class Link(asyncio.Protocol):
             landed(SharedStateUnavailable(AWAY if self.ended else "Redis is too slow"))
             return
         self._waiting.append((time.monotonic(), landed))
-        self._transport.write(packed(command))
+        # Its stub takes one part only.
+        self._transport.write(hiredis.pack_command(tuple(command)))  # type: ignore[arg-type]
 
     def call(self, command: Sequence[bytes | str | int]) -> asyncio.Future[Any]:
         """Send a command; the future holds its answer, or raises it."""
@@ -111,20 +114,12 @@ class Link(asyncio.Protocol):
         self.give_up(str(error or "the connection was closed"))
 
     def data_received(self, data: bytes) -> None:
-        self._unread.append(data)
-        self._missing_bytes -= len(data)
-        if self._missing_bytes > 0:
-            return
-        data, at = b"".join(self._unread), 0
+        self._reader.feed(data)
         try:
-            while not self.ended and self._waiting:
-                answer, at = parsed(data, at)
+            while self._waiting and (answer := self._reader.gets()) is not UNFINISHED and not self.ended:
                 self._waiting.popleft()[1](answer)
-        except Unfinished as unfinished:
-            self._missing_bytes = unfinished.missing_bytes
-        except ValueError:
+        except hiredis.ProtocolError:
             self.give_up("it answers otherwise than Redis does")
-        self._unread = [data[at:]]
 
     async def _watch(self) -> None:
         while True:
@@ -132,51 +127,6 @@ class Link(asyncio.Protocol):
             if self._waiting and time.monotonic() - self._waiting[0][0] > self._timeout_s:
                 self.give_up(f"no reply for {self._timeout_s:g} s")
                 return
-
-
-class Unfinished(Exception):
-    """An answer has not wholly come; at least so many bytes are missing."""
-
-    def __init__(self, missing_bytes: int) -> None:
-        self.missing_bytes = missing_bytes
-
-
-def parsed(data: bytes, at: int) -> tuple[Answer, int]:
-    """The answer (of RESP 2) that begins at a place, and where it ends. Raises Unfinished, and ValueError where none
-    begins."""
-    end = data.find(b"\r\n", at)
-    if end < 0:
-        raise Unfinished(1)
-    kind, head, end = data[at : at + 1], data[at + 1 : end], end + 2
-    if kind == b"+":
-        return head, end
-    if kind == b"-":
-        return ResponseError(head.decode(errors="replace")), end
-    number = int(head)
-    if kind == b":":
-        return number, end
-    if number < 0:
-        return None, end
-    if kind == b"$":
-        if len(data) < end + number + 2:
-            raise Unfinished(end + number + 2 - len(data))
-        return data[end : end + number], end + number + 2
-    if kind != b"*":
-        raise ValueError("no answer")
-    answers: list[Answer] = []
-    for _ in range(number):
-        answer, end = parsed(data, end)
-        answers.append(answer)
-    return answers, end
-
-
-def packed(command: Sequence[bytes | str | int]) -> bytes:
-    """A command as Redis reads it (RESP), each part with its length; the library's own packing takes far longer."""
-    parts = [b"*%d\r\n" % len(command)]
-    for part in command:
-        data = part if isinstance(part, bytes) else str(part).encode()
-        parts.append(b"$%d\r\n%b\r\n" % (len(data), data))
-    return b"".join(parts)
 
 
 def options_of(url: str) -> dict[str, Any]:
