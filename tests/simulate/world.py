@@ -164,7 +164,9 @@ class World:
     def judge(self, ask: Ask, decision: Grant | Refusal) -> None:
         """Whether the model would have decided so, too."""
         if isinstance(decision, Grant):
-            if self.model.fits(ask, decision.tokens, decision.nano, self.seen) is False:
+            # What costs nothing may come in until the counters hear that an account is used up.
+            free = decision.nano == 0 and bool(self.untold)
+            if self.model.fits(ask, decision.tokens, decision.nano, self.seen) is False and not free:
                 raise Broken(f"{ask.id} was let in over a limit")
             if ask.output_tokens_min is None and decision.output_tokens != ask.output_tokens:
                 raise Broken(f"{ask.id} was cut")
