@@ -15,7 +15,7 @@ from gateway import command
 if TYPE_CHECKING:
     from gateway.config import Config
     from gateway.library.names import Reference
-    from gateway.library.pull import Progress
+    from gateway.library.pulling import Progress
     from gateway.library.shelf import Shelf
 
 CELLS_MIN, CELLS_MAX = 10, 30

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from adapters.llama_cpp import LlamaCpp
 from adapters.llama_cpp.messages import GrammarCounters, SessionCounters
-from adapters.llama_cpp.pool import Pool
+from adapters.llama_cpp.pool import Occupied
 from adapters.shared.guest import Shared
 from gateway.audit import Audit
 from gateway.ledger.store import Ledger
@@ -24,7 +24,7 @@ SESSION_EVENTS = ("spilled", "restored", "written", "write_failed", "corrupt", "
 GRAMMAR_OUTCOMES = ("compiled", "reused", "refused")
 
 
-def of_work(models: Iterable[LlamaCpp | Shared], pool: Pool, connections: int) -> Iterator[Gauge]:
+def of_work(models: Iterable[LlamaCpp | Shared], pool: Occupied, connections: int) -> Iterator[Gauge]:
     """What this process has to do, and with what."""
     yield from of_models(models)
     yield from of_pool(pool)
@@ -51,15 +51,14 @@ def of_models(models: Iterable[LlamaCpp | Shared]) -> Iterator[Gauge]:
         yield from of_grammars(model.name, status.grammars)
 
 
-def of_pool(pool: Pool) -> Iterator[Gauge]:
+def of_pool(pool: Occupied) -> Iterator[Gauge]:
     """What is in memory, and who waits for it."""
-    for name, resident in pool.residents.items():
-        taken = 0 if resident.place == "out" else resident.size_bytes
-        yield "gateway_model_memory_bytes", (name,), taken
-        yield "gateway_model_waiting", (name,), len(resident.arrivals)
-        yield "gateway_model_loads_total", (name,), resident.loads
+    for name, place in pool.placements().items():
+        yield "gateway_model_memory_bytes", (name,), place.memory_bytes if place.inside else 0
+        yield "gateway_model_waiting", (name,), place.waiting
+        yield "gateway_model_loads_total", (name,), place.loads
     yield "gateway_pool_memory_bytes", (), pool.taken_bytes
-    yield "gateway_pool_memory_max_bytes", (), pool.settings.memory_bytes
+    yield "gateway_pool_memory_max_bytes", (), pool.memory_bytes_max
 
 
 def of_sessions(model: str, counters: SessionCounters) -> Iterator[Gauge]:

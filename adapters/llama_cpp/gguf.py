@@ -9,6 +9,7 @@ tensors and of key-value pairs, the pairs, the tensors' shapes and offsets, padd
 from __future__ import annotations
 
 import math
+import re
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,9 +26,16 @@ NAME_BYTES_MAX = 63
 DIMENSIONS_MAX = 4
 ITEMS_KEPT_MAX = 256
 KEPT_BYTES_MAX = 4 << 20
+LAYERS_MAX = 512
+DATA_ALIGNMENT = 32
 
 _WINDOW_BYTES = 1 << 20
 _RANK = 4
+_POOLINGS = (-1, 0, 1, 2, 3, _RANK)
+_EPSILONS = ("layer_norm_epsilon", "layer_norm_rms_epsilon")
+_VECTOR_KINDS = ("F32", "F16", "BF16")
+_UNMULTIPLIED_KINDS = ("I8", "I16", "I32", "I64", "F64")
+_MATRIX = re.compile(r"blk\.\d+\.(attn_(q|k|v|qkv|output)|ffn_(up|down|gate))\.weight")
 _STRING, _ARRAY, _BOOL = 8, 9, 7
 _SCALARS = {
     0: "B",
@@ -52,7 +60,7 @@ TENSOR_TYPES: Mapping[int, tuple[str, int, int]] = {
     6: ("Q5_0", 32, 22),
     7: ("Q5_1", 32, 24),
     8: ("Q8_0", 32, 34),
-    9: ("Q8_1", 32, 40),
+    9: ("Q8_1", 32, 36),
     10: ("Q2_K", 256, 84),
     11: ("Q3_K", 256, 110),
     12: ("Q4_K", 256, 144),
@@ -159,7 +167,7 @@ def parse(file: BinaryIO) -> GGUF:
     if not architecture:
         raise GGUFError("general.architecture is missing")
     tokens = _get(metadata, "tokenizer.ggml.tokens", Array)
-    return GGUF(
+    header = GGUF(
         version=version,
         metadata=metadata,
         tensors=tensors,
@@ -174,6 +182,29 @@ def parse(file: BinaryIO) -> GGUF:
         pooling_type=_get(metadata, f"{architecture}.pooling_type", int),
         file_type=_get(metadata, "general.file_type", int),
     )
+    _check_sense(header)
+    return header
+
+
+def _check_sense(header: GGUF) -> None:
+    """Refuses what llama.cpp takes for granted: it ends its process where it meets one of these."""
+    layers = header.block_count
+    if layers is not None and not 1 <= layers <= LAYERS_MAX:
+        raise GGUFError(f"{header.architecture}.block_count is {layers}, not between 1 and {LAYERS_MAX}")
+    if header.pooling_type not in (None, *_POOLINGS):
+        raise GGUFError(f"{header.architecture}.pooling_type is {header.pooling_type}, which nobody knows")
+    if header.metadata.get("tokenizer.ggml.model") in ("none", "no_vocab"):
+        raise GGUFError("it has no tokenizer")
+    for key, value in header.metadata.items():
+        # What is no number is not at least zero either.
+        if key.endswith(_EPSILONS) and isinstance(value, float) and not 0.0 <= value < math.inf:
+            raise GGUFError(f"{key} is {value}")
+    for name, tensor in header.tensors.items():
+        vector = len(tensor.shape) == 1 and name.endswith((".weight", ".bias"))
+        if vector and tensor.kind not in _VECTOR_KINDS:
+            raise GGUFError(f"tensor {name!r} is a vector of the type {tensor.kind}")
+        if tensor.kind in _UNMULTIPLIED_KINDS and _MATRIX.fullmatch(name):
+            raise GGUFError(f"tensor {name!r} is a matrix of the type {tensor.kind}")
 
 
 def reranks(gguf: GGUF) -> bool:
@@ -364,6 +395,8 @@ def _tensors(reader: _Reader, count: int, alignment: int) -> tuple[dict[str, Ten
         end = offset + size
         parameters += math.prod(tensor.shape)
     start = -(-reader.position // alignment) * alignment
+    if count and start % DATA_ALIGNMENT:
+        raise GGUFError(f"the tensors begin at byte {start}, which is no multiple of {DATA_ALIGNMENT}")
     if count and start + end > reader.size:
         raise GGUFError(f"the tensors end at byte {start + end}, behind the end of the file at {reader.size}")
     return tensors, parameters

@@ -23,7 +23,7 @@ from adapters.llama_cpp.keeping import open_sessions, open_store
 from adapters.llama_cpp.lease import StepLease
 from adapters.llama_cpp.lora import Loras
 from adapters.llama_cpp.messages import EngineSettings, Load, ModelInfo
-from adapters.llama_cpp.native import TOKEN_NULL, Context, Model, NativeError, Vocabulary, quiet
+from adapters.llama_cpp.native import TOKEN_NULL, Context, Model, NativeError, Unfit, Vocabulary, quiet
 from adapters.llama_cpp.pacing import TILE_TOKENS, Limits, Rates
 from adapters.llama_cpp.prompts import Prompts
 from adapters.llama_cpp.sampling import Recommended
@@ -90,7 +90,7 @@ def load(
     buffers = Buffers(settings.session_ram_bytes // SPARE_SHARE)
     store = open_store(path, settings, buffers) if generates else None
     quiet()
-    model = Model(path, gpu_layers=settings.gpu_layers, progress=progress)
+    model = _model(path, settings, progress)
     template = _template(model, header)
     tool_format, reasoning_format = _formats(settings, header, model.vocabulary)
     loras = _loras(model, header, settings, generates)
@@ -153,6 +153,13 @@ def _header(path: Path, settings: EngineSettings) -> gguf.GGUF:
         raise LoadError("model_invalid", f"{path.name}: {error}") from error
     _check_kv_type(header, settings)
     return header
+
+
+def _model(path: Path, settings: EngineSettings, progress: Callable[[float], None]) -> Model:
+    try:
+        return Model(path, gpu_layers=settings.gpu_layers, progress=progress)
+    except Unfit as error:
+        raise LoadError("model_invalid", str(error)) from error
 
 
 def _scores(header: gguf.GGUF) -> Literal["logit", "probability"]:

@@ -7,8 +7,8 @@ use a `Context`; a `Vocabulary` is safe from any thread.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,19 @@ from adapters.llama_cpp.kept import NEVER, State
 KV_TYPES = {"f16": ll.GGML_TYPE_F16, "q8_0": ll.GGML_TYPE_Q8_0}
 TOKEN_NULL = -1
 UINT8_POINTER = ctypes.POINTER(ctypes.c_uint8)
+ERROR_LEVEL = 4
+COMPLAINTS_MAX = 5
+# How llama.cpp begins to say what is wrong with a file, and not with this machine.
+FAULTS = (
+    *(
+        "error loading model",
+        "check_tensor_dims",
+        "done_getting_tensors",
+        "missing tensor",
+        "unknown model architecture",
+    ),
+    *("key ", "gguf_init"),
+)
 
 Int32s = npt.NDArray[np.int32]
 Float32s = npt.NDArray[np.float32]
@@ -31,6 +44,10 @@ Float32s = npt.NDArray[np.float32]
 
 class NativeError(RuntimeError):
     """llama.cpp refused something that it should have done."""
+
+
+class Unfit(NativeError):
+    """It looked at a model file and found something wrong with it, so that another try cannot help."""
 
 
 @ll.llama_log_callback  # type: ignore[untyped-decorator]
@@ -41,6 +58,28 @@ def discard(level: int, text: bytes, user: object) -> None:
 def quiet() -> None:
     """Silences llama.cpp's logging for this process."""
     ll.llama_log_set(discard, ctypes.c_void_p(0))
+
+
+@contextmanager
+def complaints(log_set: Callable[[object, ctypes.c_void_p], None] = ll.llama_log_set) -> Iterator[list[str]]:
+    """The errors that are logged meanwhile, which say why something is refused; all other chatter is dropped."""
+    errors: list[str] = []
+
+    def keep(level: int, text: bytes, user: object) -> None:
+        if level == ERROR_LEVEL and len(errors) < COMPLAINTS_MAX:
+            errors.append(text.decode("utf-8", "replace").strip())
+
+    callback = ll.llama_log_callback(keep)
+    log_set(callback, ctypes.c_void_p(0))
+    try:
+        yield errors
+    finally:
+        log_set(discard, ctypes.c_void_p(0))
+
+
+def reason(errors: list[str]) -> str:
+    """The first of what was logged, which is the cause of the rest."""
+    return errors[0].partition("error loading model: ")[2] or errors[0] if errors else "no reason given"
 
 
 def build() -> list[str | int]:
@@ -178,9 +217,12 @@ class Model:
 
         self._progress = ll.llama_progress_callback(on_progress)
         params.progress_callback = self._progress
-        model = ll.llama_model_load_from_file(str(path).encode(), params)
+        with complaints() as errors:
+            model = ll.llama_model_load_from_file(str(path).encode(), params)
         if not model:
-            raise NativeError(f"llama.cpp cannot load {path.name}")
+            why = reason(errors)
+            kind = Unfit if why.startswith(FAULTS) and "alloc" not in why else NativeError
+            raise kind(f"llama.cpp cannot load {path.name}: {why}")
         self.pointer = model
         self.loras: list[object] = []
         vocab = ll.llama_model_get_vocab(model)
@@ -195,9 +237,10 @@ class Model:
 
     def add_lora(self, path: Path) -> None:
         """Loads an adapter; all of them have to be there before a context is made, which sizes its graphs by them."""
-        lora = ll.llama_adapter_lora_init(self.pointer, str(path).encode())
+        with complaints() as errors:
+            lora = ll.llama_adapter_lora_init(self.pointer, str(path).encode())
         if not lora:
-            raise NativeError(f"llama.cpp cannot load the adapter {path.name}")
+            raise NativeError(f"llama.cpp cannot load the adapter {path.name}: {reason(errors)}")
         self.loras.append(lora)
 
     @property
@@ -261,9 +304,11 @@ class Context:
         strlen = ctypes.cast(ctypes.CDLL(None).strlen, ll.ggml_abort_callback)
         params.abort_callback = strlen
         params.abort_callback_data = ctypes.cast(self._abort, ctypes.c_void_p)
-        context = ll.llama_init_from_model(model.pointer, params)
+        with complaints() as errors:
+            context = ll.llama_init_from_model(model.pointer, params)
         if not context:
-            raise NativeError("llama.cpp cannot create a context: not enough memory for this cache_tokens?")
+            why = reason(errors)
+            raise NativeError(f"llama.cpp cannot create a context: not enough memory for this cache_tokens? {why}")
         self._context = context
         self._strlen = strlen
         self._lease = lease

@@ -9,19 +9,51 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from typing import Any, Literal, Protocol
 
 import msgspec
 
 from adapters.errors import ModelUnavailable
 from adapters.llama_cpp.residency import Plan, Rules, plan
-from adapters.llama_cpp.resident import FetchFailed, Loadable, Need, Residence, Resident, Source, Withdrawn
+from adapters.llama_cpp.resident import (
+    FetchFailed,
+    Loadable,
+    Need,
+    Placement,
+    Residence,
+    Resident,
+    Source,
+    Withdrawn,
+)
 
 logger = logging.getLogger(__name__)
 
 TICK_S = 0.1
 IDLE_TICK_S = 5.0
+
+
+Verb = Literal["load", "unload", "sleep", "pin", "unpin", "reset"]
+
+
+class Occupied(Protocol):
+    """The pool as operators have it, in whatever process it is."""
+
+    @property
+    def memory_bytes_max(self) -> int: ...
+
+    @property
+    def taken_bytes(self) -> int:
+        """What is taken, by what is coming and going too."""
+        ...
+
+    def placements(self) -> Mapping[str, Placement]:
+        """Which place each model has, by its name."""
+        ...
+
+    async def do(self, verb: Verb, name: str, *, force: bool = False) -> bool:
+        """What `Pool` does under this name; False when that is not possible now, KeyError without such a model."""
+        ...
 
 
 class PoolSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -143,9 +175,30 @@ class Pool:
         resident.fetched()
         self.load(name)
 
+    async def do(self, verb: Verb, name: str, *, force: bool = False) -> bool:
+        """One of these by its name; False when it is not possible now."""
+        match verb:
+            case "unload":
+                self.unload(name, force=force)
+            case "sleep":
+                return self.sleep(name)
+            case "pin" | "unpin":
+                self.pin(name, verb == "pin")
+            case _:
+                {"load": self.load, "reset": self.reset}[verb](name)
+        return True
+
+    # What an operator sees
+
+    def placements(self) -> Mapping[str, Placement]:
+        return {name: resident.placement() for name, resident in self.residents.items()}
+
+    @property
+    def memory_bytes_max(self) -> int:
+        return self.settings.memory_bytes
+
     @property
     def taken_bytes(self) -> int:
-        """What is taken, by what is coming and going too."""
         return sum(one.size_bytes for one in self.residents.values() if one.place != "out")
 
     # Deciding, and acting on it

@@ -44,6 +44,27 @@ class Need(msgspec.Struct, frozen=True):
     later_bytes: int = 0
 
 
+class Placement(msgspec.Struct, frozen=True, kw_only=True):
+    """A model's place in memory as operators see it.
+
+    `memory_bytes` is what it takes or, while it is not `inside`, would take. `waiting` requests wait for it to be
+    loaded. `used_s` is when it was last busy, by the monotonic clock that the processes of a machine share; None while
+    it is not loaded. `held`: it lets nobody in, so that it can make room.
+    """
+
+    inside: bool
+    memory_bytes: int
+    waiting: int
+    pinned: bool
+    lazy: bool
+    priority: int
+    ttl_s: float | None
+    held: bool
+    loads: int
+    load_s: float | None
+    used_s: float | None
+
+
 class FetchFailed(Exception):
     """The files of a model cannot be brought here now; the message is for operators."""
 
@@ -276,12 +297,23 @@ class Resident:
         self.arrivals.send_away(ModelUnavailable("The model's files cannot be fetched now.", retry_after_s=wait_s))
         return wait_s
 
-    @property
-    def idle_s(self) -> float | None:
-        """How long it has been there without a request; None while it is not there."""
-        if self.place != "in":
-            return None
-        return 0.0 if self.model.busy else round(self._clock() - self.used_s, 1)
+    def placement(self) -> Placement:
+        """Its place as operators see it."""
+        if self.model.busy:
+            self.used_s = self._clock()
+        return Placement(
+            inside=self.place != "out",
+            memory_bytes=self.size_bytes,
+            waiting=len(self.arrivals),
+            pinned=self.pinned,
+            lazy=self.how.lazy,
+            priority=self.how.priority,
+            ttl_s=self.how.ttl_s,
+            held=self.held,
+            loads=self.loads,
+            load_s=self.load_s,
+            used_s=self.used_s if self.place == "in" else None,
+        )
 
     def came(self, took_s: float) -> None:
         """It is in memory."""

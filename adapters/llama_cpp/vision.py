@@ -19,32 +19,13 @@ import numpy as np
 import numpy.typing as npt
 
 from adapters.llama_cpp.images import ImageTokens
-from adapters.llama_cpp.native import Model, NativeError, discard
+from adapters.llama_cpp.native import Model, NativeError, complaints
 
 Int32s = npt.NDArray[np.int32]
 Float32s = npt.NDArray[np.float32]
 
 FINGERPRINT_BLOCKS = 64
 FINGERPRINT_BLOCK_BYTES = 1 << 16
-_ERROR_LEVEL = 4
-_MESSAGES_MAX = 5
-
-
-@contextmanager
-def _errors() -> Iterator[list[str]]:
-    """The errors that mtmd logs meanwhile, which say why a file is refused; all its other chatter is dropped."""
-    errors: list[str] = []
-
-    def keep(level: int, text: bytes, user: object) -> None:
-        if level == _ERROR_LEVEL and len(errors) < _MESSAGES_MAX:
-            errors.append(text.decode("utf-8", "replace").strip())
-
-    callback = ll.llama_log_callback(keep)
-    mtmd.mtmd_helper_log_set(callback, ctypes.c_void_p(0))
-    try:
-        yield errors
-    finally:
-        mtmd.mtmd_helper_log_set(discard, ctypes.c_void_p(0))
 
 
 class Projector:
@@ -64,7 +45,7 @@ class Projector:
         params.n_threads = threads
         params.print_timings = False
         params.cb_eval = self._evaluated
-        with _errors() as errors:
+        with complaints(mtmd.mtmd_helper_log_set) as errors:
             context = mtmd.mtmd_init_from_file(str(path).encode(), model.pointer, params)
         if not context:
             reason = "; ".join(errors) or "no reason given"

@@ -7,7 +7,7 @@ import itertools
 import logging
 import math
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
@@ -19,6 +19,8 @@ from adapters.errors import EngineFailed, InvalidRequest, ModelLoading
 from adapters.llama_cpp import Status
 from adapters.llama_cpp.generation import Counters
 from adapters.llama_cpp.messages import FRAME_BYTES_MAX, FrameError, FrameReader, SessionCounters, frame
+from adapters.llama_cpp.pool import Verb
+from adapters.llama_cpp.resident import Placement
 from adapters.shared import messages as say
 from adapters.types import (
     Caller,
@@ -73,6 +75,7 @@ class Link(asyncio.Protocol):
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self.state = say.State([])
         self.models: dict[str, say.Model] = {}
         self.metrics: dict[int, bytes] = {}
         self._known = asyncio.Event()
@@ -150,7 +153,7 @@ class Link(asyncio.Protocol):
 
     def _take(self, told: say.Told) -> None:
         if isinstance(told, say.State):
-            self.models = {model.name: model for model in told.models}
+            self.state, self.models = told, {model.name: model for model in told.models}
             self._known.set()
         elif isinstance(told, say.Metrics):
             self.metrics[told.number] = told.text
@@ -158,6 +161,22 @@ class Link(asyncio.Protocol):
                 del self.metrics[told.number]
         elif (inbox := self._inboxes.get(told.id)) is not None:
             inbox.put(told)
+
+    async def value(self, question: Callable[[int], say.Question]) -> Any:
+        """Ask something that has one answer."""
+        number, inbox = self.ask(question)
+        answered = False
+        try:
+            told = await inbox.take()
+            answered = True
+        finally:
+            self.forget(number, cancel=not answered)
+        return told.value
+
+    async def call(self, part: str, body: bytes) -> bytes:
+        """What that part of the engine process answers."""
+        found: bytes = await self.value(lambda number: say.Call(number, part, body))
+        return found
 
     def ask(self, question: Callable[[int], say.Question]) -> tuple[int, _Inbox]:
         """Ask; whoever does forgets the answer in the end."""
@@ -256,46 +275,58 @@ class Shared:
             self._link.forget(number, cancel=not ended)
 
     async def embed(self, request: EmbeddingRequest, caller: Caller) -> Embeddings:
-        found: Embeddings = await self._value(lambda number: say.Embed(number, self.name, request, caller))
+        found: Embeddings = await self._link.value(lambda number: say.Embed(number, self.name, request, caller))
         return found
 
     async def rerank(self, request: RerankRequest, caller: Caller) -> Ranking:
-        found: Ranking = await self._value(lambda number: say.Rerank(number, self.name, request, caller))
+        found: Ranking = await self._link.value(lambda number: say.Rerank(number, self.name, request, caller))
         return found
 
     async def tokenize(self, text: str, *, special: bool) -> list[int]:
-        found: list[int] = await self._value(lambda number: say.Tokenize(number, self.name, text, special))
+        found: list[int] = await self._link.value(lambda number: say.Tokenize(number, self.name, text, special))
         return found
 
     async def detokenize(self, tokens: list[int]) -> str:
-        found: str = await self._value(lambda number: say.Detokenize(number, self.name, tokens))
+        found: str = await self._link.value(lambda number: say.Detokenize(number, self.name, tokens))
         return found
 
     async def apply_template(self, request: ChatRequest) -> tuple[str, int]:
-        found: tuple[str, int] = await self._value(lambda number: say.Render(number, self.name, request))
+        found: tuple[str, int] = await self._link.value(lambda number: say.Render(number, self.name, request))
         return found
 
     async def count_tokens(self, request: ChatRequest) -> TokenCount:
         return TokenCount((await self.apply_template(request))[1])
 
     async def list_sessions(self, tenant: str | None) -> list[SessionInfo]:
-        found: list[SessionInfo] = await self._value(lambda number: say.ListSessions(number, self.name, tenant))
+        found: list[SessionInfo] = await self._link.value(lambda number: say.ListSessions(number, self.name, tenant))
         return found
 
     async def change_session(
         self, tenant: str, key: str, action: SessionAction, new_key: str | None = None
     ) -> SessionInfo | None:
-        found: SessionInfo | None = await self._value(
+        found: SessionInfo | None = await self._link.value(
             lambda number: say.ChangeSession(number, self.name, tenant, key, action, new_key)
         )
         return found
 
-    async def _value(self, question: Callable[[int], say.Question]) -> Any:
-        number, inbox = self._link.ask(question)
-        answered = False
-        try:
-            told = await inbox.take()
-            answered = True
-        finally:
-            self._link.forget(number, cancel=not answered)
-        return told.value
+
+class SharedPool:
+    """The pool of the engine process. While that is away, what is known is what was."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    @property
+    def memory_bytes_max(self) -> int:
+        return self._link.state.memory_bytes_max
+
+    @property
+    def taken_bytes(self) -> int:
+        return self._link.state.taken_bytes
+
+    def placements(self) -> Mapping[str, Placement]:
+        return {name: model.place for name, model in self._link.models.items() if model.place is not None}
+
+    async def do(self, verb: Verb, name: str, *, force: bool = False) -> bool:
+        done: bool = await self._link.value(lambda number: say.Change(number, name, verb, force))
+        return done

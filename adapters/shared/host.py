@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -17,10 +17,14 @@ from adapters.errors import AdapterError, EngineFailed, ModelUnavailable
 from adapters.llama_cpp import Status
 from adapters.llama_cpp.generation import Counters
 from adapters.llama_cpp.messages import FrameError, FrameReader, SessionCounters, frame
+from adapters.llama_cpp.pool import Occupied
+from adapters.llama_cpp.resident import Placement
 from adapters.shared import messages as say
 from adapters.types import Event, ModelCard
 
 STATE_EVERY_S = 0.1
+
+Part = Callable[[bytes], Awaitable[bytes]]
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +49,17 @@ class Hosted(types.Chat, types.Embedder, types.Reranker, types.Tokenizer, types.
 class Host:
     """Serves models at a path until it is closed."""
 
-    def __init__(self, models: Iterable[Hosted], path: Path) -> None:
+    def __init__(
+        self,
+        models: Iterable[Hosted],
+        path: Path,
+        pool: Occupied | None = None,
+        parts: Mapping[str, Part] | None = None,
+    ) -> None:
+        """`parts` are what can be called beside the models, by name."""
         self.models: Mapping[str, Hosted] = {model.name: model for model in models}
+        self.pool = pool
+        self.parts = parts or {}
         self._path = path
         self._guests: set[_Guest] = set()
         self._told = b""
@@ -85,7 +98,11 @@ class Host:
             guest.tell(told)
 
     def state(self) -> say.State:
-        return say.State([_model(model) for model in self.models.values()])
+        places = {} if self.pool is None else self.pool.placements()
+        models = [_model(model, places.get(model.name)) for model in self.models.values()]
+        if self.pool is None:
+            return say.State(models)
+        return say.State(models, self.pool.taken_bytes, self.pool.memory_bytes_max)
 
     async def _watch(self) -> None:
         """Tell everybody when something has changed; polled, as a model has many parts that change."""
@@ -99,7 +116,7 @@ class Host:
                     guest.tell(state)
 
 
-def _model(model: Hosted) -> say.Model:
+def _model(model: Hosted, place: Placement | None) -> say.Model:
     eta_s = model.eta_s()
     return say.Model(
         model.name,
@@ -108,6 +125,7 @@ def _model(model: Hosted) -> say.Model:
         model.session_counters,
         model.counters.restarts,
         round(eta_s, 1) if math.isfinite(eta_s) else None,
+        place,
     )
 
 
@@ -189,6 +207,9 @@ class _Guest(asyncio.Protocol):
     async def _answer(self, asked: say.Question) -> None:
         """Answer one question; whatever goes wrong is an answer too."""
         try:
+            if isinstance(asked, say.Call):
+                self.tell(say.Answered(asked.id, await self._host.parts[asked.part](asked.body)))
+                return
             model = self._host.models.get(asked.model)
             if model is None:
                 raise ModelUnavailable("The model is not among those of the engine process.")
@@ -199,7 +220,7 @@ class _Guest(asyncio.Protocol):
             log.exception("a request of another process failed unexpectedly")
             self.tell(say.failed(asked.id, EngineFailed("The engine process had an error.")))
 
-    async def _ask(self, model: Hosted, asked: say.Question) -> None:
+    async def _ask(self, model: Hosted, asked: say.ModelQuestion) -> None:
         match asked:
             case say.Chat(id=id, request=chat, caller=caller):
                 await self._stream(id, model.chat(chat, caller))
@@ -219,6 +240,11 @@ class _Guest(asyncio.Protocol):
                 self.tell(say.Sessions(id, await model.list_sessions(tenant)))
             case say.ChangeSession(id=id, tenant=owner, key=key, action=action, new_key=new_key):
                 self.tell(say.Session(id, await model.change_session(owner, key, action, new_key)))
+            case say.Change(id=id, model=name, verb=verb, force=force):
+                done = self._host.pool is not None and await self._host.pool.do(verb, name, force=force)
+                # Whoever asked finds the model as it is then.
+                self.tell(self._host.state())
+                self.tell(say.Changed(id, done))
 
     async def _stream(self, id: int, events: AsyncIterator[Event]) -> None:
         credit = self._credits[id] = _Credit()

@@ -14,6 +14,8 @@ from adapters import errors
 from adapters.errors import AdapterError
 from adapters.llama_cpp import Status
 from adapters.llama_cpp.messages import SessionCounters
+from adapters.llama_cpp.pool import Verb
+from adapters.llama_cpp.resident import Placement
 from adapters.types import (
     Caller,
     ChatRequest,
@@ -90,6 +92,20 @@ class ChangeSession(_AskModel, frozen=True):
     new_key: str | None
 
 
+class Change(_AskModel, frozen=True):
+    """What an operator wants of a model's place in memory."""
+
+    verb: Verb
+    force: bool
+
+
+class Call(_Ask, frozen=True):
+    """A question to another part of the process than its models, in the words of that part."""
+
+    part: str
+    body: bytes
+
+
 class More(_Ask, frozen=True):
     """So many more events of a stream can be taken."""
 
@@ -107,7 +123,10 @@ class Metrics(msgspec.Struct, frozen=True, tag=True, array_like=True):
     text: bytes
 
 
-Question = Chat | Complete | Embed | Rerank | Tokenize | Detokenize | Render | ListSessions | ChangeSession
+ModelQuestion = (
+    Chat | Complete | Embed | Rerank | Tokenize | Detokenize | Render | ListSessions | ChangeSession | Change
+)
+Question = ModelQuestion | Call
 Asked = Question | More | Cancel | Metrics
 
 
@@ -167,6 +186,14 @@ class Session(_Ask, frozen=True):
     value: SessionInfo | None
 
 
+class Changed(_Ask, frozen=True):
+    value: bool
+
+
+class Answered(_Ask, frozen=True):
+    value: bytes
+
+
 class Failed(_Ask, frozen=True):
     """`kind` is the name of the error's class."""
 
@@ -178,7 +205,7 @@ class Failed(_Ask, frozen=True):
 
 
 class Model(msgspec.Struct, frozen=True):
-    """How a model is at the moment; `eta_s` None is for ever."""
+    """How a model is at the moment; `eta_s` None is for ever, `place` None for a model that is in no pool."""
 
     name: str
     status: Status
@@ -186,16 +213,19 @@ class Model(msgspec.Struct, frozen=True):
     sessions: SessionCounters
     restarts: int
     eta_s: float | None
+    place: Placement | None
 
 
 class State(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """How all models are. The first message of every connection, and sent again when it has changed."""
 
     models: list[Model]
+    taken_bytes: int = 0
+    memory_bytes_max: int = 0
 
 
 Event = HasStarted | HasText | HasReasoning | HasRefusal | HasCall | HasChoice | HasFinished
-Value = Embedded | Ranked | Tokens | Text | Rendered | Sessions | Session
+Value = Embedded | Ranked | Tokens | Text | Rendered | Sessions | Session | Changed | Answered
 Told = Event | Value | Failed | State | Metrics
 
 # The message of each type of event.

@@ -6,9 +6,9 @@ import importlib.metadata
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from adapters.llama_cpp.pool import Pool
+from adapters.llama_cpp.pool import Occupied
 from gateway.api import openai
 from gateway.api.admin.audit import AuditRoutes
 from gateway.api.admin.cache import CacheRoutes
@@ -57,6 +57,7 @@ from gateway.ledger.store import Ledger
 from gateway.library.finding import Finding
 from gateway.library.importing import Imports
 from gateway.library.links import Links
+from gateway.library.pulling import Ask
 from gateway.limits.limiter import Limiter, wall_us
 from gateway.limits.wallets import Wallets
 from gateway.passthrough import PassThrough
@@ -65,9 +66,6 @@ from gateway.routing.router import Router
 from gateway.routing.standing import Standing
 from gateway.served.live import Live
 from gateway.sessions import Sessions
-
-if TYPE_CHECKING:
-    from gateway.library.pull import Pulls
 
 
 def version() -> str:
@@ -100,8 +98,8 @@ class Parts(NamedTuple):
     directory: Directory | None = None
     keyring: Keyring | None = None
     passthrough: PassThrough | None = None
-    pool: Pool | None = None
-    pulls: Callable[[], Pulls] | None = None
+    pool: Occupied | None = None
+    pulls: Ask | None = None
     standings: Callable[[], Mapping[str, Standing]] = dict
     live: Live | None = None
     router: Callable[[str], Router | None] = lambda name: None

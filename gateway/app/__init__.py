@@ -11,7 +11,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -21,8 +21,9 @@ import uvloop
 from msgspec.structs import replace
 
 from adapters.llama_cpp import Status
-from adapters.llama_cpp.pool import Pool
+from adapters.llama_cpp.pool import Occupied, Pool
 from adapters.scripted import Scripted
+from adapters.shared.guest import Link
 from gateway import gauges, logs
 from gateway.api.cookies import Cookies
 from gateway.api.edge import Edge
@@ -30,15 +31,15 @@ from gateway.api.health import Health
 from gateway.api.idempotent import Idempotent
 from gateway.api.lane import Lane
 from gateway.api.log_ins import LogIns
-from gateway.api.mount import Parts, routes, version
+from gateway.api.mount import Library, Parts, routes, version
 from gateway.api.passing import Passer
 from gateway.api.protocol import Report, Wheel
 from gateway.api.server import ListenError, Server, bind
 from gateway.app.caching import open_cache
-from gateway.app.engines import open_link, serve_engines, stop_with
+from gateway.app.engines import open_link, serve_engines, shared_pool, stop_with
 from gateway.app.guardrails import open_guardrails
 from gateway.app.library import open_library
-from gateway.app.models import open_adapters
+from gateway.app.models import Local, open_adapters
 from gateway.app.money import open_money
 from gateway.app.people import open_authenticator, open_people
 from gateway.app.pooling import open_pool
@@ -55,6 +56,7 @@ from gateway.idempotency import Idempotency
 from gateway.inference import Inference
 from gateway.ledger.caught_up import CaughtUp
 from gateway.ledger.store import Ledger
+from gateway.library.pulling import Ask
 from gateway.limits.orphans import NAME_CHARS
 from gateway.limits.wallets import Wallets
 from gateway.logs import AccessLog
@@ -162,7 +164,7 @@ async def opened(config: Config, station: Station | None = None) -> AsyncIterato
         if admin_key is not None:
             made = Event(action="key.create", actor=GATEWAY, subject=key_id(admin_key) or "", details={"admin": True})
             audit.add(made)
-        adapters = open_adapters(config, await open_link(station, telemetry, stack))
+        adapters = open_adapters(config, link := await open_link(station, telemetry, stack))
         decisions = Decisions()
         serving = Serving(adapters, decisions, telemetry)
         stack.push_async_callback(serving.close)
@@ -170,7 +172,7 @@ async def opened(config: Config, station: Station | None = None) -> AsyncIterato
         telemetry.gauge_source(lambda: gauges.of_routes(serving.routers, serving.standings, time.monotonic()))
         models = [adapter for adapter in adapters if not isinstance(adapter, Scripted)]
         library = await open_library(config, database, stack)
-        pool, pulls = open_pool(config, adapters, library and library.imports.shelf, stack)
+        pool, pulls = _pool(config, adapters, library, link, stack)
         wheel = Wheel(config.server, _reporter(telemetry, access_log))
         telemetry.gauge_source(lambda: gauges.of_work(models, pool, len(wheel.connections)))
         process = secrets.token_hex(NAME_CHARS // 2)
@@ -209,11 +211,21 @@ async def opened(config: Config, station: Station | None = None) -> AsyncIterato
             recognises=recognises,
         )
         wheel.lane = Lane(edge, passer)
-        stack.push_async_callback(_end, asyncio.create_task(_load(pool)))
+        _start_loading(pool, stack)
         started = Event(action="gateway.start", actor=GATEWAY, subject=socket.gethostname(), details=_facts(config))
         audit.add(started)
         stack.callback(audit.add, replace(started, action="gateway.stop"))
         yield Gateway(edge, wheel, lambda: {model.name: model.status() for model in models}, admin_key)
+
+
+def _pool(
+    config: Config, adapters: Sequence[Local], library: Library | None, link: Link | None, stack: AsyncExitStack
+) -> tuple[Occupied, Ask]:
+    """The pool and its pulls: those of the engine process, if there is one."""
+    if link is not None:
+        return shared_pool(link)
+    pool, pulls = open_pool(config, adapters, library and library.imports.shelf, stack)
+    return pool, pulls.ask
 
 
 async def _open_database(config: Config, stack: AsyncExitStack) -> Database | None:
@@ -263,6 +275,12 @@ def _reporter(telemetry: Telemetry, access_log: AccessLog) -> Report:
         access_log.add({"status": error.status, "error": error.code, "request_id": request_id})
 
     return report
+
+
+def _start_loading(pool: Occupied, stack: AsyncExitStack) -> None:
+    """The pool of another process is started there."""
+    if isinstance(pool, Pool):
+        stack.push_async_callback(_end, asyncio.create_task(_load(pool)))
 
 
 async def _load(pool: Pool) -> None:

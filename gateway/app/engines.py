@@ -7,22 +7,26 @@ import signal
 import socket
 from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 import uvloop
 
 from adapters.llama_cpp import LlamaCpp
-from adapters.shared.guest import Link
+from adapters.llama_cpp.pool import Occupied
+from adapters.shared.guest import Link, SharedPool
 from adapters.shared.host import Host
 from gateway.app.library import open_distant_shelf
 from gateway.app.models import open_adapters
 from gateway.app.pooling import open_pool
 from gateway.app.workers import Station
 from gateway.config import Config
+from gateway.library.pulling import Ask, answer_bytes, elsewhere
 from gateway.telemetry import Telemetry
 
 # So long a process that answers waits until it knows the models; without them it begins all the same.
 ENGINE_START_S = 30.0
+PULLS = "pulls"
 
 
 def serve_engines(config: Config, unused: Iterable[socket.socket], path: Path, lifeline: int) -> int:
@@ -37,8 +41,9 @@ def serve_engines(config: Config, unused: Iterable[socket.socket], path: Path, l
         stop_with(lifeline, ended.set)
         async with AsyncExitStack() as stack:
             adapters = open_adapters(config)
-            pool, _ = open_pool(config, adapters, await open_distant_shelf(config, stack), stack)
-            host = Host([adapter for adapter in adapters if isinstance(adapter, LlamaCpp)], path)
+            pool, pulls = open_pool(config, adapters, await open_distant_shelf(config, stack), stack)
+            models = [adapter for adapter in adapters if isinstance(adapter, LlamaCpp)]
+            host = Host(models, path, pool, {PULLS: partial(answer_bytes, pulls)})
             await host.start()
             stack.push_async_callback(host.close)
             loading = asyncio.create_task(pool.start())
@@ -60,6 +65,11 @@ async def open_link(station: Station | None, telemetry: Telemetry, stack: AsyncE
     link.share_metrics(station.number, telemetry.render)
     telemetry.apart = station.number, lambda: link.metrics
     return link
+
+
+def shared_pool(link: Link) -> tuple[Occupied, Ask]:
+    """The pool and the pulls of the engine process."""
+    return SharedPool(link), elsewhere(partial(link.call, PULLS))
 
 
 def stop_with(lifeline: int, stop: Callable[[], None]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import TYPE_CHECKING
@@ -19,7 +19,6 @@ from gateway.library.hardware import available_bytes
 from gateway.library.names import Reference, parse
 
 if TYPE_CHECKING:
-    from gateway.library.pull import Pulls
     from gateway.library.shelf import Shelf
 
 # What of the memory that is available at the start models may take: the rest is for conversations and other programs.
@@ -28,7 +27,7 @@ MEMORY_SHARE = 0.9
 
 def open_pool(
     config: Config, adapters: Iterable[Local], shelf: Shelf | None, stack: AsyncExitStack
-) -> tuple[Pool, Callable[[], Pulls]]:
+) -> tuple[Pool, LazyPulls]:
     """The pool of all local models, and the pulls of this process, which `shelf` hears of; nothing is loaded or pulled
     yet. From now on requests come in by the pool's doors."""
     library = LazyPulls(config, shelf)

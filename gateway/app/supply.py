@@ -11,9 +11,10 @@ from gateway.hubs import open_pulls
 from gateway.library import hardware
 from gateway.library.errors import LibraryError
 from gateway.library.names import Reference, select
+from gateway.library.pulling import Asked, Progress, Told, answer
 
 if TYPE_CHECKING:
-    from gateway.library.pull import Progress, Pull, Pulls
+    from gateway.library.pull import Pull, Pulls
     from gateway.library.shelf import Shelf
 
 # What is said before anybody can know how long a pull takes.
@@ -36,6 +37,10 @@ class LazyPulls:
                 self._config, self._shelf, None if chosen is None else lambda: int(chosen * hardware.WEIGHTS_SHARE)
             )
         return self._pulls
+
+    async def ask(self, asked: Asked) -> Told:
+        """What `pulling` says about them."""
+        return await answer(self, asked)
 
     async def close(self) -> None:
         """Stop all pulls; what has come stays for the next time."""

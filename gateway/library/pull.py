@@ -9,44 +9,21 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
-from typing import Literal
-
-import msgspec
 
 from gateway.library.errors import Cancelled, LibraryError
 from gateway.library.files import Status as FileStatus
 from gateway.library.hub import Hub, Resolution, check_facts
 from gateway.library.names import Kind, Reference, RemoteFile, Selection, select
+from gateway.library.pulling import ENDED, PROGRESS_EVERY_S, Progress, Status
 from gateway.library.shelf import Shelf
 from gateway.library.store import LockFile, Pinned, Store, pin_name
 from gateway.library.transfer import Transfer
 
-Status = Literal["queued", "running", "verifying", "paused", "succeeded", "failed", "cancelled"]
-ENDED: tuple[Status, ...] = ("succeeded", "failed", "cancelled")
-
 PULLS_MAX = 1000
-PROGRESS_EVERY_S = 0.25
 RATE_OVER_S = 5.0
 CANCEL_PATIENCE_S = 1.0
 
 log = logging.getLogger("gateway.library")
-
-
-class Progress(msgspec.Struct, frozen=True, kw_only=True):
-    """A pull as it stands. `eta_s` None: nobody can tell. `path` is the model's first file once it is here."""
-
-    id: str
-    reference: str
-    kind: Kind
-    status: Status
-    commit: str | None
-    files: tuple[str, ...]
-    done_bytes: int
-    total_bytes: int
-    bytes_per_s: float
-    eta_s: float | None
-    error: str | None
-    path: str | None
 
 
 class Pull:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
 
 from adapters.llama_cpp import Status
-from adapters.llama_cpp.pool import Pool
-from adapters.llama_cpp.resident import Resident
+from adapters.llama_cpp.pool import Occupied, Verb
+from adapters.llama_cpp.resident import Placement
 from gateway import errors
 from gateway.api.admin.routes import Call, Query, Route, kept
 from gateway.api.health import ModelStatus
@@ -74,9 +75,12 @@ class Unloading(Query, kw_only=True, frozen=True):
 class PoolRoutes:
     """The pool, looked at and changed."""
 
-    def __init__(self, config: Config, pool: Pool | None, statuses: Callable[[], Mapping[str, ModelStatus]]) -> None:
+    def __init__(
+        self, config: Config, pool: Occupied | None, statuses: Callable[[], Mapping[str, ModelStatus]]
+    ) -> None:
         self._pool = pool
         self._statuses = statuses
+        self._local = {model.name for model in config.models if model.local}
         self._names = {name: model.name for model in config.models for name in (model.name, *model.aliases)}
 
     def routes(self) -> tuple[Route, ...]:
@@ -106,54 +110,50 @@ class PoolRoutes:
         )
 
     async def list(self, call: Call[None, None]) -> PoolShown:
-        residents = {} if self._pool is None else self._pool.residents
+        pool = self._pool
+        places = {} if pool is None else pool.placements()
         return PoolShown(
-            data=[engine(name, status, residents.get(name)) for name, status in self._statuses().items()],
-            memory_bytes=0 if self._pool is None else self._pool.taken_bytes,
-            memory_bytes_max=None if self._pool is None else self._pool.settings.memory_bytes,
+            data=[engine(name, status, places.get(name)) for name, status in self._statuses().items()],
+            memory_bytes=0 if pool is None else pool.taken_bytes,
+            memory_bytes_max=None if pool is None else pool.memory_bytes_max,
         )
 
     async def load(self, call: Call[None, None]) -> Engine:
-        return self._do(call, lambda pool, name: pool.load(name))
+        return await self._do(call, "load")
 
     async def unload(self, call: Call[Unloading, None]) -> Engine:
-        return self._do(call, lambda pool, name: pool.unload(name, force=call.query.force))
+        return await self._do(call, "unload", force=call.query.force)
 
     async def sleep(self, call: Call[None, None]) -> Engine:
-        def sleep(pool: Pool, name: str) -> None:
-            if not pool.sleep(name):
-                raise errors.error("conflict", "The model is busy: only an idle one can be put to sleep.")
-
-        return self._do(call, sleep)
+        return await self._do(call, "sleep")
 
     async def pin(self, call: Call[None, None]) -> Engine:
-        return self._do(call, lambda pool, name: pool.pin(name, pinned=True))
+        return await self._do(call, "pin")
 
     async def unpin(self, call: Call[None, None]) -> Engine:
-        return self._do(call, lambda pool, name: pool.pin(name, pinned=False))
+        return await self._do(call, "unpin")
 
     async def reset(self, call: Call[None, None]) -> Engine:
-        return self._do(call, lambda pool, name: pool.reset(name))
+        return await self._do(call, "reset")
 
-    def _do(self, call: Call[Any, Any], act: Callable[[Pool, str], None]) -> Engine:
+    async def _do(self, call: Call[Any, Any], verb: Verb, *, force: bool = False) -> Engine:
         pool, name = kept(self._pool), self._names.get(call.path["id"], "")
-        if name not in self._statuses():
+        if name not in self._local:
             raise not_found()
-        if name not in pool.residents:
-            raise errors.error("conflict", "This process does not load the model: there is nothing to change.")
-        act(pool, name)
+        if not await pool.do(verb, name, force=force):
+            raise errors.error("conflict", "The model is busy: only an idle one can be put to sleep.")
         call.note(name)
-        return engine(name, self._statuses()[name], pool.residents[name])
+        return engine(name, self._statuses()[name], pool.placements()[name])
 
 
-def engine(name: str, status: ModelStatus, resident: Resident | None) -> Engine:
+def engine(name: str, status: ModelStatus, place: Placement | None) -> Engine:
     """A status as it is shown, with the place of a local model in memory."""
     shown = Engine(
         id=name, state=status.state, progress=round(status.progress, 3), reason=getattr(status, "reason", None)
     )
     if isinstance(status, Status):
         shown = _running(shown, status)
-    return shown if resident is None else _placed(shown, resident)
+    return shown if place is None else _placed(shown, place)
 
 
 def _running(shown: Engine, status: Status) -> Engine:
@@ -175,18 +175,18 @@ def _running(shown: Engine, status: Status) -> Engine:
     )
 
 
-def _placed(shown: Engine, resident: Resident) -> Engine:
-    """With its place in the memory of this process."""
+def _placed(shown: Engine, place: Placement) -> Engine:
+    """With its place in memory."""
     return msgspec.structs.replace(
         shown,
-        waiting=len(resident.arrivals),
-        memory_bytes=resident.size_bytes,
-        pinned=resident.pinned,
-        lazy=resident.how.lazy,
-        priority=resident.how.priority,
-        ttl_s=resident.how.ttl_s,
-        held=resident.held,
-        loads=resident.loads,
-        load_s=None if resident.load_s is None else round(resident.load_s, 1),
-        idle_s=resident.idle_s,
+        waiting=place.waiting,
+        memory_bytes=place.memory_bytes,
+        pinned=place.pinned,
+        lazy=place.lazy,
+        priority=place.priority,
+        ttl_s=place.ttl_s,
+        held=place.held,
+        loads=place.loads,
+        load_s=None if place.load_s is None else round(place.load_s, 1),
+        idle_s=None if place.used_s is None else round(time.monotonic() - place.used_s, 1),
     )

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
@@ -16,11 +16,9 @@ from gateway.api import sockets
 from gateway.api.admin.routes import Body, Call, Page, Route, encode, kept
 from gateway.api.http import EventStreamResponse, Response
 from gateway.auth.records import not_found
-from gateway.library.errors import InvalidReference, LibraryError
+from gateway.library.errors import InvalidReference
 from gateway.library.names import Reference, parse
-
-if TYPE_CHECKING:
-    from gateway.library.pull import Progress, Pull, Pulls
+from gateway.library.pulling import Ask, Asked, Progress, Told, Verb, watch
 
 WAIT_S_MAX = 3600.0
 
@@ -55,10 +53,10 @@ class PullShown(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PullRoutes:
-    """The pulls of this process. `allowed` are the repositories they may be from: `*` is anything, none is all."""
+    """The pulls of this gateway. `allowed` are the repositories they may be from: `*` is anything, none is all."""
 
-    def __init__(self, pulls: Callable[[], Pulls] | None, allowed: tuple[str, ...]) -> None:
-        self._pulls = pulls
+    def __init__(self, ask: Ask | None, allowed: tuple[str, ...]) -> None:
+        self._ask_pulls = ask
         self._allowed = allowed
 
     def routes(self) -> tuple[Route, ...]:
@@ -67,7 +65,7 @@ class PullRoutes:
         events["description"] += "With `Upgrade: websocket` each is a text message instead."
         return (
             Route(
-                "GET", "/admin/v1/pulls", read, self.list, "The pulls of this process", "pulls", answer=list[PullShown]
+                "GET", "/admin/v1/pulls", read, self.list, "All pulls since the start", "pulls", answer=list[PullShown]
             ),
             Route(
                 "POST",
@@ -101,29 +99,29 @@ class PullRoutes:
         path, action = f"/admin/v1/pulls/{{id}}/{verb}", f"library.pull.{verb}"
         return Route("POST", path, "library.write", handler, summary, "pulls", answer=PullShown, action=action)
 
-    def _open(self) -> Pulls:
-        try:
-            return kept(self._pulls)()
-        except LibraryError as error:
-            raise errors.error("conflict", f"Nothing can be pulled: {error}.") from None
+    async def _ask(self, verb: Verb, name: str = "", **more: Any) -> Told:
+        told = await kept(self._ask_pulls)(Asked(verb=verb, name=name, **more))
+        if told.closed is not None:
+            raise errors.error("conflict", f"Nothing can be pulled: {told.closed}.")
+        if told.refused is not None:
+            raise errors.error("overloaded", f"{told.refused}.")
+        return told
 
     async def list(self, call: Call[None, None]) -> Page[PullShown]:
-        return Page([] if self._pulls is None else [shown(one) for one in self._open().list()])
+        told = Told() if self._ask_pulls is None else await self._ask("list")
+        return Page([shown(one) for one in told.pulls])
 
     async def start(self, call: Call[None, NewPull]) -> PullShown:
-        pulls, body = self._open(), call.body
-        reference = self._permitted(body.name)
-        try:
-            pull = pulls.start(reference, "dataset" if body.dataset else "model", update=body.update)
-        except LibraryError as error:
-            raise errors.error("overloaded", f"{error}.") from None
-        call.note(pull.id, name=str(reference))
+        body, reference = call.body, self._permitted(call.body.name)
+        told = await self._ask("start", str(reference), kind="dataset" if body.dataset else "model", update=body.update)
+        progress = told.pulls[0]
+        call.note(progress.id, name=str(reference))
         if body.wait:
-            async with asyncio.timeout(WAIT_S_MAX):
-                async for progress in pulls.watch(pull):
+            async with asyncio.timeout(WAIT_S_MAX), aclosing(watch(kept(self._ask_pulls), progress)) as watched:
+                async for progress in watched:
                     if progress.status == "paused":
                         break
-        return shown(pull.progress())
+        return shown(progress)
 
     def _permitted(self, name: str) -> Reference:
         try:
@@ -136,45 +134,39 @@ class PullRoutes:
         return reference
 
     async def show(self, call: Call[None, None]) -> PullShown:
-        return shown(self._found(call)[1].progress())
+        return shown((await self._known(call, "find")).pulls[0])
 
     async def events(self, call: Call[None, None]) -> Response:
-        pulls, pull = self._found(call)
-
+        first = (await self._known(call, "find")).pulls[0]
         if sockets.wanted(call.request):
-            return sockets.TextSocket(_told(pulls, pull))
-        return EventStreamResponse(_told(pulls, pull, b"data: %b\n\n"))
+            return sockets.TextSocket(self._told(first))
+        return EventStreamResponse(self._told(first, b"data: %b\n\n"))
+
+    async def _told(self, first: Progress, form: bytes = b"%b") -> AsyncGenerator[bytes, None]:
+        async with aclosing(watch(kept(self._ask_pulls), first)) as watched:
+            async for progress in watched:
+                yield form % encode(shown(progress))
 
     async def pause(self, call: Call[None, None]) -> PullShown:
-        pulls, pull = self._found(call)
-        return _changed(pulls.pause(pull), pull)
+        return await self._changed(call, "pause")
 
     async def resume(self, call: Call[None, None]) -> PullShown:
-        pulls, pull = self._found(call)
-        return _changed(pulls.resume(pull), pull)
+        return await self._changed(call, "resume")
 
     async def cancel(self, call: Call[None, None]) -> PullShown:
-        pulls, pull = self._found(call)
-        return _changed(await pulls.cancel(pull), pull)
+        return await self._changed(call, "cancel")
 
-    def _found(self, call: Call[Any, Any]) -> tuple[Pulls, Pull]:
-        pulls = self._open()
-        pull = pulls.get(call.path["id"])
-        if pull is None:
+    async def _changed(self, call: Call[None, None], verb: Verb) -> PullShown:
+        told = await self._known(call, verb)
+        if not told.done:
+            raise errors.error("conflict", f"The pull is {told.pulls[0].status}.")
+        return shown(told.pulls[0])
+
+    async def _known(self, call: Call[None, None], verb: Verb) -> Told:
+        told = await self._ask(verb, call.path["id"])
+        if not told.pulls:
             raise not_found()
-        return pulls, pull
-
-
-async def _told(pulls: Pulls, pull: Pull, form: bytes = b"%b") -> AsyncGenerator[bytes, None]:
-    async with aclosing(pulls.watch(pull)) as watched:
-        async for progress in watched:
-            yield form % encode(shown(progress))
-
-
-def _changed(done: bool, pull: Pull) -> PullShown:
-    if not done:
-        raise errors.error("conflict", f"The pull is {pull.status}.")
-    return shown(pull.progress())
+        return told
 
 
 def shown(progress: Progress) -> PullShown:

@@ -1,4 +1,5 @@
 import itertools
+import math
 import os
 import struct
 import time
@@ -7,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from gguf import GGML_QUANT_SIZES
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -31,6 +32,10 @@ def string(key: str, value: str | bytes) -> bytes:
 
 def u32(key: str, value: int) -> bytes:
     return pair(key, U32, struct.pack("<I", value))
+
+
+def f32(key: str, value: float) -> bytes:
+    return pair(key, F32, struct.pack("<f", value))
 
 
 def array(key: str, kind: int, count: int, items: bytes) -> bytes:
@@ -175,6 +180,16 @@ BROKEN = [
     (build(tensors=[TENSORS[0], tensor("b", (3,), 0, 1 << 63)]), "instead of 160"),
     (build(data=DATA[:-1]), "behind the end of the file"),
     (build(data=b""), "behind the end of the file"),
+    # What ends the process of llama.cpp.
+    (build([ARCHITECTURE, u32("general.alignment", 1)], [tensor("a", (1,), 0, 0)], alignment=1), "no multiple of 32"),
+    (build([ARCHITECTURE, u32("llama.block_count", 0)]), "block_count is 0"),
+    (build([ARCHITECTURE, u32("llama.block_count", 513)]), "block_count is 513"),
+    (build([ARCHITECTURE, u32("llama.pooling_type", 5)]), "pooling_type is 5"),
+    (build([ARCHITECTURE, string("tokenizer.ggml.model", "none")]), "it has no tokenizer"),
+    (build([ARCHITECTURE, f32("llama.attention.layer_norm_rms_epsilon", -1e-5)]), "rms_epsilon is -"),
+    (build([ARCHITECTURE, f32("llama.attention.layer_norm_epsilon", math.nan)]), "norm_epsilon is nan"),
+    (build(tensors=[tensor("output_norm.weight", (64,), 8, 0)]), "is a vector of the type Q8_0"),
+    (build(tensors=[tensor("blk.7.attn_q.weight", (4, 4), 26, 0)]), "is a matrix of the type I32"),
 ]
 
 
@@ -231,6 +246,8 @@ def test_a_sparse_file_is_not_read_to_its_end(write: Write) -> None:
 
 def test_the_table_of_tensor_types_is_that_of_the_library() -> None:
     theirs = {int(kind): (kind.name, *sizes) for kind, sizes in GGML_QUANT_SIZES.items()}
+    # llama.cpp's blocks of this type became smaller since.
+    theirs[GGMLQuantizationType.Q8_1] = ("Q8_1", 32, 36)
     assert {kind: row for kind, row in TENSOR_TYPES.items() if kind in theirs} == theirs
 
 

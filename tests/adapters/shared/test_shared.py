@@ -16,8 +16,10 @@ from adapters.errors import AdapterError, EngineFailed, InvalidRequest, ModelLoa
 from adapters.llama_cpp import Status
 from adapters.llama_cpp.generation import Counters
 from adapters.llama_cpp.messages import SessionCounters
+from adapters.llama_cpp.pool import Verb
+from adapters.llama_cpp.resident import Placement
 from adapters.shared import messages as say
-from adapters.shared.guest import REQUEST_BYTES_MAX, Link, Shared
+from adapters.shared.guest import REQUEST_BYTES_MAX, Link, Shared, SharedPool
 from adapters.shared.host import Host
 from adapters.types import (
     Caller,
@@ -90,11 +92,50 @@ class Local(Scripted):
         return self.eta
 
 
+class Pool:
+    """A pool that remembers what it was told."""
+
+    memory_bytes_max = 30
+    taken_bytes = 10
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, str, bool]] = []
+
+    def placements(self) -> dict[str, Placement]:
+        return {"m": placement(pinned=("pin", "m", False) in self.told)}
+
+    async def do(self, verb: Verb, name: str, *, force: bool = False) -> bool:
+        self.told.append((verb, name, force))
+        return verb != "sleep"
+
+
+def placement(*, pinned: bool) -> Placement:
+    return Placement(
+        inside=True,
+        memory_bytes=10,
+        waiting=1,
+        pinned=pinned,
+        lazy=False,
+        priority=2,
+        ttl_s=60.0,
+        held=False,
+        loads=3,
+        load_s=1.5,
+        used_s=1000.0,
+    )
+
+
+async def turned(body: bytes) -> bytes:
+    if body == b"bad":
+        raise ValueError("a bug")
+    return body[::-1]
+
+
 @contextlib.asynccontextmanager
 async def linked(*models: Local) -> AsyncIterator[tuple[Host, Link, list[Shared]]]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "engine.sock"
-        host, link = Host(models, path), Link(path)
+        host, link = Host(models, path, Pool(), {"turner": turned}), Link(path)
         await host.start()
         await link.start(30)
         try:
@@ -157,6 +198,34 @@ def test_sessions() -> None:
             assert pinned is not None
             assert pinned.pinned
             assert await shared.change_session("local", "nothing", "pin") is None
+
+    run(scenario)
+
+
+def test_the_pool_is_the_same() -> None:
+    async def scenario() -> None:
+        async with linked(Local()) as (host, link, _):
+            pool = SharedPool(link)
+            assert (pool.taken_bytes, pool.memory_bytes_max) == (10, 30)
+            assert pool.placements() == {"m": placement(pinned=False)}
+            assert await pool.do("pin", "m")
+            # Whoever changed something sees it at once.
+            assert pool.placements() == {"m": placement(pinned=True)}
+            assert not await pool.do("sleep", "m")
+            assert await pool.do("unload", "m", force=True)
+            assert isinstance(host.pool, Pool)
+            assert host.pool.told == [("pin", "m", False), ("sleep", "m", False), ("unload", "m", True)]
+
+    run(scenario)
+
+
+def test_other_parts_are_called() -> None:
+    async def scenario() -> None:
+        async with linked() as (_, link, _):
+            assert await link.call("turner", b"abc") == b"cba"
+            for part, body in (("turner", b"bad"), ("nobody", b"")):
+                with pytest.raises(EngineFailed):
+                    await link.call(part, body)
 
     run(scenario)
 

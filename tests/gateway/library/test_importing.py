@@ -326,7 +326,7 @@ def test_how_many_read_from_a_drive_at_once(tmp_path: Path, rotational: str | No
 
 
 def test_mutated_files_never_come_in_as_something_that_they_are_not(tmp_path: Path) -> None:
-    """A short one of `tests/faults/mutated_imports.py`."""
+    """`tests/faults/ggufs.py` has many more kinds of them."""
     data, draw = DEMO.read_bytes()[: 256 * 1024], random.Random(7)
     source = tmp_path / "mutated.gguf"
     for _ in range(200):

@@ -26,7 +26,8 @@ from gateway.library.errors import (
 from gateway.library.hub import Hosts, HubSettings
 from gateway.library.hub import Hub as Client
 from gateway.library.names import RemoteFile, parse
-from gateway.library.pull import Progress, Pull, Pulls
+from gateway.library.pull import Pull, Pulls
+from gateway.library.pulling import Progress
 from gateway.library.store import LockFile, Store
 from gateway.library.transfer import Transfer, check_space
 from gateway.secret import Secret
