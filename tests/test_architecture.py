@@ -318,6 +318,8 @@ GATEWAY_SIDE = {
     "process",
     "queue",
     "pool",
+    "asleep",
+    "records",
     "messages",
     "resident",
     "residency",

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from adapters.errors import AdapterError, Busy, InvalidRequest, ModelLoading, Overloaded
 from adapters.llama_cpp.asked import chat_prompt, check_parts, embedding_prompt, parser_of
+from adapters.llama_cpp.asleep import Asleep
 from adapters.llama_cpp.generation import Counters, Engine, TextGeneration, size_tokens
 from adapters.llama_cpp.line import Line, Turn, take_turn
 from adapters.llama_cpp.messages import (
@@ -115,6 +116,7 @@ class LlamaCpp:
         self._embedding = Line(FairQueue(EMBEDDING_MAX, queue_depth_max), timing.clock, self._rates)
         self._engine = Engine(self._worker, self._places, self._preparing, self.counters)
         self._questions = 0
+        self._asleep = Asleep(settings)
 
     # Life
 
@@ -409,6 +411,8 @@ class LlamaCpp:
     # Sessions
 
     async def list_sessions(self, tenant: str | None) -> list[SessionInfo]:
+        if self._worker.unavailable() is not None:
+            return await self._asleep.listed(tenant)
         if not self.check_ready().generates:
             return []
         answer = await self._ask(lambda number: ListSessions(number, tenant))
@@ -418,6 +422,8 @@ class LlamaCpp:
     async def change_session(
         self, tenant: str, key: str, action: SessionAction, new_key: str | None = None
     ) -> SessionInfo | None:
+        if action in ("delete", "reset") and self._worker.unavailable() is not None:
+            return await self._asleep.erase(tenant, key)
         if not (await self._enter(tenant)).generates:
             return None
         answer = await self._ask(lambda number: ChangeSession(number, tenant, key, action, new_key))

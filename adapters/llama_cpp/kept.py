@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from adapters.llama_cpp.images import whole
+from adapters.llama_cpp.records import Record
 from adapters.types import SessionInfo, Tier
 
 Int32s = npt.NDArray[np.int32]
@@ -49,22 +50,6 @@ class Blob(msgspec.Struct, frozen=True):
     @property
     def size_bytes(self) -> int:
         return len(self.state) + sum(len(checkpoint.state) for checkpoint in self.checkpoints)
-
-
-class Record(msgspec.Struct, frozen=True, array_like=True):
-    """What stands beside a blob on disk. `tokens` are little-endian 32-bit integers, times Unix microseconds,
-    `checkpoints` pairs of position and bytes."""
-
-    tenant: str
-    variant: str
-    key: str | None
-    id: str
-    tokens: bytes
-    created_us: int
-    used_us: int
-    pinned: bool
-    state_bytes: int
-    checkpoints: tuple[tuple[int, int], ...]
 
 
 class Owner(msgspec.Struct, frozen=True):

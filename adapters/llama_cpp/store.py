@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import re
 import sys
 from collections import Counter, deque
 from collections.abc import Callable
@@ -27,12 +26,11 @@ import msgspec
 
 from adapters.llama_cpp import sealed
 from adapters.llama_cpp.buffers import Buffers, step_back
-from adapters.llama_cpp.kept import Blob, Record, Scan
-from adapters.llama_cpp.sealed import Damaged, Foreign, Lock
+from adapters.llama_cpp.kept import Blob, Scan
+from adapters.llama_cpp.records import ID, LOCK_NAME, SUFFIX, Damaged, Foreign, Lock, Record, sync_folder
 
-ID = re.compile(r"sess_[0-9a-f]{24}")
-SUFFIX = ".kv"
 READY_MAX = 4
+
 Result = TypeVar("Result")
 
 
@@ -57,11 +55,7 @@ class Files:
         path.unlink(missing_ok=True)
 
     def sync_folder(self, folder: Path) -> None:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync_folder(folder)
 
 
 class Store:
@@ -155,7 +149,7 @@ class Store:
 
     def _start(self) -> None:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._guard = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._guard = os.open(self._folder / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._guard, fcntl.LOCK_EX)
         self._lock = Lock(self._compatibility(), self._key)
 

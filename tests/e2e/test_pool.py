@@ -86,4 +86,22 @@ def test_a_conversation_outlives_the_sleep_of_its_model(server: Server) -> None:
     turn(history)
     while states(server)["one"] == "ready":
         assert {ask(server, "two")[0], ask(server, "three")[0]} <= {200, 503}
+    # It is listed while the model is away, and there is one that is deleted without waking it.
+    with server.client() as client:
+        kept = {one["key"]: one for one in client.get("/v1/sessions", params={"model": "one"}).json()["data"]}
+        assert kept["kept"]["tier"] == "disk" and kept["kept"]["tokens"] > 40, kept
+        client.post("/admin/v1/pool/one/unload")
+        assert client.get("/v1/sessions/kept").json()["tokens"] == kept["kept"]["tokens"]
+        assert states(server)["one"] == "stopped"
+        client.post("/admin/v1/pool/one/load")
+    while states(server)["one"] != "ready":
+        time.sleep(0.05)
     assert turn(history, said[0], "And now?") > 40
+    with server.client() as client:
+        client.post("/admin/v1/pool/one/unload")
+        until_gone = time.monotonic() + 30
+        while (gone := client.delete("/v1/sessions/kept")).status_code == 503 and time.monotonic() < until_gone:
+            time.sleep(0.1)
+        assert gone.status_code == 200, gone.text
+        assert client.get("/v1/sessions/kept").status_code == 404
+        client.post("/admin/v1/pool/one/load")

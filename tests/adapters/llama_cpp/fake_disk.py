@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from adapters.llama_cpp.kept import Blob, Record, Scan
+from adapters.llama_cpp.kept import Blob, Scan
+from adapters.llama_cpp.records import Record
 
 
 class FakeDisk:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 from io import BufferedReader, BufferedWriter
@@ -11,10 +12,13 @@ import msgspec
 import numpy as np
 import pytest
 
+from adapters.errors import ModelLoading
 from adapters.llama_cpp import sealed
+from adapters.llama_cpp.asleep import Asleep
 from adapters.llama_cpp.buffers import Buffers
-from adapters.llama_cpp.kept import Blob, Checkpoint, Record, Scan
-from adapters.llama_cpp.sealed import CHUNK_BYTES, Damaged, Foreign, Lock
+from adapters.llama_cpp.kept import Blob, Checkpoint, Scan
+from adapters.llama_cpp.messages import EngineSettings
+from adapters.llama_cpp.records import CHUNK_BYTES, Damaged, Foreign, Lock, Record
 from adapters.llama_cpp.store import Files, Store
 
 ID = "sess_" + "0123456789ab" * 2
@@ -273,3 +277,29 @@ def test_a_folder_that_cannot_be_had_keeps_nothing_and_breaks_nothing(tmp_path: 
     bench = Bench(tmp_path / "file" / "below")
     assert bench.scans == [Scan([])]
     assert bench.save(blob()) == 0 and bench.load() is None
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_without_a_worker_files_are_listed_and_erased(tmp_path: Path, key: bytes | None) -> None:
+    bench = Bench(tmp_path, key=key, compatible=bytes(range(32)))
+    bench.store.save(record(blob()), blob(), lambda size: None)
+    bench.settle()
+    (tmp_path / f"{ID[:-1]}0.kv").write_bytes(b"damaged")
+    asleep = Asleep(EngineSettings(session_dir=str(tmp_path), session_key=key))
+
+    async def scenario() -> None:
+        (info,) = await asleep.listed("a tenant")
+        assert (info.id, info.key, info.tokens, info.tier, info.checkpoints) == (ID, "my key", 50, "disk", 1)
+        assert info.size_bytes == (tmp_path / f"{ID}.kv").stat().st_size
+        assert await asleep.listed(None) == [info]
+        assert await asleep.listed("another tenant") == []
+        with pytest.raises(ModelLoading):
+            await asleep.erase("a tenant", "my key")
+        bench.store.release()
+        assert await asleep.erase("another tenant", ID) is None
+        gone = await asleep.erase("a tenant", "my key")
+        assert gone is not None and (gone.id, gone.tokens) == (ID, 0)
+        assert await asleep.listed(None) == []
+        assert await Asleep(EngineSettings(session_dir=str(tmp_path / "none"))).erase("a tenant", ID) is None
+
+    asyncio.run(scenario())
