@@ -12,7 +12,7 @@ import msgspec
 from adapters.errors import AdapterError, ModelLoading, ModelUnavailable
 from adapters.llama_cpp.arrivals import Arrivals
 from adapters.llama_cpp.process import State
-from adapters.llama_cpp.residency import LEAVE_S, RESIDENCY_FACTOR, Place, Seat
+from adapters.llama_cpp.residency import LEAVE_S, RESIDENCY_FACTOR, USE_HALF_S, Place, Seat
 
 # A model that was asked for is still wanted that long after it could have been there, though nobody waits any more:
 # whoever was told to come back later will.
@@ -153,6 +153,7 @@ class Resident:
         self.retry_s = 0.0
         self._fetches_failed = 0
         self.fetching: Source | None = None
+        self._uses = self._counted_s = 0.0
         self._wanted_s: float | None = None
         self._asked_s = -math.inf
         self._wait_s_max = wait_s_max
@@ -171,7 +172,16 @@ class Resident:
         if not self.open:
             return False
         self.used_s = self._clock()
+        self._count_use()
         return True
+
+    def _count_use(self) -> None:
+        now_s = self._clock()
+        self._uses, self._counted_s = self._uses_at(now_s) + 1.0, now_s
+
+    def _uses_at(self, now_s: float) -> float:
+        """The requests of late, as `Seat` has them."""
+        return self._uses * math.exp2((self._counted_s - now_s) / USE_HALF_S)
 
     async def enter(self, tenant: str) -> None:
         """Wait until a request may come in, with the same promise as `enter_now`.
@@ -189,6 +199,7 @@ class Resident:
         if eta_s > self._wait_s_max:
             raise ModelLoading(self._loading(), retry_after_s=eta_s)
         arrival = self.arrivals.join(tenant, eta_s)
+        self._count_use()
         try:
             async with asyncio.timeout(self._wait_s_max):
                 await arrival.come
@@ -275,6 +286,7 @@ class Resident:
             priority=self.how.priority,
             since_s=self.since_s,
             used_s=self.used_s,
+            uses=self._uses_at(now_s),
             load_s=self.expected_load_s(),
             left_s=self.model.left_s() if self.place in ("in", "coming") else 0.0,
             ttl_s=self.how.ttl_s,
