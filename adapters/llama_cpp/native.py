@@ -26,16 +26,14 @@ TOKEN_NULL = -1
 UINT8_POINTER = ctypes.POINTER(ctypes.c_uint8)
 ERROR_LEVEL = 4
 COMPLAINTS_MAX = 5
-# How llama.cpp begins to say what is wrong with a file, and not with this machine.
+# How llama.cpp begins to say what is wrong with a file, and not with this machine. None of it names the file's folder.
 FAULTS = (
-    *(
-        "error loading model",
-        "check_tensor_dims",
-        "done_getting_tensors",
-        "missing tensor",
-        "unknown model architecture",
-    ),
-    *("key ", "gguf_init"),
+    "error loading model",
+    "unknown model architecture",
+    "check_tensor_dims",
+    "missing tensor",
+    "done_getting_tensors",
+    "key ",
 )
 
 Int32s = npt.NDArray[np.int32]
