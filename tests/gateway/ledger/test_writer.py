@@ -1,0 +1,45 @@
+"""When the groups of the ledger's writer begin."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from gateway.ledger import Entry
+from gateway.ledger.writer import APART_S, APART_S_MAX, DatabaseFirst, Writer
+from tests.gateway.ledger.test_entries import entry
+
+
+@pytest.mark.parametrize(("size", "apart_s"), [(1, APART_S), (3, 3 * APART_S), (100, APART_S_MAX)])
+def test_the_more_a_group_holds_the_later_the_next_one_begins(
+    monkeypatch: pytest.MonkeyPatch, size: int, apart_s: float
+) -> None:
+    now_s, groups, slept = 0.0, list[int](), list[float]()
+
+    async def commit(entries: Sequence[Entry]) -> None:
+        groups.append(len(entries))
+
+    async def run() -> None:
+        nonlocal now_s
+        sleep = asyncio.sleep
+
+        async def pause(delay_s: float) -> None:
+            nonlocal now_s
+            slept.append(delay_s)
+            now_s += delay_s
+            await sleep(0)
+
+        monkeypatch.setattr(asyncio, "sleep", pause)
+        writer = Writer(DatabaseFirst(commit, None, 0), commit, None, 0, clock=lambda: now_s)
+        await writer.start()
+        await asyncio.gather(*(writer.add(entry(f"{number}")) for number in range(size)))
+        await writer.add(entry("next"))
+        now_s += 1
+        await writer.add(entry("much later"))
+        await writer.close()
+
+    asyncio.run(run())
+    assert groups == [size, 1, 1]
+    assert slept == [pytest.approx(apart_s)]
