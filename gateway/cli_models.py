@@ -14,6 +14,7 @@ from gateway.cli_links import with_imports
 
 if TYPE_CHECKING:
     from gateway.library.files import File
+    from gateway.library.garbage import Garbage
     from gateway.library.importing import Imports
     from gateway.state.database import Database
 
@@ -45,6 +46,9 @@ def add_verbs(models: argparse.ArgumentParser) -> None:
     _add_links(verbs)
     _add_hub(verbs)
     _verb(verbs, "hardware", _hardware, "what this machine has for models, and what would run well on it")
+    collecting = _verb(verbs, "gc", _collect, "remove what nobody needs any more, and say what went")
+    collecting.add_argument("--dry-run", action="store_true", help="only say what would go")
+    collecting.add_argument("--all", action="store_true", help="also what other tools left in the hub's cache")
     _by_id(_verb(verbs, "delete", _delete, "delete a file that nothing refers to; what it is linked to stays"))
 
 
@@ -203,6 +207,34 @@ def _delete(options: argparse.Namespace) -> int:
         await audit.note(database, "library.delete", file.id, name=file.name)
 
     with_imports(options, work)
+    return 0
+
+
+def _collect(options: argparse.Namespace) -> int:
+    from gateway import model_files
+    from gateway.hubs import collector_of
+
+    async def work(imports: Imports, database: Database) -> list[Garbage]:
+        from gateway import audit
+
+        collector = collector_of(command.load(options), imports.files)
+        found = await collector.collect(dry_run=options.dry_run, everything=options.all)
+        if found and not options.dry_run:
+            size_bytes = sum(one.size_bytes for one in found)
+            await audit.note(database, "library.collect", "", count=len(found), bytes=size_bytes)
+        return found
+
+    found = with_imports(options, work)
+    if options.json:
+        command.print_json(found)
+        return 0
+    if found:
+        command.print_table(
+            [("WHAT", "SIZE", "PATH")] + [(one.sort, model_files.size(one.size_bytes), one.path) for one in found]
+        )
+    size = model_files.size(sum(one.size_bytes for one in found))
+    things = "1 thing" if len(found) == 1 else f"{len(found)} things"
+    print(f"{things}, {size}, {'would be removed' if options.dry_run else 'removed'}")
     return 0
 
 

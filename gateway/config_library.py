@@ -24,7 +24,8 @@ class LibraryConfig(Section, frozen=True, kw_only=True):
 
     `hosts` are where a hub may send us for the bytes of files beside Hugging Face's own. The token stays with the hub's
     own host. Imported files lie in `files_dir` (None: in the data directory); over HTTP they may come from
-    `import_dirs` and be linked into `link_dirs`, and be pulled from the repositories in `allow`.
+    `import_dirs` and be linked into `link_dirs`, and be pulled from the repositories in `allow`. What nobody needs is
+    removed every `collect_hours` (None: never), what is in quarantine after `quarantine_days`.
     """
 
     dir: LocalPath | None = None
@@ -37,6 +38,8 @@ class LibraryConfig(Section, frozen=True, kw_only=True):
     import_dirs: Annotated[tuple[LocalPath, ...], Meta(max_length=100)] = ()
     link_dirs: Annotated[tuple[LocalPath, ...], Meta(max_length=100)] = ()
     allow: tuple[RepositoryPattern, ...] = ()
+    collect_hours: Annotated[int, Meta(ge=1, le=8760)] | None = 24
+    quarantine_days: Annotated[int, Meta(ge=1, le=3650)] = 30
 
 
 def library_conflicts(library: LibraryConfig) -> Iterator[tuple[str, str]]:

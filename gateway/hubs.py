@@ -7,12 +7,14 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from gateway.config import Config
 from gateway.secret import Secret
 
 if TYPE_CHECKING:
     from gateway.library.files import Files
+    from gateway.library.garbage import Collector
     from gateway.library.hub import HubSettings
     from gateway.library.pull import Pulls
     from gateway.library.shelf import Shelf
@@ -69,6 +71,24 @@ async def open_shelf(config: Config, database: Database) -> Shelf:
     files = Files(database)
     await files.open()
     return shelf_of(config, files)(await asyncio.to_thread(place_of, library_folder(config)))
+
+
+def collector_of(config: Config, files: Files) -> Collector:
+    """What removes files that nobody needs. Which models there are is known where any is configured, and a folder of
+    sessions that was chosen may be that of others too."""
+    from gateway.library.garbage import Collector, Grounds
+    from gateway.library.store import Store
+
+    local = [model.name for model in config.models if model.local]
+    grounds = Grounds(
+        store=Store(cache_folder(config)),
+        pins=_pins(config),
+        library=library_folder(config),
+        sessions=Path(config.data_dir) / "sessions" if local and config.sessions.dir is None else None,
+        models=frozenset(quote(name, safe="") for name in local),
+        quarantine_s=config.library.quarantine_days * 86_400.0,
+    )
+    return Collector(files, grounds)
 
 
 def _pins(config: Config) -> LockFile:

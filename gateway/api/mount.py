@@ -12,6 +12,7 @@ from adapters.llama_cpp.pool import Occupied
 from gateway.api import openai
 from gateway.api.admin.audit import AuditRoutes
 from gateway.api.admin.cache import CacheRoutes
+from gateway.api.admin.garbage import GarbageRoutes
 from gateway.api.admin.guardrails import GuardrailRoutes
 from gateway.api.admin.hub import HubRoutes
 from gateway.api.admin.invitations import InvitationRoutes
@@ -55,6 +56,7 @@ from gateway.guardrails.rules import Guardrails
 from gateway.inference import Inference
 from gateway.ledger.store import Ledger
 from gateway.library.finding import Finding
+from gateway.library.garbage import Collector
 from gateway.library.importing import Imports
 from gateway.library.links import Links
 from gateway.library.pulling import Ask
@@ -78,6 +80,7 @@ class Library(NamedTuple):
     imports: Imports
     links: Links
     finding: Finding
+    collector: Collector
     folders: tuple[Path, ...] = ()
 
 
@@ -152,6 +155,7 @@ def admin_routes(parts: Parts) -> tuple[Route, ...]:
         *GuardrailRoutes(parts.guardrails).routes(),
         *CacheRoutes(parts.cache).routes(),
         *LibraryRoutes(library and library.imports).routes(),
+        *GarbageRoutes(library and library.collector).routes(),
         *LinkRoutes(library and library.links).routes(),
         *HubRoutes(library and library.finding, library.folders if library else ()).routes(),
         *PullRoutes(parts.pulls, parts.config.library.allow).routes(),

@@ -171,7 +171,7 @@ async def opened(config: Config, station: Station | None = None) -> AsyncIterato
         live = await open_live(config, serving, database, shared, stack)
         telemetry.gauge_source(lambda: gauges.of_routes(serving.routers, serving.standings, time.monotonic()))
         models = [adapter for adapter in adapters if not isinstance(adapter, Scripted)]
-        library = await open_library(config, database, stack)
+        library = await open_library(config, database, audit, stack)
         pool, pulls = _pool(config, adapters, library, link, stack)
         wheel = Wheel(config.server, _reporter(telemetry, access_log))
         telemetry.gauge_source(lambda: gauges.of_work(models, pool, len(wheel.connections)))

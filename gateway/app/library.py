@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gateway.api.mount import Library
+from gateway.audit import GATEWAY, Audit, Event
 from gateway.config import Config
-from gateway.hubs import hub_settings, library_folder, open_shelf, shelf_of
+from gateway.hubs import collector_of, hub_settings, library_folder, open_shelf, shelf_of
 from gateway.library.files import Files
 from gateway.library.finding import Finding
+from gateway.library.garbage import Garbage, Sweeper
 from gateway.library.importing import Imports
 from gateway.library.links import Links
 from gateway.state.database import Database, DatabaseError
@@ -24,7 +27,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("gateway.library")
 
 
-async def open_library(config: Config, database: Database | None, stack: AsyncExitStack) -> Library | None:
+async def open_library(
+    config: Config, database: Database | None, audit: Audit, stack: AsyncExitStack
+) -> Library | None:
     """What is done to files, where there is a database to keep what is known of them."""
     if database is None:
         return None
@@ -45,7 +50,17 @@ async def open_library(config: Config, database: Database | None, stack: AsyncEx
     links = Links(database, files, folders=[Path(folder) for folder in config.library.link_dirs])
     finding = Finding(open_hub, files)
     stack.callback(finding.close)
-    return Library(imports, links, finding, (Path(config.data_dir), library_folder(config), *sources))
+    collector = collector_of(config, files)
+    if config.library.collect_hours is not None:
+        sweeper = Sweeper(collector, config.library.collect_hours * 3600.0, partial(_note_collected, audit))
+        sweeper.start()
+        stack.push_async_callback(sweeper.close)
+    return Library(imports, links, finding, collector, (Path(config.data_dir), library_folder(config), *sources))
+
+
+def _note_collected(audit: Audit, found: list[Garbage]) -> None:
+    details: dict[str, str | int | bool] = {"count": len(found), "bytes": sum(one.size_bytes for one in found)}
+    audit.add(Event(action="library.collect", actor=GATEWAY, details=details))
 
 
 async def open_distant_shelf(config: Config, stack: AsyncExitStack) -> Shelf | None:

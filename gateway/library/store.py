@@ -127,22 +127,11 @@ class Store:
         folder = path.parents[len(path.relative_to(self.root).parts) - 2]
         blob = path.resolve()
         path.unlink(missing_ok=True)
-        if blob.parent == folder / "blobs" and blob.name not in _shown(folder):
+        if blob.parent == folder / "blobs" and blob.name not in shown(folder):
             blob.unlink(missing_ok=True)
 
-    def orphans(self, older_than_s: float) -> list[Path]:
-        """Parts of files that nobody went on with for so long, and blobs that no snapshot shows."""
-        now_s, found = time.time(), list[Path]()
-        for folder in self.root.glob("*s--*--*"):
-            shown = _shown(folder)
-            for path in sorted((folder / "blobs").glob("*")):
-                unused = path.suffix == ".incomplete" or path.name not in shown
-                if unused and now_s - path.stat().st_mtime > older_than_s:
-                    found.append(path)
-        return found
 
-
-def _shown(folder: Path) -> set[str]:
+def shown(folder: Path) -> set[str]:
     """The blobs of a repository's folder that some snapshot shows."""
     return {link.readlink().name for link in (folder / "snapshots").rglob("*") if link.is_symlink()}
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -85,6 +87,18 @@ def test_a_file_comes_in_is_found_checked_and_deleted(server: Server, admin: htt
     while not wanted <= {entry["action"] for entry in admin.get("/admin/v1/audit?action=library.").json()["data"]}:
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_what_nobody_needs_goes(server: Server, admin: httpx.Client) -> None:
+    left = server.data_dir / "state/library" / str(uuid.uuid4())
+    left.mkdir()
+    (left / "half.gguf").write_bytes(b"12345")
+    os.utime(left, (0, 0))
+    would = admin.post("/admin/v1/library/collect", json={"dry_run": True}).json()
+    assert (would["count"], would["size_bytes"], would["items"][0]["sort"]) == (1, 5, "import")
+    assert str(left) in command(server, "gc", "--dry-run").stdout and left.exists()
+    assert command(server, "gc").stdout.endswith("1 thing, 5 B, removed\n") and not left.exists()
+    assert admin.post("/admin/v1/library/collect", json={}).json()["count"] == 0
 
 
 def test_what_is_bad_is_refused_with_its_reason(server: Server, admin: httpx.Client, folder: Path) -> None:

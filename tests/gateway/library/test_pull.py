@@ -346,15 +346,3 @@ def test_a_stopped_transfer_keeps_what_has_come(tmp_path: Path) -> None:
     with pytest.raises(Cancelled):
         transfer.run()
     assert (tmp_path / "part").read_bytes() == b"a" * 10
-
-
-def test_orphans_are_found(hub: Hub, tmp_path: Path) -> None:
-    async def test(place: Place) -> None:
-        await place.pull()
-        blobs = tmp_path / "hub/models--org--model/blobs"
-        (blobs / "dead.incomplete").write_bytes(b"x")
-        (blobs / "unshown").write_bytes(b"x")
-        assert [path.name for path in place.store.orphans(-1)] == ["dead.incomplete", "unshown"]
-        assert place.store.orphans(3600) == []
-
-    with_place(hub, tmp_path, test)
