@@ -32,7 +32,7 @@ def run(main: Coroutine[Any, Any, T]) -> T:
     """`asyncio.run` on the loop the gateway runs on, with an end to tests that hang."""
 
     async def bounded() -> T:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             return await main
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
