@@ -105,8 +105,10 @@ class Pull:
         return self.status == "running" and self._transfer is not None and self._transfer.checking
 
     def _rate(self) -> float:
-        """Bytes a second over the last few seconds. What was here before does not count as fast."""
-        if self.status != "running" or self._transfer is None:
+        """Bytes a second over the last few seconds. What was here before does not count as fast, nor the time that
+        reading it takes as slow."""
+        if self.status != "running" or self._transfer is None or self._transfer.checking:
+            self._marks.clear()
             return 0.0
         now_s, fetched = self._clock(), self._transfer.fetched_bytes
         if self._marks and fetched < self._marks[-1][1]:

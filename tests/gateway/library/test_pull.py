@@ -329,6 +329,22 @@ def test_a_cancelled_pull_leaves_nothing(hub: Hub, tmp_path: Path) -> None:
     assert leftovers(tmp_path) == []
 
 
+def test_the_rate_is_that_of_what_is_fetched(tmp_path: Path) -> None:
+    now_s = 0.0
+    pull = Pull(NAME, "model", False, lambda: now_s)
+    file = RemoteFile("x", 100_000_000, "0" * 64)
+    transfer = Transfer(lambda one, start: iter(()), file, tmp_path / "part", tmp_path / "whole", pull.stop)
+    pull.files, pull.status = (file,), "running"
+    pull.begin_file(transfer)
+    transfer.done_bytes, transfer.checking = 50_000_000, True
+    assert (pull.progress().status, pull.progress().bytes_per_s) == ("verifying", 0.0)
+    now_s, transfer.checking = 10.0, False
+    assert pull.progress().eta_s is None
+    now_s, transfer.fetched_bytes, transfer.done_bytes = 11.0, 10_000_000, 60_000_000
+    progress = pull.progress()
+    assert (progress.status, progress.bytes_per_s, progress.eta_s) == ("running", 10_000_000.0, 4.0)
+
+
 def test_a_full_disk_is_told_before_the_first_byte(tmp_path: Path) -> None:
     with pytest.raises(NoSpace):
         check_space(tmp_path, 1 << 60)
