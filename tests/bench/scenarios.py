@@ -49,8 +49,10 @@ class Probe:
         on_text: Callable[[], None] | None = None,
         *,
         conversation: str | None = None,
+        word: int | None = None,
     ) -> Outcome:
-        """Send one greedy request, whatever comes of it. `conversation` is a name for servers that take one."""
+        """Send one greedy request, whatever comes of it. `conversation` is a name for servers that take one; the answer
+        repeats the token `word` if there is one."""
         body = {
             "model": self._endpoint.model,
             "prompt": prompt,
@@ -60,14 +62,17 @@ class Probe:
             "stream": True,
             "stream_options": {"include_usage": True},
             "prompt_cache_key": conversation,
+            "logit_bias": {} if word is None else {str(word): 100},
         }
         encoded = msgspec.json.encode(body)
         path = "/completions"
         return await exchange(self._client, self._endpoint, path, encoded, timeout_s=TIMEOUT_S, on_text=on_text)
 
-    async def send(self, prompt: Sequence[int], max_tokens: int, conversation: str | None = None) -> Outcome:
+    async def send(
+        self, prompt: Sequence[int], max_tokens: int, conversation: str | None = None, *, word: int | None = None
+    ) -> Outcome:
         """Send one greedy request that must be answered in full."""
-        outcome = await self.attempt(prompt, max_tokens, conversation=conversation)
+        outcome = await self.attempt(prompt, max_tokens, conversation=conversation, word=word)
         try:
             return checked(outcome, len(prompt), max_tokens)
         except ScenarioError as error:
@@ -170,13 +175,25 @@ def newcomer(prompt_tokens: int) -> Scenario:
 
 
 async def second_turn(probe: Probe) -> dict[str, float]:
-    """A conversation of 2,000 tokens, then its next turn: the same tokens, an answer of 64 and a question of 32."""
+    """A conversation of 2,000 tokens and its answer of 64, then its next turn: all of that and a question of 32."""
+    history, answer = probe.prompt(2000), probe.prompt(1)
+    cold = await probe.send(history, max_tokens=64, word=answer[0])
+    return _turns(cold, await probe.send(history + answer * 64 + probe.prompt(32), max_tokens=16))
+
+
+async def edited_turn(probe: Probe) -> dict[str, float]:
+    """The same with another answer of 64 tokens in its place, which is new to the endpoint too."""
     history = probe.prompt(2000)
     cold = await probe.send(history, max_tokens=16)
-    warm = await probe.send(history + probe.prompt(64 + 32), max_tokens=16)
+    return _turns(cold, await probe.send(history + probe.prompt(64 + 32), max_tokens=16))
+
+
+def _turns(cold: Outcome, warm: Outcome) -> dict[str, float]:
+    cold_s, warm_s = cold.first_token_s or 0.0, warm.first_token_s or 0.0
     return {
-        "cold first token ms": (cold.first_token_s or 0) * 1000,
-        "second turn first token ms": (warm.first_token_s or 0) * 1000,
+        "cold first token ms": cold_s * 1000,
+        "second turn first token ms": warm_s * 1000,
+        "cold / second turn": cold_s / warm_s,
         "uncached tokens": float((warm.input_tokens or 0) - (warm.cached_tokens or 0)),
     }
 
@@ -341,7 +358,7 @@ def groups() -> tuple[Group, ...]:
     wide: dict[str, Scenario] = {f"streams-{count}": streams(count) for count in counts}
     wide["burst-16"] = streams(16, prompt_tokens=400)
     wide |= {"shared-prefix": shared_prefix, "newcomer-1500": newcomer(1500), "newcomer-4000": newcomer(4000)}
-    turns: dict[str, Scenario] = {"second-turn": second_turn, "conversations-8": many_conversations}
+    turns: dict[str, Scenario] = {"second-turn": second_turn, "edited-turn": edited_turn, "conversations-8": many_conversations}
     turns["continued"] = continued
     cancels: dict[str, Scenario] = {
         "cancel-queued": cancel_queued,

@@ -20,13 +20,16 @@ SECOND = Endpoint(url="http://second", model="m")
 class Body(msgspec.Struct):
     prompt: list[int]
     max_tokens: int
+    logit_bias: dict[str, int]
 
 
 class Completions:
-    """Answers each request in full at once, after refusing the first `refusals` ones; keeps the prompts by host."""
+    """Answers each request in full at once, after refusing the first `refusals` ones; keeps the prompts by host, and the
+    biases."""
 
     def __init__(self, refusals: int = 0) -> None:
         self.prompts: dict[str, list[list[int]]] = {}
+        self.biases: list[dict[str, int]] = []
         self._refusals = refusals
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
@@ -35,6 +38,7 @@ class Completions:
             return httpx.Response(429, headers={"retry-after": "0"})
         body = msgspec.json.decode(request.content, type=Body)
         self.prompts.setdefault(request.url.host, []).append(body.prompt)
+        self.biases.append(body.logit_bias)
         usage = {"prompt_tokens": len(body.prompt), "completion_tokens": body.max_tokens}
         pieces: list[object] = [{"choices": [{"text": "x"}]}] * body.max_tokens
         pieces += [{"choices": [{"text": "", "finish_reason": "length"}]}, {"choices": [], "usage": usage}]
@@ -65,11 +69,20 @@ def test_shared_prefix_is_shared() -> None:
     assert len({tuple(prompt[:512]) for prompt in prompts}) == 1 and len({tuple(prompt) for prompt in prompts}) == 8
 
 
-def test_second_turn_continues_the_first() -> None:
+def test_second_turn_continues_the_first_and_its_answer() -> None:
     endpoint = Completions()
     numbers = run(scenarios.second_turn, endpoint)
     cold, warm = endpoint.prompts["first"]
     assert (len(cold), len(warm), warm[:2000]) == (2000, 2096, cold) and numbers["uncached tokens"] == 2096
+    (word,) = set(warm[2000:2064])
+    assert endpoint.biases == [{str(word): 100}, {}]
+
+
+def test_an_edited_turn_brings_its_own_answer() -> None:
+    endpoint = Completions()
+    run(scenarios.edited_turn, endpoint)
+    cold, warm = endpoint.prompts["first"]
+    assert (len(cold), len(warm), warm[:2000]) == (2000, 2096, cold) and len(set(warm[2000:2064])) > 1
 
 
 def test_conversations_take_turns() -> None:
