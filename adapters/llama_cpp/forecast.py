@@ -1,7 +1,7 @@
 """What memory a model will take, and what it can do, from the header of its file alone.
 
 The parts were measured on workers of many shapes on a CPU; `tests/adapters/llama_cpp/test_forecast.py` holds the sum
-against real ones. Weights are mapped from their file and count all the same, since they have to be there to be used.
+against real ones. Weights that are mapped from their file count all the same, since they have to be there to be used.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from adapters.llama_cpp import gguf
+from adapters.llama_cpp.memory import copies_weights
 from adapters.llama_cpp.messages import EngineSettings, Load
 from adapters.llama_cpp.resident import Need
 from adapters.types import Kind, ModelCard
@@ -72,7 +73,9 @@ def need(header: gguf.GGUF, settings: EngineSettings) -> Need:
     if not generates or prepared > settings.session_ram_bytes // SPARE_SHARE:
         prepared = 0
     outputs = slots * header.vocabulary * 4 + SAMPLING_BYTES if generates else 0
-    size = PROCESS_BYTES + files + _repacked_bytes(header) + int(cells * cell_bytes * kv_share) + prepared
+    if not copies_weights(settings, header.size_bytes):
+        files += _repacked_bytes(header)
+    size = PROCESS_BYTES + files + int(cells * cell_bytes * kv_share) + prepared
     size += header.vocabulary * VOCABULARY_BYTES_PER_TOKEN + outputs
     computing = _computing_bytes(header, batch_tokens, cells or facts.context_tokens)
     return Need(size + computing, computing)
@@ -102,7 +105,7 @@ def _cell_bytes(header: gguf.GGUF) -> int:
 
 
 def _repacked_bytes(header: gguf.GGUF) -> int:
-    """Copies of weights in another order, which are made beside the file."""
+    """Copies of weights in another order, which lie beside a mapped file and in the place of a copied one."""
     size = 0
     for name, tensor in header.tensors.items():
         rows = REPACKED.get(tensor.kind)

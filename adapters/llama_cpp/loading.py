@@ -22,6 +22,7 @@ from adapters.llama_cpp.guidance import Guidance
 from adapters.llama_cpp.keeping import open_sessions, open_store
 from adapters.llama_cpp.lease import StepLease
 from adapters.llama_cpp.lora import Loras
+from adapters.llama_cpp.memory import copies_weights
 from adapters.llama_cpp.messages import EngineSettings, Load, ModelInfo
 from adapters.llama_cpp.native import TOKEN_NULL, Context, Model, NativeError, Unfit, Vocabulary, quiet
 from adapters.llama_cpp.pacing import TILE_TOKENS, Limits, Rates
@@ -90,7 +91,7 @@ def load(
     buffers = Buffers(settings.session_ram_bytes // SPARE_SHARE)
     store = open_store(path, settings, buffers) if generates else None
     quiet()
-    model = _model(path, settings, progress)
+    model = _model(path, header, settings, progress)
     template = _template(model, header)
     tool_format, reasoning_format = _formats(settings, header, model.vocabulary)
     loras = _loras(model, header, settings, generates)
@@ -155,9 +156,10 @@ def _header(path: Path, settings: EngineSettings) -> gguf.GGUF:
     return header
 
 
-def _model(path: Path, settings: EngineSettings, progress: Callable[[float], None]) -> Model:
+def _model(path: Path, header: gguf.GGUF, settings: EngineSettings, progress: Callable[[float], None]) -> Model:
+    copied = copies_weights(settings, header.size_bytes)
     try:
-        return Model(path, gpu_layers=settings.gpu_layers, progress=progress)
+        return Model(path, gpu_layers=settings.gpu_layers, progress=progress, copied=copied)
     except Unfit as error:
         raise LoadError("model_invalid", str(error)) from error
 

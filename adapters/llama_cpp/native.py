@@ -205,9 +205,11 @@ class Vocabulary:
 class Model:
     """Weights of one GGUF file."""
 
-    def __init__(self, path: Path, *, gpu_layers: int, progress: Callable[[float], None]) -> None:
+    def __init__(self, path: Path, *, gpu_layers: int, progress: Callable[[float], None], copied: bool = False) -> None:
+        """`copied` weights are read into memory, others are mapped from the file where llama.cpp can do that."""
         params = ll.llama_model_default_params()
         params.n_gpu_layers = gpu_layers
+        params.load_mode = ll.LLAMA_LOAD_MODE_NONE if copied else ll.LLAMA_LOAD_MODE_AUTO
 
         def on_progress(fraction: float, user: object) -> bool:
             progress(fraction)

@@ -61,10 +61,11 @@ def paced(limits: Limits, room: float, decoding: int) -> int:
 
 def padding(limits: Limits, size: int, *, decode: bool) -> int:
     """Dummy tokens that make a step of `size` faster: a pure decode gets as many as were measured to pay, and a step
-    with prompt tokens that fill more than half a tile is filled up to it."""
+    with prompt tokens that fill more than three quarters of a tile is filled up to it: that pays from 54 of 64 rows at
+    the begin of a prompt and from 42 after 2,000 tokens, measured with 100M and 0.5B parameters."""
     if decode:
         return limits.padding.get(size, size) - size
-    return limits.tile - size if limits.tile // 2 < size < limits.tile else 0
+    return limits.tile - size if limits.tile * 3 // 4 < size < limits.tile else 0
 
 
 def shares(pending: list[int], budget: int) -> list[int]:

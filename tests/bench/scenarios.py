@@ -358,7 +358,11 @@ def groups() -> tuple[Group, ...]:
     wide: dict[str, Scenario] = {f"streams-{count}": streams(count) for count in counts}
     wide["burst-16"] = streams(16, prompt_tokens=400)
     wide |= {"shared-prefix": shared_prefix, "newcomer-1500": newcomer(1500), "newcomer-4000": newcomer(4000)}
-    turns: dict[str, Scenario] = {"second-turn": second_turn, "edited-turn": edited_turn, "conversations-8": many_conversations}
+    turns: dict[str, Scenario] = {
+        "second-turn": second_turn,
+        "edited-turn": edited_turn,
+        "conversations-8": many_conversations,
+    }
     turns["continued"] = continued
     cancels: dict[str, Scenario] = {
         "cancel-queued": cancel_queued,

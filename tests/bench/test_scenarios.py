@@ -24,7 +24,7 @@ class Body(msgspec.Struct):
 
 
 class Completions:
-    """Answers each request in full at once, after refusing the first `refusals` ones; keeps the prompts by host, and the
+    """Answers each request in full at once, after refusing the first `refusals` ones; keeps the prompts by host and the
     biases."""
 
     def __init__(self, refusals: int = 0) -> None:
