@@ -94,11 +94,11 @@ class Scheduler:
             image_cache_bytes=eyes.bytes if eyes else 0,
         )
 
-    def submit(self, sequences: list[Sequence]) -> None:
-        """Queues the choices of a request."""
+    def submit(self, sequences: list[Sequence], arrived_us: int | None = None) -> None:
+        """Queues the choices of a request, which came at `arrived_us` by the scheduler's clock if that was not now."""
         for sequence in sequences:
             sequence.order = self._arrivals
-            sequence.arrived_us = self._clock_us()
+            sequence.arrived_us = self._clock_us() if arrived_us is None else arrived_us
             self._arrivals += 1
             self._waiting.append(sequence)
 

@@ -25,7 +25,7 @@ from adapters.llama_cpp.embedder import Job
 from adapters.llama_cpp.keeping import public
 from adapters.llama_cpp.kept import Int32s
 from adapters.llama_cpp.lease import StepLease
-from adapters.llama_cpp.loading import Loaded, LoadError, load
+from adapters.llama_cpp.loading import Loaded, LoadError, load, now_us
 from adapters.llama_cpp.lora import UnknownLora
 from adapters.llama_cpp.messages import (
     Cancel,
@@ -143,7 +143,8 @@ class Worker:
                 self._preparing.add(command.id)
                 (self._compilers if _compiles(command) else self._tokenisers).submit(self._answer, command)
             case Start():
-                self._post(partial(self._start, command.id))
+                # It may lie in the inbox as long as a step takes.
+                self._post(partial(self._start, command.id, now_us()))
             case Cancel():
                 scheduler = self._loaded.scheduler
                 if scheduler is not None and command.id in scheduler.prefilling:
@@ -329,12 +330,12 @@ class Worker:
         else:
             self._loaded.embedder.submit(job)
 
-    def _start(self, id: int) -> None:
+    def _start(self, id: int, arrived_us: int) -> None:
         sequences = self._prepared.pop(id, None)
         if sequences is None or self._loaded.scheduler is None:
             self._link.send(Refused(id, "invalid_value", "This model does not generate text.", "model"))
         else:
-            self._loaded.scheduler.submit(sequences)
+            self._loaded.scheduler.submit(sequences, arrived_us)
 
     def _cancel(self, id: int) -> None:
         scheduler, embedder = self._loaded.scheduler, self._loaded.embedder

@@ -79,6 +79,7 @@ class Bench:
         adapters: AdapterSet = NO_ADAPTERS,
         key: str | None = None,
         explain: bool = False,
+        arrived_us: int | None = None,
     ) -> None:
         self.scheduler.submit(
             [
@@ -95,7 +96,8 @@ class Bench:
                     adapters=adapters,
                 )
                 for choice in range(n)
-            ]
+            ],
+            arrived_us,
         )
 
     def step(self) -> list[Delta]:
@@ -263,14 +265,15 @@ def test_short_prompts_that_came_together_are_computed_in_full_chunks() -> None:
     assert sizes[:3] == [64, 62 + 2, 34 + 3], "prompt tokens and one of each stream that has begun"
 
 
-def test_a_prompt_that_comes_later_gets_small_chunks_beside_a_stream() -> None:
+@pytest.mark.parametrize(("arrived_us", "tokens"), [(None, 32), (20_000, 61)])
+def test_a_prompt_gets_small_chunks_beside_a_stream_unless_it_came_with_it(arrived_us: int | None, tokens: int) -> None:
     bench = Bench(chunk=64)
     bench.submit(1, prompt(32, seed=1), 60)
     bench.step()
     bench.now_us += 50_000
-    bench.submit(2, prompt(60, seed=2), 4)
+    bench.submit(2, prompt(60, seed=2), 4, arrived_us=arrived_us)
     bench.step()
-    assert sum(count for _, count in bench.engine.batches[-1]) == 32
+    assert sum(count for _, count in bench.engine.batches[-1]) == tokens
 
 
 def test_long_streams_and_a_prompt_take_turns() -> None:
