@@ -6,6 +6,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,12 @@ def run(test: Callable[[], Awaitable[None]], run_loop: RunLoop = asyncio.run) ->
 
 def children() -> set[str]:
     """The processes that this one has started, which may be those of fixtures that tests share."""
-    return {pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()}
+    found: set[str] = set()
+    for task in Path("/proc/self/task").iterdir():
+        # A thread may end meanwhile; its children go to another one.
+        with suppress(FileNotFoundError, ProcessLookupError):
+            found.update((task / "children").read_text().split())
+    return found
 
 
 def new_worker(scenario: str, timing: Timing | None = None) -> Worker:
