@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from gateway import (
     cli_audit,
     cli_bench,
+    cli_datasets,
     cli_guardrails,
     cli_keys,
     cli_models,
@@ -90,6 +91,7 @@ def parser() -> argparse.ArgumentParser:
     _add_models(commands)
     cli_pull.add_commands(commands)
     cli_pool.add_commands(commands, DEFAULT_URL)
+    cli_datasets.add_commands(commands, DEFAULT_URL)
     _add_sessions(commands)
     _add_chat(commands)
     _add_bench(commands)

@@ -38,6 +38,7 @@ def add_verbs(models: argparse.ArgumentParser) -> None:
     bringing.add_argument("--tag", action="append", default=[], help="a word to find it by (repeatable)")
     finding = _verb(verbs, "find", _find, "files of the library by the beginnings of their words")
     finding.add_argument("words", nargs="*", metavar="WORD")
+    finding.add_argument("--kind", choices=("model", "dataset"))
     for name in ("status", "architecture", "quantisation"):
         finding.add_argument(f"--{name}")
     finding.add_argument("--limit", type=int, default=100)
@@ -143,6 +144,7 @@ def _find(options: argparse.Namespace) -> int:
 
     wanted = Wanted(
         text=" ".join(options.words) or None,
+        kind=options.kind,
         status=options.status,
         architecture=options.architecture,
         quantisation=options.quantisation,

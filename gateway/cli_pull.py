@@ -10,11 +10,12 @@ import sys
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, TextIO
 
-from gateway import command
+from gateway import cli_datasets, command
 
 if TYPE_CHECKING:
     from gateway.config import Config
-    from gateway.library.names import Reference
+    from gateway.library.names import Kind, Reference
+    from gateway.library.pull import Pull
     from gateway.library.pulling import Progress
     from gateway.library.shelf import Shelf
 
@@ -26,7 +27,8 @@ LINE_EVERY_S = 5.0
 def add_commands(commands: Any) -> None:
     pull = command.add(commands, "pull", _pull, "fetch a model from a hub, going on where it stopped; print its path")
     pull.add_argument("name", help="owner/repo, owner/repo:Q4_K_M or owner/repo/file.gguf, each with @revision")
-    pull.add_argument("--dataset", action="store_true", help="a dataset's JSONL, Parquet and CSV files instead")
+    pull.add_argument("--dataset", action="store_true", help="make a dataset of JSONL, Parquet and CSV files")
+    cli_datasets.add_wish_options(pull)
     pull.add_argument("--update", action="store_true", help="look the name up anew instead of as it was pulled first")
     command.add_config_options(pull)
 
@@ -36,20 +38,28 @@ def _pull(options: argparse.Namespace) -> int:
     from gateway.library.names import parse
 
     config = command.load(options)
+    kind: Kind = "dataset" if options.dataset else "model"
+    if options.dataset:
+        cli_datasets.wish_of(options)
     try:
-        progress = asyncio.run(_known_to_the_library(config, options, parse(options.name)))
+        pull = asyncio.run(_known_to_the_library(config, options, parse(options.name, kind)))
     except LibraryError as error:
         raise command.CommandError(str(error)) from None
+    progress = pull.progress()
     if progress.status == "paused":
         print("Stopped. The same command goes on from here.", file=sys.stderr)
         return 130
     if progress.error is not None:
         raise command.CommandError(progress.error)
+    if options.dataset:
+        from gateway.library.datasets import name_of
+
+        return cli_datasets.make(options, pull.paths, name_of(pull.paths), f"hf:{pull.reference}")
     print(progress.path)
     return 0
 
 
-async def _known_to_the_library(config: Config, options: argparse.Namespace, reference: Reference) -> Progress:
+async def _known_to_the_library(config: Config, options: argparse.Namespace, reference: Reference) -> Pull:
     """Pull, and let the library know, also that of a server beside this; without one it is pulled all the same."""
     from gateway.hubs import open_shelf
     from gateway.state.database import DatabaseError
@@ -68,9 +78,7 @@ async def _known_to_the_library(config: Config, options: argparse.Namespace, ref
         return await _carry_out(config, options, reference, shelf)
 
 
-async def _carry_out(
-    config: Config, options: argparse.Namespace, reference: Reference, shelf: Shelf | None
-) -> Progress:
+async def _carry_out(config: Config, options: argparse.Namespace, reference: Reference, shelf: Shelf | None) -> Pull:
     from gateway.hubs import open_pulls
 
     pulls = open_pulls(config, shelf)
@@ -87,7 +95,7 @@ async def _carry_out(
     finally:
         bar.end()
         await pulls.close()
-    return pull.progress()
+    return pull
 
 
 class Bar:

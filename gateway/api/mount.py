@@ -12,6 +12,8 @@ from adapters.llama_cpp.pool import Occupied
 from gateway.api import openai
 from gateway.api.admin.audit import AuditRoutes
 from gateway.api.admin.cache import CacheRoutes
+from gateway.api.admin.datasets import DatasetRoutes
+from gateway.api.admin.forecasts import Forecasts
 from gateway.api.admin.garbage import GarbageRoutes
 from gateway.api.admin.guardrails import GuardrailRoutes
 from gateway.api.admin.hub import HubRoutes
@@ -55,6 +57,7 @@ from gateway.config import Config
 from gateway.guardrails.rules import Guardrails
 from gateway.inference import Inference
 from gateway.ledger.store import Ledger
+from gateway.library.datasets import Datasets
 from gateway.library.finding import Finding
 from gateway.library.garbage import Collector
 from gateway.library.importing import Imports
@@ -81,6 +84,7 @@ class Library(NamedTuple):
     links: Links
     finding: Finding
     collector: Collector
+    datasets: Datasets
     folders: tuple[Path, ...] = ()
 
 
@@ -139,6 +143,8 @@ def routes(parts: Parts) -> tuple[Endpoint, ...]:
 def admin_routes(parts: Parts) -> tuple[Route, ...]:
     """The routes of administration."""
     library = parts.library
+    local = frozenset(model.name for model in parts.config.models if model.local)
+    forecasts = Forecasts(parts.inference, parts.catalog, local)
     return (
         *KeyRoutes(parts.keyring, wall_us).routes(),
         *AuditRoutes(parts.audit).routes(),
@@ -158,7 +164,8 @@ def admin_routes(parts: Parts) -> tuple[Route, ...]:
         *GarbageRoutes(library and library.collector).routes(),
         *LinkRoutes(library and library.links).routes(),
         *HubRoutes(library and library.finding, library.folders if library else ()).routes(),
-        *PullRoutes(parts.pulls, parts.config.library.allow).routes(),
+        *PullRoutes(parts.pulls, parts.config.library.allow, library and library.datasets).routes(),
+        *DatasetRoutes(library and library.datasets, forecasts).routes(),
         *PoolRoutes(parts.config, parts.pool, parts.health.statuses).routes(),
         *ServerRoutes(parts.config, parts.catalog, parts.health.statuses).routes(),
     )

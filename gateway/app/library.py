@@ -12,6 +12,7 @@ from gateway.api.mount import Library
 from gateway.audit import GATEWAY, Audit, Event
 from gateway.config import Config
 from gateway.hubs import collector_of, hub_settings, library_folder, open_shelf, shelf_of
+from gateway.library.datasets import Datasets
 from gateway.library.files import Files
 from gateway.library.finding import Finding
 from gateway.library.garbage import Garbage, Sweeper
@@ -55,7 +56,11 @@ async def open_library(
         sweeper = Sweeper(collector, config.library.collect_hours * 3600.0, partial(_note_collected, audit))
         sweeper.start()
         stack.push_async_callback(sweeper.close)
-    return Library(imports, links, finding, collector, (Path(config.data_dir), library_folder(config), *sources))
+    datasets = Datasets(imports)
+    stack.push_async_callback(datasets.close)
+    return Library(
+        imports, links, finding, collector, datasets, (Path(config.data_dir), library_folder(config), *sources)
+    )
 
 
 def _note_collected(audit: Audit, found: list[Garbage]) -> None:

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from gateway.library.errors import InUse, NotFound
 from gateway.library.facts import Facts
 from gateway.library.names import Kind
+from gateway.library.requests import Dataset
 from gateway.library.words import Words
 from gateway.state.database import Conflict, Database, Row, Statements, Value
 
@@ -50,6 +51,7 @@ class File(msgspec.Struct, frozen=True, kw_only=True):
     place: str = ""
     kind: Kind = "model"
     done_bytes: int = 0
+    dataset: Dataset | None = None
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
@@ -228,7 +230,8 @@ class Files:
 def _values(file: File) -> list[Value]:
     facts = file.facts
     row = {name: getattr(file, name) for name in File.__struct_fields__}
-    row["facts"] = None if facts is None else msgspec.json.encode(facts).decode()
+    for name in ("facts", "dataset"):
+        row[name] = None if row[name] is None else msgspec.json.encode(row[name]).decode()
     row["tags"] = msgspec.json.encode(file.tags).decode()
     row |= {name: None if facts is None else getattr(facts, name) for name in ("role", "architecture", "quantisation")}
     return [row[column] for column in _COLUMNS]
@@ -236,7 +239,7 @@ def _values(file: File) -> list[Value]:
 
 def _file(row: Row) -> File:
     fields = {name: row[name] for name in File.__struct_fields__}
-    for name in ("facts", "tags"):
+    for name in ("facts", "tags", "dataset"):
         fields[name] = None if fields[name] is None else msgspec.json.decode(str(fields[name]))
     return msgspec.convert(fields, File)
 

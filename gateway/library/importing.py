@@ -22,7 +22,7 @@ from gateway.library.digests import digests
 from gateway.library.drives import Drives
 from gateway.library.errors import Cancelled, Full, InUse, LibraryError, Unusable
 from gateway.library.files import PULLED, Conflict, File, Files
-from gateway.library.names import path_problem
+from gateway.library.names import Kind, path_problem
 from gateway.library.shelf import Shelf
 from gateway.library.store import origin
 from gateway.library.taking import Look, Unsound, Way, look, take
@@ -33,6 +33,9 @@ TELL_EVERY_S = 1.0
 QUARANTINE = "quarantine"
 # What a hub's cache calls files of large repositories: their SHA-256.
 DIGEST = re.compile(r"[0-9a-f]{64}")
+
+# Makes a file in the folder that is its own, until it is told to stop.
+Work = Callable[[File, Path, threading.Event], Coroutine[Any, Any, None]]
 
 log = logging.getLogger("gateway.library")
 
@@ -137,6 +140,14 @@ class Imports:
         self._run(file.id, self._import(file, path, way))
         return file
 
+    async def begin(self, name: str, how: str, source: str, work: Work, kind: Kind) -> File:
+        """Begin to make a file in a folder of its own, as `work` does it; raises Full."""
+        self._check_room()
+        file = await self.files.add(name, "verifying", how=how, source=source, place=self._place, kind=kind)
+        self._stops[file.id] = stop = threading.Event()
+        self._run(file.id, work(file, self._folder(file.id), stop))
+        return file
+
     def _resolved(self, source: Path) -> tuple[Path, str]:
         """Where a source really lies, if files may come from there, and where it was said to be. The same is said of
         what is not there and of what nobody may look at."""
@@ -202,7 +213,7 @@ class Imports:
             raise Full(f"{RUNNING_MAX} files are being read already")
 
     def _run(self, identity: str, work: Coroutine[Any, Any, None]) -> None:
-        self._stops[identity] = threading.Event()
+        self._stops.setdefault(identity, threading.Event())
         self._done_bytes[identity] = 0
         task = self._tasks[identity] = asyncio.create_task(self._guarded(identity, work))
         if self._telling is None or self._telling.done():
@@ -251,25 +262,28 @@ class Imports:
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
             raise Unsound("its content is not what the hub said that it is")
         repo, commit_id, repo_file = came or (None, None, None)
+        await self.finish(
+            file.id,
+            path=str(taken.path),
+            how=taken.how,
+            facts=taken.facts,
+            size_bytes=found.size_bytes,
+            sha256=found.sha256,
+            blake3=found.blake3,
+            repo=repo,
+            commit_id=commit_id,
+            repo_file=repo_file,
+        )
+
+    async def finish(self, identity: str, *, sha256: str, **fields: Any) -> None:
+        """What is in a file's own folder is whole; it goes again when the same content is here already."""
         try:
-            await self.files.change(
-                file.id,
-                status="ready",
-                path=str(taken.path),
-                how=taken.how,
-                facts=taken.facts,
-                size_bytes=found.size_bytes,
-                sha256=found.sha256,
-                blake3=found.blake3,
-                repo=repo,
-                commit_id=commit_id,
-                repo_file=repo_file,
-            )
+            await self.files.change(identity, status="ready", sha256=sha256, **fields)
         except Conflict:
-            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
-            same = await self.files.same(found.sha256, self._place)
+            await asyncio.to_thread(shutil.rmtree, self._folder(identity), ignore_errors=True)
+            same = await self.files.same(sha256, self._place)
             reason = "the same content is here already" + ("" if same is None else f": {same.id}")
-            await self.files.change(file.id, status="error", reason=reason)
+            await self.files.change(identity, status="error", reason=reason)
 
     async def _verify(self, file: File) -> None:
         path, stop = Path(file.path), self._stops[file.id]

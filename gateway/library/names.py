@@ -11,6 +11,8 @@ import msgspec
 from gateway.library.errors import InvalidReference, NotFound
 
 Kind = Literal["model", "dataset"]
+DATASET_SUFFIXES = (".jsonl", ".parquet", ".csv")
+DATASET_FILES_MAX = 200
 
 _OWNER_REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}")
@@ -87,8 +89,9 @@ class Selection(msgspec.Struct, frozen=True):
         return (*self.model.files, *(one for one in (self.projector, self.draft) if one is not None))
 
 
-def parse(text: str) -> Reference:
-    """A name such as `hf:owner/repo:Q4_K_M@revision` or `owner/repo/folder/file.gguf`; raises InvalidReference."""
+def parse(text: str, kind: Kind = "model") -> Reference:
+    """A name such as `hf:owner/repo:Q4_K_M@revision` or `owner/repo/folder/file.gguf`, of a dataset
+    `owner/repo/data.csv@revision`; raises InvalidReference."""
     rest, _, revision = text.removeprefix("hf:").partition("@")
     if "@" in text and not _REVISION.fullmatch(revision):
         raise InvalidReference(f"{text!r}: after @ comes a branch, a tag or a commit")
@@ -101,8 +104,11 @@ def parse(text: str) -> Reference:
         raise InvalidReference(f"{text!r}: after : comes a quantisation such as Q4_K_M, and then no file")
     if file is not None:
         problem = path_problem(file)
-        if problem is not None or not file.lower().endswith(".gguf"):
-            raise InvalidReference(f"{text!r}: {problem or 'the file of a model ends in .gguf'}")
+        suffixes = (".gguf",) if kind == "model" else DATASET_SUFFIXES
+        if problem is not None or not file.lower().endswith(suffixes):
+            raise InvalidReference(f"{text!r}: {problem or f'the file of a {kind} ends in ' + ', '.join(suffixes)}")
+    if kind == "dataset" and colon:
+        raise InvalidReference(f"{text!r}: a dataset has no quantisation")
     return Reference(repo, quantisation or None, file, revision or "main")
 
 
@@ -160,6 +166,21 @@ def select(reference: Reference, files: Sequence[RemoteFile], room_bytes: int | 
     if not known:
         raise NotFound(f"{reference.repo} holds no GGUF model")
     return Selection(_model(reference, known, room_bytes), _companion(files, "mmproj"), _companion(files, "draft"))
+
+
+def select_dataset(reference: Reference, files: Sequence[RemoteFile]) -> tuple[RemoteFile, ...]:
+    """The files of rows that a reference means: one, or all that there are. Raises NotFound, which says what there
+    is."""
+    known = [file for file in files if file.path.lower().endswith(DATASET_SUFFIXES)]
+    chosen = tuple(file for file in known if reference.file in (None, file.path))
+    if not known:
+        raise NotFound(f"{reference.repo} holds no {', '.join(DATASET_SUFFIXES)}; many have @refs/convert/parquet")
+    offer = ", ".join(f"{file.path} ({gigabytes(file.size_bytes)})" for file in known[:20])
+    if not chosen:
+        raise NotFound(f"{reference.repo} has no {reference.file}; there is {offer}")
+    if len(chosen) > DATASET_FILES_MAX:
+        raise NotFound(f"{reference.repo} has {len(chosen)} files of rows: name one of them, such as {offer}")
+    return chosen
 
 
 def _model(reference: Reference, known: list[Variant], room_bytes: int | None) -> Variant:

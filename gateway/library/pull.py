@@ -13,7 +13,7 @@ from pathlib import Path
 from gateway.library.errors import Cancelled, LibraryError
 from gateway.library.files import Status as FileStatus
 from gateway.library.hub import Hub, Resolution, check_facts
-from gateway.library.names import Kind, Reference, RemoteFile, Selection, select
+from gateway.library.names import Kind, Reference, RemoteFile, Selection, select, select_dataset
 from gateway.library.pulling import ENDED, PROGRESS_EVERY_S, Progress, Status
 from gateway.library.shelf import Shelf
 from gateway.library.store import LockFile, Pinned, Store, pin_name
@@ -293,7 +293,7 @@ class Pulls:
 
     def _chosen(self, pull: Pull, resolution: Resolution) -> tuple[RemoteFile, ...]:
         if pull.kind == "dataset":
-            chosen = tuple(file for file in resolution.files if file.path.endswith((".jsonl", ".parquet", ".csv")))
+            chosen = select_dataset(pull.reference, resolution.files)
         else:
             selection: Selection = select(pull.reference, resolution.files, self._room_bytes())
             chosen = selection.files

@@ -71,7 +71,7 @@ async def answer(open_pulls: Callable[[], Pulls], asked: Asked) -> Told:
         return Told(pulls=tuple(pulls.list()))
     if asked.verb == "start":
         try:
-            return Told(pulls=(pulls.start(parse(asked.name), asked.kind, update=asked.update).progress(),))
+            return Told(pulls=(pulls.start(parse(asked.name, asked.kind), asked.kind, update=asked.update).progress(),))
         except LibraryError as error:
             return Told(refused=str(error))
     if (pull := pulls.get(asked.name)) is None:

@@ -16,19 +16,29 @@ from gateway.api import sockets
 from gateway.api.admin.routes import Body, Call, Page, Route, encode, kept
 from gateway.api.http import EventStreamResponse, Response
 from gateway.auth.records import not_found
+from gateway.library.datasets import Datasets
 from gateway.library.errors import InvalidReference
-from gateway.library.names import Reference, parse
+from gateway.library.names import Kind, Reference, parse
 from gateway.library.pulling import Ask, Asked, Progress, Told, Verb, watch
+from gateway.library.requests import ROWS_MAX, Request, Wish
 
 WAIT_S_MAX = 3600.0
+Text = Annotated[str, Meta(min_length=1, max_length=200)]
 
 
 class NewPull(Body, frozen=True, kw_only=True):
     """`name` is owner/repo, owner/repo:Q4_K_M or owner/repo/file.gguf, each with @revision. With `dataset` its JSONL,
-    Parquet and CSV files are meant. `update` looks the name up anew. `wait`: answer when it has ended."""
+    Parquet and CSV files are meant, or the one that is named, and when they are here a dataset is made of their rows:
+    requests of this kind to `model`, of a `column`, at most `limit`, with this `max_tokens`. `update` looks the name up
+    anew. `wait`: answer when it has ended."""
 
     name: Annotated[str, Meta(min_length=1, max_length=400)]
     dataset: bool = False
+    request: Request = "chat"
+    model: Text | None = None
+    column: Text | None = None
+    limit: Annotated[int, Meta(ge=1, le=ROWS_MAX)] = ROWS_MAX
+    max_tokens: Annotated[int, Meta(ge=1)] | None = None
     update: bool = False
     wait: bool = False
 
@@ -55,9 +65,10 @@ class PullShown(msgspec.Struct, frozen=True, kw_only=True):
 class PullRoutes:
     """The pulls of this gateway. `allowed` are the repositories they may be from: `*` is anything, none is all."""
 
-    def __init__(self, ask: Ask | None, allowed: tuple[str, ...]) -> None:
+    def __init__(self, ask: Ask | None, allowed: tuple[str, ...], datasets: Datasets | None = None) -> None:
         self._ask_pulls = ask
         self._allowed = allowed
+        self._datasets = datasets
 
     def routes(self) -> tuple[Route, ...]:
         one, read, write = "/admin/v1/pulls/{id}", "library.read", "library.write"
@@ -112,20 +123,41 @@ class PullRoutes:
         return Page([shown(one) for one in told.pulls])
 
     async def start(self, call: Call[None, NewPull]) -> PullShown:
-        body, reference = call.body, self._permitted(call.body.name)
-        told = await self._ask("start", str(reference), kind="dataset" if body.dataset else "model", update=body.update)
+        body = call.body
+        kind: Kind = "dataset" if body.dataset else "model"
+        reference = self._permitted(body.name, kind)
+        told = await self._ask("start", str(reference), kind=kind, update=body.update)
         progress = told.pulls[0]
         call.note(progress.id, name=str(reference))
+        made = self._follow(progress, body)
         if body.wait:
             async with asyncio.timeout(WAIT_S_MAX), aclosing(watch(kept(self._ask_pulls), progress)) as watched:
                 async for progress in watched:
                     if progress.status == "paused":
                         break
+                if made is not None and progress.status == "succeeded":
+                    await asyncio.wait([made])
         return shown(progress)
 
-    def _permitted(self, name: str) -> Reference:
+    def _follow(self, progress: Progress, body: NewPull) -> asyncio.Task[None] | None:
+        """Have a dataset made of what comes, where there is a library to keep it in."""
+        if not body.dataset or self._datasets is None:
+            return None
+        return self._datasets.follow(
+            kept(self._ask_pulls),
+            progress,
+            Wish(
+                request=body.request,
+                model=body.model,
+                column=body.column,
+                limit=body.limit,
+                max_tokens=body.max_tokens,
+            ),
+        )
+
+    def _permitted(self, name: str, kind: Kind) -> Reference:
         try:
-            reference = parse(name)
+            reference = parse(name, kind)
         except InvalidReference as error:
             raise errors.error("invalid_value", f"Invalid value for 'name': {error}.", param="name") from None
         if self._allowed and not any(fnmatchcase(reference.repo, pattern) for pattern in self._allowed):

@@ -115,6 +115,8 @@ THINGS: Mapping[str, Callable[[Database], Awaitable[Things]]] = {
 # What has parameters in its path and is about nothing of anybody's.
 NOBODYS = (
     "POST /admin/v1/guardrails/{id}/test",
+    *(f"{method} /admin/v1/datasets/{{id}}" for method in ("GET", "DELETE")),
+    "GET /admin/v1/datasets/{id}/forecast",
     *(f"{method} /admin/v1/library/files/{{id}}" for method in ("GET", "DELETE")),
     *(f"POST /admin/v1/library/files/{{id}}/{action}" for action in ("verify", "cancel", "links", "lookup")),
     "DELETE /admin/v1/library/links/{id}",

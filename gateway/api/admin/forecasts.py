@@ -1,0 +1,151 @@
+"""How many tokens the requests of a dataset have, and what their answers may cost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import msgspec
+from msgspec import Meta
+from msgspec.structs import replace
+
+from adapters import estimates
+from adapters.dialects import openai_chat, openai_completions, openai_embeddings
+from adapters.errors import InvalidRequest
+from adapters.types import ChatRequest, CompletionRequest, EmbeddingRequest, Usage
+from gateway.api.admin.routes import Query
+from gateway.auth import Principal
+from gateway.catalog import Catalog
+from gateway.inference import Inference
+from gateway.ledger.export import usd
+
+# Of larger datasets so many rows are counted, spread evenly over all.
+COUNTED_MAX = 500
+COUNTED_AT_ONCE = 8
+OUTPUT_TOKENS = 256
+
+Asked = ChatRequest | CompletionRequest | EmbeddingRequest
+
+PARSERS: Mapping[str, Callable[[bytes], Asked]] = {
+    "/v1/chat/completions": lambda body: openai_chat.parse_request(body).request,
+    "/v1/completions": lambda body: openai_completions.parse_request(body).request,
+    "/v1/embeddings": lambda body: openai_embeddings.parse_request(body).request,
+}
+
+
+class ForecastAsked(Query, frozen=True, kw_only=True):
+    """`model` answers in the place of the one that the requests name. `output_tokens` is how long an answer is taken to
+    be whose request does not bound it."""
+
+    model: Annotated[str, Meta(min_length=1, max_length=200)] | None = None
+    output_tokens: Annotated[int, Meta(ge=0, le=1_000_000)] = OUTPUT_TOKENS
+
+
+class Forecast(msgspec.Struct, frozen=True, kw_only=True):
+    """What a dataset would come to. `counted_rows` of its `rows` were counted, `invalid_rows` of these the model's API
+    would refuse. `exact`: all were counted, by the model's own tokeniser; otherwise the numbers are estimates. Answers
+    are taken to be as long as they may be. `cost_usd` null: the model has no price."""
+
+    object: str = "dataset.forecast"
+    dataset: str
+    model: str
+    rows: int
+    counted_rows: int
+    invalid_rows: int
+    exact: bool
+    input_tokens: int
+    output_tokens: int
+    cost_usd: str | None
+
+
+class _Row(NamedTuple):
+    """One request's tokens, and what it costs, if that is known."""
+
+    input_tokens: int
+    output_tokens: int
+    cost_nano: int | None
+
+
+class Forecasts:
+    """Counts for a caller. `local` are the models whose tokenisers are here."""
+
+    def __init__(self, inference: Inference, catalog: Catalog, local: frozenset[str]) -> None:
+        self._inference = inference
+        self._catalog = catalog
+        self._local = local
+
+    async def of(self, principal: Principal, identity: str, path: Path, rows: int, asked: ForecastAsked) -> Forecast:
+        """Raises what a request to the model would raise."""
+        lines = await asyncio.to_thread(sampled, path, rows)
+        model = self._catalog.resolve(principal, asked.model or lines[0].body_model).name
+        places = asyncio.Semaphore(COUNTED_AT_ONCE)
+
+        async def one(line: Line) -> _Row | None:
+            async with places:
+                try:
+                    return await self._count(principal, line, model, asked.output_tokens)
+                except InvalidRequest:
+                    return None
+
+        counted = await asyncio.gather(*(one(line) for line in lines))
+        known = [row for row in counted if row is not None]
+        invalid, share = len(counted) - len(known), rows / len(lines)
+        priced = [row.cost_nano for row in known if row.cost_nano is not None]
+        return Forecast(
+            dataset=identity,
+            model=model,
+            rows=rows,
+            counted_rows=len(lines),
+            invalid_rows=invalid,
+            exact=len(lines) == rows and model in self._local,
+            input_tokens=round(sum(row.input_tokens for row in known) * share),
+            output_tokens=round(sum(row.output_tokens for row in known) * share),
+            cost_usd=usd(round(sum(priced) * share)) if len(priced) == len(known) else None,
+        )
+
+    async def _count(self, principal: Principal, line: Line, model: str, output_tokens: int) -> _Row:
+        request = replace(PARSERS[line.url](bytes(line.body)), model=model)
+        tokens = await self._tokens(principal, request) if model in self._local else estimates.prompt_tokens(request)
+        answers = 0
+        if not isinstance(request, EmbeddingRequest):
+            bound = request.generation.max_tokens
+            answers = request.generation.n * (output_tokens if bound is None else bound)
+        price = self._catalog.price_of(model)
+        return _Row(tokens, answers, None if price is None else price.cost_nano(Usage(tokens, answers)))
+
+    async def _tokens(self, principal: Principal, request: Asked) -> int:
+        if isinstance(request, ChatRequest):
+            return (await self._inference.count_tokens(principal, request)).tokens
+        texts = request.prompts if isinstance(request, CompletionRequest) else request.inputs
+        return sum(
+            [
+                len(await self._inference.tokenize(principal, request.model, text, special=True))
+                if isinstance(text, str)
+                else len(text)
+                for text in texts
+            ]
+        )
+
+
+class Line(msgspec.Struct, frozen=True):
+    """One request of a dataset."""
+
+    url: str
+    body: msgspec.Raw
+
+    @property
+    def body_model(self) -> str:
+        return msgspec.json.decode(self.body, type=_Model).model
+
+
+class _Model(msgspec.Struct, frozen=True):
+    model: str
+
+
+def sampled(path: Path, rows: int) -> list[Line]:
+    """Some of a dataset's requests, evenly spread, or all. Blocks."""
+    decoder, step = msgspec.json.Decoder(Line), max(1, -(-rows // COUNTED_MAX))
+    with path.open("rb") as lines:
+        return [decoder.decode(line) for number, line in enumerate(lines) if number % step == 0]
