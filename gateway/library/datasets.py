@@ -20,7 +20,7 @@ from gateway.library.importing import Imports
 from gateway.library.names import path_problem
 from gateway.library.pulling import Ask, Progress, watch
 from gateway.library.requests import Dataset, Requests, Wish
-from gateway.library.rows import rows_of
+from gateway.library.rows import Row, rows_of
 from gateway.library.transfer import sync_folder
 
 MADE = "made"
@@ -97,9 +97,7 @@ def write(
     draft, path = folder / f".{name}.part", folder / name
     try:
         with draft.open("xb") as out:
-            for line in _lines(sources, requests):
-                if stop.is_set():
-                    raise Cancelled("it was stopped")
+            for line in _lines(sources, requests, stop):
                 size += len(line)
                 if size > SIZE_BYTES_MAX:
                     raise Unusable(f"its requests take more than {SIZE_BYTES_MAX} bytes: limit how many there are")
@@ -120,9 +118,16 @@ def write(
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _lines(sources: Sequence[Path], requests: Requests) -> Iterator[bytes]:
+def _lines(sources: Sequence[Path], requests: Requests, stop: threading.Event) -> Iterator[bytes]:
     for source in sources:
-        yield from requests.lines(source.name, rows_of(source))
+        yield from requests.lines(source.name, _until(stop, rows_of(source)))
+
+
+def _until(stop: threading.Event, rows: Iterator[Row]) -> Iterator[Row]:
+    for row in rows:
+        if stop.is_set():
+            raise Cancelled("it was stopped")
+        yield row
 
 
 def paths_of(pull: Progress) -> list[Path]:

@@ -141,11 +141,13 @@ class Collector:
         root, found = self._grounds.library, list[Garbage]()
         for folder in await asyncio.to_thread(_named_by_id, root / QUARANTINE):
             file = await self._file(folder.name)
-            kept_until_s = self._now_s() if file is None else file.changed_us / 1e6 + self._grounds.quarantine_s
-            if self._is_old(folder) and kept_until_s <= self._now_s():
+            # One that was brought anew since is whole, and has nothing here.
+            inside = file if file is not None and file.status == "quarantined" else None
+            until_s = 0.0 if inside is None else inside.changed_us / 1e6 + self._grounds.quarantine_s
+            if self._is_old(folder) and until_s <= self._now_s():
                 found += await asyncio.to_thread(self._own, "quarantine", folder, dry_run)
-                if file is not None and not dry_run:
-                    await self._files.change(file.id, path="")
+                if inside is not None and not dry_run:
+                    await self._files.change(inside.id, path="")
         for folder in await asyncio.to_thread(_named_by_id, root):
             if self._is_old(folder) and await self._file(folder.name) is None:
                 found += await asyncio.to_thread(self._own, "import", folder, dry_run)

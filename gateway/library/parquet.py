@@ -9,6 +9,7 @@ import resource
 import sys
 
 MEMORY_BYTES_MAX = 8 << 30
+CPU_S_MAX = 120
 ROWS_TOGETHER = 100
 
 
@@ -18,6 +19,7 @@ def main(path: str) -> int:
     import pyarrow.parquet
 
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES_MAX, MEMORY_BYTES_MAX))
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_S_MAX, CPU_S_MAX))
     encoder = msgspec.json.Encoder(enc_hook=str)
     try:
         with pyarrow.parquet.ParquetFile(path, pre_buffer=False) as file:

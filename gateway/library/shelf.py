@@ -39,7 +39,7 @@ class Shelf:
         self._place = place
         self._names = names
         # What was written down of each pull that is under way, so that nothing is twice.
-        self._told: dict[str, dict[str, tuple[Status, int]]] = {}
+        self._told: dict[str, dict[str, tuple[Status | None, int]]] = {}
         self._untold: set[str] = set()
 
     async def open(self) -> None:
@@ -69,8 +69,8 @@ class Shelf:
 
     async def _known(self, pinned: Pinned, remote: RemoteFile) -> File:
         """What is known of a file of a hub; from now on it is known."""
-        repo = pinned.repo
-        found = await self._files.pulled(self._place, pinned.kind, repo, pinned.commit, remote.path)
+        origin = pinned.kind, pinned.repo, pinned.commit, remote.path
+        found = await self._files.pulled(self._place, *origin)
         if found is not None:
             return found
         try:
@@ -81,14 +81,14 @@ class Shelf:
                 source=f"hf:{pinned.reference}",
                 place=self._place,
                 kind=pinned.kind,
-                repo=repo,
+                repo=pinned.repo,
                 commit_id=pinned.commit,
                 repo_file=remote.path,
                 size_bytes=remote.size_bytes,
                 sha256=remote.sha256,
             )
         except Conflict:  # Another process pulls it too.
-            found = await self._files.pulled(self._place, pinned.kind, repo, pinned.commit, remote.path)
+            found = await self._files.pulled(self._place, *origin)
             if found is None:
                 raise
             return found
@@ -107,15 +107,17 @@ class Shelf:
 
     async def _tell(self, pull: Pull) -> None:
         """An outage of the database is no reason to stop pulling."""
+        if pull.pinned is None:
+            return
         told = self._told.setdefault(pull.id, {})
         try:
-            for remote, status, done_bytes in () if pull.pinned is None else tuple(pull.states()):
-                now = status or "available", done_bytes
-                if pull.pinned is not None and told.get(remote.path) != now:
-                    file = await self._known(pull.pinned, remote)
-                    if status is not None:
-                        await self._write(file, status, done_bytes, pull.error)
-                    told[remote.path] = now
+            for remote, status, done_bytes in tuple(pull.states()):
+                if told.get(remote.path) == (status, done_bytes):
+                    continue
+                file = await self._known(pull.pinned, remote)
+                if status is not None:
+                    await self._write(file, status, done_bytes, pull.error)
+                told[remote.path] = status, done_bytes
         except (DatabaseError, LibraryError) as error:
             if pull.id not in self._untold:
                 self._untold.add(pull.id)

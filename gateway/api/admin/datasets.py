@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from gateway import errors
-from gateway.api.admin.forecasts import Forecast, ForecastAsked, Forecasts
+from gateway.api.admin.forecasts import Forecast, ForecastAsked, Forecasts, sampled
 from gateway.api.admin.library import Text, told
 from gateway.api.admin.routes import Call, Moment, Page, Paging, Route, kept
 from gateway.library.datasets import MADE, Datasets
@@ -109,8 +110,11 @@ class DatasetRoutes:
         file = await self._found(call)
         if file.dataset is None or file.status != "ready":
             raise errors.error("conflict", f"The dataset is {file.status}.")
-        path, rows = Path(file.path), file.dataset.rows
-        return await self._forecasts.of(call.principal, file.id, path, rows, call.query)
+        try:
+            lines = await asyncio.to_thread(sampled, Path(file.path), file.dataset.rows)
+        except OSError:
+            raise errors.error("conflict", "The file of the dataset is gone.") from None
+        return await self._forecasts.of(call.principal, file.id, lines, file.dataset.rows, call.query)
 
 
 def shown(file: File) -> DatasetShown:

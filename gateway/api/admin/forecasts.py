@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -23,7 +23,6 @@ from gateway.ledger.export import usd
 
 # Of larger datasets so many rows are counted, spread evenly over all.
 COUNTED_MAX = 500
-COUNTED_AT_ONCE = 8
 OUTPUT_TOKENS = 256
 
 Asked = ChatRequest | CompletionRequest | EmbeddingRequest
@@ -76,33 +75,31 @@ class Forecasts:
         self._catalog = catalog
         self._local = local
 
-    async def of(self, principal: Principal, identity: str, path: Path, rows: int, asked: ForecastAsked) -> Forecast:
-        """Raises what a request to the model would raise."""
-        lines = await asyncio.to_thread(sampled, path, rows)
+    async def of(
+        self, principal: Principal, identity: str, lines: Sequence[Line], rows: int, asked: ForecastAsked
+    ) -> Forecast:
+        """What the dataset of so many rows would come to of which these are some. Raises what a request to the model
+        would raise."""
         model = self._catalog.resolve(principal, asked.model or lines[0].body_model).name
-        places = asyncio.Semaphore(COUNTED_AT_ONCE)
-
-        async def one(line: Line) -> _Row | None:
-            async with places:
-                try:
-                    return await self._count(principal, line, model, asked.output_tokens)
-                except InvalidRequest:
-                    return None
-
-        counted = await asyncio.gather(*(one(line) for line in lines))
-        known = [row for row in counted if row is not None]
-        invalid, share = len(counted) - len(known), rows / len(lines)
+        known = list[_Row]()
+        for line in lines:
+            with suppress(InvalidRequest):
+                known.append(await self._count(principal, line, model, asked.output_tokens))
         priced = [row.cost_nano for row in known if row.cost_nano is not None]
+
+        def of_all(counted: Iterable[int]) -> int:
+            return -(-sum(counted) * rows // len(lines))
+
         return Forecast(
             dataset=identity,
             model=model,
             rows=rows,
             counted_rows=len(lines),
-            invalid_rows=invalid,
+            invalid_rows=len(lines) - len(known),
             exact=len(lines) == rows and model in self._local,
-            input_tokens=round(sum(row.input_tokens for row in known) * share),
-            output_tokens=round(sum(row.output_tokens for row in known) * share),
-            cost_usd=usd(round(sum(priced) * share)) if len(priced) == len(known) else None,
+            input_tokens=of_all(row.input_tokens for row in known),
+            output_tokens=of_all(row.output_tokens for row in known),
+            cost_usd=usd(of_all(priced)) if len(priced) == len(known) else None,
         )
 
     async def _count(self, principal: Principal, line: Line, model: str, output_tokens: int) -> _Row:

@@ -150,6 +150,17 @@ def test_in_the_library_goes_what_nobody_knows_and_old_quarantine(at_place: With
     at_place(work)
 
 
+def test_what_came_anew_keeps_its_path_when_its_bad_copy_goes(at_place: With) -> None:
+    async def work(place: Place) -> None:
+        file = await place.files.add("x.gguf", "ready", how="pull", source="hf:org/model", path="/here")
+        place.put(place.library / "quarantine" / file.id / "x.gguf")
+        place.age(place.library / "quarantine" / file.id)
+        assert await place.goes() == [("quarantine", file.id)]
+        assert (await place.files.get(file.id)).path == "/here"
+
+    at_place(work)
+
+
 def test_young_quarantine_stays(at_place: With) -> None:
     async def work(place: Place) -> None:
         file = await place.files.add("old.gguf", "quarantined", how="copy", source="/old.gguf")
