@@ -88,7 +88,7 @@ def make(options: argparse.Namespace, paths: Sequence[Path], name: str, source: 
         for problem in file.dataset.problems:
             print(f"{problem.file}, line {problem.line}: {problem.reason}", file=sys.stderr)
         more = "" if file.dataset.whole else "; there are more rows than that"
-        print(f"{file.id}: {file.dataset.rows} requests, {file.dataset.skipped} rows skipped{more}", file=sys.stderr)
+        print(f"{file.id}: requests: {file.dataset.rows}, rows left out: {file.dataset.skipped}{more}", file=sys.stderr)
         print(file.path)
     if file.status != "ready":
         print(f"{name}: {file.status}: {file.reason}", file=sys.stderr)

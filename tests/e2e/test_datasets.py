@@ -96,7 +96,7 @@ def test_a_pulled_dataset_becomes_requests_with_a_forecast(server: Server, admin
 
 def test_the_command_line_pulls_and_makes_them(server: Server, tmp_path: Path) -> None:
     done = gateway(server, "pull", "--dataset", "org/model/test.csv", "--model", "demo", "--request", "completion")
-    assert (done.returncode, "2 requests, 0 rows skipped" in done.stderr) == (0, True), done.stderr
+    assert (done.returncode, "requests: 2, rows left out: 0" in done.stderr) == (0, True), done.stderr
     lines = [json.loads(line) for line in Path(done.stdout.strip()).read_text().splitlines()]
     assert [line["body"] for line in lines] == [{"model": "demo", "prompt": text} for text in ("one", "two")]
     nameless = gateway(server, "pull", "--dataset", "org/model/test.csv")
