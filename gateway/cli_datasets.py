@@ -164,7 +164,9 @@ def _forecast(options: argparse.Namespace) -> int:
     if options.json:
         command.print_json(told)
         return 0
-    how = "counted by the model" if told["exact"] else f"estimated from {told['counted_rows']} of its requests"
+    how = "counted by the model" if told["tokenised"] else "estimated from bytes"
+    if told["counted_rows"] < told["rows"]:
+        how += f" in {told['counted_rows']} requests"
     cost = "has no price" if told["cost_usd"] is None else f"{told['cost_usd']} USD at most"
     rows = [
         ("model", told["model"]),

@@ -158,6 +158,8 @@ def _amount(done_bytes: int, total_bytes: int) -> str:
     """Both in one unit, finely enough to be seen growing."""
     if total_bytes >= 10**9:
         return f"{done_bytes / 1e9:.2f} of {total_bytes / 1e9:.2f} GB"
+    if total_bytes < 10**6:
+        return f"{done_bytes / 1e3:.0f} of {total_bytes / 1e3:.0f} kB"
     return f"{done_bytes / 1e6:.1f} of {total_bytes / 1e6:.1f} MB"
 
 

@@ -21,10 +21,11 @@ FILES = {
     "data/train.jsonl": b"\n".join(json.dumps(row).encode() for row in [*QUESTIONS, {"other": 1}]),
     "test.csv": b"id,text\n1,one\n2,two\n",
 }
-MODEL = {
-    "name": "demo",
-    "path": str(ROOT / "adapters/llama_cpp/demo/demo.gguf"),
-    "price": {"input": "1", "output": "2"},
+PRICE = {"input": "1", "output": "2"}
+CONFIG = {
+    "models": [{"name": "demo", "path": str(ROOT / "adapters/llama_cpp/demo/demo.gguf"), "price": PRICE}],
+    "providers": [{"name": "house", "kind": "vllm", "base_url": "http://127.0.0.1:9/v1"}],
+    "routes": [{"name": "far", "groups": [[{"provider": "house", "model": "m", "price": PRICE}]]}],
 }
 
 
@@ -32,7 +33,7 @@ MODEL = {
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("datasets")
     with Hub(FILES) as hub:
-        config = {"models": [MODEL], "library": {"endpoint": hub.endpoint, "dir": str(folder / "hub")}}
+        config = CONFIG | {"library": {"endpoint": hub.endpoint, "dir": str(folder / "hub")}}
         with Server(folder, config=json.dumps(config)) as server:
             yield server
 
@@ -83,6 +84,9 @@ def test_a_pulled_dataset_becomes_requests_with_a_forecast(server: Server, admin
     assert float(forecast["cost_usd"]) == pytest.approx((tokens + 2 * 300) / 1e6)
     told = gateway(server, "datasets", "forecast", dataset["id"], here=False)
     assert f"{tokens}, counted by the model" in told.stdout, told.stderr
+    told = gateway(server, "datasets", "forecast", dataset["id"], "--model", "far", here=False)
+    assert "estimated from bytes" in told.stdout, told.stderr
+    assert not admin.get(f"{one}/forecast?model=far").json()["tokenised"]
     assert admin.get(f"{one}/forecast?model=none").status_code == 404
     assert gateway(server, "datasets", "show", dataset["id"]).stdout.count("question") == 2
 

@@ -41,7 +41,7 @@ def test_a_line() -> None:
     assert "1:23:20 left" in text_of(replace(HALF, eta_s=5000.0))
     assert text_of(replace(HALF, done_bytes=999_999_999)).count(" 99%") == 1
     assert text_of(replace(HALF, bytes_per_s=0.0, status="verifying")).endswith("]  50%  0.50 of 1.00 GB  verifying")
-    assert " 40%  0.2 of 0.5 MB" in text_of(replace(HALF, done_bytes=200_000, total_bytes=500_000))
+    assert " 40%  200 of 500 kB" in text_of(replace(HALF, done_bytes=200_000, total_bytes=500_000))
     assert text_of(replace(HALF, total_bytes=0, status="queued")) == "o/r:Q4_0: queued"
 
 

@@ -44,7 +44,7 @@ class ForecastAsked(Query, frozen=True, kw_only=True):
 
 class Forecast(msgspec.Struct, frozen=True, kw_only=True):
     """What a dataset would come to. `counted_rows` of its `rows` were counted, `invalid_rows` of these the model's API
-    would refuse. `exact`: all were counted, by the model's own tokeniser; otherwise the numbers are estimates. Answers
+    would refuse. `tokenised`: by its own tokeniser, else from their bytes. `exact`: so were all of them. Answers
     are taken to be as long as they may be. `cost_usd` null: the model has no price."""
 
     object: str = "dataset.forecast"
@@ -53,6 +53,7 @@ class Forecast(msgspec.Struct, frozen=True, kw_only=True):
     rows: int
     counted_rows: int
     invalid_rows: int
+    tokenised: bool
     exact: bool
     input_tokens: int
     output_tokens: int
@@ -81,6 +82,7 @@ class Forecasts:
         """What the dataset of so many rows would come to of which these are some. Raises what a request to the model
         would raise."""
         model = self._catalog.resolve(principal, asked.model or lines[0].body_model).name
+        tokenised = model in self._local
         known = list[_Row]()
         for line in lines:
             with suppress(InvalidRequest):
@@ -96,7 +98,8 @@ class Forecasts:
             rows=rows,
             counted_rows=len(lines),
             invalid_rows=len(lines) - len(known),
-            exact=len(lines) == rows and model in self._local,
+            tokenised=tokenised,
+            exact=tokenised and len(lines) == rows,
             input_tokens=of_all(row.input_tokens for row in known),
             output_tokens=of_all(row.output_tokens for row in known),
             cost_usd=usd(of_all(priced)) if len(priced) == len(known) else None,
