@@ -23,9 +23,11 @@ GROUP_MAX = 400
 # Entries that are one record of the outbox, so that its size stays far below what one may have.
 TOGETHER_MAX = 100
 # How long after a group has begun the next one begins at the earliest: so long for each entry in it, up to a bound. Up
-# to two thousand entries a second none of them waits, and with more of them a sync costs each a small part of it.
+# to a thousand entries a second none of them waits, and with more of them a sync costs each a small part of it.
 APART_S = 0.0005
 APART_S_MAX = 0.003
+# Timers are no finer: whoever waits for less would wait for this, and find a larger group for it.
+TICK_S = 0.001
 PENDING_MAX = 20_000
 RETRY_S = 0.5
 
@@ -140,7 +142,7 @@ class Writer:
                 self._more.clear()
                 await self._more.wait()
                 continue
-            if (early_s := next_s - self._clock()) > 0 and not self._closing:
+            if (early_s := next_s - self._clock()) >= TICK_S and not self._closing:
                 await asyncio.sleep(early_s)
             group = list(islice(self._pending, GROUP_MAX))
             next_s = self._clock() + min(len(group) * APART_S, APART_S_MAX)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import redis
+import uvloop
 
 from adapters.scripted import Answer, Script, Scripted
 from adapters.types import CompletionRequest, Generation, Usage
@@ -105,7 +106,7 @@ def governance(valkey: Valkey) -> Outcome:
         return figures
 
     with redis.Redis.from_url(valkey.url) as client:
-        return Outcome(asyncio.run(measure(client)), [])
+        return Outcome(uvloop.run(measure(client)), [])
 
 
 def _work(client: redis.Redis) -> tuple[int, float]:
@@ -147,7 +148,7 @@ def durability(folder: Path, seconds: float) -> Outcome:
         await database.close()
         return waits_s
 
-    waits_s = asyncio.run(measure())
+    waits_s = uvloop.run(measure())
     cuts = statistics.quantiles(waits_s, n=100)
     figures: dict[str, object] = {
         "requests/s": PER_S,
