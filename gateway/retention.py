@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable
 
@@ -11,6 +10,7 @@ from gateway.config_money import RetentionConfig
 from gateway.ledger.retention import drop_entries
 from gateway.limits.limiter import wall_us
 from gateway.limits.wallets import sweep_windows
+from gateway.regularly import Regularly
 from gateway.state.database import Database, DatabaseError
 
 FIRST_S = 60.0
@@ -30,28 +30,19 @@ class Retention:
         self._audit = audit
         self._config = config
         self._now_us = now_us
-        self._working: asyncio.Task[None] | None = None
+        self._regularly = Regularly(self._attempt, EVERY_S, first_s=FIRST_S, jitter=0.0)
 
     def start(self) -> None:
-        self._working = asyncio.create_task(self._work())
+        self._regularly.start()
 
     async def close(self) -> None:
-        if self._working is not None:
-            self._working.cancel()
-            await asyncio.wait([self._working])
+        await self._regularly.close()
 
-    async def _work(self) -> None:
-        pause_s = FIRST_S
-        while True:
-            await asyncio.sleep(pause_s)
-            pause_s = EVERY_S
-            try:
-                await self.once()
-            except DatabaseError as error:
-                log.warning("what is old could not be dropped: %s", error)
-            except Exception:
-                # A bug of ours must not end the work for ever.
-                log.exception("what is old could not be dropped")
+    async def _attempt(self) -> None:
+        try:
+            await self.once()
+        except DatabaseError as error:
+            log.warning("what is old could not be dropped: %s", error)
 
     async def once(self) -> None:
         """Drop what is too old by now."""

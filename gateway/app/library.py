@@ -15,15 +15,18 @@ from gateway.hubs import collector_of, hub_settings, library_folder, open_shelf,
 from gateway.library.datasets import Datasets
 from gateway.library.files import Files
 from gateway.library.finding import Finding
-from gateway.library.garbage import Garbage, Sweeper
+from gateway.library.garbage import Garbage, sweep
 from gateway.library.importing import Imports
 from gateway.library.links import Links
+from gateway.regularly import Regularly
 from gateway.state.database import Database, DatabaseError
 from gateway.stores import open_database
 
 if TYPE_CHECKING:
     from gateway.library.hub import Hub
     from gateway.library.shelf import Shelf
+
+COLLECT_FIRST_S = 600.0
 
 log = logging.getLogger("gateway.library")
 
@@ -53,7 +56,9 @@ async def open_library(
     stack.callback(finding.close)
     collector = collector_of(config, files)
     if config.library.collect_hours is not None:
-        sweeper = Sweeper(collector, config.library.collect_hours * 3600.0, partial(_note_collected, audit))
+        every_s = config.library.collect_hours * 3600.0
+        sweeping = partial(sweep, collector, partial(_note_collected, audit))
+        sweeper = Regularly(sweeping, every_s, first_s=min(COLLECT_FIRST_S, every_s), jitter=0.0)
         sweeper.start()
         stack.push_async_callback(sweeper.close)
     datasets = Datasets(imports)

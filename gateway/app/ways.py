@@ -13,10 +13,10 @@ from adapters.addresses import addresses_of
 from adapters.asking import knock
 from adapters.remote import Remote, RemoteModel
 from gateway.config import ProviderConfig
+from gateway.regularly import Regularly
 from gateway.remotes import health_settings, upstream_settings
 from gateway.routing.addresses import Addresses
 from gateway.routing.health import Checks, Condition
-from gateway.routing.regularly import Regularly
 
 # How long nothing has run at a place that is no longer served before its client is closed. A request that began before
 # may still come back to it after a pause.
@@ -96,7 +96,7 @@ class Way:
         if provider.addresses == "each":
             origin = self.places[0].upstream.origin
             self._addresses = Addresses(provider.name, lambda: addresses_of(origin), changed)
-            self._asking = Regularly(self._addresses.refresh, provider.resolve_every_s, spread=False)
+            self._asking = Regularly(self._addresses.refresh, provider.resolve_every_s, first_s=0.0)
 
     @property
     def everywhere(self) -> tuple[Place, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -18,7 +18,9 @@ from gateway.library.words import Words
 from gateway.state.database import Conflict, Database, Row, Statements, Value
 
 Status = Literal["available", "downloading", "verifying", "ready", "quarantined", "error"]
+UNFINISHED: tuple[Status, ...] = ("available", "downloading", "verifying")
 TAGS_MAX = 20
+PAGE = 500
 # How a file of a hub got here.
 PULLED = "pull"
 
@@ -151,6 +153,15 @@ class Files:
             else:
                 await self._words.remove(inside, identity)
         return file
+
+    async def all(self, wanted: Wanted) -> AsyncIterator[File]:
+        """Every one that is wanted, also while they change."""
+        after, more = None, True
+        while more:
+            found, more = await self.page(wanted, PAGE, after)
+            for file in found:
+                yield file
+            after = found[-1].id if found else None
 
     async def page(self, wanted: Wanted, limit: int, after: str | None = None) -> tuple[list[File], bool]:
         """The newest first, those behind the file `after`; and whether there are more."""

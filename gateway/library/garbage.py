@@ -12,7 +12,7 @@ import logging
 import re
 import shutil
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
@@ -27,8 +27,6 @@ from gateway.library.store import LockFile, Store, shown
 from gateway.state.database import DatabaseError
 
 DAY_S = 86_400.0
-FIRST_S = 600.0
-PAGE = 500
 
 # "part": what has come of a file; "blob": content that no snapshot shows; "draft": a link that never got its name;
 # "quarantine": a copy whose time is over; "import": what an import left; "sessions": conversations of a model that is
@@ -71,7 +69,7 @@ class Collector:
 
     async def collect(self, *, dry_run: bool = False, everything: bool = False) -> list[Garbage]:
         """Remove what can go, and say what it was; `everything`: also what other tools left in the hub's cache."""
-        pulled = [file async for file in self._all(Wanted(how=PULLED))]
+        pulled = [file async for file in self._files.all(Wanted(how=PULLED))]
         found = await asyncio.to_thread(self._in_cache, pulled, everything, dry_run)
         found += await self._in_library(dry_run)
         if self._grounds.sessions is not None:
@@ -79,14 +77,6 @@ class Collector:
         if found and not dry_run:
             log.info("%d things that nobody needs are gone, %d bytes", len(found), sum(one.size_bytes for one in found))
         return found
-
-    async def _all(self, wanted: Wanted) -> AsyncIterator[File]:
-        after, more = None, True
-        while more:
-            files, more = await self._files.page(wanted, PAGE, after)
-            for file in files:
-                yield file
-            after = files[-1].id if files else None
 
     # The hub's cache
 
@@ -112,7 +102,7 @@ class Collector:
         part = path.suffix == ".incomplete"
         if not self._is_old(path) or (not part and path.name in shown(folder)):
             return []
-        with held(self._grounds.store.root / ".locks" / folder.name / f"{digest}.lock", dry_run) as free:
+        with held(self._grounds.store.lock_path(folder, digest), dry_run) as free:
             # It may have got a name just now.
             if not free or (not part and path.name in shown(folder)):
                 return []
@@ -184,39 +174,15 @@ class Collector:
             return False
 
 
-class Sweeper:
-    """Collects every so often while a gateway serves; `told` hears what went."""
-
-    def __init__(self, collector: Collector, every_s: float, told: Callable[[list[Garbage]], None]) -> None:
-        self._collector = collector
-        self._every_s = every_s
-        self._told = told
-        self._working: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        self._working = asyncio.create_task(self._work())
-
-    async def close(self) -> None:
-        if self._working is not None:
-            self._working.cancel()
-            await asyncio.wait([self._working])
-
-    async def _work(self) -> None:
-        pause_s = min(FIRST_S, self._every_s)
-        while True:
-            await asyncio.sleep(pause_s)
-            pause_s = self._every_s
-            try:
-                found = await self._collector.collect()
-            except (DatabaseError, OSError) as error:
-                log.warning("what nobody needs could not be removed: %s", error)
-                continue
-            except Exception:
-                # A bug of ours must not end the work for ever.
-                log.exception("what nobody needs could not be removed")
-                continue
-            if found:
-                self._told(found)
+async def sweep(collector: Collector, told: Callable[[list[Garbage]], None]) -> None:
+    """Collect while a gateway serves; `told` hears what went."""
+    try:
+        found = await collector.collect()
+    except (DatabaseError, OSError) as error:
+        log.warning("what nobody needs could not be removed: %s", error)
+        return
+    if found:
+        told(found)
 
 
 @contextmanager

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from gateway.library.pull import Pull
 
 TELL_EVERY_S = 1.0
-PAGE = 500
 
 log = logging.getLogger("gateway.library")
 
@@ -53,13 +52,8 @@ class Shelf:
         for pinned in pins.values():
             for remote in pinned.files:
                 await self._known(pinned, remote)
-        after, more = None, True
-        while more:
-            wanted = Wanted(place=self._place, how=PULLED)
-            found, more = await self._files.page(wanted, PAGE, after)
-            for file in found:
-                await self._look_again(file)
-            after = found[-1].id if found else None
+        async for file in self._files.all(Wanted(place=self._place, how=PULLED)):
+            await self._look_again(file)
 
     async def _look_again(self, file: File) -> None:
         here = await asyncio.to_thread(self._path(file).exists)

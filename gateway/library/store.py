@@ -81,8 +81,12 @@ class Store:
         finally:
             lock.release()
 
+    def lock_path(self, folder: Path, digest: str) -> Path:
+        """What whoever fetches a blob into a repository's folder locks."""
+        return self.root / ".locks" / folder.name / f"{digest}.lock"
+
     def _lock(self, repo: str, file: RemoteFile, kind: Kind) -> FileLock:
-        path = self.root / ".locks" / self.folder(repo, kind).name / f"{file.digest}.lock"
+        path = self.lock_path(self.folder(repo, kind), file.digest)
         path.parent.mkdir(parents=True, exist_ok=True)
         return FileLock(path, thread_local=False)
 

@@ -7,15 +7,15 @@ import logging
 
 import pytest
 
-from gateway.routing.regularly import Regularly
+from gateway.regularly import Regularly
 
 
 @pytest.mark.parametrize(
-    ("draw", "spread", "expected"),
-    [(0.5, True, [1.0, "!", 10.0, "!", 10.0, "!", 10.0]), (0.0, False, ["!", 9.0, "!", 9.0, "!", 9.0])],
+    ("draw", "first_s", "expected"),
+    [(0.5, None, [1.0, "!", 10.0, "!", 10.0, "!", 10.0]), (0.0, 0.0, ["!", 9.0, "!", 9.0, "!", 9.0])],
 )
 def test_when_it_is_done(
-    draw: float, spread: bool, expected: list[float | str], caplog: pytest.LogCaptureFixture
+    draw: float, first_s: float | None, expected: list[float | str], caplog: pytest.LogCaptureFixture
 ) -> None:
     seen: list[float | str] = []
 
@@ -32,7 +32,7 @@ def test_when_it_is_done(
                 over.set()
                 await asyncio.Event().wait()
 
-        regularly = Regularly(act, 10, spread=spread, draw=lambda: draw, pause=pause)
+        regularly = Regularly(act, 10, first_s=first_s, draw=lambda: draw, pause=pause)
         regularly.start()
         await over.wait()
         await regularly.close()

@@ -17,7 +17,7 @@ JITTER = 0.2
 class Regularly:
     """Does something once each `interval_s`, one time after the other, from `start` to `close`, even when it fails.
 
-    The first time is at once, or after a part of the interval when it should be `spread`.
+    The first time is after `first_s`, or somewhere in the first part of the interval; the intervals differ by `jitter`.
     """
 
     def __init__(
@@ -25,13 +25,15 @@ class Regularly:
         act: Callable[[], Awaitable[None]],
         interval_s: float,
         *,
-        spread: bool = True,
+        first_s: float | None = None,
+        jitter: float = JITTER,
         draw: Callable[[], float] = random.random,
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._act = act
         self._interval_s = interval_s
-        self._spread = spread
+        self._first_s = first_s
+        self._jitter = jitter
         self._draw = draw
         self._pause = pause
         self._running: asyncio.Task[None] | None = None
@@ -46,11 +48,12 @@ class Regularly:
                 await self._running
 
     async def _run(self) -> None:
-        if self._spread:
-            await self._pause(self._interval_s * self._draw() * JITTER)
+        first_s = self._interval_s * self._draw() * self._jitter if self._first_s is None else self._first_s
+        if first_s > 0:
+            await self._pause(first_s)
         while True:
             try:
                 await self._act()
             except Exception:
                 log.exception("what is done regularly failed unexpectedly")
-            await self._pause(self._interval_s * (1 + JITTER * (self._draw() - 0.5)))
+            await self._pause(self._interval_s * (1 + self._jitter * (self._draw() - 0.5)))
