@@ -11,7 +11,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from adapters.llama_cpp import gguf
-from adapters.llama_cpp.memory import copies_weights
+from adapters.llama_cpp.memory import (
+    CACHE_BYTES_DEFAULT,
+    CONTEXT_TOKENS_DEFAULT,
+    KEPT_SLOTS,
+    PREPARED_TOKENS,
+    SPARE_SHARE,
+    copies_weights,
+)
 from adapters.llama_cpp.messages import EngineSettings, Load
 from adapters.llama_cpp.resident import Need
 from adapters.types import Kind, ModelCard
@@ -21,12 +28,6 @@ MIB = 1 << 20
 PROCESS_BYTES = 64 * MIB
 SAMPLING_BYTES = 4 * MIB
 VOCABULARY_BYTES_PER_TOKEN = 400
-# As in loading.py, which must not be imported on this side.
-CONTEXT_TOKENS_DEFAULT = 8192
-CACHE_BYTES_DEFAULT = 2 << 30
-KEPT_SLOTS = 32
-PREPARED_TOKENS = 2048
-SPARE_SHARE = 8
 # Kinds of tensors that llama.cpp copies into another order for the CPU, and how many rows they need for that.
 REPACKED = {"Q4_0": 8, "Q4_K": 8, "IQ4_NL": 8, "MXFP4": 8}
 Q8_0_SHARE = 34 / 64

@@ -22,7 +22,14 @@ from adapters.llama_cpp.guidance import Guidance
 from adapters.llama_cpp.keeping import open_sessions, open_store
 from adapters.llama_cpp.lease import StepLease
 from adapters.llama_cpp.lora import Loras
-from adapters.llama_cpp.memory import copies_weights
+from adapters.llama_cpp.memory import (
+    CACHE_BYTES_DEFAULT,
+    CONTEXT_TOKENS_DEFAULT,
+    KEPT_SLOTS,
+    PREPARED_TOKENS,
+    SPARE_SHARE,
+    copies_weights,
+)
 from adapters.llama_cpp.messages import EngineSettings, Load, ModelInfo
 from adapters.llama_cpp.native import TOKEN_NULL, Context, Model, NativeError, Unfit, Vocabulary, quiet
 from adapters.llama_cpp.pacing import TILE_TOKENS, Limits, Rates
@@ -33,11 +40,6 @@ from adapters.llama_cpp.sessions import Sessions
 from adapters.llama_cpp.store import Store
 from adapters.llama_cpp.templates import CHATML, ChatTemplate, TemplateError
 
-CONTEXT_TOKENS_DEFAULT = 8192
-CACHE_BYTES_DEFAULT = 2 << 30
-KEPT_SLOTS = 32
-PREPARED_TOKENS = 2048
-SPARE_SHARE = 8
 EMBED_SLOTS = 64
 THREAD_BYTES_MIN = 32 << 20
 CALIBRATION_STEP_US_MAX = 150_000

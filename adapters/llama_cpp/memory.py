@@ -1,4 +1,4 @@
-"""What this machine's memory means for how weights are held; asked by the forecast and by the worker alike."""
+"""What a worker does with this machine's memory; asked by the forecast and by the worker alike."""
 
 from __future__ import annotations
 
@@ -7,11 +7,18 @@ from pathlib import Path
 
 from adapters.llama_cpp.messages import EngineSettings
 
+CGROUP = Path("/sys/fs/cgroup")
+CONTEXT_TOKENS_DEFAULT = 8192
+CACHE_BYTES_DEFAULT = 2 << 30
+KEPT_SLOTS = 32
+# For how long a conversation memory is got ready, and what part of that for conversations may lie ready.
+PREPARED_TOKENS = 2048
+SPARE_SHARE = 8
 # Weights are copied when they take at most this part of the memory: there is no way back when they do not fit.
 COPIED_SHARE = 0.25
 
 
-def copies_weights(settings: EngineSettings, size_bytes: int, cgroup: Path = Path("/sys/fs/cgroup")) -> bool:
+def copies_weights(settings: EngineSettings, size_bytes: int, cgroup: Path = CGROUP) -> bool:
     """Whether weights of that size are read into memory of their own instead of being mapped from their file.
 
     There they lie in huge pages, which makes those that llama.cpp does not repack 3-10 % faster (measured with Q8_0);
@@ -19,14 +26,18 @@ def copies_weights(settings: EngineSettings, size_bytes: int, cgroup: Path = Pat
     """
     if settings.weights != "auto":
         return settings.weights == "copied"
-    return not settings.gpu_layers and size_bytes <= COPIED_SHARE * _memory_bytes(cgroup)
+    return not settings.gpu_layers and size_bytes <= COPIED_SHARE * memory_bytes(cgroup)
 
 
-def _memory_bytes(cgroup: Path) -> int:
+def memory_bytes(cgroup: Path = CGROUP) -> int:
     """The memory of this machine, or of the container it is bounded to."""
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    try:
-        limit = (cgroup / "memory.max").read_text().strip()
-    except OSError:
-        return physical
-    return min(physical, int(limit)) if limit.isdecimal() else physical
+    bounds = [physical]
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        try:
+            text = (cgroup / name).read_text().strip()
+        except OSError:
+            continue
+        if text.isdecimal():
+            bounds.append(int(text))
+    return min(bounds)

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, BinaryIO, TypeVar, cast
 import msgspec
 
 from adapters.llama_cpp import gguf
+from adapters.llama_cpp.memory import memory_bytes
 from gateway.library.errors import InUse, LibraryError
 from gateway.library.facts import Facts, facts
 from gateway.library.files import File, Files
 from gateway.library.fitting import Fit, fit, memory_bytes_per_s
-from gateway.library.hardware import memory_bytes
 from gateway.library.names import Found, Reference, RemoteFile, label, parse, variants
 from gateway.library.ranged import RangedFile
 from gateway.library.words import words_of

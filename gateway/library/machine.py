@@ -11,9 +11,10 @@ from pathlib import Path
 import msgspec
 
 from adapters.llama_cpp.devices import Build, NoBuild, ask
+from adapters.llama_cpp.memory import memory_bytes
 from gateway.library.drives import TURNS_ROTATIONAL, TURNS_SOLID, Drives
 from gateway.library.fitting import ROOM_SHARE, memory_bytes_per_s
-from gateway.library.hardware import available_bytes, memory_bytes
+from gateway.library.hardware import available_bytes
 
 GIB = 1 << 30
 # Beside weights and conversations: the process, and what it computes in.

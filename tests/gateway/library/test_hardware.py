@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gateway.library.hardware import available_bytes, memory_bytes, room_bytes
+from adapters.llama_cpp.memory import memory_bytes
+from gateway.library.hardware import available_bytes, room_bytes
 
 
 def test_a_container_has_what_it_is_bounded_to(tmp_path: Path) -> None:
