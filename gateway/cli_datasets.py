@@ -124,18 +124,11 @@ def _list(options: argparse.Namespace) -> int:
     return 0
 
 
-async def _found(imports: Imports, identity: str) -> File:
-    from gateway.library.datasets import MADE
-
-    file = await imports.files.get(identity)
-    if file.how != MADE:
-        raise command.CommandError(f"there is no dataset {identity}")
-    return file
-
-
 def _show(options: argparse.Namespace) -> int:
     async def work(imports: Imports, database: Database) -> File:
-        return await _found(imports, options.id)
+        from gateway.library.datasets import Datasets
+
+        return await Datasets(imports).get(options.id)
 
     command.print_record(with_imports(options, work), options)
     return 0
@@ -144,8 +137,9 @@ def _show(options: argparse.Namespace) -> int:
 def _delete(options: argparse.Namespace) -> int:
     async def work(imports: Imports, database: Database) -> None:
         from gateway import audit
+        from gateway.library.datasets import Datasets
 
-        file = await _found(imports, options.id)
+        file = await Datasets(imports).get(options.id)
         await imports.delete(file.id)
         await audit.note(database, "dataset.delete", file.id, name=file.name)
 

@@ -171,7 +171,9 @@ def _find(options: argparse.Namespace) -> int:
 
 def _standing(file: File) -> str:
     """The status of a file, and how far the work on it is."""
-    if file.status in ("ready", "quarantined", "error") or not (file.done_bytes and file.size_bytes):
+    from gateway.library.files import UNFINISHED
+
+    if file.status not in UNFINISHED or not (file.done_bytes and file.size_bytes):
         return file.status
     return f"{file.status} {file.done_bytes * 100 // file.size_bytes}%"
 

@@ -244,8 +244,7 @@ class Passage:
         usage = relayed.finished.usage
         record.meter.timed(relayed.finished.timings, usage.cached_tokens)
         record.end("ok", usage, estimated=relayed.finished.estimated or not usage.prompt_tokens)
-        if (recorded := record.meter.durable) is not None and not recorded.done:
-            await recorded
+        await durable(record.meter)
         return relayed
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from gateway.library.digests import Digests
 from gateway.library.drives import check_writable
-from gateway.library.errors import Cancelled, LibraryError, NoSpace, Unusable
+from gateway.library.errors import Cancelled, LibraryError, NoSpace, NotFound, Unusable
 from gateway.library.files import File
 from gateway.library.importing import Imports
 from gateway.library.names import path_problem
@@ -36,6 +36,13 @@ class Datasets:
     def __init__(self, imports: Imports) -> None:
         self.imports = imports
         self._following: dict[tuple[str, Wish], asyncio.Task[None]] = {}
+
+    async def get(self, identity: str) -> File:
+        """Raises NotFound."""
+        file = await self.imports.files.get(identity)
+        if file.how != MADE:
+            raise NotFound(f"there is no dataset {identity}")
+        return file
 
     async def close(self) -> None:
         """Make no more of what is being pulled."""

@@ -13,7 +13,6 @@ from gateway.api.admin.forecasts import Forecast, ForecastAsked, Forecasts, samp
 from gateway.api.admin.library import Text, told
 from gateway.api.admin.routes import Call, Moment, Page, Paging, Route, kept
 from gateway.library.datasets import MADE, Datasets
-from gateway.library.errors import NotFound
 from gateway.library.files import File, Status, Wanted
 from gateway.library.requests import Dataset
 
@@ -92,10 +91,7 @@ class DatasetRoutes:
 
     async def _found(self, call: Call[Any, Any]) -> File:
         with told():
-            file = await self._datasets.imports.files.get(call.path["id"])
-            if file.how != MADE:
-                raise NotFound(f"there is no dataset {file.id}")
-        return file
+            return await self._datasets.get(call.path["id"])
 
     async def get(self, call: Call[None, None]) -> DatasetShown:
         return shown(await self._found(call))

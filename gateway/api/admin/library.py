@@ -15,7 +15,7 @@ from gateway import errors
 from gateway.api.admin.routes import Body, Call, Moment, Page, Paging, Route, kept
 from gateway.library import errors as library
 from gateway.library.facts import Facts
-from gateway.library.files import File, Status, Wanted
+from gateway.library.files import UNFINISHED, File, Status, Wanted
 from gateway.library.importing import Imports
 from gateway.library.names import Kind
 from gateway.library.taking import Way
@@ -26,8 +26,6 @@ Text = Annotated[str, Meta(min_length=1, max_length=200)]
 Tags = Annotated[
     tuple[Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,99}\Z")], ...], Meta(max_length=20)
 ]
-
-UNFINISHED: tuple[Status, ...] = ("available", "downloading", "verifying")
 
 # What each branch of the library's errors is to a client.
 CODES: Mapping[type[library.LibraryError], str] = {
