@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 
 from adapters.llama_cpp.formats import json_calls, literals, tagged
-from adapters.llama_cpp.formats.reader import SPACE, MalformedError, Piece, Reader, Reading, overlap
+from adapters.llama_cpp.formats.reader import SEEK_CHARS_MAX, SPACE, MalformedError, Piece, Reader, Reading, overlap
 from adapters.llama_cpp.reasoning import ReasoningFormat
 from adapters.llama_cpp.tools import ToolFormat
 from adapters.types import Tool
@@ -37,6 +37,8 @@ class OutputParser:
         self._takes_calls = tool_format is not None and tools != ()
         self._reader = Reader(tools, new_id, None if parallel else 1)
         self._markers = self._find_markers()
+        names = r"\w+" if tools is None else "|".join(re.escape(tool.name) for tool in tools)
+        self._named = re.compile(rf"\b(?:{names})\b")
         self._search = re.compile("|".join(map(re.escape, sorted(self._markers, key=len, reverse=True))) or r"(?!)")
         self._thinking = thinking
         self._malformed = False
@@ -161,7 +163,8 @@ class OutputParser:
         )
 
     def _think(self) -> Reading[None]:
-        """Gives what the model thinks up to the end marker."""
+        """Gives what the model thinks up to the end marker. Some models go from thoughts to calls without one, so what
+        looks like a call is held back; it was a thought when the marker comes after it."""
         reader, reasoning = self._reader, self._reasoning
         assert reasoning is not None
         reader.gap = True
@@ -172,12 +175,29 @@ class OutputParser:
                 reader.drop(reader.buffer.find(reasoning.end) + len(reasoning.end))
                 reader.gap = True
                 return
+            called = self._call_among_thoughts()
             if reader.ended:
-                reader.think(len(reader.buffer))
+                reader.think(len(reader.buffer) if called is None else len(reader.buffer[:called].rstrip(SPACE)))
+                reader.gap = True
                 return
             safe = len(reader.buffer) - overlap(reader.buffer, reasoning.end)
+            safe = safe if called is None else min(safe, called)
             reader.think(len(reader.buffer[:safe].rstrip(SPACE)))
             yield
+
+    def _call_among_thoughts(self) -> int | None:
+        """Where in the buffer a call seems to begin, or may begin when more text comes."""
+        buffer, row = self._reader.buffer, self._format
+        if row is None or not self._takes_calls or row.trigger not in self._markers:
+            return None
+        start = buffer.find(row.trigger)
+        while start >= 0:
+            near = buffer[start : start + SEEK_CHARS_MAX]
+            if (len(near) < SEEK_CHARS_MAX and not self._reader.ended) or self._named.search(near):
+                return start
+            start = buffer.find(row.trigger, start + 1)
+        begun = overlap(buffer, row.trigger)
+        return len(buffer) - begun if begun and not self._reader.ended else None
 
     def _calls(self, row: ToolFormat, marker: str) -> Reading[None]:
         """Reads the calls after a marker; what begins as one and is none becomes text."""
@@ -204,7 +224,7 @@ class OutputParser:
         if len(row.trigger) == 1:
             self._reader.at -= 1
             return
-        rest = (row.open + row.begin).partition(row.trigger)[2].strip(SPACE + "[")
+        rest = (row.open + row.begin).partition(row.trigger)[2].strip(SPACE if row.body == "json" else SPACE + "[")
         if rest:
             yield from self._reader.choose(rest)
 

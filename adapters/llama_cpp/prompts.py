@@ -16,7 +16,7 @@ from adapters.llama_cpp.kept import common_prefix
 from adapters.llama_cpp.messages import ChatPrompt, Prepare, Prompt, TextPrompt
 from adapters.llama_cpp.native import TOKEN_NULL, Vocabulary
 from adapters.llama_cpp.reasoning import ReasoningFormat, begun, ended
-from adapters.llama_cpp.teaching import teach
+from adapters.llama_cpp.teaching import spell, teach
 from adapters.llama_cpp.templates import ChatTemplate, TemplateError
 from adapters.llama_cpp.tools import GENERIC, ToolFormat
 from adapters.types import Message
@@ -170,12 +170,13 @@ class Prompts:
         """The prompt text of a conversation with the markers of its `images`, without the start token that the
         tokeniser adds itself."""
         messages = marked(prompt.messages, images) if images else prompt.messages
+        row, tools = self._tool_format, prompt.tools
+        if row is GENERIC or not self._template.shows_calls:
+            messages = spell(messages, row)
+        if row is GENERIC or not self._template.shows_tools:
+            messages, tools = teach(messages, tools, row), ()
         try:
-            if self._tool_format is GENERIC:
-                taught = teach(messages, prompt.tools)
-                text = self._template.render(taught, (), prompt.arguments)
-            else:
-                text = self._template.render(messages, prompt.tools, prompt.arguments)
+            text = self._template.render(messages, tools, prompt.arguments)
         except TemplateError as error:
             raise Refusal(error.code, error.message, error.param or "messages") from error
         if self._vocabulary.adds_bos:

@@ -43,6 +43,14 @@ FORMATS = (
     ),
     ReasoningFormat("mistral", ("[THINK]",), "[THINK]", "[/THINK]", "[/THINK]"),
     ReasoningFormat("seed", ("<seed:think>", "seed:think"), "<seed:think>", "</seed:think>", "</seed:think>\n"),
+    ReasoningFormat("apertus", ("<|inner_prefix|>",), "<|inner_prefix|>", "<|inner_suffix|>", "<|inner_suffix|>"),
+    ReasoningFormat(
+        "apriel",
+        ("[BEGIN FINAL RESPONSE]",),
+        "Here are my reasoning steps:",
+        "[BEGIN FINAL RESPONSE]",
+        "\n[BEGIN FINAL RESPONSE]\n",
+    ),
     ReasoningFormat("think", ("<think>", "</think>"), "<think>", "</think>", "\n</think>\n\n"),
 )
 

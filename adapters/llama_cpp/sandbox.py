@@ -82,6 +82,10 @@ class Budget:
             self._weigh(value)
         return value
 
+    def changed(self) -> None:
+        """A list may weigh something else from now on, and so may whatever holds it."""
+        self._weights.clear()
+
     def _weigh(self, value: object) -> int:
         """The rough size of `str(value)`. A container met before is not walked again, so that one which holds another
         twice, which holds another twice, and so on, costs its depth and not its size."""
@@ -121,7 +125,7 @@ _METHODS: Mapping[type, frozenset[str]] = {
             *("title", "upper"),
         )
     ),
-    list: frozenset(("index", "count", "copy")),
+    list: frozenset(("index", "count", "copy", "append", "pop")),
     tuple: frozenset(("index", "count")),
     dict: frozenset(("get", "items", "keys", "values", "copy")),
     int: frozenset(),
@@ -407,8 +411,10 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return "".join(parts)
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        """Unlike in Jinja2's, lists may change (Kimi K2 queues the ids of its calls): all are of this one rendering."""
         methods = _METHODS.get(type(obj))
-        return super().is_safe_attribute(obj, attr, value) and (methods is None or attr in methods)
+        safe = type(obj) is list or super().is_safe_attribute(obj, attr, value)
+        return safe and (methods is None or attr in methods)
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
         if super().wrap_str_format(value) is None:
@@ -426,11 +432,13 @@ class Sandbox(ImmutableSandboxedEnvironment):
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
         budget = _budget(__context)
         budget.step()
-        text = getattr(__obj, "__self__", None)
-        if isinstance(text, str) and __obj.__name__ == "join":
-            return _join(__context, args[0], text)
-        if isinstance(text, str) and __obj.__name__ == "replace":
-            return _replace(__context, text, *args)
+        owner = getattr(__obj, "__self__", None)
+        if isinstance(owner, str) and __obj.__name__ == "join":
+            return _join(__context, args[0], owner)
+        if isinstance(owner, str) and __obj.__name__ == "replace":
+            return _replace(__context, owner, *args)
+        if isinstance(owner, list):
+            budget.changed()
         return budget.made(super().call(__context, __obj, *args, **kwargs))
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:

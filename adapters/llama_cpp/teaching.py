@@ -1,4 +1,4 @@
-"""Explains tools in words to a model whose chat template knows none."""
+"""Tells a model in words what its chat template leaves out: the tools there are, and the calls it made before."""
 
 from __future__ import annotations
 
@@ -6,31 +6,49 @@ from collections.abc import Sequence
 
 import msgspec
 
+from adapters.llama_cpp.tools import GENERIC, ToolFormat
+from adapters.llama_cpp.writing import written
 from adapters.types import Message, Tool, ToolCall
 
 _INSTRUCTIONS = """\
 You can call these functions. Each line is one of them, with a JSON Schema of its parameters:
 {tools}
 
-To call one, answer with this and nothing after it, an object for each call:
-<tool_call>
-{{"name": "the function's name", "arguments": {{"the parameter's name": "its value"}}}}
-</tool_call>
-What a function returned then follows between <tool_response> and </tool_response>. Answer in words where no function is
-needed."""
+To call one, answer with this and nothing after it, once for each call:
+{example}
+{results}Answer in words where no function is needed."""
+_RESULTS = "What a function returned then follows between <tool_response> and </tool_response>. "
+_EXAMPLE = ToolCall("call_1", "the_function", '{"the_parameter": "its value"}')
 
 
-def teach(messages: Sequence[Message], tools: Sequence[Tool]) -> tuple[Message, ...]:
-    """The conversation with the tools explained in its first system message, and calls and results written as text."""
-    told = [_told(message) for message in messages]
-    if tools:
-        lines = "\n".join(_line(tool) for tool in tools)
-        text = _INSTRUCTIONS.format(tools=lines)
-        if told and told[0].role in ("system", "developer"):
-            told[0] = msgspec.structs.replace(told[0], content=f"{told[0].text}\n\n{text}")
+def teach(messages: Sequence[Message], tools: Sequence[Tool], row: ToolFormat) -> tuple[Message, ...]:
+    """The conversation with the tools explained in its first system message, to be called as `row` has it."""
+    if not tools:
+        return tuple(messages)
+    text = _INSTRUCTIONS.format(
+        tools="\n".join(_line(tool) for tool in tools),
+        example=written(row, [_EXAMPLE]).strip(),
+        results=_RESULTS if row is GENERIC else "",
+    )
+    if messages and messages[0].role in ("system", "developer"):
+        return (msgspec.structs.replace(messages[0], content=f"{messages[0].text}\n\n{text}"), *messages[1:])
+    return (Message("system", text), *messages)
+
+
+def spell(messages: Sequence[Message], row: ToolFormat) -> tuple[Message, ...]:
+    """The conversation with calls written as text, as `row` has it. For the generic row results are text as well, those
+    of several calls one message, since many templates want users and assistants to take turns."""
+    spelt: list[Message] = []
+    after_result = False
+    for message in messages:
+        is_result = message.role == "tool" and row is GENERIC
+        if is_result:
+            text = f"<tool_response>\n{message.text}\n</tool_response>"
+            spelt.append(Message("user", f"{spelt.pop().text}\n{text}" if after_result else text))
         else:
-            told.insert(0, Message("system", text))
-    return tuple(told)
+            spelt.append(_spelt(message, row))
+        after_result = is_result
+    return tuple(spelt)
 
 
 def _line(tool: Tool) -> str:
@@ -38,16 +56,9 @@ def _line(tool: Tool) -> str:
     return msgspec.json.encode(fields).decode()
 
 
-def _told(message: Message) -> Message:
-    if message.role == "tool":
-        return Message("user", f"<tool_response>\n{message.text}\n</tool_response>")
+def _spelt(message: Message, row: ToolFormat) -> Message:
     if not message.tool_calls:
         return message
-    calls = [_call(call) for call in message.tool_calls]
-    text = "\n".join([message.text, *calls] if message.text else calls)
+    calls = written(row, message.tool_calls)
+    text = f"{message.text}\n{calls}" if message.text else calls
     return msgspec.structs.replace(message, content=text, tool_calls=())
-
-
-def _call(call: ToolCall) -> str:
-    name = msgspec.json.encode(call.name).decode()
-    return f'<tool_call>\n{{"name": {name}, "arguments": {call.arguments}}}\n</tool_call>'

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -10,8 +9,10 @@ from types import MappingProxyType
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from adapters.llama_cpp.sandbox import LIMITS, LimitError, Limits, Sandbox
+from adapters.llama_cpp.shapes import Shape, shaped, shaped_tool
 from adapters.types import Message, Tool, ToolCall
 
 CHATML = """\
@@ -40,25 +41,6 @@ class TemplateError(Exception):
 
 class _RefusalError(Exception):
     """The template called `raise_exception`."""
-
-
-class _Shape(msgspec.Struct, frozen=True):
-    """In what shape a template wants its input; found out once, by trying.
-
-    `parts`: content as a list of parts. `empty_tools`: no tools are [] instead of None. `folds_system`: there is no
-    system role, its text goes before the next user message. `argument_text`: arguments of tool calls stay JSON text.
-    `short_ids`: ids of tool calls are nine letters and digits (Mistral's). `reasoning_key`: under which name a message
-    carries what the assistant thought, empty where no name has an effect. `system_tools`: tools are read from the first
-    system message, as text (Phi's).
-    """
-
-    parts: bool = False
-    empty_tools: bool = False
-    folds_system: bool = False
-    argument_text: bool = False
-    short_ids: bool = False
-    reasoning_key: str = ""
-    system_tools: bool = False
 
 
 class ChatTemplate:
@@ -91,6 +73,16 @@ class ChatTemplate:
         except Exception as exc:
             raise TemplateError(f"the chat template is not usable: {_reason(exc)}", code="model_invalid") from exc
 
+    @property
+    def shows_tools(self) -> bool:
+        """Whether it tells the model of tools."""
+        return self._shape.shows_tools
+
+    @property
+    def shows_calls(self) -> bool:
+        """Whether it has a place for the calls of earlier messages."""
+        return self._shape.shows_calls
+
     def render(
         self,
         messages: tuple[Message, ...],
@@ -103,7 +95,7 @@ class ChatTemplate:
         Raises TemplateError (invalid_value) when the template refuses the messages, breaks on them, or exceeds its
         limits with them.
         """
-        given = [_tool(tool) for tool in tools]
+        given = self._tools(tools)
         try:
             if messages and messages[-1].role == "assistant" and not messages[-1].tool_calls:
                 return self._continued(messages, given, arguments)
@@ -119,7 +111,7 @@ class ChatTemplate:
         """A prompt that ends with the last message's content, as it is, and nothing after it."""
         *before, last = messages
         content = last.text
-        marked = msgspec.structs.replace(last, content=content + _MARK)
+        marked = replace(last, content=content + _MARK)
         try:
             text = self._apply(self._shape, (*before, marked), tools, arguments, answer=False)
         except _RefusalError:
@@ -130,20 +122,18 @@ class ChatTemplate:
 
     def _apply(
         self,
-        shape: _Shape,
+        shape: Shape,
         messages: Sequence[Message],
         tools: list[dict[str, Any]],
         arguments: Mapping[str, str | bool | int] = MappingProxyType({}),
         *,
         answer: bool = True,
     ) -> str:
-        if shape.folds_system:
-            messages = _fold_system(messages)
-        given = [_message(message, shape) for message in messages]
+        given = shaped(messages, shape)
         described = msgspec.json.encode([tool["function"] for tool in tools]).decode()
         if shape.system_tools and tools:
             if not given or given[0]["role"] != "system":
-                given.insert(0, _message(Message("system", ""), shape))
+                given[:0] = shaped([Message("system", "")], shape)
             given[0]["tools"] = described
         variables = {
             "messages": given,
@@ -154,44 +144,69 @@ class ChatTemplate:
         }
         return self._sandbox.render(self._template, {**arguments, **self._variables, **variables})
 
-    def _find_shape(self) -> _Shape:
+    def _tools(self, tools: Sequence[Tool], shape: Shape | None = None) -> list[dict[str, Any]]:
+        given = []
+        for tool in tools:
+            try:
+                given.append(shaped_tool(tool, shape or self._shape))
+            except msgspec.DecodeError as exc:
+                message = f"the parameters of tool {tool.name!r} are not JSON: {exc}"
+                raise TemplateError(message, code="invalid_value", param="tools") from exc
+        return given
+
+    def _find_shape(self) -> Shape:
         """The first shape in which each kind of message is accepted and shows up in the prompt."""
-        shape = _Shape()
         user = Message("user", _PROBE)
-        for parts, empty_tools in itertools.product((False, True), repeat=2):
-            tried = _Shape(parts=parts, empty_tools=empty_tools)
-            if self._shows(tried, (user,), _PROBE):
-                shape = tried
-                break
-        folded = msgspec.structs.replace(shape, folds_system=True)
-        conversation = (Message("system", _PROBE), Message("user", "Hello"))
-        if not self._shows(shape, conversation, _PROBE) and self._shows(folded, conversation, _PROBE):
-            shape = folded
-        for short_ids, argument_text in itertools.product((False, True), repeat=2):
-            tried = msgspec.structs.replace(shape, short_ids=short_ids, argument_text=argument_text)
-            if self._shows(tried, _PROBE_CALL, _PROBE, (_PROBE_TOOL,)):
-                shape = tried
-                break
-        tried = msgspec.structs.replace(shape, system_tools=True)
-        description = _PROBE_TOOL.description
-        if not self._shows(shape, (user,), description, (_PROBE_TOOL,)) and self._shows(
-            tried, (user,), description, (_PROBE_TOOL,)
-        ):
-            shape = tried
+        plain = [Shape(parts=parts, empty_tools=empty) for parts, empty in itertools.product((False, True), repeat=2)]
+        shape = self._first(plain, (user,), _PROBE) or plain[0]
+        system = (Message("system", _PROBE), Message("user", "Hello"))
+        shape = self._first([shape, replace(shape, folds_system=True)], system, _PROBE) or shape
+        told = replace(shape, shows_tools=True)
+        ways = [told, replace(told, described=True), replace(told, system_tools=True)]
+        shape = self._first(ways, (user,), _PROBE_TOOL.description, (_PROBE_TOOL,)) or shape
+        shape = self._find_calls(shape)
         for key in _REASONING_KEYS:
-            tried = msgspec.structs.replace(shape, reasoning_key=key)
+            tried = replace(shape, reasoning_key=key)
             if any(self._shows(tried, thoughtful, _PROBE_THOUGHT) for thoughtful in _PROBE_REASONING):
                 return tried
         return shape
 
-    def _shows(self, shape: _Shape, messages: tuple[Message, ...], text: str, tools: tuple[Tool, ...] = ()) -> bool:
+    def _find_calls(self, shape: Shape) -> Shape:
+        """How calls of earlier messages are to be given. Where content beside them may be None as well, it is if that
+        makes the prompt shorter: something was written around an empty text."""
+        flags = itertools.product((False, True), repeat=3)
+        tried = [
+            replace(shape, no_content=no_content, short_ids=short, argument_text=text, shows_calls=True)
+            for no_content, short, text in flags
+        ]
+        found = self._first(tried, _probe_calls(1), _PROBE, (_PROBE_TOOL,))
+        if found is None:
+            return shape
+        bare = replace(found, no_content=True)
+        texts = [self._tried(one, _probe_calls(1), (_PROBE_TOOL,)) for one in (found, bare)]
+        if _PROBE in texts[1] and len(texts[1]) < len(texts[0]):
+            found = bare
+        second = f"{_PROBE} 1"
+        return self._first([found, replace(found, one_call=True)], _probe_calls(2), second, (_PROBE_TOOL,)) or found
+
+    def _first(
+        self, shapes: Sequence[Shape], messages: tuple[Message, ...], text: str, tools: tuple[Tool, ...] = ()
+    ) -> Shape | None:
+        """The first of the shapes in which `text` shows."""
+        return next((shape for shape in shapes if self._shows(shape, messages, text, tools)), None)
+
+    def _shows(self, shape: Shape, messages: tuple[Message, ...], text: str, tools: tuple[Tool, ...] = ()) -> bool:
+        return text in self._tried(shape, messages, tools)
+
+    def _tried(self, shape: Shape, messages: tuple[Message, ...], tools: tuple[Tool, ...]) -> str:
+        """The prompt, empty where the template fails."""
         try:
-            return text in self._apply(shape, messages, [_tool(tool) for tool in tools])
+            return self._apply(shape, messages, self._tools(tools, shape))
         except LimitError:
             raise
         except Exception:
             # Whatever a template raises on a shape it does not know, the answer is that it does not know it.
-            return False
+            return ""
 
 
 _MARK = "\ue0f1the end\ue0f1"
@@ -199,14 +214,22 @@ _PROBE = "a probe of the template"
 _PROBE_TOOL = Tool("probe", "A probe of tools.", b'{"type":"object","properties":{"text":{"type":"string"}}}')
 _PROBE_THOUGHT = "a thought of the probe"
 _REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")
-_PROBE_CALL = (
-    Message("user", "Hello"),
-    Message("assistant", tool_calls=(ToolCall("call_0123456789abcdef", "probe", f'{{"text": "{_PROBE}"}}'),)),
-    Message("tool", "Hello", name="probe", tool_call_id="call_0123456789abcdef"),
-)
+
+
+def _probe_calls(count: int) -> tuple[Message, ...]:
+    """A conversation with that many calls at once, and their results."""
+    calls = [
+        ToolCall(f"call_{number}0123456789abcdef", "probe", f'{{"text": "{_PROBE} {number}"}}')
+        for number in range(count)
+    ]
+    results = [Message("tool", "Hello", name="probe", tool_call_id=call.id) for call in calls]
+    return Message("user", "Hello"), Message("assistant", tool_calls=tuple(calls)), *results
+
+
+_ASKED, _CALLING, _TOLD = _probe_calls(1)
 _PROBE_REASONING = (
-    (*_PROBE_CALL[:1], msgspec.structs.replace(_PROBE_CALL[1], reasoning=_PROBE_THOUGHT), *_PROBE_CALL[2:]),
-    (Message("user", "Hello"), Message("assistant", "Hello", reasoning=_PROBE_THOUGHT), Message("user", "Hello")),
+    (_ASKED, replace(_CALLING, reasoning=_PROBE_THOUGHT), _TOLD),
+    (_ASKED, Message("assistant", "Hello", reasoning=_PROBE_THOUGHT), _ASKED),
 )
 
 
@@ -217,63 +240,3 @@ def _refuse(message: object) -> None:
 def _reason(exc: Exception) -> str:
     text = " ".join(str(exc).split()) or type(exc).__name__
     return text if len(text) <= _REASON_CHARS_MAX else text[:_REASON_CHARS_MAX] + "..."
-
-
-def _fold_system(messages: Sequence[Message]) -> list[Message]:
-    """Each system text put before the next user message, or made one where none follows."""
-    folded: list[Message] = []
-    texts: list[str] = []
-    for message in messages:
-        if message.role in ("system", "developer"):
-            texts.append(message.text)
-        elif message.role == "user" and texts:
-            texts.append(message.text)
-            folded.append(msgspec.structs.replace(message, content="\n\n".join(texts)))
-            texts = []
-        else:
-            folded.append(message)
-    return [*folded, Message("user", "\n\n".join(texts))] if texts else folded
-
-
-def _message(message: Message, shape: _Shape) -> dict[str, Any]:
-    """A message as OpenAI clients write it. Content that is None becomes "", which templates can concatenate."""
-    content = message.text
-    value: dict[str, Any] = {
-        "role": "system" if message.role == "developer" else message.role,
-        "content": [{"type": "text", "text": content}] if shape.parts else content,
-    }
-    if message.name is not None:
-        value["name"] = message.name
-    if shape.reasoning_key and message.reasoning:
-        value[shape.reasoning_key] = message.reasoning
-    if message.tool_calls:
-        value["tool_calls"] = [_call(call, shape) for call in message.tool_calls]
-    if message.tool_call_id is not None:
-        value["tool_call_id"] = _id(message.tool_call_id, shape)
-    return value
-
-
-def _call(call: ToolCall, shape: _Shape) -> dict[str, Any]:
-    arguments: object = call.arguments
-    if not shape.argument_text:
-        try:
-            parsed = msgspec.json.decode(call.arguments)
-        except msgspec.DecodeError:
-            parsed = None
-        arguments = parsed if isinstance(parsed, dict) else call.arguments
-    return {"id": _id(call.id, shape), "type": "function", "function": {"name": call.name, "arguments": arguments}}
-
-
-def _id(value: str, shape: _Shape) -> str:
-    return hashlib.sha256(value.encode()).hexdigest()[:9] if shape.short_ids else value
-
-
-def _tool(tool: Tool) -> dict[str, Any]:
-    try:
-        parameters = msgspec.json.decode(tool.parameters)
-    except msgspec.DecodeError as exc:
-        raise TemplateError(
-            f"the parameters of tool {tool.name!r} are not JSON: {exc}", code="invalid_value", param="tools"
-        ) from exc
-    function = {"name": tool.name, "description": tool.description, "parameters": parameters}
-    return {"type": "function", "function": function}

@@ -109,6 +109,14 @@ class Reader:
                 raise MalformedError
             yield from self.more()
 
+    def comes(self, marker: str) -> Reading[bool]:
+        """Whether `marker` stands at the start of the buffer; it is dropped then."""
+        while len(self.buffer) < len(marker) and marker.startswith(self.buffer):
+            yield from self.more()
+        found = self.buffer.startswith(marker)
+        self.drop(len(marker) if found else 0)
+        return found
+
     def seek(self, marker: str, chars_max: int = SEEK_CHARS_MAX) -> Reading[str]:
         """The text up to `marker`, whose outer spaces do not count; both are read."""
         bare = marker.strip()

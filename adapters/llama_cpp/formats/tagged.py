@@ -18,11 +18,13 @@ TEXT: Kinds = frozenset({"string"})
 
 
 class Tags(msgspec.Struct, frozen=True):
-    """What stands before a parameter's key, between key and value, and after the value."""
+    """What stands before a parameter's key, between key and value, and after the value; and what may stand around a
+    value that holds such marks itself."""
 
     begin: str
     middle: str
     end: str
+    wrap: tuple[str, str] | None = None
 
 
 def read_tagged(reader: Reader, middle: str, tags: Tags, end: str) -> Reading[None]:
@@ -73,7 +75,8 @@ def _key(reader: Reader, tags: Tags) -> Reading[tuple[str, Kinds]]:
 
 def _value(reader: Reader, tags: Tags, kinds: Kinds) -> Reading[None]:
     """Gives the value that begins here as JSON; text is given as it comes, anything else when it is complete."""
-    end = tags.end.strip()
+    wrapped = tags.wrap is not None and (yield from reader.comes(tags.wrap[0]))
+    end = tags.wrap[1] if tags.wrap and wrapped else tags.end.strip()
     padded = tags.end.startswith("\n")
     if kinds == TEXT:
         reader.argue('"')
@@ -104,6 +107,8 @@ def _value(reader: Reader, tags: Tags, kinds: Kinds) -> Reading[None]:
         if len(text) > VALUE_CHARS_MAX:
             raise MalformedError
         yield from reader.more()
+    if wrapped:
+        yield from reader.choose(tags.end)
     reader.argue('"' if kinds == TEXT else as_json(text, kinds))
 
 

@@ -226,6 +226,16 @@ SHAPES: list[tuple[str, str, str, list[Call]]] = [
     ("command-r7b", '<|START_ACTION|>[\n    {"tool_call_id": "0", "tool_name": "get_weather", "parameters": '
      '{"city": "Paris"}}\n]<|END_ACTION|>', "", [SIMPLE]),
     ("command-r7b", "<|START_RESPONSE|>Hello.<|END_RESPONSE|>", "Hello.", []),
+    ("apertus", '<|tools_prefix|>[{"get_weather": {"city": "Paris"}}, {"now": {}}]<|tools_suffix|>', "",
+     [SIMPLE, EMPTY]),
+    ("gigachat-3", 'Yes.<|message_sep|>\n\nfunction call<|role_sep|>\n{"name": "get_weather", "arguments": '
+     '{"city": "Paris"}}', "Yes.", [SIMPLE]),
+    ("gigachat-3.1", '<|function_call|>{"name": "get_weather", "arguments": {"city": "Paris"}}', "", [SIMPLE]),
+    ("minicpm", '<function name="get_weather"><param name="city"><![CDATA[<b></param>]]></param><param name="days">'
+     "<![CDATA[3]]></param></function>", "", [("get_weather", {"city": "<b></param>", "days": 3})]),
+    ("gemma-4", "Hello.<channel|>", "Hello.", []),
+    ("command-r", 'Action:\n```json\n[{"tool_name": "get_weather", "parameters": {"city": "Paris"}}]\n```', "",
+     [SIMPLE]),
     ("command-r", 'Action: ```json\n[\n    {\n        "tool_name": "get_weather",\n        "parameters": {\n'
      '            "city": "Paris"\n        }\n    }\n]```', "", [SIMPLE]),
     ("functionary-v3.2", 'get_weather\n{"city": "Paris"}>>>now\n{}', "", [SIMPLE, EMPTY]),
@@ -256,6 +266,8 @@ THOUGHTS = [
      False),
     ("seed", "seed-oss", "<seed:think>Hm, <b>.</seed:think>Hello.", False),
     ("gemma", "gemma-4", "<|channel>thought\nHm, <b>.<channel|>Hello.", False),
+    ("apriel", "tool-calls-list", "Hm, <b>.\n[BEGIN FINAL RESPONSE]\nHello.", True),
+    ("apertus", "apertus", "<|inner_prefix|>Hm, <b>.<|inner_suffix|>Hello.", False),
     ("harmony", "harmony", "<|channel|>analysis<|message|>Hm, <b>.<|end|><|start|>assistant<|channel|>final<|message|>"
      "Hello.", False),
 ]  # fmt: skip
@@ -278,6 +290,23 @@ def test_a_call_among_thoughts_is_a_thought() -> None:
     row = named("hermes")
     text = f"<think>{written(row, [SIMPLE])}</think>No."
     assert read(parser(row, thoughts=reasoning.named("think")), [text]) == ("No.", written(row, [SIMPLE]), [])
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if len(row.trigger) > 1], ids=lambda row: row.name)
+def test_a_call_that_no_end_of_thoughts_stands_before(row: ToolFormat) -> None:
+    if row.primed:
+        pytest.skip("its calls begin an answer")
+    text = f"Hm, {row.trigger[0]}.\n\n{written(row, [SIMPLE])}"
+    for pieces in ([text], list(text)):
+        found = read(parser(row, thoughts=reasoning.named("think"), thinking=True), pieces)
+        assert found == ("", f"Hm, {row.trigger[0]}.", [SIMPLE])
+
+
+def test_thoughts_about_calls_stream() -> None:
+    reader = parser(named("hermes"), thoughts=reasoning.named("think"), thinking=True)
+    thought = "I may write <tool_call> and a name. " + "But I do not know which one. " * 8
+    shown = "".join(piece.text for piece in reader.push(thought) if isinstance(piece, ReasoningPiece))
+    assert shown == thought.rstrip()
 
 
 def test_thoughts_that_never_end_and_empty_ones() -> None:

@@ -116,7 +116,7 @@ def test_time_is_limited() -> None:
     "reach",
     [
         "''.__class__",
-        "[].append(1)",
+        "[].extend([1])",
         "{}.update(a=1)",
         "''.ljust(9)",
         "(1).to_bytes(9)",
@@ -144,3 +144,12 @@ def test_the_budget_is_new_for_each_rendering() -> None:
 
 def test_a_namespace_that_holds_itself_can_be_shown() -> None:
     assert render("{% set ns = namespace() %}{% set ns.a = [ns] %}{{ ns }}{{ ns.a }}") == "<Namespace>[<Namespace>]"
+
+
+def test_what_grew_weighs_more() -> None:
+    grown = "{% set a = [] %}{% set b = [a, a] %}{{ b }}"
+    grown += "{% for i in range(99) %}{% set _ = a.append('x' * 99) %}{% endfor %}"
+    with pytest.raises(LimitError, match="of work"):
+        render(grown + "{% for i in range(9) %}{{ b }}{% endfor %}", Limits(work_chars_max=90_000))
+    with pytest.raises(LimitError, match="nested too deeply"):
+        render("{% set a = [] %}{% set _ = a.append(a) %}{{ a }}")

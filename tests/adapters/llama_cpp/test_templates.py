@@ -1,6 +1,7 @@
 import json
 from collections.abc import Callable
 from datetime import datetime
+from typing import Any
 
 import msgspec
 import pytest
@@ -145,6 +146,65 @@ def test_ids_of_calls_are_shortened_where_they_must_be() -> None:
     assert prompt.count(identifier) == 2
 
 
+def calling(*ids: str, **more: Any) -> Message:
+    """A message with a call for each id."""
+    calls = tuple(ToolCall(id, "weather", "{}") for id in ids)
+    return Message("assistant", tool_calls=calls, **more)
+
+
+SAYS_CALLS = """\
+{%- for message in messages %}
+    {%- for call in message.tool_calls %}{{ '<call ' + call.id + call.function.arguments | tojson + '>' }}{% endfor %}
+    {%- if message.content is not none %}{{ '<' + message.role + ' ' + message.content + '>' }}{% endif %}
+{%- endfor %}
+{%- for tool in tools %}{{ tool.function.description }}{% endfor %}"""
+
+
+def test_content_is_left_out_beside_calls_where_an_empty_one_would_be_written() -> None:
+    prompt = template(SAYS_CALLS).render((USER, calling("a")), ())
+    assert prompt == "<user Hi><call a{}>"
+    assert template(SAYS_CALLS).render((calling("a", content="Wait."),), ()) == "<call a{}><assistant Wait.>"
+
+
+ONE_CALL = """\
+{%- for message in messages %}
+    {%- if message.tool_calls and message.tool_calls | length > 1 %}{{ raise_exception('one at a time') }}{% endif %}
+    {%- set call = message.tool_calls[0] if message.tool_calls %}
+    {%- if call %}{{ '<call ' + call.id + call.function.arguments | tojson + '>' }}{% endif %}
+    {%- if message.content %}{{ '<' + message.role + ' ' + message.content + '>' }}{% endif %}
+{%- endfor %}"""
+
+
+@pytest.mark.parametrize("refusal", ["{{ raise_exception('one at a time') }}", ""])
+def test_several_calls_become_several_messages_where_a_message_has_one_at_most(refusal: str) -> None:
+    source = ONE_CALL.replace("{{ raise_exception('one at a time') }}", refusal)
+    results = [Message("tool", f"for {id}", tool_call_id=id) for id in ("b", "a", "nobody")]
+    turns = (USER, calling("a", "b", "c", content="Wait."), *results, calling("d"), ASSISTANT, USER)
+    assert template(source).render(turns, (TOOL,)) == (
+        "<user Hi><call a{}><assistant Wait.><tool for a><call b{}><tool for b><call c{}><tool for nobody>"
+        "<call d{}><assistant Hello><user Hi>"
+    )
+
+
+def test_what_a_template_does_not_show() -> None:
+    silent, telling = template(CHATML), template(SAYS_CALLS)
+    assert not (silent.shows_tools or silent.shows_calls)
+    assert telling.shows_tools and telling.shows_calls
+
+
+def test_parameters_are_described_where_a_template_needs_it() -> None:
+    source = CHATML + (
+        "{% for tool in tools %}{% for key, value in tool.function.parameters.properties.items() %}"
+        "{{ key + ': ' + value.description }}{% endfor %}{{ tool.function.description }}{% endfor %}"
+    )
+    assert template(source).render((USER,), (TOOL,)).endswith("items: The <weather>")
+
+
+def test_lists_of_a_template_may_grow() -> None:
+    source = CHATML + "{% set ids = ['a'] %}{% set _ = ids.append('b') %}{{ ids.pop(0) + ids | join }}"
+    assert template(source).render((USER,), ()).endswith("ab")
+
+
 def test_without_a_system_role_its_text_goes_to_the_user() -> None:
     chat = template(GEMMA)
     assert chat.render((SYSTEM, USER), ()) == "<s><turn>user\nBe brief.\n\nHi</turn>\n<turn>model\n"
@@ -235,7 +295,7 @@ def test_a_template_that_exceeds_its_limits_on_some_messages() -> None:
         "{{ 1 + 'a' }}",
         "{{ 1 / 0 }}",
         "{% include 'x' %}",
-        "{{ messages.append(1) }}",
+        "{{ messages.insert(0, 1) }}",
         "{{ ''.__class__() }}",
     ],
 )

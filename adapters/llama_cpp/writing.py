@@ -1,0 +1,75 @@
+"""Writes calls as the models of each format do: history for a template that cannot, and the example they learn from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from adapters.llama_cpp.formats.literals import Style
+from adapters.llama_cpp.formats.tagged import STRING_FLAG, Tags
+from adapters.llama_cpp.tools import NUMBER, ToolFormat
+from adapters.types import ToolCall
+
+
+def written(row: ToolFormat, calls: Sequence[ToolCall]) -> str:
+    """`calls` as a model of the format `row` writes them, from where its prompt ends.
+
+    Arguments that are no JSON object are written as they are where the format has JSON, and left out elsewhere.
+    """
+    texts = [row.begin + _call(row, call, number) + row.end for number, call in enumerate(calls)]
+    return (row.open + row.between.join(texts) + row.close).removeprefix(row.primed)
+
+
+def _call(row: ToolFormat, call: ToolCall, number: int) -> str:
+    middle = row.middle.replace(NUMBER, str(number))
+    match row.body:
+        case "object":
+            prefix = row.prefix.replace(NUMBER, str(number))
+            return f'{{{prefix}"{row.name_key}": {_json(call.name)}, "{row.arguments_key}": {call.arguments}}}'
+        case "json":
+            return call.name + middle + call.arguments
+        case "tagged":
+            assert row.tags is not None
+            parameters = [_parameter(row.tags, key, value) for key, value in _arguments(call).items()]
+            return call.name + middle + "".join(parameters)
+    assert row.style is not None
+    pairs = [f"{key}{row.style.joint}{literal(value, row.style)}" for key, value in _arguments(call).items()]
+    comma = ", " if row.style.escapes else ","
+    return f"{call.name}{row.style.opening}{comma.join(pairs)}{row.style.closing}"
+
+
+def _arguments(call: ToolCall) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(call.arguments, type=dict[str, Any])
+    except msgspec.DecodeError:
+        return {}
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _parameter(tags: Tags, key: str, value: Any) -> str:
+    text = value if isinstance(value, str) else _json(value)
+    flag = "true" if isinstance(value, str) else "false"
+    return tags.begin + key + tags.middle.replace(STRING_FLAG, flag) + text + tags.end
+
+
+def literal(value: Any, style: Style) -> str:
+    """A value in a style's own spelling."""
+    comma, colon = (", ", ": ") if style.escapes else (",", ":")
+    match value:
+        case str():
+            quote = style.quotes[0]
+            return _json(value) if style.escapes else quote + value + quote
+        case list():
+            return "[" + comma.join(literal(one, style) for one in value) + "]"
+        case dict():
+            members = [(json.dumps(key) if style.escapes else key, one) for key, one in value.items()]
+            return "{" + comma.join(key + colon + literal(one, style) for key, one in members) + "}"
+        case bool() | None if style.escapes:
+            return repr(value)
+    return json.dumps(value)
