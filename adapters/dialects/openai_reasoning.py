@@ -41,7 +41,7 @@ class TemplateArguments(msgspec.Struct, forbid_unknown_fields=True, omit_default
 
 
 class ReasoningFields(wire.GenerationFields, kw_only=True):
-    """The fields of a request; the budget goes by the names of llama-server, vLLM and Qwen."""
+    """The fields of a request; the budget goes by the names of llama-server, vLLM, Qwen and templates."""
 
     reasoning_effort: Effort | None = None
     reasoning: Reasoning | None = None
@@ -73,15 +73,19 @@ def parse_reasoning(fields: ReasoningFields) -> tuple[dict[str, str | bool | int
         arguments["reasoning_effort"] = _TEMPLATE_EFFORT.get(effort, effort)
     if on is not None:
         arguments |= {"enable_thinking": on, "thinking": on}
-    if fields.chat_template_kwargs is not None:
-        given = msgspec.structs.asdict(fields.chat_template_kwargs)
-        arguments |= {name: value for name, value in given.items() if value is not None}
+    switches = fields.chat_template_kwargs or TemplateArguments()
+    given = msgspec.structs.asdict(switches)
+    arguments |= {name: value for name, value in given.items() if value is not None}
+    if on is None:
+        on = switches.enable_thinking if switches.thinking is None else switches.thinking
     return arguments, _budget(fields, nested, thinks=on is not False)
 
 
 def _budget(fields: ReasoningFields, nested: Reasoning, *, thinks: bool) -> int | None:
     names = ("thinking_budget_tokens", "thinking_token_budget", "thinking_budget", "reasoning_budget")
     given = {name: value for name in names if (value := getattr(fields, name)) is not None}
+    if fields.chat_template_kwargs is not None and fields.chat_template_kwargs.thinking_budget is not None:
+        given["chat_template_kwargs.thinking_budget"] = fields.chat_template_kwargs.thinking_budget
     if nested.max_tokens is not None:
         given["reasoning.max_tokens"] = nested.max_tokens
     if len(set(given.values())) > 1:

@@ -60,7 +60,9 @@ def test_calls_one_by_one_and_strict_functions() -> None:
         ({"thinking_token_budget": 7, "reasoning_budget": 7}, {}, 7),
         ({"reasoning_budget": -1}, {}, None),
         ({"reasoning_budget": 0}, {}, 0),
-        ({"chat_template_kwargs": {"enable_thinking": False}}, {"enable_thinking": False}, None),
+        ({"chat_template_kwargs": {"enable_thinking": False}}, {"enable_thinking": False}, 0),
+        ({"chat_template_kwargs": {"thinking": True}}, {"thinking": True}, None),
+        ({"chat_template_kwargs": {"thinking_budget": 5}}, {"thinking_budget": 5}, 5),
         (
             {"reasoning_effort": "low", "chat_template_kwargs": {"thinking": False, "date_string": "26 Jul 2024"}},
             {"reasoning_effort": "low", "enable_thinking": True, "thinking": False, "date_string": "26 Jul 2024"},
