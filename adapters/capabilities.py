@@ -60,8 +60,8 @@ def repeatable(request: Request | Inbound) -> bool:
     match request:
         case Inbound():
             return not acts(request)
-        case ChatRequest(source=source):
-            return not request.native_tools and (source is None or not acts(source))
+        case ChatRequest():
+            return not request.native_tools
         case _:
             return True
 

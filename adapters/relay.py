@@ -11,8 +11,6 @@ import re
 import time
 from collections.abc import Callable, Mapping
 
-from msgspec.structs import replace
-
 from adapters.answers import Whole, header_of
 from adapters.connection import Flow, Headers
 from adapters.dialects import openai_passing
@@ -20,7 +18,6 @@ from adapters.dialects.anthropic_messages.passing import MESSAGES
 from adapters.dialects.failures import failure
 from adapters.dialects.openai_responses.passing import COMPACTION, RESPONSES
 from adapters.dialects.passing import Passing, Watch
-from adapters.dialects.splicing import set_member
 from adapters.errors import AdapterError, InvalidRequest, UpstreamInvalid
 from adapters.estimates import BYTES_PER_TOKEN
 from adapters.providers import Capability
@@ -79,14 +76,6 @@ class Relaying:
         if self._short_ids and b'"tool_call_id"' in inbound.body:
             return False  # The ids may be another provider's.
         return not self._lacks or not PASSING[inbound.dialect].may_need(inbound, self._lacks)
-
-    def streamed(self, inbound: Inbound) -> bytes:
-        """The body of a request that is passed on, of which a stream is wanted whatever it says."""
-        passing, head = PASSING[inbound.dialect], inbound.head
-        if not head.stream:
-            body = b"".join(set_member(inbound.body, "stream", b"true"))
-            inbound = replace(inbound, body=body, head=replace(head, stream=True, members=None))
-        return b"".join(passing.rewrite(inbound, self._model, self._upstream.row.style))
 
     async def relay(self, inbound: Inbound, caller: Caller, sink: Sink) -> Relayed:
         """As `Relay` says."""

@@ -166,7 +166,7 @@ class Remote:
         self._chats = model.dialect or upstream.row.dialect_of("chat")
         lacks = (upstream.row.capabilities | FETCHING) - can
         relaying = Relaying(model.model, upstream, lacks, chats=model.dialect, now_s=now_s)
-        self.takes, self.relay, self._streamed = relaying.takes, relaying.relay, relaying.streamed
+        self.takes, self.relay = relaying.takes, relaying.relay
 
     def status(self) -> RemoteStatus:
         return RemoteStatus()
@@ -177,10 +177,6 @@ class Remote:
 
     def chat(self, request: ChatRequest, caller: Caller) -> AsyncIterator[Event]:
         self._check(request)
-        source = request.source
-        if source is not None and source.dialect in CHATS and self.takes(source):
-            parser = CHATS[source.dialect].parser(request)
-            return self._stream(source.dialect, self._streamed(source), parser, request, source.headers)
         dialect = self._dialect("chat")
         client = CHATS[dialect]
         body = client.render(replace(request, model=self.model), self.upstream.row.style)
@@ -268,12 +264,11 @@ class Remote:
         body: bytes,
         parser: EventParser,
         request: ChatRequest | CompletionRequest,
-        headers: Headers = (),
     ) -> AsyncIterator[Event]:
         """The events of an answer, with what the provider did not report counted here."""
         estimate, tally = prompt_tokens(request), Tally()
         try:
-            async with aclosing(self._events(dialect, body, parser, headers)) as events:
+            async with aclosing(self._events(dialect, body, parser)) as events:
                 async for event in events:
                     tally.add(event)
                     if isinstance(event, Started) and not event.prompt_tokens:
@@ -284,11 +279,9 @@ class Remote:
         except AdapterError as error:
             raise self._own(error) from None
 
-    async def _events(
-        self, dialect: DialectName, body: bytes, parser: EventParser, headers: Headers
-    ) -> AsyncGenerator[Event]:
+    async def _events(self, dialect: DialectName, body: bytes, parser: EventParser) -> AsyncGenerator[Event]:
         upstream = self.upstream
-        head = await upstream.head("POST", upstream.target(dialect, self.model), body, (*_STREAM, *headers))
+        head = await upstream.head("POST", upstream.target(dialect, self.model), body, _STREAM)
         async with streamed(upstream.wire, head, body) as reading:
             if reading.status != 200:
                 raise await self._failure(reading)

@@ -68,8 +68,7 @@ class ChatRequest(msgspec.Struct, frozen=True):
 
     `template_arguments` are values of the chat template's own switches, such as `enable_thinking`, from an allow-list;
     a local engine goes by them and by `generation.reasoning_tokens_max`, a provider by `thinking`. `native_tools` are
-    those that only a provider has. `end_user` is the client's own name for the person it asks for. `source` is the same
-    as it came: a target that speaks its dialect is sent that.
+    those that only a provider has. `end_user` is the client's own name for the person it asks for.
     """
 
     model: str
@@ -81,7 +80,6 @@ class ChatRequest(msgspec.Struct, frozen=True):
     thinking: Thinking = Thinking()
     native_tools: tuple[NativePart, ...] = ()
     end_user: str | None = None
-    source: Inbound | None = None
 
 
 class CompletionRequest(msgspec.Struct, frozen=True):

@@ -11,6 +11,7 @@ from typing import TypeVar
 from msgspec.structs import replace
 
 from adapters.errors import InvalidRequest, Timeout
+from adapters.said import readable
 from adapters.translated import FIRST_EVENT_TIMEOUT_S, TOTAL_TIMEOUT_S
 from adapters.types import (
     Caller,
@@ -22,7 +23,6 @@ from adapters.types import (
     Inbound,
     Kind,
     Ranking,
-    Relay,
     RerankRequest,
     TokenCount,
     Usage,
@@ -37,7 +37,7 @@ from gateway.guardrails.texts import R
 from gateway.metering import Meter, Metering, Request, durable
 from gateway.streams import Passage, Record, Stream
 from gateway.telemetry import Telemetry
-from gateway.watching import Watching, passable
+from gateway.watching import Watching
 
 T = TypeVar("T")
 Encoded = TypeVar("Encoded", Embeddings, Ranking)
@@ -98,7 +98,7 @@ class Inference:
             return None
         behalf = caller()
         guards = self._guards(principal, target, behalf)
-        places = None if guards is None else await passable(inbound, guards)
+        places = None if guards is None else await readable(inbound)
         if guards is not None and places is None:
             return None
         record = await self._admit(principal, target, behalf, kind, inbound)
@@ -107,17 +107,12 @@ class Inference:
         grant = record.meter.grant
         if grant is not None and inbound.head.max_tokens is None and (grant.nano or grant.slots):
             inbound = replace(inbound, output_tokens_max=grant.output_tokens or None)
-        watches = guards is not None and guards.watches and kind != "embedding"
-        if watches or self._cache is not None:
-            ask = Ask(principal, target, behalf, record, inbound, inbound.output_tokens_max)
-            relay = self._behind(ask, relay, guards if watches else None)
+        if self._cache is not None:
+            relay = self._cache.relay(Ask(principal, target, behalf, record, inbound, inbound.output_tokens_max), relay)
+        if guards is not None and guards.watches and kind != "embedding":
+            # What the cache keeps has been looked at by nobody, as another caller's guardrails may be others.
+            relay = Watching(relay, guards)
         return Passage(target, relay, inbound, behalf, record)
-
-    def _behind(self, ask: Ask, relay: Relay, guards: Guarding | None) -> Relay:
-        """A relay behind the cache, and behind what looks at its answers."""
-        if guards is not None:
-            return Watching(ask, guards, self._cache)
-        return relay if self._cache is None else self._cache.relay(ask, relay)
 
     async def complete(self, principal: Principal, request: CompletionRequest, caller: Caller) -> Stream:
         """Continue raw prompts."""

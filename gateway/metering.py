@@ -43,6 +43,8 @@ Request = ChatRequest | CompletionRequest | EmbeddingRequest | RerankRequest | I
 
 # What a chat template may put around a conversation and around each message, at most.
 TEMPLATE_TOKENS = 1024
+# What a token of a prompt that nobody counted is taken to have in bytes.
+TOKEN_BYTES = 3
 MESSAGE_TOKENS = 64
 PAIR_TOKENS = 256
 IMAGE_TOKENS = 4096
@@ -344,6 +346,11 @@ def inbound_tokens(body: bytes) -> int:
         # Each part names its type and has a member of that name.
         images = max(images, (body.count(b'"image_url"') + 1) // 2, body.count(b'"input_image"'))
     return tokens + IMAGE_TOKENS * images
+
+
+def counted_tokens(body: bytes) -> int:
+    """What such a body has about, for a request whose use nobody reports."""
+    return (inbound_tokens(body) - TEMPLATE_TOKENS) // TOKEN_BYTES
 
 
 def _rerank_tokens(request: RerankRequest) -> int:

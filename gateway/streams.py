@@ -27,11 +27,8 @@ from adapters.types import (
 from gateway.catalog import Target
 from gateway.errors import GatewayError
 from gateway.ledger import believable
-from gateway.metering import Meter, durable, inbound_tokens
+from gateway.metering import Meter, counted_tokens, durable
 from gateway.telemetry import Telemetry
-
-# What a token of a prompt that nobody counted is taken to have in bytes.
-TOKEN_BYTES = 3
 
 
 class Record(msgspec.Struct, eq=False):
@@ -113,7 +110,7 @@ class Record(msgspec.Struct, eq=False):
         self._ended = True
         self._telemetry.inference(self._model, outcome)
         if self._sent is not None and (usage is None or usage.prompt_tokens <= 0):
-            self._prompt = Started(inbound_tokens(self._sent.body) // TOKEN_BYTES)
+            self._prompt = Started(counted_tokens(self._sent.body))
         prompt = self._prompt or Started(prompt_tokens=0)
         reported = usage or Usage(cached_tokens=prompt.cached_tokens)
         charged = believable(reported, prompt.prompt_tokens, self._counted)

@@ -1,88 +1,136 @@
-"""Answers that guardrails look at, to requests that are passed on: sent as they came, and answered in events."""
+"""Answers that guardrails look at, to requests that are passed on: shown as they come but for what is masked or blocked
+in them."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from functools import partial
+import asyncio
+from collections.abc import Callable
 
-from msgspec.structs import replace
-
-from adapters.closing import close
-from adapters.said import Place, readable
-from adapters.translated import TextRequest, Translator, generated
-from adapters.types import (
-    Caller,
-    ChatRequest,
-    CompletionRequest,
-    EmbeddingRequest,
-    Embeddings,
-    Event,
-    Inbound,
-    Relayed,
-    Served,
-    Sink,
-    Started,
-)
-from gateway.cache import Ask, Cache
+from adapters.said import answered, ending, saying_instead
+from adapters.types import Caller, Finished, Inbound, Relay, Relayed, Sink, Started, Usage
 from gateway.guardrails.guarding import Guarding
+from gateway.metering import counted_tokens
 
-
-async def passable(inbound: Inbound, guards: Guarding) -> list[Place] | None:
-    """The texts of a request that can be passed on behind these guardrails; None for what has to be parsed first."""
-    if guards.watches and not Translator(inbound.head.model).takes(inbound):
-        return None
-    return await readable(inbound)
+# What of a stream may wait to be looked at before its provider is asked to pause.
+WAITING_BYTES_MAX = 256 * 1024
 
 
 class Watching:
-    """`Relay` for one request. What the cache keeps has been looked at by nobody, as another caller's guardrails may be
-    others."""
+    """`Relay` over another one, for one request."""
 
-    def __init__(self, ask: Ask, guards: Guarding, cache: Cache | None) -> None:
-        self._ask = ask
+    def __init__(self, relay: Relay, guards: Guarding) -> None:
+        self._relay = relay
         self._guards = guards
-        self._cache = cache
-        self._serving: Callable[[Served], None] = lambda served: None
-        self._translator = Translator(ask.target.name)
 
     def takes(self, inbound: Inbound) -> bool:
-        return self._translator.takes(inbound)
+        return self._relay.takes(inbound)
 
     async def relay(self, inbound: Inbound, caller: Caller, sink: Sink) -> Relayed:
         """As `Relay` says."""
-        translation = self._translator.translation(inbound)
-        if isinstance(translation.request, ChatRequest):
-            translation.request = replace(translation.request, source=inbound)
-        self._serving = sink.serving
-        return await translation.relay(self, caller, sink)
+        if inbound.head.stream:
+            return await self._stream(inbound, caller, sink)
+        relayed = await self._relay.relay(inbound, caller, sink)
+        found = (await answered(relayed.rest)).found
+        texts, blocked = await self._guards.check_answer(found)
+        body = saying_instead(relayed.rest, found, texts)
+        if blocked:
+            body = ending(inbound).whole(body, blocked)
+        return Relayed(relayed.finished, body, relayed.content_type, relayed.outputs)
 
-    # What answers the translation
-
-    def chat(self, request: ChatRequest, caller: Caller) -> AsyncIterator[Event]:
-        return self._guards.watch(self._noted(self._answered(request, caller)), request.generation.n)
-
-    def complete(self, request: CompletionRequest, caller: Caller) -> AsyncIterator[Event]:
-        choices = len(request.prompts) * request.generation.n
-        return self._guards.watch(self._noted(self._answered(request, caller)), choices)
-
-    async def embed(self, request: EmbeddingRequest, caller: Caller) -> Embeddings:
-        return await self._ask.target.adapter.embed(request, caller)
-
-    async def _noted(self, events: AsyncIterator[Event]) -> AsyncIterator[Event]:
-        """The events; who answers has to be known before anything is shown, and is charged for."""
+    async def _stream(self, inbound: Inbound, caller: Caller, sink: Sink) -> Relayed:
+        ends = ending(inbound)
+        frames, line = self._guards.frames(inbound.head.n, ends), Line(sink)
+        running = asyncio.create_task(self._relay.relay(inbound, caller, line))
+        running.add_done_callback(line.end)
         try:
-            async for event in events:
-                if isinstance(event, Started) and event.served is not None:
-                    self._serving(event.served)
-                yield event
+            while not frames.over() and (data := await line.next()) is not None:
+                await line.show(await frames.feed(data), frames.outputs)
+            if not frames.over():
+                relayed = running.result()
+                line.prompt_tokens = relayed.finished.usage.prompt_tokens or line.prompt_tokens
+                rest = await frames.end(relayed.rest)
+                if not frames.over():
+                    line.open()
+                    return Relayed(relayed.finished, rest, relayed.content_type, relayed.outputs)
+                await line.show(rest, frames.outputs)
+            prompt_tokens = line.prompt_tokens or counted_tokens(inbound.body)
+            usage = Usage(prompt_tokens, frames.outputs)
+            return Relayed(Finished(usage, estimated=True), ends.end(usage), line.content_type)
         finally:
-            await close(events)
+            running.cancel()
+            frames.close()
 
-    def _answered(self, request: TextRequest, caller: Caller) -> AsyncIterator[Event]:
-        start = partial(generated, self._ask.target.adapter, request, caller)
-        if self._cache is None:
-            return start()
-        if self._ask.output_tokens_max is not None:
-            # How much may be spent now makes no other request of it.
-            request = replace(request, generation=replace(request.generation, max_tokens=None))
-        return self._cache.events(self._ask._replace(request=request), start)
+
+class Line:
+    """A sink whose stream waits to be looked at, in front of the one that it is shown to."""
+
+    def __init__(self, sink: Sink) -> None:
+        self.content_type = ""
+        self.prompt_tokens = 0
+        self.serving = sink.serving
+        self._sink = sink
+        self._waiting: list[bytes] = []
+        self._size = 0
+        self._ended = False
+        self._opened = False
+        self._shown = 0
+        self._arrived = asyncio.Event()
+        self._then: Callable[[], None] | None = None
+
+    # What comes
+
+    def started(self, started: Started) -> None:
+        self.prompt_tokens = started.prompt_tokens
+        self._sink.started(started)
+
+    def begin(self, content_type: str) -> None:
+        self.content_type = content_type
+
+    def write(self, data: bytes, outputs: int) -> bool:
+        self._waiting.append(data)
+        self._size += len(data)
+        self._arrived.set()
+        return self._size < WAITING_BYTES_MAX
+
+    def when_drained(self, then: Callable[[], None]) -> None:
+        self._then = then
+
+    def end(self, running: asyncio.Task[Relayed]) -> None:
+        """Nothing more comes."""
+        self._ended = True
+        self._arrived.set()
+        if not running.cancelled():
+            running.exception()  # Whoever waits for the result is told; nobody does when he has left.
+
+    async def next(self) -> bytes | None:
+        """Whole events that have come; None when no more will."""
+        while not self._waiting:
+            if self._ended:
+                return None
+            self._arrived.clear()
+            await self._arrived.wait()
+        data = b"".join(self._waiting)
+        self._waiting.clear()
+        self._size = 0
+        if self._then is not None:
+            then, self._then = self._then, None
+            then()
+        return data
+
+    # What goes
+
+    def open(self) -> None:
+        if not self._opened:
+            self._opened = True
+            self._sink.begin(self.content_type)
+
+    async def show(self, data: bytes, outputs: int) -> None:
+        """Pass on what may be shown, with as many `outputs` so far, and wait until the client has taken it."""
+        if not data:
+            return
+        self.open()
+        before, self._shown = self._shown, outputs
+        if not self._sink.write(data, outputs - before):
+            drained = asyncio.Event()
+            self._sink.when_drained(drained.set)
+            await drained.wait()

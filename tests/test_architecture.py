@@ -159,7 +159,7 @@ GATEWAY_EDGES = {
     "cli_audit": {"audit", "cli_money", "state", "stores"},
     "cache": {"auth", "catalog", "config_cache", "errors", "limits", "metering", "state", "streams", "telemetry"},
     "inference": {"auth", "cache", "catalog", "errors", "guardrails", "metering", "streams", "telemetry", "watching"},
-    "watching": {"cache", "guardrails"},
+    "watching": {"guardrails", "metering"},
     "guardrails": {"auth", "catalog", "config_guardrails", "errors", "public_network", "secret", "telemetry"},
     "config_guardrails": {"config_limits", "secret"},
     "streams": {"catalog", "errors", "ledger", "metering", "telemetry"},

@@ -8,9 +8,11 @@ from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
+from msgspec.structs import replace
 
 from adapters.dialects import openai_wire as wire
 from adapters.dialects.client import Style
+from adapters.dialects.endings import OpenAIEnding
 from adapters.dialects.failures import failure_in_stream
 from adapters.dialects.openai_completions import MAX_TOKENS_DEFAULT
 from adapters.dialects.openai_usage import WireUsage, parse_usage
@@ -121,7 +123,7 @@ def read_chat(body: bytes) -> Head:
     head = _head(fields, fields.max_completion_tokens or fields.max_tokens)
     if members is None:
         return head
-    return msgspec.structs.replace(head, members=members, plain=_is_plain(body, members.get("messages", NOTHING)))
+    return replace(head, members=members, plain=_is_plain(body, members.get("messages", NOTHING)))
 
 
 def _object(members: Members, names: Iterable[str]) -> bytes:
@@ -146,7 +148,7 @@ def read_completion(body: bytes) -> Head:
     several = isinstance(prompt, list) and bool(prompt) and not isinstance(prompt[0], int)
     max_tokens = MAX_TOKENS_DEFAULT if fields.max_tokens is None else fields.max_tokens
     tried = max(fields.best_of or 1, fields.n or 1) * (len(prompt) if several else 1)
-    return msgspec.structs.replace(_head(fields, max_tokens), n=tried)
+    return replace(_head(fields, max_tokens), n=tried)
 
 
 def read_embedding(body: bytes) -> Head:
@@ -341,6 +343,6 @@ class _Shown(msgspec.Struct):
 _NEUTRAL = frozenset(("model", "user", "safety_identifier", "prompt_cache_key", "session_id"))
 _SPOILT = re.compile(rb'"finish_reason"\s*:\s*"(?:content_filter|error)"')
 
-CHAT = Passing("chat", read_chat, rewrite, ChunkWatch, usage_of, may_need, _NEUTRAL, _SPOILT)
-COMPLETION = Passing("completion", read_completion, rewrite, ChunkWatch, usage_of, may_need, _NEUTRAL, _SPOILT)
-EMBEDDING = Passing("embedding", read_embedding, rewrite, ChunkWatch, usage_of, may_need, _NEUTRAL, _SPOILT)
+CHAT = Passing("chat", read_chat, rewrite, ChunkWatch, usage_of, may_need, _NEUTRAL, _SPOILT, OpenAIEnding)
+COMPLETION = replace(CHAT, kind="completion", read_head=read_completion)
+EMBEDDING = replace(CHAT, kind="embedding", read_head=read_embedding)

@@ -10,6 +10,7 @@ from typing import Protocol, TypeVar
 import msgspec
 
 from adapters.dialects.client import Style
+from adapters.dialects.endings import Ending
 from adapters.dialects.splicing import Parts
 from adapters.errors import BrokeOff, UpstreamInvalid
 from adapters.types import Head, Inbound, Kind, Usage
@@ -127,7 +128,7 @@ class Passing(msgspec.Struct, frozen=True):
     target's name for the model and whatever else is needed to know what was used; `usage_of` reads a unary answer and
     raises `AdapterError` when it is none. `may_need` says whether a request could need any of some capabilities: yes
     where in doubt. `neutral` are the members that make no difference to an answer, the model's name among them;
-    `spoilt` is found in an answer that somebody kept from ending as it should.
+    `spoilt` is found in an answer that somebody kept from ending as it should; `ending` ends one early.
     """
 
     kind: Kind
@@ -138,3 +139,4 @@ class Passing(msgspec.Struct, frozen=True):
     may_need: Callable[[Inbound, Collection[str]], bool]
     neutral: frozenset[str]
     spoilt: re.Pattern[bytes]
+    ending: Callable[[Inbound], Ending]

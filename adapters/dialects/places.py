@@ -73,7 +73,7 @@ class TokenIds(Exception):
 def places(body: bytes) -> list[Place]:
     """The texts of a valid JSON object in their order. Raises `TokenIds`, and `msgspec.DecodeError` for what is no
     text, such as half a surrogate."""
-    return list(_Walk(body))
+    return list(Walk(body))
 
 
 def put(body: bytes, changed: list[tuple[Place, str]]) -> bytes:
@@ -85,17 +85,19 @@ def put(body: bytes, changed: list[tuple[Place, str]]) -> bytes:
     return b"".join([*parts, body[at:]])
 
 
-class _Walk:
+class Walk:
     """One pass over a body. `names` leads to where it is: the name of a member for each object, `[]` for each array."""
 
+    identifiers = IDENTIFIERS
+    fixed = FIXED
+
     def __init__(self, body: bytes) -> None:
+        self.names: list[str] = []
         self._body = body
         self._at = 0
-        self._names: list[str] = []
         self._naming = False
 
     def __iter__(self) -> Iterator[Place]:
-        names = self._names
         while (token := _TOKEN.match(self._body, self._at)) is not None:
             text, opening, closing, between, other = token.groups()
             self._at = token.end()
@@ -107,46 +109,57 @@ class _Walk:
                 if (sort := self._tree_sort(opening)) is not None:
                     yield self._tree(token.start(2), sort)
                 else:
-                    names.append("[]" if opening == b"[" else "")
-                    self._naming = opening == b"{"
+                    self._enter(opening)
             elif closing is not None:
-                names.pop()
-                self._naming = False
+                self._leave()
             elif between is not None:
-                self._naming = between == b"," and names[-1] != "[]"
-            elif other is not None and _holds_ids(names, other):
-                raise TokenIds
+                self._naming = between == b"," and self.names[-1] != "[]"
+            elif other is not None:
+                self._other(other)
+
+    def _enter(self, opening: bytes) -> None:
+        self.names.append("[]" if opening == b"[" else "")
+        self._naming = opening == b"{"
+
+    def _leave(self) -> None:
+        self.names.pop()
+        self._naming = False
+
+    def _other(self, value: bytes) -> None:
+        """What is neither a text nor a list nor an object."""
+        if _holds_ids(self.names, value):
+            raise TokenIds
 
     def _named(self, token: re.Match[bytes]) -> Place | None:
         """The name of a member, which is a text when it does not look like a name."""
         self._naming = False
         name: str = msgspec.json.decode(token[1], type=str)
-        self._names[-1] = name
+        self.names[-1] = name
         return None if _IDENTIFIER.fullmatch(name) else Place(*token.span(1), name, "fixed")
 
     def _said(self, token: re.Match[bytes]) -> Place | None:
         text: str = msgspec.json.decode(token[1], type=str)
-        name = self._name
+        name = self.name
         if not text or (name in ENCODED and _ENCODED.fullmatch(text)):
             return None
-        if name == "name" and tuple(self._names) == SPEAKER:
+        if name == "name" and tuple(self.names) == SPEAKER:
             return Place(*token.span(1), text, "fixed")
-        if name in IDENTIFIERS and _IDENTIFIER.fullmatch(text):
+        if name in self.identifiers and _IDENTIFIER.fullmatch(text):
             return None
         if name in ENCODED and (file := _TEXT_FILE.fullmatch(text)) is not None:
             return _file(token, file[1], file[2])
-        sort: Sort = "json" if name in ARGUMENTS else "fixed" if name in FIXED else "plain"
+        sort: Sort = "json" if name in ARGUMENTS else "fixed" if name in self.fixed else "plain"
         return Place(*token.span(1), text, sort)
 
     @property
-    def _name(self) -> str:
+    def name(self) -> str:
         """The name of the innermost member."""
-        return next((name for name in reversed(self._names) if name != "[]"), "")
+        return next((name for name in reversed(self.names) if name != "[]"), "")
 
     def _tree_sort(self, opening: bytes) -> Sort | None:
         """Whether what begins here is one text, being JSON that somebody wrote."""
-        name = self._names[-1] if self._names else ""
-        if name in WRITTEN or (name == "input" and len(self._names) > 1 and opening == b"{"):
+        name = self.names[-1] if self.names else ""
+        if name in WRITTEN or (name == "input" and len(self.names) > 1 and opening == b"{"):
             return "json"
         return "fixed" if name in FIXED_TREES else None
 

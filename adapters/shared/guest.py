@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import msgspec
-from msgspec.structs import replace
 
 from adapters.errors import EngineFailed, InvalidRequest, ModelLoading
 from adapters.llama_cpp import Status
@@ -254,8 +253,7 @@ class Shared:
     # What it does
 
     def chat(self, request: ChatRequest, caller: Caller) -> AsyncIterator[Event]:
-        asked = replace(request, source=None)
-        return self._events(lambda number: say.Chat(number, self.name, asked, caller))
+        return self._events(lambda number: say.Chat(number, self.name, request, caller))
 
     def complete(self, request: CompletionRequest, caller: Caller) -> AsyncIterator[Event]:
         return self._events(lambda number: say.Complete(number, self.name, request, caller))

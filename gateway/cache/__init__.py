@@ -290,9 +290,7 @@ async def _key_of(ask: Ask, version: str) -> str:
     else:
         plain = replace(request, model="")
         if isinstance(plain, ChatRequest):
-            if plain.source is not None:
-                parts += [_pack(plain.source.headers), identity(plain.source)]
-            plain = replace(plain, end_user=None, source=None)
+            plain = replace(plain, end_user=None)
         parts += [type(request).__name__.encode(), _pack(plain)]
     if sum(map(len, parts)) > DIGESTED_INLINE_BYTES_MAX:
         return await asyncio.to_thread(_digest, parts)

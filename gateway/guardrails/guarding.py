@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import NamedTuple
 
 import msgspec
 from msgspec.structs import replace
 
 from adapters.errors import AdapterError, InvalidRequest
-from adapters.said import Place, Sort, saying
+from adapters.said import Ending, Piece, Place, Sort, saying
 from adapters.types import (
     ChoiceFinished,
     CompletionRequest,
@@ -27,6 +28,7 @@ from gateway.catalog import Target
 from gateway.config_guardrails import Stage
 from gateway.errors import GatewayError
 from gateway.guardrails import GuardrailFailed, Span, masked
+from gateway.guardrails.frames import Frames
 from gateway.guardrails.rules import OUTCOMES, Found, Guardrails, Rule
 from gateway.guardrails.texts import R, Request, Tokens, texts_of, token_ids, with_texts
 from gateway.guardrails.watch import Watch
@@ -38,6 +40,14 @@ def guarding(all: Guardrails, principal: Principal, target: Target, request_id: 
     """What looks at one request and its answer; None where nothing applies."""
     rules = all.applying(principal, target)
     return Guarding(all, rules, principal, request_id) if rules else None
+
+
+class Checked(NamedTuple):
+    """What came of looking at a whole answer: the texts that are others now, by their numbers, and the choices that are
+    blocked."""
+
+    texts: dict[int, str]
+    blocked: set[int]
 
 
 class Guarding:
@@ -70,7 +80,7 @@ class Guarding:
     @property
     def watches(self) -> bool:
         """Whether anything looks at the answer."""
-        return any(stage in rule.config.stages for stage in _WATCHING for rule in self._rules)
+        return bool(self._watching)
 
     async def check_said(self, inbound: Inbound, places: Sequence[Place]) -> Inbound:
         """The same for a request that is passed on, whose texts are in these places."""
@@ -115,9 +125,43 @@ class Guarding:
                 "Send text: guardrails apply, and token ids cannot be read here.", param=param
             ) from None
 
+    async def check_answer(self, found: Sequence[Piece]) -> Checked:
+        """What may be shown of a whole answer; raises `guardrail_unavailable`."""
+        numbers = [at for at, one in enumerate(found) if one.part == "said"]
+        checked = Checked({at: found[at].place.text for at in numbers}, set())
+        for rule, stage in self._watching:
+            await self._check_answer_by(rule, stage, found, checked)
+        changed = {at: text for at, text in checked.texts.items() if text != found[at].place.text}
+        return Checked(changed, checked.blocked)
+
+    async def _check_answer_by(self, rule: Rule, stage: Stage, found: Sequence[Piece], checked: Checked) -> None:
+        numbers = [at for at in checked.texts if found[at].choice not in checked.blocked]
+        try:
+            looked_at = await self._all.run(rule, stage, [checked.texts[at] for at in numbers])
+        except GuardrailFailed as reason:
+            self._all.failed(rule, stage, self._who, reason)
+            return
+        spans = [span for one in looked_at for span in one]
+        action = rule.config.action
+        for at, of_one in zip(numbers, looked_at, strict=True):
+            text = _masked(checked.texts[at], found[at].place.sort, of_one) if action == "mask" else None
+            if text is not None:
+                checked.texts[at] = text
+            elif of_one and action != "log":
+                checked.blocked.add(found[at].choice)
+        self._all.note(rule, stage, OUTCOMES[action] if spans else "passed", self._who, spans)
+
+    def frames(self, choices: int, ending: Ending) -> Frames:
+        """What looks at a stream that is passed on."""
+        return Frames(self._all, self._watching, self._who, choices, ending)
+
+    @property
+    def _watching(self) -> list[tuple[Rule, Stage]]:
+        return [(rule, stage) for stage in _WATCHING for rule in self._rules if stage in rule.config.stages]
+
     def watch(self, events: AsyncIterator[Event], choices: int) -> AsyncIterator[Event]:
         """The answer as it may go on to the client; raises `guardrail_unavailable` too."""
-        rules = [(rule, stage) for stage in _WATCHING for rule in self._rules if stage in rule.config.stages]
+        rules = self._watching
         return Watched(self._all, rules, self._who, events, choices) if rules else events
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from functools import partial
+from typing import Generic, TypeVar
 
 import msgspec
 from msgspec.structs import replace
@@ -30,7 +31,21 @@ from gateway.guardrails import Guardrail, Scan, Scanned, Span
 # How much of an answer is held back where it is looked at only when it is complete.
 HELD_CHARS_MAX = 1 << 20
 
+
+class Said(msgspec.Struct, frozen=True):
+    """One text of an answer that is passed on, by the number of its event `of` and its own in that, `at`. `key` is what
+    those share that continue it; `quoted` says that it is JSON."""
+
+    choice: int
+    key: tuple[str, ...]
+    text: str
+    quoted: bool
+    of: int
+    at: int
+
+
 Delta = TextDelta | ReasoningDelta | RefusalDelta | ToolCallDelta
+D = TypeVar("D", bound=Delta | Said)
 
 
 class Complete:
@@ -53,46 +68,46 @@ class Complete:
         return Scanned(self._base, [Span(base + one.start, base + one.end, one.kind, one.put) for one in spans])
 
 
-class Released(msgspec.Struct, frozen=True):
+class Released(msgspec.Struct, Generic[D], frozen=True):
     """What may go on, and what was found meanwhile."""
 
-    events: list[Event]
+    events: list[D]
     spans: list[Span]
 
 
-class Channel:
+class Channel(Generic[D]):
     """One kind of text of one choice, on its way through one scan."""
 
     def __init__(self, scan: Scan, action: Action) -> None:
         self._scan = scan
         self._action = action
-        self._held: deque[tuple[Delta, int, int]] = deque()
+        self._held: deque[tuple[D, int, int]] = deque()
         self._spans: deque[Span] = deque()
         self._length = 0
         self._settled = 0
 
-    async def add(self, event: Delta) -> Released:
+    async def add(self, event: D) -> Released[D]:
         text = _text(event)
         start, self._length = self._length, self._length + len(text)
         if self._action != "log":
             self._held.append((event, start, self._length))
         return self._release(await self._scan.feed(text, last=False) if text else Scanned(self._settled))
 
-    async def end(self) -> Released:
+    async def end(self) -> Released[D]:
         return self._release(await self._scan.feed("", last=True))
 
-    def give_up(self) -> list[Event]:
+    def give_up(self) -> list[D]:
         """All that is held, as it came."""
-        events: list[Event] = [event for event, _, _ in self._held]
+        events = [event for event, _, _ in self._held]
         self._held.clear()
         return events
 
-    def _release(self, scanned: Scanned) -> Released:
+    def _release(self, scanned: Scanned) -> Released[D]:
         self._settled = settled = scanned.settled
         if scanned.spans and self._action == "block":
             settled = min(settled, scanned.spans[0].start)
         self._spans += scanned.spans
-        events: list[Event] = []
+        events: list[D] = []
         while self._held and self._held[0][2] <= settled:
             event, start, end = self._held.popleft()
             changed = self._masked(event, start, end)
@@ -100,7 +115,7 @@ class Channel:
                 events.append(changed)
         return Released(events, list(scanned.spans))
 
-    def _masked(self, event: Delta, start: int, end: int) -> Delta | None:
+    def _masked(self, event: D, start: int, end: int) -> D | None:
         """The event without what was found in its part of the text; None when nothing is left of it."""
         while self._spans and self._spans[0].end <= start:
             self._spans.popleft()
@@ -116,19 +131,22 @@ class Channel:
         return _with_text(event, "".join([*parts, text[at - start :]]))
 
 
-def _placeholder(event: Delta, span: Span) -> str:
+def _placeholder(event: Delta | Said, span: Span) -> str:
     """What is put into an event; arguments are JSON, and a finding in them is most likely inside of a text."""
     put = span.placeholder
-    return msgspec.json.encode(put)[1:-1].decode() if isinstance(event, ToolCallDelta) else put
+    quoted = event.quoted if isinstance(event, Said) else isinstance(event, ToolCallDelta)
+    return msgspec.json.encode(put)[1:-1].decode() if quoted else put
 
 
-def _text(event: Delta) -> str:
+def _text(event: Delta | Said) -> str:
     return event.arguments if isinstance(event, ToolCallDelta) else event.text
 
 
-def _with_text(event: Delta, text: str) -> Delta | None:
+def _with_text(event: D, text: str) -> D | None:
     """The event with another text. What else it says of the old one would tell it, or no longer be true."""
     match event:
+        case Said():
+            return replace(event, text=text)
         case TextDelta():
             return replace(event, text=text, logprobs=()) if text else None
         case ReasoningDelta():
@@ -148,7 +166,7 @@ class Watch:
     def __init__(self, guardrail: Guardrail, action: Action, *, complete: bool) -> None:
         self._scan: Callable[[], Scan] = partial(Complete, guardrail.scan) if complete else guardrail.scan
         self._action = action
-        self._channels: dict[int, tuple[tuple[object, ...], Channel]] = {}
+        self._channels: dict[int, tuple[tuple[object, ...], Channel[Delta]]] = {}
         self.given_up = False
         self.blocked: set[int] = set()
         self.spans: list[Span] = []
@@ -175,16 +193,17 @@ class Watch:
             events.append(event)
         return events
 
-    def _noted(self, released: Released, choice: int) -> list[Event]:
+    def _noted(self, released: Released[Delta], choice: int) -> list[Event]:
         self.spans += released.spans
+        events: list[Event] = [*released.events]
         if not released.spans or self._action != "block":
-            return released.events
+            return events
         self.blocked.add(choice)
         self._channels.pop(choice, None)
-        return [*released.events, ChoiceFinished(choice, "content_filter")]
+        return [*events, ChoiceFinished(choice, "content_filter")]
 
     def give_up(self, event: Event) -> list[Event]:
         """All that is held, as it came, up to `event`; from now on nothing is looked at."""
         self.given_up = True
-        held = [one for _, channel in self._channels.values() for one in channel.give_up()]
+        held: list[Event] = [one for _, channel in self._channels.values() for one in channel.give_up()]
         return held if any(one is event for one in held) else [*held, event]

@@ -155,8 +155,6 @@ def _bare(request: Request | Inbound) -> Request | Inbound:
     """The request without the client's headers."""
     if isinstance(request, Inbound):
         return replace(request, headers=())
-    if isinstance(request, ChatRequest) and request.source is not None:
-        return replace(request, source=replace(request.source, headers=()))
     return request
 
 

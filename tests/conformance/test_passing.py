@@ -238,7 +238,7 @@ def test_behind_guardrails_only_what_is_masked_is_other_bytes(corpus: Corpus) ->
     answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(corpus.answer), corpus.answer)
 
     async def main() -> None:
-        guards = guardrails("mask", stage="before")
+        guards = guardrails("mask", stage=("before", "during", "after"))
         async with (
             opened(recorder(sent, answer), kind=corpus.kind, guardrails=guards) as door,
             door.served.client() as client,
@@ -253,19 +253,24 @@ def test_behind_guardrails_only_what_is_masked_is_other_bytes(corpus: Corpus) ->
     run(main())
 
 
+WATCHED = ("none", "during", "after")
+
+
+@pytest.mark.parametrize("watched", WATCHED)
 @pytest.mark.parametrize("lane", [True, False], ids=["lane", "asgi"])
 @pytest.mark.parametrize("size", [1, 3, 50, 100_000])
 @pytest.mark.parametrize("corpus", STREAMS.values(), ids=STREAMS)
-def test_streams_stay_byte_for_byte(corpus: Corpus, size: int, lane: bool) -> None:
+def test_streams_stay_byte_for_byte(corpus: Corpus, size: int, lane: bool, watched: Any) -> None:
     stream = corpus.stream.encode()
     sent: list[bytes] = []
     head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
     pieces = [stream[at : at + size] for at in range(0, len(stream), size)]
     answer = head + b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
+    guards = None if watched == "none" else guardrails("mask", stage=watched)
 
     async def main() -> None:
         async with (
-            opened(recorder(sent, answer), lane=lane, kind=corpus.kind) as door,
+            opened(recorder(sent, answer), lane=lane, kind=corpus.kind, guardrails=guards) as door,
             door.served.client() as client,
         ):
             for options in ({"stream_options": {"include_usage": True, "include_obfuscation": False}}, {}):

@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from adapters.dialects import openai_wire as wire
+from adapters.dialects.anthropic_messages.ending import MessageEnding
 from adapters.dialects.anthropic_messages.events_in import WireUsage, parse_usage
 from adapters.dialects.anthropic_messages.fields import Metadata
 from adapters.dialects.client import Style
@@ -145,4 +146,4 @@ class _Said(msgspec.Struct):
 _NEUTRAL = frozenset(("model", "metadata"))
 _SPOILT = re.compile(rb'"stop_reason"\s*:\s*"refusal"')
 
-MESSAGES = Passing("chat", read_head, rewrite, watch, usage_of, may_need, _NEUTRAL, _SPOILT)
+MESSAGES = Passing("chat", read_head, rewrite, watch, usage_of, may_need, _NEUTRAL, _SPOILT, MessageEnding)

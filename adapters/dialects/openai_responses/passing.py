@@ -7,9 +7,11 @@ from collections.abc import Collection
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from adapters.dialects import openai_wire as wire
 from adapters.dialects.client import Style
+from adapters.dialects.openai_responses.ending import ResponseEnding
 from adapters.dialects.openai_responses.events_in import ENDS, failed
 from adapters.dialects.openai_responses.fields import Id
 from adapters.dialects.openai_responses.request_in import parse_compaction, refuse_kept
@@ -195,5 +197,5 @@ class _Said(msgspec.Struct):
 _NEUTRAL = frozenset(("model",))
 _SPOILT = re.compile(rb'"reason"\s*:\s*"content_filter"')
 
-RESPONSES = Passing("chat", read_head, rewrite, watch, usage_of, may_need, _NEUTRAL, _SPOILT)
-COMPACTION = Passing("chat", read_compaction, rewrite_compaction, watch, usage_of, may_need, _NEUTRAL, _SPOILT)
+RESPONSES = Passing("chat", read_head, rewrite, watch, usage_of, may_need, _NEUTRAL, _SPOILT, ResponseEnding)
+COMPACTION = replace(RESPONSES, read_head=read_compaction, rewrite=rewrite_compaction)

@@ -49,6 +49,16 @@ def two_stages() -> Guardrails:
     return guardrails("mask", stage=("before", "during"))
 
 
+MESSAGE = {
+    "role": "assistant",
+    "content": "Hello bob@example.com, bye",
+    "annotations": [],
+    "from_tomorrow": {"x": -0.0},
+}
+CHOICE = {"index": 0, "message": MESSAGE, "logprobs": {"content": [{"token": "bob"}]}, "finish_reason": "stop"}
+WHOLE = json.dumps({"id": "c", "choices": [CHOICE], "usage": {"prompt_tokens": 3, "completion_tokens": 5}}).encode()
+
+
 async def answered(door: Door, body: bytes, path: bytes = b"/v1/chat/completions", headers: bytes = b"") -> Reply:
     return await door.served.ask(post(body, headers, path))
 
@@ -58,14 +68,13 @@ async def answered(door: Door, body: bytes, path: bytes = b"/v1/chat/completions
 def test_the_request_stays_as_it_came_and_the_answer_is_masked(lane: bool, stream: bool) -> None:
     async def main() -> None:
         sent: list[bytes] = []
-        async with opened(recorded(sent, CHAT), lane=lane, guardrails=two_stages()) as door:
+        async with opened(recorded(sent, CHAT, WHOLE), lane=lane, guardrails=two_stages()) as door:
             body = body_of(stream)
             reply = await answered(door, body)
             assert reply.status == 200 and b"Hello [EMAIL], bye" in joined(reply.body)
             assert reply.headers["x-gateway-model"] == "far"
             wanted = body.replace(b'"far"', b'"their-model"').replace(b"ann@example.com", b"[EMAIL]")
-            options = b'{"stream_options":{"include_usage":true},' + (b"" if stream else b'"stream":true,')
-            assert sent == [wanted.replace(b"{", options, 1)]
+            assert sent == [wanted.replace(b"{", b'{"stream_options":{"include_usage":true},', 1) if stream else wanted]
             assert door.outcomes() == {"ok": 1}
 
     run(main())
@@ -75,9 +84,11 @@ def test_the_request_stays_as_it_came_and_the_answer_is_masked(lane: bool, strea
 @both
 def test_an_answer_that_is_blocked_ends_where_it_is(lane: bool, stream: bool) -> None:
     async def main() -> None:
-        async with opened(streaming(CHAT, size=40), lane=lane, guardrails=guardrails("block")) as door:
+        async with opened(recorded([], CHAT, WHOLE), lane=lane, guardrails=guardrails("block")) as door:
             reply = await answered(door, body_of(stream))
-            assert b"Hello" in reply.body and b"bob" not in reply.body and b'"content_filter"' in reply.body
+            assert reply.status == 200 and b"bob" not in reply.body and b'"content_filter"' in reply.body
+            assert (b"Hello" in reply.body, reply.body.endswith(b"data: [DONE]\n\n")) == (stream, stream)
+            assert door.outcomes() == {"ok": 1}
 
     run(main())
 
@@ -86,7 +97,7 @@ def test_an_answer_that_is_blocked_ends_where_it_is(lane: bool, stream: bool) ->
 @both
 def test_who_answers_is_told_and_charged(lane: bool, stream: bool) -> None:
     async def main() -> None:
-        async with opened(streaming(CHAT), lane=lane, guardrails=two_stages()) as door:
+        async with opened(recorded([], CHAT, WHOLE), lane=lane, guardrails=two_stages()) as door:
             reply = await answered(door, body_of(stream, model="both"))
             assert b"Hello" in reply.body
             assert (reply.headers["x-gateway-target"], reply.headers["x-gateway-attempts"]) == ("0", "1")
@@ -113,17 +124,14 @@ def test_anthropics_messages(lane: bool, stream: bool) -> None:
     async def main() -> None:
         sent: list[bytes] = []
         kind: ProviderKind = "anthropic"
-        script = recorded(sent, named(*said("Ask bob@example.com")))
+        answer = {"type": "message", "content": [{"type": "text", "text": "Ask bob@example.com"}], "usage": {}}
+        script = recorded(sent, named(*said("Ask bob@example.com")), json.dumps(answer).encode())
         async with opened(script, lane=lane, kind=kind, guardrails=two_stages()) as door:
             body = body_of(stream, max_tokens=9, context_management={"edits": [{}]})
             headers = b"anthropic-version: 2023-06-01\r\nanthropic-beta: context-management-2026\r\n"
             reply = await answered(door, body, b"/v1/messages", headers)
             assert reply.status == 200 and b"Ask [EMAIL]" in joined(reply.body)
-            assert {**json.loads(sent[0]), "stream": True} == {
-                **json.loads(body.replace(b"ann@example.com", b"[EMAIL]")),
-                "stream": True,
-                "model": "their-model",
-            }
+            assert sent == [body.replace(b"ann@example.com", b"[EMAIL]").replace(b'"far"', b'"their-model"')]
 
     run(main())
 
@@ -131,7 +139,7 @@ def test_anthropics_messages(lane: bool, stream: bool) -> None:
 @either
 def test_the_cache_keeps_what_nobody_has_looked_at_yet(lane: bool) -> None:
     async def main() -> None:
-        up = Counting(streaming(CHAT))
+        up = Counting(recorded([], CHAT, WHOLE))
         settings: Any = {"cache": cache(), "authenticator": ByKey(), "lane": lane}
         async with opened(up, guardrails=guardrails("mask"), **settings) as door:
             key = b"Authorization: a\r\n"
@@ -154,12 +162,16 @@ def joined(body: bytes) -> bytes:
     return "".join(one.get("content") or one.get("text") or "" for one in deltas).encode()
 
 
-def recorded(sent: list[bytes], stream: bytes) -> Any:
+def recorded(sent: list[bytes], stream: bytes, whole: bytes) -> Any:
+    """A provider that answers as it is asked: with a stream or with a whole."""
+
     async def script(peer: Any) -> None:
         while True:
             sent.append((await peer.request())[1])
-            head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: %d\r\n\r\n" % len(stream)
-            await peer.send(head + stream)
+            streamed = json.loads(sent[-1]).get("stream") is True
+            kind, body = (b"text/event-stream", stream) if streamed else (b"application/json", whole)
+            head = b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\nContent-Length: %d\r\n\r\n" % (kind, len(body))
+            await peer.send(head + body)
             await asyncio.sleep(0)
 
     return script

@@ -1,0 +1,123 @@
+"""Where texts lie in answers that are passed on, and which of them continue each other over the events of a stream.
+
+As in requests every text is one, also in members that nobody here knows. Nothing is known of the shape of an answer but
+what the names of its members say: texts under the same names, at the same index, are one text that goes on.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import msgspec
+
+from adapters.dialects.passing import decoded
+from adapters.dialects.places import FIXED, Place, Sort, Walk
+
+# What was said, the tokens of that, or what its maker signed it with.
+Part = Literal["said", "tokens", "seal"]
+
+_INDEXES = ("index", "output_index", "content_index", "summary_index")
+_SEALS = ("signature", "thinking_signature")
+# Members in which an answer repeats its request.
+_ECHOES = (
+    *("instructions", "tools", "tool_choice", "metadata", "prompt"),
+    *("user", "safety_identifier", "prompt_cache_key"),
+)
+# Names whose values are words of the dialect or refer to something. None of them may be that of a text that comes in
+# pieces, as these often look like words.
+_WORDS = frozenset(
+    (
+        *("model", "type", "role", "name", "id", "object", "status", "service_tier", "system_fingerprint"),
+        *("finish_reason", "native_finish_reason", "stop_reason", "obfuscation"),
+        *("tool_call_id", "call_id", "tool_use_id", "file_id", "item_id", "response_id", "previous_response_id"),
+    )
+)
+_CHOICES = ("choices", "[]")
+
+_object = msgspec.json.Decoder(dict[str, Any])
+
+
+class Piece(msgspec.Struct, frozen=True):
+    """One text. `channel` is what it shares with those that continue it, `around` what it shares with all that stands
+    beside it; `quoted` says that it is written as JSON itself."""
+
+    place: Place
+    part: Part
+    choice: int
+    channel: tuple[str, ...]
+    around: tuple[str, ...]
+    quoted: bool
+
+
+class Pieces(msgspec.Struct, frozen=True):
+    """The texts of an answer or an event in their order, and the choices that are in it."""
+
+    found: list[Piece]
+    choices: frozenset[int]
+
+
+def pieces(body: bytes) -> Pieces:
+    """The texts of a body or of an event's payload; raises `UpstreamInvalid` for what is no JSON object."""
+    decoded(_object, body)
+    walk = _Answered(body)
+    # What tells an object's texts from others' may stand behind them.
+    found = [(place, walk.part, list(walk.names), list(walk.marks)) for place in walk if not walk.echoed]
+    all = [_piece(*one) for one in found]
+    choices = [int(marks.get("index", "0")) for marks in walk.choices] or [one.choice for one in all]
+    return Pieces(all, frozenset(choices))
+
+
+def _piece(place: Place, part: Part, names: list[str], marks: list[dict[str, str]]) -> Piece:
+    of = tuple(f"{name}={value}" for one in marks for name, value in one.items())
+    choice = int(marks[2].get("index", "0")) if tuple(names[:2]) == _CHOICES and len(marks) > 2 else 0
+    leaf = names[-1]
+    quoted = leaf in ("arguments", "partial_json") or (leaf == "delta" and "arguments" in marks[0].get("type", ""))
+    return Piece(place, part, choice, (*names, *of), (*names[:-1], *of), quoted)
+
+
+class _Answered(Walk):
+    identifiers = _WORDS
+    fixed = FIXED - {"thinking"}
+
+    def __init__(self, body: bytes) -> None:
+        super().__init__(body)
+        self.marks: list[dict[str, str]] = []
+        self.choices: list[dict[str, str]] = []
+        self.part: Part = "said"
+
+    @property
+    def echoed(self) -> bool:
+        names = self.names[1:] if self.names[0] == "response" else self.names
+        return names[:1] != [] and names[0] in _ECHOES
+
+    def __iter__(self) -> Iterator[Place]:
+        for place in super().__iter__():
+            name = self.name
+            self.part = "tokens" if place.tree and name == "logprobs" else "seal" if name in _SEALS else "said"
+            yield place
+
+    def _enter(self, opening: bytes) -> None:
+        super()._enter(opening)
+        self.marks.append({})
+        if len(self.names) == 3 and tuple(self.names[:2]) == _CHOICES:
+            self.choices.append(self.marks[-1])
+
+    def _leave(self) -> None:
+        super()._leave()
+        self.marks.pop()
+
+    def _said(self, token: re.Match[bytes]) -> Place | None:
+        if self.names == ["type"]:
+            self.marks[0]["type"] = msgspec.json.decode(token[1], type=str)
+        if self.name in _SEALS and token[1] != b'""':
+            return Place(*token.span(1), "", "fixed")
+        return super()._said(token)
+
+    def _tree_sort(self, opening: bytes) -> Sort | None:
+        return "fixed" if self.name == "logprobs" else super()._tree_sort(opening)
+
+    def _other(self, value: bytes) -> None:
+        if value.isdigit() and self.names[-1] in _INDEXES:
+            self.marks[-1][self.names[-1]] = value.decode()
