@@ -208,7 +208,7 @@ class Exchange(RequestResponseCycle):
         self.more_body, self.disconnected = more_body, disconnected
         self.body = bytearray(b"".join(self._parts))
         self._parts.clear()
-        if self.body or not more_body or disconnected:
+        if self.body or not more_body or disconnected or self._refusal() is not None:
             self.message_event.set()
 
     # The request
@@ -272,14 +272,18 @@ class Exchange(RequestResponseCycle):
         self._wanted = True
         self.flow.resume_reading()
         while self.more_body and self._size <= limit:
-            self.message_event.clear()
-            await self.message_event.wait()
             if self.disconnected:
                 raise ClientDisconnected
-            if self._scope is not None and (refusal := self._scope["state"].get("refusal")) is not None:
+            if (refusal := self._refusal()) is not None:
                 raise refusal
+            self.message_event.clear()
+            await self.message_event.wait()
         if self._size > limit:
             raise too_large(limit)
+
+    def _refusal(self) -> GatewayError | None:
+        """Why no more of the body is read, if that is so; it may be known before anybody waits for the body."""
+        return None if self._scope is None else self._scope["state"].get("refusal")
 
     # The answer
 

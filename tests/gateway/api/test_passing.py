@@ -293,6 +293,19 @@ def test_a_body_over_the_limit_or_stalled(lane: bool) -> None:
 
 
 @either
+@pytest.mark.parametrize("headers", [b"", b"Cookie: a=b\r\n"], ids=["usual", "unusual"])
+@pytest.mark.parametrize("begun", [b"", b"2\r\n{}\r\n"])
+def test_a_body_that_is_broken_in_the_piece_it_comes_with(lane: bool, headers: bytes, begun: bytes) -> None:
+    async def main() -> None:
+        head = b"POST /v1/chat/completions HTTP/1.1\r\n" + JSON + b"Transfer-Encoding: chunked\r\n" + headers
+        async with opened(whole(ANSWER), lane=lane) as door, door.served.client() as client:
+            assert (await client.ask(head + b"\r\n" + begun + b"no chunk\r\n")).error["code"] == "bad_request"
+            assert await client.closed()
+
+    run(main())
+
+
+@either
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_leaves_takes_its_upstream_with_it(lane: bool, stream: bool) -> None:
     async def main() -> None:
