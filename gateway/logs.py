@@ -26,7 +26,8 @@ def configure(config: LogConfig, stream: TextIO) -> None:
     root.handlers[:] = [handler]
     root.setLevel(config.level.upper())
     # uvicorn tells its life at info level in its own words, and HTTP clients each request; the banner says it better.
-    for name in ("uvicorn", "uvicorn.error", "asyncio", "httpx", "httpx2"):
+    # aiosqlite tells each statement with its values, which are nobody's to read.
+    for name in ("uvicorn", "uvicorn.error", "asyncio", "httpx", "httpx2", "aiosqlite"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 

@@ -28,7 +28,7 @@ def confine() -> None:
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     if libc.unshare(CLONE_NEWNET) != 0 and libc.unshare(CLONE_NEWUSER | CLONE_NEWNET) != 0:
-        print(f"worker keeps its network namespace: {os.strerror(ctypes.get_errno())}", file=sys.stderr)
+        print(f"the network could not be dropped: {os.strerror(ctypes.get_errno())}", file=sys.stderr)
 
 
 def cores() -> int:

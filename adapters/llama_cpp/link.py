@@ -60,7 +60,10 @@ class Link(asyncio.Protocol):
 
 
 class LastWords:
-    """The last lines a worker wrote, with everything unprintable escaped."""
+    """The last lines a worker wrote, with everything unprintable escaped.
+
+    All of them are logged: a worker that is well writes none.
+    """
 
     def __init__(self) -> None:
         self.lines: deque[str] = deque(maxlen=STDERR_LINES_MAX)
@@ -78,4 +81,4 @@ class LastWords:
         text = line[:STDERR_LINE_BYTES_MAX].decode("utf-8", "replace").strip().encode("unicode_escape").decode()
         if text:
             self.lines.append(text)
-            logger.debug("worker: %s", text)
+            logger.warning("a worker says: %s", text)

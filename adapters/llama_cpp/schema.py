@@ -94,7 +94,8 @@ def close_objects(schema: object) -> None:
     for place in closing:
         properties, least = place["properties"], place.get("minProperties", 0)
         enough = isinstance(least, int) and least <= len(properties)
-        if enough and all(name in properties for name in _list(place.get("required"))) and _OTHERS.isdisjoint(place):
+        known = all(isinstance(name, str) and name in properties for name in _list(place.get("required")))
+        if enough and known and _OTHERS.isdisjoint(place):
             place["additionalProperties"] = False
 
 

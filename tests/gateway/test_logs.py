@@ -78,10 +78,11 @@ def test_configure_sets_one_handler_for_all() -> None:
     before, level = root.handlers[:], root.level
     stream = io.StringIO()
     try:
-        logs.configure(LogConfig(level="info"), stream)
-        logging.getLogger("gateway.any").info("hello")
+        logs.configure(LogConfig(level="debug"), stream)
+        logging.getLogger("gateway.any").debug("hello")
         logging.getLogger("uvicorn.error").info("chatter")
-        assert stream.getvalue().endswith("info gateway.any: hello\n")
+        logging.getLogger("aiosqlite").debug("executing a statement with all that is in it")
+        assert stream.getvalue().endswith("debug gateway.any: hello\n")
         assert stream.getvalue().count("\n") == 1
     finally:
         root.handlers[:] = before

@@ -201,7 +201,7 @@ def test_an_invalid_model_is_not_tried_again() -> None:
     run(test)
 
 
-def test_a_file_that_crashes_every_load_is_invalid() -> None:
+def test_a_file_that_crashes_every_load_is_invalid(caplog: pytest.LogCaptureFixture) -> None:
     async def test() -> None:
         clock = Clock()
         worker = new_worker("crash-load", Timing(clock=clock, sleep=clock.sleep))
@@ -212,6 +212,7 @@ def test_a_file_that_crashes_every_load_is_invalid() -> None:
         assert error.code == "model_invalid"
         assert "SIGABRT" in (worker.reason or "")
         assert "about to \\x1b[31mdie" in (worker.reason or ""), "the last words are kept, escaped"
+        assert "a worker says: about to \\x1b[31mdie" in caplog.messages
         assert worker.restarts == 2
         await worker.stop()
 

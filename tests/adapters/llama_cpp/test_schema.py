@@ -137,6 +137,7 @@ def test_objects_that_name_their_properties_have_no_others() -> None:
         AB | {"additionalProperties": {"type": "integer"}},
         AB | {"patternProperties": {"^x": {}}},
         AB | {"required": ["a", "c"]},
+        AB | {"required": ["a", ["b"], {}]},
         AB | {"minProperties": 3},
         {"allOf": [AB, {"properties": {"c": {}}}]},
         AB | {"anyOf": [{"properties": {"c": {}}}, {"properties": {"d": {}}}]},
