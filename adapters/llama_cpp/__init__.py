@@ -67,6 +67,8 @@ PREPARING_MAX = 8
 PREPARING_DEPTH_MAX = 1000
 PREPARE_US_PER_TOKEN = 2.0
 PROMPTS_MAX = 256
+# An int32.
+TOKEN_BYTES = 4
 EMBEDDING_MAX = 4
 EMBED_TIMEOUT_S = 600.0
 QUESTIONS_MAX = 64
@@ -388,7 +390,7 @@ class LlamaCpp:
     async def tokenize(self, text: str, *, special: bool) -> list[int]:
         await self._enter()
         answer = await self._inspect(lambda number: Inspect(number, TextPrompt(text), special))
-        return list(answer.tokens)
+        return memoryview(answer.tokens).cast("i").tolist()
 
     async def detokenize(self, tokens: list[int]) -> str:
         await self._enter()
@@ -401,7 +403,7 @@ class LlamaCpp:
     async def apply_template(self, request: ChatRequest) -> tuple[str, int]:
         check_parts(request, await self._enter())
         answer = await self._inspect(lambda number: Inspect(number, chat_prompt(request)))
-        return answer.text, len(answer.tokens)
+        return answer.text, len(answer.tokens) // TOKEN_BYTES
 
     async def _inspect(self, command: Callable[[int], Command]) -> Inspected:
         answer = await self._ask(command)

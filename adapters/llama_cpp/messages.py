@@ -364,8 +364,11 @@ class Reranked(msgspec.Struct, frozen=True, tag="reranked"):
 
 
 class Inspected(msgspec.Struct, frozen=True, tag="inspected"):
+    """`tokens`: int32 in the machine's order, of which nobody has to make numbers who only counts them; none of a
+    `Detokenize`, whose answer is `text`, as a chat's prompt is."""
+
     id: int
-    tokens: tuple[int, ...]
+    tokens: bytes
     text: str
 
 

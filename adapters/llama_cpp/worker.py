@@ -302,10 +302,10 @@ class Worker:
     def _inspect(self, command: Inspect | Detokenize) -> Report:
         prompts = self._loaded.prompts
         if isinstance(command, Detokenize):
-            return Inspected(command.id, command.tokens, prompts.text(command.tokens))
+            return Inspected(command.id, b"", prompts.text(command.tokens))
         text = prompts.show(command.prompt) if isinstance(command.prompt, ChatPrompt) else ""
         tokens = prompts.tokens(command.prompt, special=command.special)
-        return Inspected(command.id, tuple(tokens.tolist()), text)
+        return Inspected(command.id, tokens.tobytes(), text)
 
     # On the main thread
 

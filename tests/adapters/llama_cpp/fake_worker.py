@@ -16,6 +16,7 @@ import socket
 import struct
 import sys
 import time
+from array import array
 
 import msgspec
 
@@ -203,9 +204,9 @@ class FakeWorker:
             case Inspect(number, prompt):
                 if words(prompt)[0] == "crash":
                     os.kill(os.getpid(), signal.SIGSEGV)
-                self.send(Inspected(number, tuple(range(len(words(prompt)))), " ".join(words(prompt))))
+                self.send(Inspected(number, array("i", range(len(words(prompt)))).tobytes(), " ".join(words(prompt))))
             case Detokenize(number, tokens):
-                self.send(Inspected(number, tokens, "".join(map(chr, tokens))))
+                self.send(Inspected(number, b"", "".join(map(chr, tokens))))
 
     def change(self, command: ChangeSession) -> None:
         found = [one for one in self.sessions if one.tenant == command.tenant and command.key in (one.key, one.id)]
