@@ -54,7 +54,6 @@ class AuditRoutes:
                 "audit.read",
                 self.list,
                 "The audit log, the newest entry first",
-                "audit",
                 query=AuditQuery,
                 answer=list[AuditEntry],
             ),

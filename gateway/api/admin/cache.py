@@ -51,14 +51,13 @@ class CacheRoutes:
 
     def routes(self) -> tuple[Route, ...]:
         return (
-            Route("GET", CACHE, "cache.read", self.get, "How full the response cache is", "cache", answer=CacheShown),
+            Route("GET", CACHE, "cache.read", self.get, "How full the response cache is", answer=CacheShown),
             Route(
                 "DELETE",
                 CACHE,
                 "cache.write",
                 self.clear,
                 "Drop the answers in the response cache, or a tenant's",
-                "cache",
                 query=CacheQuery,
                 answer=Cleared,
                 action="cache.clear",

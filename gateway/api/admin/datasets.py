@@ -59,24 +59,16 @@ class DatasetRoutes:
         read, write = "library.read", "library.write"
         return (
             Route(
-                "GET",
-                ALL,
-                read,
-                self.list,
-                "Datasets, the newest first",
-                "datasets",
-                query=DatasetQuery,
-                answer=list[DatasetShown],
+                "GET", ALL, read, self.list, "Datasets, the newest first", query=DatasetQuery, answer=list[DatasetShown]
             ),
-            Route("GET", ONE, read, self.get, "One dataset", "datasets", answer=DatasetShown),
-            Route("DELETE", ONE, write, self.delete, "Delete a dataset", "datasets", action="dataset.delete"),
+            Route("GET", ONE, read, self.get, "One dataset", answer=DatasetShown),
+            Route("DELETE", ONE, write, self.delete, "Delete a dataset", action="dataset.delete"),
             Route(
                 "GET",
                 ONE + "/forecast",
                 read,
                 self.forecast,
                 "How many tokens a dataset's requests have, and what they may cost",
-                "datasets",
                 query=ForecastAsked,
                 answer=Forecast,
                 description="A local model counts the tokens; for any other they are estimated. Nothing is answered.",

@@ -41,7 +41,6 @@ class GarbageRoutes:
                 "library.write",
                 self.collect,
                 "Remove what nobody needs any more, or say what would go",
-                "library",
                 body=Collect,
                 answer=Collected,
                 action="library.collect",

@@ -72,7 +72,6 @@ class GuardrailRoutes:
                 "guardrails.read",
                 self.list,
                 "The guardrails, and what each did",
-                "guardrails",
                 answer=list[GuardrailShown],
             ),
             Route(
@@ -81,7 +80,6 @@ class GuardrailRoutes:
                 "guardrails.read",
                 self.test,
                 "What a guardrail would make of a text",
-                "guardrails",
                 body=TestedText,
                 answer=Verdict,
                 action="guardrail.test",

@@ -71,36 +71,25 @@ class OrgRoutes:
 
     def routes(self) -> tuple[Route, ...]:
         return (
-            Route(
-                "GET",
-                ALL,
-                "orgs.read",
-                self.list,
-                "The organisations you see",
-                "orgs",
-                query=Paging,
-                answer=list[OrgShown],
-            ),
+            Route("GET", ALL, "orgs.read", self.list, "The organisations you see", query=Paging, answer=list[OrgShown]),
             Route(
                 "POST",
                 ALL,
                 "orgs.create",
                 self.create,
                 "Make an organisation",
-                "orgs",
                 body=NewOrg,
                 answer=OrgShown,
                 status=201,
                 action="org.create",
             ),
-            Route("GET", ONE, "orgs.read", self.get, "One organisation", "orgs", answer=OrgShown, about=self.whose),
+            Route("GET", ONE, "orgs.read", self.get, "One organisation", answer=OrgShown, about=self.whose),
             Route(
                 "PATCH",
                 ONE,
                 "orgs.write",
                 self.change,
                 "Change or archive an organisation",
-                "orgs",
                 body=OrgPatch,
                 answer=OrgShown,
                 about=self.whose,

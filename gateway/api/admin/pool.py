@@ -91,7 +91,6 @@ class PoolRoutes:
                 "pool.read",
                 self.list,
                 "What is loaded, what sleeps, and how busy it is",
-                "pool",
                 answer=PoolShown,
             ),
             self._action("load", self.load, "Bring a model into memory, and back into service"),
@@ -105,9 +104,7 @@ class PoolRoutes:
 
     def _action(self, verb: str, handler: Any, summary: str, query: type[Query] | None = None) -> Route:
         path = f"/admin/v1/pool/{{id:path}}/{verb}"
-        return Route(
-            "POST", path, "pool.write", handler, summary, "pool", query=query, answer=Engine, action=f"pool.{verb}"
-        )
+        return Route("POST", path, "pool.write", handler, summary, query=query, answer=Engine, action=f"pool.{verb}")
 
     async def list(self, call: Call[None, None]) -> PoolShown:
         pool = self._pool

@@ -60,7 +60,6 @@ class PriceRoutes:
                 "catalog.read",
                 self.list,
                 "The prices in force, and where they come from",
-                tag,
                 query=Paging,
                 answer=list[PriceInForce],
             ),
@@ -70,14 +69,13 @@ class PriceRoutes:
                 "catalog.write",
                 self.set,
                 "Set the price of a provider's model",
-                tag,
                 body=PriceConfig,
                 answer=PriceInForce,
                 action="price.set",
                 description="`name` is the provider, a slash and the model. It holds for all targets of routes that "
                 "have no price of their own.",
             ),
-            Route("DELETE", ONE, "catalog.write", self.delete, "Take a set price away", tag, action="price.delete"),
+            Route("DELETE", ONE, "catalog.write", self.delete, "Take a set price away", action="price.delete"),
         )
 
     async def list(self, call: Call[Paging, None]) -> Page[PriceInForce]:

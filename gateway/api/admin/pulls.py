@@ -75,29 +75,25 @@ class PullRoutes:
         events = {"type": "string", "description": "`data: ` and a pull, a few times a second, until it has ended. "}
         events["description"] += "With `Upgrade: websocket` each is a text message instead."
         return (
-            Route(
-                "GET", "/admin/v1/pulls", read, self.list, "All pulls since the start", "pulls", answer=list[PullShown]
-            ),
+            Route("GET", "/admin/v1/pulls", read, self.list, "All pulls since the start", answer=list[PullShown]),
             Route(
                 "POST",
                 "/admin/v1/pulls",
                 write,
                 self.start,
                 "Pull a model or dataset, or join the pull of it",
-                "pulls",
                 body=NewPull,
                 answer=PullShown,
                 status=201,
                 action="library.pull",
             ),
-            Route("GET", one, read, self.show, "One pull", "pulls", answer=PullShown),
+            Route("GET", one, read, self.show, "One pull", answer=PullShown),
             Route(
                 "GET",
                 f"{one}/events",
                 read,
                 self.events,
                 "One pull as server-sent events, or over a WebSocket",
-                "pulls",
                 answer=events,
                 media=("text/event-stream",),
             ),
@@ -108,7 +104,7 @@ class PullRoutes:
 
     def _action(self, verb: str, handler: Any, summary: str) -> Route:
         path, action = f"/admin/v1/pulls/{{id}}/{verb}", f"library.pull.{verb}"
-        return Route("POST", path, "library.write", handler, summary, "pulls", answer=PullShown, action=action)
+        return Route("POST", path, "library.write", handler, summary, answer=PullShown, action=action)
 
     async def _ask(self, verb: Verb, name: str = "", **more: Any) -> Told:
         told = await kept(self._ask_pulls)(Asked(verb=verb, name=name, **more))

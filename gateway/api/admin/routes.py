@@ -144,7 +144,6 @@ class Route(msgspec.Struct, frozen=True):
     permission: str
     handler: Callable[[Call[Any, Any]], Awaitable[Any]]
     summary: str
-    tag: str
     query: type[Query] | None = None
     body: type[msgspec.Struct] | None = None
     answer: Any = None
@@ -200,7 +199,7 @@ class Admin:
             return _response(route, request, answer)
 
         doc = Doc(
-            tag=route.tag,
+            tag=route.path.split("/")[3],
             query=route.query,
             body=route.body,
             answer=route.answer,

@@ -69,7 +69,6 @@ class ServerRoutes:
                 "catalog.read",
                 self.models,
                 "All models with their prices and states",
-                "server",
                 answer=list[Offer],
             ),
             Route(
@@ -78,7 +77,6 @@ class ServerRoutes:
                 "settings.read",
                 self.settings,
                 "The settings in force, without their secrets",
-                "server",
                 answer={"type": "object"},
             ),
         )

@@ -51,7 +51,6 @@ class TargetRoutes:
                 "routing.read",
                 self.list,
                 "How the targets of routes do, on this replica",
-                "server",
                 query=Paging,
                 answer=list[TargetShown],
             ),

@@ -108,25 +108,15 @@ class TeamRoutes:
         return (*self._team_routes(), *self._member_routes())
 
     def _team_routes(self) -> tuple[Route, ...]:
-        one = partial(Route, tag="teams", answer=TeamShown, about=self.whose)
+        one = partial(Route, answer=TeamShown, about=self.whose)
         return (
-            Route(
-                "GET",
-                ALL,
-                "teams.read",
-                self.list,
-                "The teams you see",
-                "teams",
-                query=TeamQuery,
-                answer=list[TeamShown],
-            ),
+            Route("GET", ALL, "teams.read", self.list, "The teams you see", query=TeamQuery, answer=list[TeamShown]),
             Route(
                 "POST",
                 ALL,
                 "teams.create",
                 self.create,
                 "Make a team",
-                "teams",
                 body=NewTeam,
                 answer=TeamShown,
                 status=201,
@@ -147,7 +137,7 @@ class TeamRoutes:
         )
 
     def _member_routes(self) -> tuple[Route, ...]:
-        of_team = partial(Route, tag="teams", about=self.whose)
+        of_team = partial(Route, about=self.whose)
         return (
             of_team(
                 "GET",

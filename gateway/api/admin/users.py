@@ -79,36 +79,25 @@ class UserRoutes:
 
     def routes(self) -> tuple[Route, ...]:
         return (
-            Route(
-                "GET",
-                ALL,
-                "users.read",
-                self.list,
-                "The people you see",
-                "users",
-                query=UserQuery,
-                answer=list[UserShown],
-            ),
+            Route("GET", ALL, "users.read", self.list, "The people you see", query=UserQuery, answer=list[UserShown]),
             Route(
                 "POST",
                 ALL,
                 "users.write",
                 self.create,
                 "Make a user",
-                "users",
                 body=NewUser,
                 answer=UserShown,
                 status=201,
                 action="user.create",
             ),
-            Route("GET", ONE, "users.read", self.get, "One person", "users", answer=UserShown, about=self.whose),
+            Route("GET", ONE, "users.read", self.get, "One person", answer=UserShown, about=self.whose),
             Route(
                 "PATCH",
                 ONE,
                 "users.write",
                 self.change,
                 "Change or disable a person",
-                "users",
                 body=UserPatch,
                 answer=UserShown,
                 about=self.whose,

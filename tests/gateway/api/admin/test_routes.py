@@ -73,33 +73,31 @@ class Things:
     def routes(self) -> tuple[Route, ...]:
         one = "/admin/v1/things/{id}"
         return (
-            Route("GET", "/admin/v1/things", "teams.read", self.list, "", "x", query=ThingQuery, answer=list[Thing]),
+            Route("GET", "/admin/v1/things", "teams.read", self.list, "", query=ThingQuery, answer=list[Thing]),
             Route(
                 "POST",
                 "/admin/v1/things",
                 "teams.create",
                 self.create,
                 "",
-                "x",
                 body=NewThing,
                 answer=Thing,
                 status=201,
                 action="thing.create",
             ),
-            Route("GET", one, "teams.read", self.get, "", "x", answer=Thing, about=self.whose),
+            Route("GET", one, "teams.read", self.get, "", answer=Thing, about=self.whose),
             Route(
                 "PATCH",
                 one,
                 "teams.write",
                 self.change,
                 "",
-                "x",
                 body=NewThing,
                 answer=Thing,
                 about=self.whose,
                 action="thing.change",
             ),
-            Route("DELETE", one, "teams.write", self.delete, "", "x", about=self.whose, action="thing.delete"),
+            Route("DELETE", one, "teams.write", self.delete, "", about=self.whose, action="thing.delete"),
         )
 
     async def whose(self, call: Call[Any, Any]) -> Resource | None:
@@ -236,9 +234,9 @@ def test_who_may_not_sees_or_does_nothing() -> None:
 def test_a_route_says_what_it_needs() -> None:
     things = Things()
     with pytest.raises(ValueError, match="called in the audit log"):
-        Route("POST", "/admin/v1/x", "teams.write", things.delete, "", "x")
+        Route("POST", "/admin/v1/x", "teams.write", things.delete, "")
     with pytest.raises(ValueError, match="no administration route"):
-        Route("GET", "/v1/x", "teams.write", things.delete, "", "x")
+        Route("GET", "/v1/x", "teams.write", things.delete, "")
 
     async def handler(request: Any) -> Any:
         return json_response(b"{}")
