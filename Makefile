@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/python
 CLIENT_VENV := $(VENV)/clients
 ARGS ?=
+# Bytecode is kept whatever the surroundings say: each process of the tests would compile everything anew.
+export PYTHONDONTWRITEBYTECODE :=
 UNIT := tests/adapters tests/gateway tests/test_architecture.py tests/test_docs.py
 
 .PHONY: setup serve test check unit bench simulate money lock train-demo clean
