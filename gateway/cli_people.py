@@ -148,19 +148,10 @@ def _asked(options: argparse.Namespace, kind: Callable[..., Any], *names: str) -
     return kind(**values)
 
 
-def _changed(change: Any) -> dict[str, str]:
-    """For the audit log: what was changed, and to what where it is short."""
-    import msgspec
-
-    return {
-        name: value if isinstance(value, str) else msgspec.json.encode(value).decode()
-        for name, value in msgspec.structs.asdict(change).items()
-        if value is not msgspec.UNSET
-    }
-
-
 def _check_asked(change: Any) -> None:
-    if not _changed(change):
+    from gateway.auth.records import changes
+
+    if not changes(change):
         raise command.CommandError("say what to change; --help lists what there is")
 
 
@@ -226,18 +217,19 @@ def _show(options: argparse.Namespace) -> int:
 
 def _set(options: argparse.Namespace) -> int:
     from gateway.auth.orgs import OrgChange
+    from gateway.auth.records import changes
     from gateway.auth.teams import TeamChange
     from gateway.auth.users import UserChange
 
     kind: _Kind = options.kind
-    changes: dict[str, type[Any]] = {"org": OrgChange, "team": TeamChange, "user": UserChange}
-    change = _asked(options, changes[kind.name], *kind.settable)
+    kinds: dict[str, type[Any]] = {"org": OrgChange, "team": TeamChange, "user": UserChange}
+    change = _asked(options, kinds[kind.name], *kind.settable)
     _check_asked(change)
 
     async def work(directory: Directory) -> Any:
         identity = await _identity(options, directory)
         changed = await _domain(kind, directory).change(command.operator(), identity, change)
-        await command.note(directory, f"{kind.name}.change", changed.id, **_changed(change))
+        await command.note(directory, f"{kind.name}.change", changed.id, **changes(change))
         return changed
 
     return _do(options, work)
@@ -298,6 +290,7 @@ def _member_add(options: argparse.Namespace) -> int:
 
 
 def _member_set(options: argparse.Namespace) -> int:
+    from gateway.auth.records import changes
     from gateway.auth.teams import MemberChange, Teams
 
     change = _asked(options, MemberChange, "role")
@@ -306,7 +299,7 @@ def _member_set(options: argparse.Namespace) -> int:
     async def work(directory: Directory) -> Any:
         user_id = await _user(directory, options)
         member = await Teams(directory).set_member(command.operator(), options.team, user_id, change)
-        await command.note(directory, "member.change", options.team, user=user_id, **_changed(change))
+        await command.note(directory, "member.change", options.team, user=user_id, **changes(change))
         return member
 
     return _do(options, work)

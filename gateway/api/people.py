@@ -14,7 +14,7 @@ from msgspec import Meta
 from starlette.requests import Request
 
 from gateway import errors
-from gateway.api.admin.routes import Body, Moment, decoder, encode, kept
+from gateway.api.admin.routes import Body, Moment, decoder, encode, kept, shown
 from gateway.api.cookies import Cookies
 from gateway.api.http import Answer, Doc, Endpoint, Response, event_of, json_response, read_json_body
 from gateway.api.log_ins import LogIns, login_of, person_of
@@ -245,20 +245,16 @@ class People:
         standing, has_password = await parts.accounts.profile(user_id)
         user, org = standing.user, standing.org
         assert user is not None
-        shown = Me(
-            id=user.id,
-            email=user.email,
-            name=user.name,
-            role=user.role,
-            admin=user.admin,
+        me = shown(
+            Me,
+            user,
             org=None if org is None else org.id,
             org_name=None if org is None else org.name,
             teams=[TeamPlace(id=one.team_id, role=one.role) for one in standing.members],
             has_password=has_password,
-            created_at=Moment(user.created_us),
             login=None if session is None else shown_login(session, session),
         )
-        return json_response(encode(shown), status, {"cache-control": "no-store"})
+        return json_response(encode(me), status, {"cache-control": "no-store"})
 
     async def rename(self, request: Request) -> Response:
         session, body = login_of(request), await self._body(request, ProfileBody)
@@ -307,13 +303,10 @@ def listed(data: Sequence[msgspec.Struct]) -> Answer:
 
 def shown_login(session: BrowserSession, current: BrowserSession | None) -> LoginShown:
     """A log-in as its user sees it."""
-    return LoginShown(
-        id=session.id,
+    return shown(
+        LoginShown,
+        session,
         provider=session.provider or None,
-        address=session.address,
-        agent=session.agent,
-        created_at=Moment(session.created_us),
         last_used_at=Moment(session.seen_us),
-        expires_at=Moment(session.expires_us),
         current=current is not None and current.id == session.id,
     )

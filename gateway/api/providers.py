@@ -8,7 +8,7 @@ import msgspec
 from starlette.requests import Request
 
 from gateway import errors
-from gateway.api.admin.routes import Moment, encode, kept
+from gateway.api.admin.routes import Moment, encode, kept, shown
 from gateway.api.cookies import local_path
 from gateway.api.http import Answer, Doc, Endpoint, Response, encode_headers, event_of, json_response
 from gateway.api.log_ins import login_of, person_of
@@ -109,9 +109,9 @@ class Providers:
 
     async def ways(self, request: Request) -> Response:
         configured = {} if self._parts is None else self._parts.providers
-        shown = [ProviderShown(name=name, title=one.config.title or name) for name, one in configured.items()]
+        ways = [ProviderShown(name=name, title=one.config.title or name) for name, one in configured.items()]
         signup = "off" if self._parts is None else self._parts.accounts.signup
-        return json_response(encode(Ways(signup=signup, providers=shown)))
+        return json_response(encode(Ways(signup=signup, providers=ways)))
 
     async def start(self, request: Request) -> Response:
         url, cookie = await self._begin(request, "")
@@ -169,9 +169,7 @@ class Providers:
         parts = kept(self._parts)
         names = {one.config.issuer: name for name, one in parts.providers.items()}
         data = [
-            IdentityShown(
-                provider=names.get(one.issuer), issuer=one.issuer, email=one.email, linked_at=Moment(one.linked_us)
-            )
+            shown(IdentityShown, one, provider=names.get(one.issuer))
             for one in await parts.identities.of_user(person_of(request))
         ]
         return listed(data)

@@ -9,6 +9,9 @@ from msgspec.structs import replace
 from gateway.auth import Principal
 from gateway.auth.records import (
     Directory,
+    Guards,
+    Models,
+    Name,
     Org,
     Part,
     Wanted,
@@ -27,18 +30,18 @@ from gateway.auth.records import (
     update,
 )
 from gateway.auth.roles import reach
-from gateway.config_limits import ScopeLimits
+from gateway.config_limits import Factor, ScopeLimits
 from gateway.state.database import Statements
 
 
-class OrgChange(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be set of an organisation; UNSET stays as it is."""
+class OrgChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is to be set of an organisation; what is left out stays as it is."""
 
-    name: str | UnsetType = UNSET
+    name: Name | UnsetType = UNSET
     limits: ScopeLimits | UnsetType | None = UNSET
-    models: tuple[str, ...] | UnsetType | None = UNSET
-    guardrails: tuple[str, ...] | UnsetType = UNSET
-    price_factor: str | UnsetType | None = UNSET
+    models: Models | UnsetType | None = UNSET
+    guardrails: Guards | UnsetType = UNSET
+    price_factor: Factor | UnsetType | None = UNSET
     archived: bool | UnsetType = UNSET
 
 

@@ -12,10 +12,10 @@ import string
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Meta, UnsetType
 
 from gateway import errors
 from gateway.auth import Kind, Principal, Role
@@ -36,6 +36,9 @@ _GUARDRAIL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _JSON = frozenset({"limits", "scopes", "models", "addresses", "tags", "metadata", "guardrails"})
 
 T = TypeVar("T")
+Name = Annotated[str, Meta(min_length=1, max_length=NAME_LENGTH_MAX)]
+Models = Annotated[tuple[str, ...], Meta(max_length=MODELS_MAX)]
+Guards = Annotated[tuple[str, ...], Meta(max_length=GUARDRAILS_MAX)]
 
 log = logging.getLogger(__name__)
 
@@ -325,6 +328,15 @@ def check_guardrails(names: tuple[str, ...]) -> tuple[str, ...]:
 def set_to(value: T | UnsetType, otherwise: T) -> T:
     """What was asked for, else what there is."""
     return otherwise if isinstance(value, UnsetType) else value
+
+
+def changes(change: msgspec.Struct) -> dict[str, str | int | bool]:
+    """What a change is about, for the audit log."""
+    asked = {name: value for name, value in msgspec.structs.asdict(change).items() if value is not UNSET}
+    return {
+        name: value if isinstance(value, str | bool) else msgspec.json.encode(value).decode()
+        for name, value in asked.items()
+    }
 
 
 def given(*values: object) -> bool:

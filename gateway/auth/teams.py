@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from gateway import errors
 from gateway.auth import Principal, Role
-from gateway.auth.orgs import ended_us, org_of
+from gateway.auth.orgs import OrgChange, ended_us, org_of
 from gateway.auth.records import (
     Directory,
     Member,
@@ -38,19 +38,12 @@ from gateway.state.database import Statements
 TEAMS_OF_USER_MAX = 100
 
 
-class TeamChange(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be set of a team; UNSET stays as it is."""
-
-    name: str | UnsetType = UNSET
-    limits: ScopeLimits | UnsetType | None = UNSET
-    models: tuple[str, ...] | UnsetType | None = UNSET
-    guardrails: tuple[str, ...] | UnsetType = UNSET
-    price_factor: str | UnsetType | None = UNSET
-    archived: bool | UnsetType = UNSET
+class TeamChange(OrgChange, frozen=True, kw_only=True):
+    """What is to be set of a team; what is left out stays as it is."""
 
 
-class MemberChange(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be set of a member; UNSET stays as it is."""
+class MemberChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is to be set of a member; what is left out stays as it is."""
 
     role: Role | UnsetType = UNSET
     limits: ScopeLimits | UnsetType | None = UNSET

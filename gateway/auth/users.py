@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from typing import Annotated
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Meta, UnsetType
 from msgspec.structs import replace
 
 from gateway import errors
@@ -13,6 +14,7 @@ from gateway.auth import Principal, Role
 from gateway.auth.orgs import ended_us, org_of
 from gateway.auth.records import (
     Directory,
+    Name,
     Part,
     User,
     Wanted,
@@ -36,15 +38,16 @@ from gateway.config_limits import ScopeLimits
 from gateway.state.database import Statements
 
 EMAIL_LENGTH_MAX = 254
+Email = Annotated[str, Meta(min_length=3, max_length=EMAIL_LENGTH_MAX)]
 # No more than what an address is sure to have; whether it exists, only a message to it can tell.
 _EMAIL = re.compile(r"[^\s@<>,;:\"()\[\]\\\x00-\x1f\x7f]{1,64}@[a-z0-9-]+(\.[a-z0-9-]+)+|[a-z0-9._+-]{1,64}@localhost")
 
 
-class UserChange(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be set of a user; UNSET stays as it is."""
+class UserChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is to be set of a user; what is left out stays as it is."""
 
-    name: str | UnsetType = UNSET
-    email: str | UnsetType = UNSET
+    name: Name | UnsetType = UNSET
+    email: Email | UnsetType = UNSET
     role: Role | UnsetType = UNSET
     admin: bool | UnsetType = UNSET
     limits: ScopeLimits | UnsetType | None = UNSET

@@ -22,8 +22,9 @@ Verb = Literal["list", "start", "find", "pause", "resume", "cancel"]
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
-    """A pull as it stands. `eta_s` None: nobody can tell. `path` is the model's first file once it is here."""
+    """A pull as it stands. `eta_s` null: nobody can tell. `path` is the model's first file once it is here."""
 
+    object: str = "library.pull"
     id: str
     reference: str
     kind: Kind

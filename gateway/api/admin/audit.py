@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from gateway import errors
-from gateway.api.admin.routes import Call, Moment, Page, Paging, Route, since_us, until_us
+from gateway.api.admin.routes import Call, Moment, Page, Paging, Route, shown, since_us, until_us
 from gateway.audit import Audit, Entry, Filter
 
 
@@ -75,11 +75,9 @@ class AuditRoutes:
             outcome=query.outcome,
         )
         entries, has_more = await self._audit.page(wanted, query.limit, query.after)
-        return Page([shown(entry) for entry in entries], entries[-1].id if has_more else None)
+        return Page([_shown(entry) for entry in entries], entries[-1].id if has_more else None)
 
 
-def shown(entry: Entry) -> AuditEntry:
+def _shown(entry: Entry) -> AuditEntry:
     """An entry as its readers see it."""
-    fields = msgspec.structs.asdict(entry)
-    details = msgspec.json.decode(fields.pop("details"))
-    return AuditEntry(at=Moment(fields.pop("at_us")), details=details, **fields)
+    return shown(AuditEntry, entry, details=msgspec.json.decode(entry.details))

@@ -11,7 +11,7 @@ import msgspec
 from gateway import errors
 from gateway.api.admin.forecasts import Forecast, ForecastAsked, Forecasts, sampled
 from gateway.api.admin.library import Text, told
-from gateway.api.admin.routes import Call, Moment, Page, Paging, Route, kept
+from gateway.api.admin.routes import Call, Moment, Page, Paging, Route, kept, shown
 from gateway.library.datasets import MADE, Datasets
 from gateway.library.files import File, Status, Wanted
 from gateway.library.requests import Dataset
@@ -79,14 +79,14 @@ class DatasetRoutes:
         asked = call.query
         wanted = Wanted(text=asked.q, status=asked.status, kind="dataset", how=MADE)
         files, more = await self._datasets.imports.files.page(wanted, asked.limit, asked.after)
-        return Page([shown(file) for file in files], files[-1].id if more else None)
+        return Page([_shown(file) for file in files], files[-1].id if more else None)
 
     async def _found(self, call: Call[Any, Any]) -> File:
         with told():
             return await self._datasets.get(call.path["id"])
 
     async def get(self, call: Call[None, None]) -> DatasetShown:
-        return shown(await self._found(call))
+        return _shown(await self._found(call))
 
     async def delete(self, call: Call[None, None]) -> None:
         file = await self._found(call)
@@ -105,16 +105,5 @@ class DatasetRoutes:
         return await self._forecasts.of(call.principal, file.id, lines, file.dataset.rows, call.query)
 
 
-def shown(file: File) -> DatasetShown:
-    return DatasetShown(
-        id=file.id,
-        name=file.name,
-        status=file.status,
-        reason=file.reason or None,
-        source=file.source,
-        path=file.path or None,
-        size_bytes=file.size_bytes,
-        sha256=file.sha256,
-        requests=file.dataset,
-        created_at=Moment(file.created_us),
-    )
+def _shown(file: File) -> DatasetShown:
+    return shown(DatasetShown, file, reason=file.reason or None, path=file.path or None, requests=file.dataset)

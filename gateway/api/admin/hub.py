@@ -9,8 +9,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from gateway.api.admin.library import ONE, FileShown, Text, told
-from gateway.api.admin.library import shown as file_shown
+from gateway.api.admin.library import ONE, FileShown, Text, file_shown, told
 from gateway.api.admin.routes import Body, Call, Page, Query, Route, kept
 from gateway.library.finding import Finding, Match, Offers
 from gateway.library.machine import Machine, machine

@@ -8,10 +8,9 @@ import msgspec
 from msgspec import Meta
 
 from gateway import errors
-from gateway.api.admin.routes import Body, Call, Moment, Page, Paging, Route, kept
+from gateway.api.admin.routes import Body, Call, Moment, Page, Paging, Route, kept, part_of, shown
 from gateway.api.people import PeopleParts
 from gateway.auth import Role
-from gateway.auth.invitations import Invitation
 from gateway.auth.roles import Resource, outranks
 
 
@@ -88,12 +87,8 @@ class InvitationRoutes:
         org_id = await self._org_id(call, call.query.org_id)
         call.require("users.read", _resource(org_id), "org_id")
         found = await kept(self._invitations).list(org_id)
-        ids = [one.id for one in found]
-        if call.query.after is not None and call.query.after not in ids:
-            raise errors.error("invalid_value", "There is nothing in the list with this id.", param="after")
-        start = 0 if call.query.after is None else ids.index(call.query.after) + 1
-        part, more = found[start : start + call.query.limit], len(found) > start + call.query.limit
-        return Page([shown(one) for one in part], part[-1].id if more else None)
+        part, cursor = part_of(found, call.query, lambda one: one.id)
+        return Page([shown(InvitationShown, one) for one in part], cursor)
 
     async def create(self, call: Call[None, InvitationBody]) -> InvitationShown:
         body, principal = call.body, call.principal
@@ -107,7 +102,7 @@ class InvitationRoutes:
         inviter = principal.user_id or principal.key_id
         invitation, token = await kept(self._invitations).create(body.email, org_id, body.role, inviter)
         call.note(invitation.id, email=invitation.email, org=org_id, role=body.role)
-        return shown(invitation, token)
+        return shown(InvitationShown, invitation, token=token)
 
     async def withdraw(self, call: Call[None, None]) -> None:
         await kept(self._invitations).withdraw(call.path["id"])
@@ -125,20 +120,6 @@ class InvitationRoutes:
         if org.archived_us is not None:
             raise errors.error("conflict", "The organisation is archived.")
         return org.id
-
-
-def shown(invitation: Invitation, token: str | None = None) -> InvitationShown:
-    """An invitation as those see it who may."""
-    return InvitationShown(
-        id=invitation.id,
-        email=invitation.email,
-        org_id=invitation.org_id,
-        role=invitation.role,
-        inviter=invitation.inviter,
-        created_at=Moment(invitation.created_us),
-        expires_at=Moment(invitation.expires_us),
-        token=token,
-    )
 
 
 def _resource(org_id: str) -> Resource:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from gateway.api.admin.routes import Body, Call, Moment, Page, Paging, Query, Route, kept, moment
+from gateway.api.admin.routes import Body, Call, Moment, Page, Paging, Query, Route, kept, shown
 from gateway.auth import Kind
 from gateway.auth.key_rules import KeyChange
 from gateway.auth.keyring import REASON_LENGTH_MAX, Keyring, Place
@@ -217,21 +217,10 @@ class KeyRoutes:
         call.note(call.path["id"], reason=reason)
 
     def _shown(self, key: Key) -> KeyShown:
-        return KeyShown(**_fields(key, self._now_us()))
+        return shown(KeyShown, key, status=key.status(self._now_us()))
 
     def _made(self, key: Key, text: str) -> KeyMade:
-        return KeyMade(**_fields(key, self._now_us()), key=text)
-
-
-def _fields(key: Key, now_us: int) -> dict[str, Any]:
-    same = {name: getattr(key, name) for name in KeyShown.__struct_fields__ if name in key.__struct_fields__}
-    return same | {
-        "status": key.status(now_us),
-        "created_at": Moment(key.created_us),
-        "expires_at": moment(key.expires_us),
-        "last_used_at": moment(key.last_used_us),
-        "revoked_at": moment(key.revoked_us),
-    }
+        return shown(KeyMade, key, status=key.status(self._now_us()), key=text)
 
 
 def _change(settings: Settings) -> KeyChange:

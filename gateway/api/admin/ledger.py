@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from gateway import errors
-from gateway.api.admin.routes import Body, Call, Moment, Page, Paging, Route, encode, kept, since_us, until_us
+from gateway.api.admin.routes import Body, Call, Moment, Page, Paging, Route, encode, kept, shown, since_us, until_us
 from gateway.api.http import Download, Response, respond
 from gateway.api.usage import items
 from gateway.auth.roles import Reach
@@ -191,7 +191,7 @@ class LedgerRoutes:
             case "jsonl":
                 return Download(_written(self._ledger.entries(wanted), json_line), JSON_LINES, "ledger.jsonl")
         found, has_more = await self._ledger.page(wanted, query.limit, query.after)
-        return Page([shown(entry) for entry in found], found[-1].id if has_more else None)
+        return Page([_shown(entry) for entry in found], found[-1].id if has_more else None)
 
     async def correct(self, call: Call[None, Corrections]) -> Corrected:
         body = call.body
@@ -207,13 +207,12 @@ class LedgerRoutes:
         return Corrected(corrections=count, usd=usd(difference_nano))
 
 
-def shown(entry: Entry) -> EntryShown:
+def _shown(entry: Entry) -> EntryShown:
     """An entry with its amounts in dollars."""
-    fields = {name: getattr(entry, name) for name in EntryShown.__struct_fields__ if name in entry.__struct_fields__}
     price = entry.price
-    return EntryShown(
-        **fields,
-        at=Moment(entry.at_us),
+    return shown(
+        EntryShown,
+        entry,
         cost_usd=None if entry.cost_nano is None else usd(entry.cost_nano),
         charged_usd=usd(entry.charged_nano),
         items=[] if price is None else items(price, entry.usage),

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from gateway import errors
-from gateway.api.admin.routes import Body, Call, Moment, Page, Paging, Route, kept
+from gateway.api.admin.routes import Body, Call, Moment, Page, Paging, Route, kept, shown
 from gateway.library import errors as library
 from gateway.library.facts import Facts
 from gateway.library.files import UNFINISHED, File, Status, Wanted
@@ -199,34 +199,17 @@ class LibraryRoutes:
             return self._shown(await asyncio.shield(self._imports.wait(call.path["id"])))
 
     def _shown(self, file: File) -> FileShown:
-        return shown(file, self._imports.done_bytes(file.id))
+        return file_shown(file, self._imports.done_bytes(file.id))
 
 
-def shown(file: File, done_bytes: int | None = None) -> FileShown:
-    if done_bytes is None and file.status in UNFINISHED:
-        done_bytes = file.done_bytes
-    return FileShown(
-        id=file.id,
-        name=file.name,
-        kind=file.kind,
-        status=file.status,
+def file_shown(file: File, done_bytes: int | None = None) -> FileShown:
+    return shown(
+        FileShown,
+        file,
         reason=file.reason or None,
         path=file.path or None,
-        how=file.how,
-        source=file.source,
-        size_bytes=file.size_bytes,
-        done_bytes=done_bytes,
-        sha256=file.sha256,
-        blake3=file.blake3,
-        facts=file.facts,
-        repo=file.repo,
         commit=file.commit_id,
-        repo_file=file.repo_file,
-        tags=file.tags,
-        place=file.place,
-        created_at=Moment(file.created_us),
-        changed_at=Moment(file.changed_us),
-        version=file.version,
+        done_bytes=file.done_bytes if done_bytes is None and file.status in UNFINISHED else done_bytes,
     )
 
 

@@ -9,9 +9,9 @@ import msgspec
 from msgspec import Meta
 
 from gateway.api.admin.library import ONE, Text, told
-from gateway.api.admin.routes import Body, Call, Moment, Page, Paging, Route, kept
+from gateway.api.admin.routes import Body, Call, Moment, Page, Paging, Route, kept, shown
 from gateway.library.drives import How
-from gateway.library.links import Link, Links, LinkStatus, Repaired
+from gateway.library.links import Links, LinkStatus, Repaired
 
 LINKS = "/admin/v1/library/links"
 
@@ -97,11 +97,11 @@ class LinkRoutes:
         with told(param="path"):
             link = await self._links.make(call.path["id"], Path(call.body.path), call.body.how)
         call.note(link.id, file=link.file_id, path=link.path, how=link.how)
-        return shown(link)
+        return shown(LinkShown, link)
 
     async def list(self, call: Call[LinkQuery, None]) -> Page[LinkShown]:
         links, more = await self._links.page(call.query.limit, call.query.after, call.query.file_id)
-        return Page([shown(link) for link in links], links[-1].id if more else None)
+        return Page([shown(LinkShown, link) for link in links], links[-1].id if more else None)
 
     async def repair(self, call: Call[None, None]) -> Repaired:
         done = await self._links.repair()
@@ -112,15 +112,3 @@ class LinkRoutes:
         with told():
             link = await self._links.remove(call.path["id"])
         call.note(link.id, file=link.file_id, path=link.path)
-
-
-def shown(link: Link) -> LinkShown:
-    return LinkShown(
-        id=link.id,
-        file_id=link.file_id,
-        path=link.path,
-        how=link.how,
-        status=link.status,
-        created_at=Moment(link.created_us),
-        checked_at=Moment(link.checked_us),
-    )

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
-from msgspec import UNSET, Meta, UnsetType
 
-from gateway.api.admin.routes import Body, Call, Moment, Page, Paging, Route, kept, moment
+from gateway.api.admin.routes import Body, Call, Moment, Page, Paging, Route, kept, shown
 from gateway.auth.orgs import OrgChange, Orgs
-from gateway.auth.records import Directory, Org, find
+from gateway.auth.records import Directory, Guards, Models, Name, Org, changes, find
 from gateway.auth.roles import Resource
 from gateway.config_limits import Factor, ScopeLimits
 
 ALL = "/admin/v1/orgs"
 ONE = "/admin/v1/orgs/{id}"
-Name = Annotated[str, Meta(min_length=1, max_length=100)]
-Models = Annotated[tuple[str, ...], Meta(max_length=1000)]
-Guards = Annotated[tuple[str, ...], Meta(max_length=100)]
 
 
 class OrgShown(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,17 +38,6 @@ class NewOrg(Body, frozen=True, kw_only=True):
     models: Models | None = None
     guardrails: Guards = ()
     price_factor: Factor | None = None
-
-
-class OrgPatch(Body, frozen=True, kw_only=True):
-    """What is left out stays as it is."""
-
-    name: Name | UnsetType = UNSET
-    limits: ScopeLimits | UnsetType | None = UNSET
-    models: Models | UnsetType | None = UNSET
-    guardrails: Guards | UnsetType = UNSET
-    price_factor: Factor | UnsetType | None = UNSET
-    archived: bool | UnsetType = UNSET
 
 
 class OrgRoutes:
@@ -90,7 +75,7 @@ class OrgRoutes:
                 "orgs.write",
                 self.change,
                 "Change or archive an organisation",
-                body=OrgPatch,
+                body=OrgChange,
                 answer=OrgShown,
                 about=self.whose,
                 action="org.change",
@@ -104,41 +89,17 @@ class OrgRoutes:
 
     async def list(self, call: Call[Paging, None]) -> Page[OrgShown]:
         orgs, more = await self._orgs.list(call.principal, call.query.limit, call.query.after)
-        return Page([shown(org) for org in orgs], orgs[-1].id if more else None)
+        return Page([shown(OrgShown, org) for org in orgs], orgs[-1].id if more else None)
 
     async def create(self, call: Call[None, NewOrg]) -> OrgShown:
         org = await self._orgs.create(call.principal, **msgspec.structs.asdict(call.body))
         call.note(org.id, name=org.name)
-        return shown(org)
+        return shown(OrgShown, org)
 
     async def get(self, call: Call[None, None]) -> OrgShown:
-        return shown(await self._orgs.get(call.principal, call.path["id"]))
+        return shown(OrgShown, await self._orgs.get(call.principal, call.path["id"]))
 
-    async def change(self, call: Call[None, OrgPatch]) -> OrgShown:
-        change = OrgChange(**msgspec.structs.asdict(call.body))
-        org = await self._orgs.change(call.principal, call.path["id"], change, call.version)
+    async def change(self, call: Call[None, OrgChange]) -> OrgShown:
+        org = await self._orgs.change(call.principal, call.path["id"], call.body, call.version)
         call.note(org.id, **changes(call.body))
-        return shown(org)
-
-
-def shown(org: Org) -> OrgShown:
-    return OrgShown(
-        id=org.id,
-        name=org.name,
-        created_at=Moment(org.created_us),
-        archived_at=moment(org.archived_us),
-        version=org.version,
-        limits=org.limits,
-        models=org.models,
-        guardrails=org.guardrails,
-        price_factor=org.price_factor,
-    )
-
-
-def changes(body: Body) -> dict[str, str | int | bool]:
-    """What a change asked for, for the audit log."""
-    asked = {name: value for name, value in msgspec.structs.asdict(body).items() if value is not UNSET}
-    return {
-        name: value if isinstance(value, str | bool) else msgspec.json.encode(value).decode()
-        for name, value in asked.items()
-    }
+        return shown(OrgShown, org)

@@ -7,7 +7,7 @@ from typing import Literal
 import msgspec
 
 from gateway import errors
-from gateway.api.admin.routes import Call, Page, Paging, Route, kept
+from gateway.api.admin.routes import Call, Page, Paging, Route, kept, part_of
 from gateway.api.admin.server import PriceShown, price_shown
 from gateway.config_limits import PriceConfig
 from gateway.prices import in_force, price_of
@@ -52,7 +52,6 @@ class PriceRoutes:
         return kept(self._live.stock)
 
     def routes(self) -> tuple[Route, ...]:
-        tag = "server"
         return (
             Route(
                 "GET",
@@ -79,14 +78,7 @@ class PriceRoutes:
         )
 
     async def list(self, call: Call[Paging, None]) -> Page[PriceInForce]:
-        prices = self._all()
-        ids = [price.id for price in prices]
-        after = call.query.after
-        if after is not None and after not in ids:
-            raise errors.error("invalid_value", "There is nothing in the list with this id.", param="after")
-        begin = 0 if after is None else ids.index(after) + 1
-        part = prices[begin : begin + call.query.limit]
-        return Page([*part], part[-1].id if begin + call.query.limit < len(prices) else None)
+        return Page(*part_of(self._all(), call.query, lambda price: price.id))
 
     async def set(self, call: Call[None, PriceConfig]) -> PriceInForce:
         name = call.path["name"]

@@ -8,7 +8,6 @@ from contextlib import aclosing
 from fnmatch import fnmatchcase
 from typing import Annotated, Any
 
-import msgspec
 from msgspec import Meta
 
 from gateway import errors
@@ -43,25 +42,6 @@ class NewPull(Body, frozen=True, kw_only=True):
     wait: bool = False
 
 
-class PullShown(msgspec.Struct, frozen=True, kw_only=True):
-    """A pull. `status` is queued, running, verifying, paused, succeeded, failed or cancelled; `eta_s` null: nobody can
-    tell; `path` is the model's first file once it is here."""
-
-    object: str = "library.pull"
-    id: str
-    reference: str
-    kind: str
-    status: str
-    commit: str | None
-    files: tuple[str, ...]
-    done_bytes: int
-    total_bytes: int
-    bytes_per_s: float
-    eta_s: float | None
-    error: str | None
-    path: str | None
-
-
 class PullRoutes:
     """The pulls of this gateway. `allowed` are the repositories they may be from: `*` is anything, none is all."""
 
@@ -75,7 +55,7 @@ class PullRoutes:
         events = {"type": "string", "description": "`data: ` and a pull, a few times a second, until it has ended. "}
         events["description"] += "With `Upgrade: websocket` each is a text message instead."
         return (
-            Route("GET", "/admin/v1/pulls", read, self.list, "All pulls since the start", answer=list[PullShown]),
+            Route("GET", "/admin/v1/pulls", read, self.list, "All pulls since the start", answer=list[Progress]),
             Route(
                 "POST",
                 "/admin/v1/pulls",
@@ -83,11 +63,11 @@ class PullRoutes:
                 self.start,
                 "Pull a model or dataset, or join the pull of it",
                 body=NewPull,
-                answer=PullShown,
+                answer=Progress,
                 status=201,
                 action="library.pull",
             ),
-            Route("GET", one, read, self.show, "One pull", answer=PullShown),
+            Route("GET", one, read, self.show, "One pull", answer=Progress),
             Route(
                 "GET",
                 f"{one}/events",
@@ -104,7 +84,7 @@ class PullRoutes:
 
     def _action(self, verb: str, handler: Any, summary: str) -> Route:
         path, action = f"/admin/v1/pulls/{{id}}/{verb}", f"library.pull.{verb}"
-        return Route("POST", path, "library.write", handler, summary, answer=PullShown, action=action)
+        return Route("POST", path, "library.write", handler, summary, answer=Progress, action=action)
 
     async def _ask(self, verb: Verb, name: str = "", **more: Any) -> Told:
         told = await kept(self._ask_pulls)(Asked(verb=verb, name=name, **more))
@@ -114,11 +94,11 @@ class PullRoutes:
             raise errors.error("overloaded", f"{told.refused}.")
         return told
 
-    async def list(self, call: Call[None, None]) -> Page[PullShown]:
+    async def list(self, call: Call[None, None]) -> Page[Progress]:
         told = Told() if self._ask_pulls is None else await self._ask("list")
-        return Page([shown(one) for one in told.pulls])
+        return Page([*told.pulls])
 
-    async def start(self, call: Call[None, NewPull]) -> PullShown:
+    async def start(self, call: Call[None, NewPull]) -> Progress:
         body = call.body
         kind: Kind = "dataset" if body.dataset else "model"
         reference = self._permitted(body.name, kind)
@@ -133,7 +113,7 @@ class PullRoutes:
                         break
                 if made is not None and progress.status == "succeeded":
                     await asyncio.wait([made])
-        return shown(progress)
+        return progress
 
     def _follow(self, progress: Progress, body: NewPull) -> asyncio.Task[None] | None:
         """Have a dataset made of what comes, where there is a library to keep it in."""
@@ -161,8 +141,8 @@ class PullRoutes:
             raise errors.error("permission_denied", message, param="name")
         return reference
 
-    async def show(self, call: Call[None, None]) -> PullShown:
-        return shown((await self._known(call, "find")).pulls[0])
+    async def show(self, call: Call[None, None]) -> Progress:
+        return (await self._known(call, "find")).pulls[0]
 
     async def events(self, call: Call[None, None]) -> Response:
         first = (await self._known(call, "find")).pulls[0]
@@ -173,29 +153,25 @@ class PullRoutes:
     async def _told(self, first: Progress, form: bytes = b"%b") -> AsyncGenerator[bytes, None]:
         async with aclosing(watch(kept(self._ask_pulls), first)) as watched:
             async for progress in watched:
-                yield form % encode(shown(progress))
+                yield form % encode(progress)
 
-    async def pause(self, call: Call[None, None]) -> PullShown:
+    async def pause(self, call: Call[None, None]) -> Progress:
         return await self._changed(call, "pause")
 
-    async def resume(self, call: Call[None, None]) -> PullShown:
+    async def resume(self, call: Call[None, None]) -> Progress:
         return await self._changed(call, "resume")
 
-    async def cancel(self, call: Call[None, None]) -> PullShown:
+    async def cancel(self, call: Call[None, None]) -> Progress:
         return await self._changed(call, "cancel")
 
-    async def _changed(self, call: Call[None, None], verb: Verb) -> PullShown:
+    async def _changed(self, call: Call[None, None], verb: Verb) -> Progress:
         told = await self._known(call, verb)
         if not told.done:
             raise errors.error("conflict", f"The pull is {told.pulls[0].status}.")
-        return shown(told.pulls[0])
+        return told.pulls[0]
 
     async def _known(self, call: Call[None, None], verb: Verb) -> Told:
         told = await self._ask(verb, call.path["id"])
         if not told.pulls:
             raise not_found()
         return told
-
-
-def shown(progress: Progress) -> PullShown:
-    return PullShown(**msgspec.structs.asdict(progress))

@@ -8,7 +8,7 @@ the handler runs, its change is put into the audit log, its answer encoded. `gat
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Annotated, Any, Generic, Literal, TypeVar
 from urllib.parse import quote
 
@@ -30,6 +30,7 @@ from gateway.moments import iso, moment_us
 Q = TypeVar("Q")
 B = TypeVar("B")
 T = TypeVar("T")
+S = TypeVar("S", bound=msgspec.Struct)
 
 ETAG = re.compile(r'"(\d{1,18})"')
 # No database can keep this character in a text.
@@ -92,6 +93,29 @@ class Page(msgspec.Struct, Generic[T], frozen=True):
 
     data: list[T]
     next_cursor: str | None = None
+
+
+def part_of(items: Sequence[T], paging: Paging, key: Callable[[T], str]) -> tuple[list[T], str | None]:
+    """The part of a whole list that is wanted, and the cursor of the next one."""
+    begin = 0
+    if paging.after is not None:
+        begin = next((i for i, item in enumerate(items, 1) if key(item) == paging.after), 0)
+        if not begin:
+            raise errors.error("invalid_value", "There is nothing in the list with this id.", param="after")
+    end = begin + paging.limit
+    return [*items[begin:end]], key(items[end - 1]) if end < len(items) else None
+
+
+def shown(kind: type[S], record: msgspec.Struct, **other: Any) -> S:
+    """A record as it is answered: `other`, and for the rest its fields of the same names; `created_at` is its
+    `created_us`."""
+    for name in kind.__struct_fields__:
+        us = name.removesuffix("_at") + "_us"
+        if name not in other and hasattr(record, name):
+            other[name] = getattr(record, name)
+        elif name not in other and hasattr(record, us):
+            other[name] = moment(getattr(record, us))
+    return kind(**other)
 
 
 class Call(Generic[Q, B]):

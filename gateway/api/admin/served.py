@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from gateway import errors
-from gateway.api.admin.routes import Body, Call, Moment, Page, Paging, Route, kept, moment
+from gateway.api.admin.routes import Body, Call, Moment, Page, Paging, Route, kept, moment, part_of
 from gateway.api.admin.server import MASK, PriceShown, price_shown
 from gateway.api.admin.targets import TargetShown
 from gateway.api.admin.targets import shown as standing_shown
@@ -103,15 +103,7 @@ class _Kept:
         return kept(self._live.stock)
 
     def _page(self, paging: Paging) -> tuple[list[Item], str | None]:
-        items = self._live.served.of(self._kind)
-        begin = 0
-        if paging.after is not None:
-            cursors = [_cursor(item) for item in items]
-            if paging.after not in cursors:
-                raise errors.error("invalid_value", "There is nothing in the list behind this.", param="after")
-            begin = cursors.index(paging.after) + 1
-        part = items[begin : begin + paging.limit]
-        return part, _cursor(part[-1]) if begin + paging.limit < len(items) else None
+        return part_of(self._live.served.of(self._kind), paging, _cursor)
 
     def _find(self, name: str) -> Item:
         found = self._live.served.find(self._kind, name)
@@ -154,7 +146,7 @@ class ProviderRoutes(_Kept):
         super().__init__(live, "provider")
 
     def routes(self) -> tuple[Route, ...]:
-        tag, read, write = "routing", "routing.read", "routing.write"
+        read, write = "routing.read", "routing.write"
         return (
             Route("GET", PROVIDERS, read, self.list, "All providers", query=Paging, answer=list[ProviderShown]),
             Route(
@@ -247,7 +239,7 @@ class RouteRoutes(_Kept):
         self._clock = clock
 
     def routes(self) -> tuple[Route, ...]:
-        tag, read, write = "routing", "routing.read", "routing.write"
+        read, write = "routing.read", "routing.write"
         return (
             Route(
                 "GET",

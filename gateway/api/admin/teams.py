@@ -6,12 +6,10 @@ from functools import partial
 from typing import Any
 
 import msgspec
-from msgspec import UNSET, UnsetType
 
-from gateway.api.admin.orgs import Guards, Models, Name, changes
-from gateway.api.admin.routes import Body, Call, Moment, Page, Paging, Route, kept, moment
+from gateway.api.admin.routes import Body, Call, Moment, Page, Paging, Route, kept, shown
 from gateway.auth import Role
-from gateway.auth.records import Directory, Member, Team, find
+from gateway.auth.records import Directory, Guards, Models, Name, Team, changes, find
 from gateway.auth.roles import Resource
 from gateway.auth.teams import MemberChange, TeamChange, Teams
 from gateway.config_limits import Factor, ScopeLimits
@@ -66,28 +64,10 @@ class NewTeam(Body, frozen=True, kw_only=True):
     price_factor: Factor | None = None
 
 
-class TeamPatch(Body, frozen=True, kw_only=True):
-    """What is left out stays as it is."""
-
-    name: Name | UnsetType = UNSET
-    limits: ScopeLimits | UnsetType | None = UNSET
-    models: Models | UnsetType | None = UNSET
-    guardrails: Guards | UnsetType = UNSET
-    price_factor: Factor | UnsetType | None = UNSET
-    archived: bool | UnsetType = UNSET
-
-
 class NewMember(Body, frozen=True, kw_only=True):
     user_id: str
     role: Role = "member"
     limits: ScopeLimits | None = None
-
-
-class MemberPatch(Body, frozen=True, kw_only=True):
-    """What is left out stays as it is."""
-
-    role: Role | UnsetType = UNSET
-    limits: ScopeLimits | UnsetType | None = UNSET
 
 
 class TeamRoutes:
@@ -129,7 +109,7 @@ class TeamRoutes:
                 "teams.write",
                 self.change,
                 "Change or archive a team",
-                body=TeamPatch,
+                body=TeamChange,
                 action="team.change",
                 description="Limits, models, guardrails and `archived` are for those who lead the organisation, "
                 "`price_factor` is for administrators of the gateway.",
@@ -166,7 +146,7 @@ class TeamRoutes:
                 "teams.write",
                 self.set_member,
                 "Change a member's role or limits",
-                body=MemberPatch,
+                body=MemberChange,
                 answer=MemberShown,
                 action="member.change",
             ),
@@ -182,72 +162,44 @@ class TeamRoutes:
     async def list(self, call: Call[TeamQuery, None]) -> Page[TeamShown]:
         query = call.query
         teams, more = await self._teams.list(call.principal, query.limit, query.after, org_id=query.org_id)
-        return Page([_team(team) for team in teams], teams[-1].id if more else None)
+        return Page([shown(TeamShown, team) for team in teams], teams[-1].id if more else None)
 
     async def create(self, call: Call[None, NewTeam]) -> TeamShown:
         asked = msgspec.structs.asdict(call.body)
         asked["org_id"] = call.body.org_id or call.principal.org_id or ""
         team = await self._teams.create(call.principal, **asked)
         call.note(team.id, name=team.name, org=team.org_id)
-        return _team(team)
+        return shown(TeamShown, team)
 
     async def get(self, call: Call[None, None]) -> TeamShown:
-        return _team(await self._teams.get(call.principal, call.path["id"]))
+        return shown(TeamShown, await self._teams.get(call.principal, call.path["id"]))
 
-    async def change(self, call: Call[None, TeamPatch]) -> TeamShown:
-        change = TeamChange(**msgspec.structs.asdict(call.body))
-        team = await self._teams.change(call.principal, call.path["id"], change, call.version)
+    async def change(self, call: Call[None, TeamChange]) -> TeamShown:
+        team = await self._teams.change(call.principal, call.path["id"], call.body, call.version)
         call.note(team.id, **changes(call.body))
-        return _team(team)
+        return shown(TeamShown, team)
 
     async def members(self, call: Call[Paging, None]) -> Page[MemberShown]:
         query = call.query
         members, more = await self._teams.members(call.principal, call.path["id"], query.limit, query.after)
-        return Page([_member(member) for member in members], members[-1].user_id if more else None)
+        return Page([shown(MemberShown, member) for member in members], members[-1].user_id if more else None)
 
     async def add(self, call: Call[None, NewMember]) -> MemberShown:
         body = call.body
         member = await self._teams.add(call.principal, call.path["id"], body.user_id, body.role, body.limits)
         call.note(member.team_id, user=member.user_id, role=member.role)
-        return _member(member)
+        return shown(MemberShown, member)
 
     async def member(self, call: Call[None, None]) -> MemberShown:
-        return _member(await self._teams.member(call.principal, call.path["id"], call.path["user_id"]))
+        return shown(MemberShown, await self._teams.member(call.principal, call.path["id"], call.path["user_id"]))
 
-    async def set_member(self, call: Call[None, MemberPatch]) -> MemberShown:
-        change = MemberChange(**msgspec.structs.asdict(call.body))
+    async def set_member(self, call: Call[None, MemberChange]) -> MemberShown:
         path = call.path
-        member = await self._teams.set_member(call.principal, path["id"], path["user_id"], change, call.version)
+        member = await self._teams.set_member(call.principal, path["id"], path["user_id"], call.body, call.version)
         call.note(member.team_id, user=member.user_id, **changes(call.body))
-        return _member(member)
+        return shown(MemberShown, member)
 
     async def remove(self, call: Call[None, None]) -> None:
         path = call.path
         await self._teams.remove(call.principal, path["id"], path["user_id"], call.version)
         call.note(path["id"], user=path["user_id"])
-
-
-def _team(team: Team) -> TeamShown:
-    return TeamShown(
-        id=team.id,
-        org_id=team.org_id,
-        name=team.name,
-        created_at=Moment(team.created_us),
-        archived_at=moment(team.archived_us),
-        version=team.version,
-        limits=team.limits,
-        models=team.models,
-        guardrails=team.guardrails,
-        price_factor=team.price_factor,
-    )
-
-
-def _member(member: Member) -> MemberShown:
-    return MemberShown(
-        team_id=member.team_id,
-        user_id=member.user_id,
-        role=member.role,
-        created_at=Moment(member.created_us),
-        version=member.version,
-        limits=member.limits,
-    )

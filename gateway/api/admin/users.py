@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
-from msgspec import UNSET, Meta, UnsetType
 
-from gateway.api.admin.orgs import Name, changes
-from gateway.api.admin.routes import Body, Call, Moment, Page, Paging, Route, kept, moment
+from gateway.api.admin.routes import Body, Call, Moment, Page, Paging, Route, kept, shown
 from gateway.auth import Role
-from gateway.auth.records import Directory, User, find
+from gateway.auth.records import Directory, Name, User, changes, find
 from gateway.auth.roles import Resource
-from gateway.auth.users import UserChange, Users
+from gateway.auth.users import Email, UserChange, Users
 from gateway.config_limits import ScopeLimits
 
 ALL = "/admin/v1/users"
 ONE = "/admin/v1/users/{id}"
-Email = Annotated[str, Meta(min_length=3, max_length=254)]
 
 
 class UserShown(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,17 +47,6 @@ class NewUser(Body, frozen=True, kw_only=True):
     role: Role = "member"
     admin: bool = False
     limits: ScopeLimits | None = None
-
-
-class UserPatch(Body, frozen=True, kw_only=True):
-    """What is left out stays as it is."""
-
-    name: Name | UnsetType = UNSET
-    email: Email | UnsetType = UNSET
-    role: Role | UnsetType = UNSET
-    admin: bool | UnsetType = UNSET
-    limits: ScopeLimits | UnsetType | None = UNSET
-    disabled: bool | UnsetType = UNSET
 
 
 class UserRoutes:
@@ -98,7 +84,7 @@ class UserRoutes:
                 "users.write",
                 self.change,
                 "Change or disable a person",
-                body=UserPatch,
+                body=UserChange,
                 answer=UserShown,
                 about=self.whose,
                 action="user.change",
@@ -113,7 +99,7 @@ class UserRoutes:
     async def list(self, call: Call[UserQuery, None]) -> Page[UserShown]:
         query = call.query
         users, more = await self._users.list(call.principal, query.limit, query.after, org_id=query.org_id)
-        return Page([_shown(user) for user in users], users[-1].id if more else None)
+        return Page([shown(UserShown, user) for user in users], users[-1].id if more else None)
 
     async def create(self, call: Call[None, NewUser]) -> UserShown:
         body = call.body
@@ -127,28 +113,12 @@ class UserRoutes:
             limits=body.limits,
         )
         call.note(user.id, email=user.email, role=user.role, admin=user.admin)
-        return _shown(user)
+        return shown(UserShown, user)
 
     async def get(self, call: Call[None, None]) -> UserShown:
-        return _shown(await self._users.get(call.principal, call.path["id"]))
+        return shown(UserShown, await self._users.get(call.principal, call.path["id"]))
 
-    async def change(self, call: Call[None, UserPatch]) -> UserShown:
-        change = UserChange(**msgspec.structs.asdict(call.body))
-        user = await self._users.change(call.principal, call.path["id"], change, call.version)
+    async def change(self, call: Call[None, UserChange]) -> UserShown:
+        user = await self._users.change(call.principal, call.path["id"], call.body, call.version)
         call.note(user.id, **changes(call.body))
-        return _shown(user)
-
-
-def _shown(user: User) -> UserShown:
-    return UserShown(
-        id=user.id,
-        org_id=user.org_id,
-        email=user.email,
-        name=user.name,
-        role=user.role,
-        admin=user.admin,
-        created_at=Moment(user.created_us),
-        disabled_at=moment(user.disabled_us),
-        version=user.version,
-        limits=user.limits,
-    )
+        return shown(UserShown, user)

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from gateway import errors
-from gateway.api.admin.routes import Body, Call, Moment, Page, Paging, Route, kept
+from gateway.api.admin.routes import Body, Call, Moment, Page, Paging, Route, kept, shown
 from gateway.auth.roles import Resource
 from gateway.catalog import nano_usd
 from gateway.config_auth import TENANT
@@ -161,7 +161,7 @@ class WalletRoutes:
                 raise errors.error("permission_denied", "Only your own organisation's wallets.", param="tenant")
             tenant = reach.org_id
         found, has_more = await self._wallets.page(tenant, call.query.limit, call.query.after)
-        return Page([shown(one) for one in found], found[-1].id if has_more else None)
+        return Page([_shown(one) for one in found], found[-1].id if has_more else None)
 
     async def open(self, call: Call[None, NewWallet]) -> WalletShown:
         body = call.body
@@ -174,10 +174,10 @@ class WalletRoutes:
         nano = nano_usd(body.usd)
         opened = await self._wallets.open(body.id, body.tenant, self._now_us(), bonus_nano=nano)
         call.note(body.id, tenant=body.tenant, usd=usd(nano))
-        return shown(opened)
+        return _shown(opened)
 
     async def get(self, call: Call[None, None]) -> WalletShown:
-        return shown(await self._wallets.get(call.path["id"]))
+        return _shown(await self._wallets.get(call.path["id"]))
 
     async def statement(self, call: Call[Paging, None]) -> Page[Line]:
         name, query = call.path["id"], call.query
@@ -212,7 +212,7 @@ class WalletRoutes:
 
     async def _moved(self, call: Call[None, Any], name: str, nano: int, new: bool) -> Moved:
         call.note(name, usd=usd(nano), note=call.body.note, new=new)
-        return Moved(new=new, wallet=shown(await self._wallets.get(name)))
+        return Moved(new=new, wallet=_shown(await self._wallets.get(name)))
 
 
 def resource_of(wallet: Wallet) -> Resource:
@@ -220,28 +220,15 @@ def resource_of(wallet: Wallet) -> Resource:
     return Resource(tenant=wallet.tenant, org_id=wallet.tenant)
 
 
-def shown(wallet: Wallet) -> WalletShown:
-    return WalletShown(
-        id=wallet.id,
-        tenant=wallet.tenant,
-        usd=usd(wallet.balance_nano),
-        paused=wallet.paused,
-        created_at=Moment(wallet.created_us),
-    )
+def _shown(wallet: Wallet) -> WalletShown:
+    return shown(WalletShown, wallet, usd=usd(wallet.balance_nano))
 
 
 def line(transfer: Transfer, account: str) -> Line:
     out = transfer.debit == account
     other = (transfer.credit if out else transfer.debit).removeprefix(WALLET)
-    return Line(
-        id=transfer.id,
-        at=Moment(transfer.at_us),
-        kind=transfer.kind,
-        usd=usd(transfer.gives(account)),
-        other=other,
-        balance_usd=usd(transfer.balance_nano or 0),
-        note=transfer.note,
-    )
+    amounts = {"usd": usd(transfer.gives(account)), "balance_usd": usd(transfer.balance_nano or 0)}
+    return shown(Line, transfer, other=other, **amounts)
 
 
 def _key(call: Call[Any, Any]) -> str:
