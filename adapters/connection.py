@@ -13,6 +13,7 @@ from typing import Literal, Protocol, cast
 import httptools
 import msgspec
 
+from adapters.bursts import Burst
 from adapters.errors import BrokeOff, Timeout, UpstreamInvalid
 
 Headers = list[tuple[bytes, bytes]]
@@ -58,15 +59,25 @@ class Receiver(Protocol):
 
 
 class Connection(asyncio.Protocol):
-    """`ended` is told when the connection has no more request, with whether it may have another.
+    """`ended` is told when the connection has no more request, with whether it may have another. Requests go out with
+    the others of a `burst`.
 
     Nothing here sets a timer: `check` is called now and then.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, bounds: Bounds, ended: Callable[[Connection, bool], None]):
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        bounds: Bounds,
+        ended: Callable[[Connection, bool], None],
+        burst: Burst,
+    ) -> None:
         self._loop = loop
         self._bounds = bounds
         self._ended = ended
+        self._burst = burst
+        # A request that is still to be sent.
+        self._unsent: Body = b""
         self._pieces: list[bytes] = []
         # What the parser finds of a body; it asks for this once.
         self.on_body = self._pieces.append
@@ -97,10 +108,8 @@ class Connection(asyncio.Protocol):
         self._since_s = self._last_s = now_s = self._loop.time()
         self._done = done = self._loop.create_future()
         self._due_s = now_s + timeouts.total_s
-        if isinstance(request, bytes):
-            self._transport.write(request)
-        else:
-            self._transport.writelines(request)
+        self._unsent = request
+        self._burst.add(self._send)
         try:
             await done
         except asyncio.CancelledError:
@@ -108,6 +117,15 @@ class Connection(asyncio.Protocol):
                 done.exception()
             self._fail(BrokeOff("The request was given up."))
             raise
+
+    def _send(self) -> None:
+        request, self._unsent = self._unsent, b""
+        if not self.open:
+            return
+        if isinstance(request, bytes):
+            self._transport.write(request)
+        else:
+            self._transport.writelines(request)
 
     def pause(self) -> None:
         if not self._paused and self._state == "body":
@@ -164,6 +182,9 @@ class Connection(asyncio.Protocol):
             # Nobody asked, and the next request would take it for its answer.
             self.close()
             self._ended(self, False)
+            return
+        if self._unsent:
+            self._fail(BrokeOff("The upstream said something before it was asked."))
             return
         self.answered = self._stirred = True
         self._unfinished_bytes += len(data)

@@ -19,6 +19,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from adapters.bursts import Burst
 from adapters.connection import Body, Bounds, Connection, Receiver, Timeouts
 from adapters.errors import AdapterError, BrokeOff, Overloaded, Timeout, Unreachable
 
@@ -128,6 +129,7 @@ class Direct:
         self._timeouts = timeouts
         self._context = context
         self._wake = wake
+        self._burst = Burst()
         self._idle: list[Connection] = []
         self._connections: set[Connection] = set()
         self._opening = 0
@@ -263,7 +265,7 @@ class Direct:
         secure = self._origin.scheme == "https"
         try:
             _, connection = await loop.create_connection(
-                lambda: Connection(loop, self._bounds, self._ended),
+                lambda: Connection(loop, self._bounds, self._ended, self._burst),
                 address,
                 self._origin.port,
                 ssl=self._context() if secure else None,

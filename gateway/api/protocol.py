@@ -19,8 +19,10 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from adapters.bursts import Burst
 from gateway import errors
 from gateway.api.edge import new_request_id
+from gateway.api.gate import Gate
 from gateway.api.headings import CHANGES_MAX, Heading, Repeating, repeating
 from gateway.api.http import HeaderList, error_response
 from gateway.api.lane import Exchange, Lane
@@ -53,6 +55,7 @@ class Wheel:
         self.report = report
         self.draining = False
         self.lane: Lane | None = None
+        self.burst = Burst()
         self.connections: set[GatewayProtocol] = set()
         shortest_s = min(limits.header_timeout_s, limits.body_timeout_s, limits.write_stall_timeout_s)
         self._interval_s = min(1.0, max(0.02, shortest_s / 8))
@@ -71,15 +74,6 @@ class Wheel:
             for connection in list(self.connections):
                 connection.check(now)
             loop.call_later(self._interval_s, self._turn, loop)
-
-
-class Gate:
-    """The transport as a request sees it: closing goes through the connection, which may have to linger."""
-
-    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
-        self.write = transport.write
-        self.is_closing = transport.is_closing
-        self.close = close
 
 
 class GatewayProtocol(HttpToolsProtocol):
@@ -121,7 +115,7 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._gate = cast(asyncio.Transport, Gate(transport, self.close))
+        self._gate = Gate(transport, self.close, self._wheel.burst)
         self._deadline = self.loop.time() + self._limits.header_timeout_s
         self._wheel.add(self)
         over = len(self._wheel.connections) - self._limits.connections_max
@@ -130,6 +124,10 @@ class GatewayProtocol(HttpToolsProtocol):
         elif over > 0:
             self._state = "head"
             self._refuse(errors.error("overloaded", "Too many connections are open."))
+
+    def eof_received(self) -> None:
+        # The transport closes with this.
+        self._gate.flush()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._wheel.connections.discard(self)
@@ -367,6 +365,7 @@ class GatewayProtocol(HttpToolsProtocol):
         """Give the connection to another protocol, which is told what comes, and writes for itself."""
         self.cycle.response_started = self.cycle.response_complete = True
         self._taken, self._deadline = taken, math.inf
+        self._gate.flush()
         return self.transport
 
     # Decisions
@@ -391,6 +390,7 @@ class GatewayProtocol(HttpToolsProtocol):
         """Close once what was written is out; with unread input only after the client had time to read it."""
         if self._state == "closing":
             return
+        self._gate.flush()
         if self._state == "idle":
             self._deadline = self.loop.time() + self._limits.write_stall_timeout_s
             self.transport.close()
@@ -450,7 +450,7 @@ class GatewayProtocol(HttpToolsProtocol):
         if self._state != "body":
             request_id = new_request_id()
             self._wheel.report(error, request_id)
-            self.transport.write(self._render(error, request_id))
+            self._gate.write(self._render(error, request_id))
         self._state = "deaf"
         self.close()
 

@@ -1,0 +1,37 @@
+"""Writes of one moment to many connections, made one right behind the other."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+
+class Burst:
+    """Who writes in the same millisecond as somebody before does so when the loop comes round, with all others.
+
+    Beside Python code a system call finds nothing that it needs in the processor's caches, and whoever reads at the
+    other end has to be woken for each. Behind one of its kind it takes half as long. The clock is that of uvloop, which
+    counts milliseconds; by a finer one everybody writes at once.
+    """
+
+    def __init__(self) -> None:
+        self._written_s = -1.0
+        self._waiting: list[Callable[[], None]] = []
+
+    def add(self, write: Callable[[], None]) -> None:
+        """Call `write`, now or soon."""
+        loop = asyncio.get_running_loop()
+        now_s = loop.time()
+        if self._waiting:
+            self._waiting.append(write)
+        elif now_s == self._written_s:
+            self._waiting.append(write)
+            loop.call_soon(self._write)
+        else:
+            self._written_s = now_s
+            write()
+
+    def _write(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for write in waiting:
+            write()

@@ -1,0 +1,81 @@
+"""Writes of one moment."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+
+from adapters.bursts import Burst
+from adapters.connection import Bounds, Connection, Timeouts
+from adapters.errors import BrokeOff
+from tests.adapters.upstream import OK, Kept, run
+
+
+def test_the_first_of_a_moment_is_written_at_once_and_what_follows_when_the_loop_comes_round() -> None:
+    async def main() -> list[list[str]]:
+        loop, burst, written, seen = asyncio.get_running_loop(), Burst(), list[str](), list[list[str]]()
+        clock = [5.0]
+        loop.time = lambda: clock[0]  # type: ignore[method-assign]
+        for name in ("a", "b"):
+            burst.add(partial(written.append, name))
+        clock[0] = 5.001  # What waits goes first, whenever that is.
+        burst.add(partial(written.append, "c"))
+        seen.append(written[:])
+        await asyncio.sleep(0)
+        seen.append(written[:])
+        burst.add(partial(written.append, "d"))
+        seen.append(written[:])
+        return seen
+
+    assert asyncio.run(main()) == [["a"], ["a", "b", "c"], ["a", "b", "c", "d"]]
+
+
+def test_by_a_clock_that_goes_on_everybody_writes_at_once() -> None:
+    async def main() -> int:
+        loop, burst, written = asyncio.get_running_loop(), Burst(), list[int]()
+        ticks = iter(range(100))
+        loop.time = lambda: float(next(ticks))  # type: ignore[method-assign]
+        for number in range(3):
+            burst.add(partial(written.append, number))
+        return len(written)
+
+    assert asyncio.run(main()) == 3
+
+
+class Held(Burst):
+    """Lets nothing out."""
+
+    def add(self, write: Callable[[], None]) -> None:
+        self.write = write
+
+
+class Silent(asyncio.Transport):
+    """A wire on which nothing may be written."""
+
+    def is_closing(self) -> bool:
+        return False
+
+    def abort(self) -> None:
+        pass
+
+
+def test_an_answer_that_comes_before_its_request_was_sent_is_none() -> None:
+    """Such as the word of a server that just gave up an idle connection: the request goes to another one."""
+
+    async def main() -> None:
+        ended: list[bool] = []
+        held, loop = Held(), asyncio.get_running_loop()
+        connection = Connection(loop, Bounds(), lambda _, again: ended.append(again), held)
+        connection.connection_made(Silent())
+        running = asyncio.create_task(connection.run(b"POST / HTTP/1.1\r\n\r\n", Kept(), Timeouts()))
+        await asyncio.sleep(0)
+        connection.data_received(OK)
+        held.write()
+        with pytest.raises(BrokeOff):
+            await running
+        assert ended == [False] and not connection.answered
+
+    run(main())

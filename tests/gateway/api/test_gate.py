@@ -1,0 +1,67 @@
+"""What goes out on a client's connection, and in which pieces."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from adapters.bursts import Burst
+from gateway.api.gate import WAITING_BYTES_MAX, Gate
+
+
+class Wire(asyncio.Transport):
+    """Remembers what was written."""
+
+    def __init__(self) -> None:
+        self.written: list[bytes] = []
+        self.closed = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written.append(bytes(data))
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+
+class Waiting(Burst):
+    """Nothing goes out before it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go: list[Callable[[], None]] = []
+
+    def add(self, write: Callable[[], None]) -> None:
+        self.go.append(write)
+
+
+def opened() -> tuple[Gate, Wire, Waiting]:
+    wire, waiting = Wire(), Waiting()
+    return Gate(wire, lambda: None, waiting), wire, waiting
+
+
+def test_the_pieces_of_a_moment_are_one_write() -> None:
+    gate, wire, waiting = opened()
+    gate.write(b"head")
+    gate.write(b"body")
+    assert wire.written == [] and len(waiting.go) == 1
+    waiting.go[0]()
+    assert wire.written == [b"headbody"]
+    gate.write(b"more")
+    assert len(waiting.go) == 2
+
+
+def test_much_does_not_wait_so_that_the_transport_can_say_stop() -> None:
+    gate, wire, waiting = opened()
+    gate.write(b"head")
+    gate.write(bytes(WAITING_BYTES_MAX))
+    assert wire.written == [b"head" + bytes(WAITING_BYTES_MAX)]
+    waiting.go[0]()
+    assert len(wire.written) == 1
+
+
+def test_what_waits_when_the_connection_closes_goes_nowhere() -> None:
+    gate, wire, waiting = opened()
+    gate.write(b"late")
+    wire.closed = True
+    waiting.go[0]()
+    assert wire.written == [] and gate.is_closing()
