@@ -15,7 +15,8 @@ from gateway.telemetry import METRICS
 from tests.gateway.parts import parts
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
+PAGES = {path: path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
+TEXT = "".join(PAGES.values())
 
 
 def endpoints() -> list[str]:
@@ -24,11 +25,11 @@ def endpoints() -> list[str]:
 
 
 def missing(texts: Iterable[str]) -> list[str]:
-    return [text for text in texts if text not in README]
+    return [text for text in texts if text not in TEXT]
 
 
 def test_every_route_is_documented_and_none_that_is_gone() -> None:
-    documented = re.findall(r"`((?:GET|POST|PUT|PATCH|DELETE) /\S*)`", README)
+    documented = re.findall(r"`((?:GET|POST|PUT|PATCH|DELETE) /\S*)`", TEXT)
     assert sorted(documented) == sorted(endpoints())
 
 
@@ -41,8 +42,21 @@ def test_every_command_is_documented() -> None:
     assert not missing(f"`gateway {command}" for command in commands)
 
 
+def anchors(page: Path) -> set[str]:
+    """What headings of a page are linked by."""
+    return {
+        re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in re.findall(r"^#+ (.+)$", PAGES[page], re.M)
+    }
+
+
 def test_links_lead_somewhere() -> None:
-    assert not [link for link in re.findall(r"\]\(([^)#:]+)\)", README) if not (ROOT / link).exists()]
+    wrong = []
+    for page, text in PAGES.items():
+        for target, anchor in re.findall(r"\]\(([^)#:]*)#?([^):]*)\)", text):
+            there = (page.parent / target).resolve() if target else page
+            if not there.exists() or (anchor and anchor not in anchors(there)):
+                wrong.append(f"{page.name}: {target}#{anchor}")
+    assert not wrong
 
 
 def test_every_tool_format_is_documented() -> None:

@@ -1,4 +1,4 @@
-"""The commands of the README's section on administration, pasted into a shell beside a real gateway."""
+"""The commands of the documentation of administration, pasted into a shell beside a real gateway."""
 
 from __future__ import annotations
 
@@ -23,8 +23,7 @@ models:
 
 def pasted(server: Server) -> str:
     """The examples, with the address and the key of a server in place of those that are made up."""
-    section = (ROOT / "README.md").read_text().partition("## Administration\n")[2].partition("\n## ")[0]
-    script = section.partition("```sh\n")[2].partition("```")[0]
+    script = (ROOT / "docs/administration.md").read_text().partition("```sh\n")[2].partition("```")[0]
     _, _, commands = script.partition("\n")
     assert script.startswith("export GATEWAY_URL=") and "admin()" in commands
     return f"set -euo pipefail\nexport GATEWAY_URL={server.url} GATEWAY_API_KEY={ADMIN_KEY}\n{commands}"
