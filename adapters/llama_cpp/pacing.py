@@ -11,7 +11,6 @@ TILE_TOKENS = 64
 # A tile is computed over all cells that any of its rows needs, so that the rows of streams make a tile of prompts walk
 # over theirs. Measured with 100M and 0.5B parameters, from this number on that costs more than a step for themselves.
 APART_CELLS_MIN = 192
-BURST_CHUNKS_MAX = 4
 
 
 class Limits:
@@ -83,3 +82,13 @@ def shares(pending: list[int], budget: int) -> list[int]:
         given[index] += extra
         budget -= extra
     return given
+
+
+def ending(pending: list[int], given: list[int]) -> list[int]:
+    """What is `given` in a step to prompts with so many `pending`, without those that only begin in it where the others
+    fill three quarters of it: their first tokens come the sooner.
+
+    The oldest keeps its part in any case, as `shares` promises.
+    """
+    kept = [count if index == 0 or count == pending[index] else 0 for index, count in enumerate(given)]
+    return kept if sum(kept) >= sum(given) * 3 // 4 else given

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from adapters.llama_cpp.lora import AdapterSet
-from adapters.llama_cpp.pacing import APART_CELLS_MIN, BURST_CHUNKS_MAX, Limits, Rates, paced, shares
+from adapters.llama_cpp.pacing import APART_CELLS_MIN, Limits, Rates, ending, paced, shares
 from adapters.llama_cpp.sequence import Sequence
 
 # Sequences with the tokens that each has in a step.
@@ -58,33 +58,35 @@ class Planner:
             if one.scores_prompt and not one.decoding:
                 pending[index] = min(pending[index], rows)
                 rows -= pending[index]
+        given = shares(pending, budget)
+        if self._unhurried(running):
+            given = ending([one.pending for one in prompts], given)
         plan = list(zip(decoding, steps, strict=True))
-        plan += [(one, count) for one, count in zip(prompts, shares(pending, budget), strict=True) if count]
+        plan += [(one, count) for one, count in zip(prompts, given, strict=True) if count]
         return plan
 
     def budget(self, decoding: int, running: list[Sequence]) -> int:
-        """Prompt tokens of the next step.
-
-        A full chunk when nobody decodes, of this model or another one, or only streams of one burst with the last
-        prompts; otherwise what the target gap has time for. Adapter sets that take turns share the gap.
-        """
-        alone = not any(one.ready for one in running) or self._ends_burst(running)
-        if alone and not self._contended():
+        """Prompt tokens of the next step: a full chunk where no stream has to be spared, otherwise what the target gap
+        has time for. Adapter sets that take turns share the gap."""
+        if self._unhurried(running):
             return self._limits.chunk_tokens - decoding
         gap_us = self._limits.target_gap_us / max(1, len(self._turns))
         return paced(self._limits, gap_us / self._rates.prefill_us, decoding)
+
+    def _unhurried(self, running: list[Sequence]) -> bool:
+        """Whether nobody decodes, of this model or another one, or only streams of one burst with the prompts."""
+        return (not any(one.ready for one in running) or self._is_burst(running)) and not self._contended()
 
     def _goes_apart(self, decoding: list[Sequence]) -> bool:
         """Whether streams and prompts take turns instead of sharing a step."""
         return self._limits.tile > 1 and sum(one.computed - one.shared for one in decoding) > APART_CELLS_MIN
 
-    def _ends_burst(self, running: list[Sequence]) -> bool:
-        """Whether everybody came within one target gap and the prompts left are few and short. Small chunks beside
-        streams that have only begun would cost everybody's throughput and not spare anybody a long wait."""
-        limits = self._limits
+    def _is_burst(self, running: list[Sequence]) -> bool:
+        """Whether everybody came within one target gap and the prompts left are short. Small chunks beside streams that
+        have only begun would cost everybody's throughput, and most of them their time to first token. A stream waits
+        for one chunk at a time, and for no more chunks in all than there are places."""
         prompts = [one for one in running if not one.ready]
-        short = all(one.length <= limits.chunk_tokens for one in prompts)
-        if not prompts or not short or sum(one.pending for one in prompts) > BURST_CHUNKS_MAX * limits.chunk_tokens:
+        if not prompts or any(one.length > self._limits.chunk_tokens for one in prompts):
             return False
         first_us = min(one.arrived_us for one in running if one.ready)
-        return max(one.arrived_us for one in prompts) - first_us <= limits.target_gap_us
+        return max(one.arrived_us for one in prompts) - first_us <= self._limits.target_gap_us

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from adapters.llama_cpp.pacing import Limits, paced, padding
+from adapters.llama_cpp.pacing import Limits, ending, paced, padding, shares
 
 
 @pytest.mark.parametrize(
@@ -20,3 +22,33 @@ def test_a_step_with_prompt_tokens_is_filled_up_to_a_tile_that_is_nearly_full(si
     limits = Limits(parallel=4, chunk_tokens=512, target_gap_us=200_000, padding={3: 4}, tile=64)
     assert padding(limits, size, decode=False) == added
     assert padding(limits, 3, decode=True) == 1
+
+
+def test_shares_move_the_oldest_and_favour_the_shortest() -> None:
+    assert shares([1000, 10, 20], 100) == [70, 10, 20]
+    assert shares([1000, 500, 90], 100) == [25, 0, 75]
+    assert shares([], 100) == []
+
+
+@given(st.lists(st.integers(1, 5000), max_size=20), st.integers(1, 512))
+def test_shares_spend_the_budget_and_no_more(pending: list[int], budget: int) -> None:
+    given_out = shares(pending, budget)
+    assert sum(given_out) == min(sum(pending), budget)
+    assert all(0 <= got <= want for got, want in zip(given_out, pending, strict=True))
+    assert not pending or given_out[0] > 0
+
+
+@pytest.mark.parametrize(
+    ("pending", "given_out", "kept"),
+    [
+        ([400, 400], [400, 112], [400, 0]),
+        ([300, 300], [300, 212], [300, 212]),
+        ([128, 128, 128, 128, 128], [128, 128, 128, 124, 0], [128, 128, 128, 0, 0]),
+        ([4000, 100, 200, 300], [128, 100, 200, 84], [128, 100, 200, 0]),
+        ([4000, 600], [128, 384], [128, 384]),
+    ],
+)
+def test_a_prompt_does_not_begin_in_a_step_that_others_end_in_and_nearly_fill(
+    pending: list[int], given_out: list[int], kept: list[int]
+) -> None:
+    assert ending(pending, given_out) == kept

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from adapters.llama_cpp.kept import Budget
 from adapters.llama_cpp.lora import NO_ADAPTERS, AdapterSet
 from adapters.llama_cpp.messages import CacheReport, Delta
-from adapters.llama_cpp.pacing import Limits, Rates, shares
+from adapters.llama_cpp.pacing import Limits, Rates
 from adapters.llama_cpp.scheduler import Scheduler
 from adapters.llama_cpp.sequence import Sequence
 from adapters.llama_cpp.sessions import Sessions
@@ -265,6 +265,15 @@ def test_short_prompts_that_came_together_are_computed_in_full_chunks() -> None:
     assert sizes[:3] == [64, 62 + 2, 34 + 3], "prompt tokens and one of each stream that has begun"
 
 
+def test_a_burst_of_many_prompts_is_computed_one_after_the_other() -> None:
+    bench = Bench(chunk=64, parallel=8)
+    for id in range(8):
+        bench.submit(id, prompt(56, seed=id), 60)
+    bench.run()
+    prompts = [batch for batch in bench.engine.batches if any(count > 1 for _, count in batch)]
+    assert [[count for _, count in batch if count > 1] for batch in prompts] == [[56]] * 8
+
+
 @pytest.mark.parametrize(("arrived_us", "tokens"), [(None, 32), (20_000, 61)])
 def test_a_prompt_gets_small_chunks_beside_a_stream_unless_it_came_with_it(arrived_us: int | None, tokens: int) -> None:
     bench = Bench(chunk=64)
@@ -378,20 +387,6 @@ def test_pure_decode_steps_are_padded_where_it_pays(running: int, padded: int) -
     sizes = {sum(count for _, count in batch) for batch in bench.engine.batches[2:]}
     assert sizes == {padded}
     assert all(bench.text(id) == expected(prompt(4, seed=id), 6) for id in range(running))
-
-
-def test_shares_move_the_oldest_and_favour_the_shortest() -> None:
-    assert shares([1000, 10, 20], 100) == [70, 10, 20]
-    assert shares([1000, 500, 90], 100) == [25, 0, 75]
-    assert shares([], 100) == []
-
-
-@given(st.lists(st.integers(1, 5000), max_size=20), st.integers(1, 512))
-def test_shares_spend_the_budget_and_no_more(pending: list[int], budget: int) -> None:
-    given_out = shares(pending, budget)
-    assert sum(given_out) == min(sum(pending), budget)
-    assert all(0 <= got <= want for got, want in zip(given_out, pending, strict=True))
-    assert not pending or given_out[0] > 0
 
 
 @pytest.mark.slow
