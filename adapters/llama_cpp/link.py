@@ -62,7 +62,7 @@ class Link(asyncio.Protocol):
 class LastWords:
     """The last lines a worker wrote, with everything unprintable escaped.
 
-    All of them are logged: a worker that is well writes none.
+    They are logged: a worker that is well writes none.
     """
 
     def __init__(self) -> None:
@@ -80,5 +80,7 @@ class LastWords:
     def _keep(self, line: bytes) -> None:
         text = line[:STDERR_LINE_BYTES_MAX].decode("utf-8", "replace").strip().encode("unicode_escape").decode()
         if text:
+            # What goes wrong again and again, as on a full disk, is told again only after many other lines.
+            if text not in self.lines:
+                logger.warning("a worker says: %s", text)
             self.lines.append(text)
-            logger.warning("a worker says: %s", text)

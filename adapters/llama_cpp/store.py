@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 import sys
 from collections import Counter, deque
 from collections.abc import Callable
@@ -43,7 +44,12 @@ class Files:
         return os.fdopen(os.open(path, flags, 0o600), "wb")
 
     def open(self, path: Path) -> BufferedReader:
-        return path.open("rb")
+        """Only what is a file: another thing of that name might never end, or never begin."""
+        file = os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            file.close()
+            raise OSError(f"{path.name} is not a file")
+        return file
 
     def sync(self, file: BufferedWriter) -> None:
         os.fsync(file.fileno())
@@ -143,7 +149,7 @@ class Store:
             result = job()
         except Exception as error:
             # Whoever waits must hear of it, and the thread must go on; the names of errors hold no one's text.
-            print(f"sessions on disk: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            _complain(f"{type(error).__name__}: {error}")
         self._due.append(partial(then, result))
         self.wake()
 
@@ -166,7 +172,7 @@ class Store:
         for path in sorted(self._folder.iterdir()):
             if path.suffix == ".part":
                 corrupt += 1
-                self._files.remove(path)
+                self._discard(path)
             if path.suffix != SUFFIX:
                 continue
             try:
@@ -177,14 +183,21 @@ class Store:
                 found.append((record, path.stat().st_size))
             except (Damaged, OSError):
                 corrupt += 1
-                self._files.remove(path)
+                self._discard(path)
             except Foreign:
                 mismatched += 1
-                self._files.remove(path)
+                self._discard(path)
         latest = sorted(found, key=lambda one: one[0].used_us)[-READY_MAX:]
         if latest:
             self._buffers.prepare(max(record.state_bytes for record, _ in latest), len(latest))
         return Scan(found, corrupt, mismatched)
+
+    def _discard(self, path: Path) -> None:
+        """Removes what is of no use; where that fails, the others can be used all the same."""
+        try:
+            self._files.remove(path)
+        except OSError as error:
+            _complain(f"{path.name} cannot be removed: {error}")
 
     def _save(self, record: Record, blob: Blob) -> int:
         if self._lock is None:
@@ -211,7 +224,7 @@ class Store:
             with self._files.open(self._path(id)) as file:
                 return sealed.read(file, self._lock, self._buffers.take)
         except (Damaged, Foreign, OSError) as error:
-            print(f"sessions on disk: {id} cannot be read: {error}", file=sys.stderr, flush=True)
+            _complain(f"{id} cannot be read: {error}")
             return None
 
     def _copy(self, id: str, record: Record) -> int:
@@ -231,3 +244,7 @@ class Store:
     def _path(self, id: str) -> Path:
         assert ID.fullmatch(id)
         return self._folder / f"{id}{SUFFIX}"
+
+
+def _complain(text: str) -> None:
+    print(f"sessions on disk: {text}", file=sys.stderr, flush=True)

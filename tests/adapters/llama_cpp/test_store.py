@@ -167,6 +167,20 @@ def test_files_of_another_key_or_model_and_leftovers_are_removed_and_counted(tmp
     assert third.scans == [Scan([], 2, 2)] and third.names == []
 
 
+def test_what_is_no_file_or_cannot_be_removed_leaves_the_others_alone(tmp_path: Path) -> None:
+    first = Bench(tmp_path)
+    first.save(blob())
+    first.end()
+    (tmp_path / f"sess_{'0' * 24}.kv").mkdir()
+    os.mkfifo(tmp_path / f"sess_{'1' * 24}.kv")
+    (tmp_path / f"sess_{'2' * 24}.kv").symlink_to(tmp_path / f"{ID}.kv")
+    second = Bench(tmp_path)
+    (scan,) = second.scans
+    assert [found.id for found, _ in scan.found] == [ID] and scan.corrupt == 3
+    loaded = second.load()
+    assert loaded is not None and equal(loaded, blob())
+
+
 def test_a_copied_name_does_not_count(tmp_path: Path) -> None:
     first = Bench(tmp_path)
     first.save(blob())
