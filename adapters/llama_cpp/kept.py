@@ -136,6 +136,11 @@ class Kept:
         return not self.writing and self.held_until_us < now_us and (self.elsewhere or not self.pinned)
 
     @property
+    def movable(self) -> bool:
+        """Whether it may be dropped or taken off the disk: nobody pinned it and no file of it is being used."""
+        return not (self.pinned or self.writing or self.fetching_us)
+
+    @property
     def held(self) -> tuple[Checkpoint, ...]:
         """The checkpoints that are in memory."""
         return self.checkpoints if self.slot is not None or self.blob is None else self.blob.checkpoints

@@ -18,7 +18,13 @@ def longest(
     """The conversation with the longest usable prefix of `tokens`, and its length; at equal length the one of that
     key. Where it cannot be cut to so few, it can only be continued from its end or from a checkpoint."""
     best, best_rank = None, (0, False)
-    for one in _seen_by(owner, kept):
+    seen = list(_seen_by(owner, kept))
+    if owner.key is not None:
+        seen.sort(key=lambda one: one.owner.key != owner.key)
+    for one in seen:
+        # Those of the key come first, so that most others are ruled out by one token: there are thousands.
+        if best is not None and not _alike_at(best_rank[0], one.tokens, tokens):
+            continue
         size = common_prefix(one.tokens, tokens)
         if 0 < size < len(one.tokens) and size < cut_min(one):
             size = max((at for at in one.positions if at <= size), default=0)
@@ -26,6 +32,10 @@ def longest(
         if size and rank > best_rank:
             best, best_rank = one, rank
     return best, best_rank[0]
+
+
+def _alike_at(place: int, left: Int32s, right: Int32s) -> bool:
+    return bool(place < len(left) and place < len(right) and left[place] == right[place])
 
 
 def meant(kept: Iterable[Kept], owner: Owner, tokens: Int32s) -> Kept | None:

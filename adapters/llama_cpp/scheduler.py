@@ -125,10 +125,11 @@ class Scheduler:
                 one.keeps = False
 
     def drain(self) -> None:
-        """Ends everything that runs, as if it had been cancelled."""
+        """Ends everything that runs, as if it had been cancelled; what is left to do is to bring it to the disk."""
         for sequence in list(self._running):
             self._retire(sequence)
         self._waiting.clear()
+        self.sessions.hurry()
 
     def tidy(self) -> bool:
         """Brings one conversation nearer to the disk while nothing runs; False when there is nothing to do."""

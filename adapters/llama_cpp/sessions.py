@@ -226,14 +226,12 @@ class Sessions:
 
     def back_up(self) -> bool:
         """Copies one conversation out of the context so that it can be written to disk; False when none is due."""
-        if self._writing >= WRITES_MAX:
-            return False
-        for kept in self._unwritten:
-            if kept.slot is not None and kept.blob is None:
-                self._copy_out(kept.slot)
-                self._write(quiet=True)
-                return True
-        return False
+        due = (kept.slot for kept in self._unwritten if kept.slot is not None and kept.blob is None)
+        slot = next(due, None) if self._writing < WRITES_MAX else None
+        if slot is not None:
+            self._copy_out(slot)
+            self._write(quiet=True)
+        return slot is not None
 
     # What their owners and the operator do to them
 
@@ -314,6 +312,12 @@ class Sessions:
     def unwritten(self) -> bool:
         """Whether the disk still has something to write or to be given."""
         return bool(self._writing or self._unwritten)
+
+    def hurry(self) -> None:
+        """What was used last goes to the disk first: there may be no time for all."""
+        self._unwritten = dict.fromkeys(sorted(self._unwritten, key=lambda kept: -kept.used_us))
+        for slot in [kept.slot for kept in self._unwritten if kept.slot is not None]:
+            self._copy_out(slot)
 
     def settle(self, quiet: bool = False) -> None:
         """Takes in what the disk has done, gives it more to do, and lets go of what was not used for long. While it is
@@ -403,9 +407,7 @@ class Sessions:
         """Memory goes first; a file lasts longer."""
         memory_us = now_us - int(self._budget.ttl_s * 1e6)
         disk_us = now_us - int(self._budget.disk_ttl_s * 1e6)
-        for kept in [kept for kept in self._kept if kept.used_us < memory_us and not kept.pinned]:
-            if kept.writing or kept.fetching_us:
-                continue
+        for kept in [kept for kept in self._kept if kept.used_us < memory_us and kept.movable]:
             if not kept.durable or kept.used_us < disk_us:
                 self._count("expired")
                 self._drop(kept)
@@ -433,9 +435,7 @@ class Sessions:
 
     def _bound_disk(self) -> None:
         while sum(kept.disk_bytes for kept in self._kept) > self._budget.disk_bytes:
-            loose = [
-                kept for kept in self._kept if kept.disk_bytes and not (kept.pinned or kept.writing or kept.fetching_us)
-            ]
+            loose = [kept for kept in self._kept if kept.disk_bytes and kept.movable]
             if not loose:
                 return
             kept = first_to_go(self._kept, loose, lambda one: one.disk_bytes)
@@ -448,7 +448,7 @@ class Sessions:
 
     def _bound_count(self) -> None:
         while len(self._kept) > self._budget.count:
-            loose = [kept for kept in self._kept if not (kept.pinned or kept.writing or kept.fetching_us)]
+            loose = [kept for kept in self._kept if kept.movable]
             if not loose:
                 return
             self._count("evicted")

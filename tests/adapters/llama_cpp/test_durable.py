@@ -435,3 +435,17 @@ def test_where_nothing_can_be_written_it_goes_back_to_the_turn_in_its_file() -> 
     third = [*second_turn(first), *continuation(second_turn(first), 4), 7]
     assert bench.ask(3, third, key="talk") == expected(third)
     assert bench.cached(3) == 103
+
+
+def test_what_was_used_last_is_written_first_at_the_end() -> None:
+    bench = Bench()
+    bench.disk.slow = True
+    for number in range(6):
+        bench.submit(number, prompt(100, seed=number), key=f"talk {number}")
+        while not bench.scheduler.idle:
+            bench.scheduler.step()
+    bench.scheduler.drain()
+    bench.disk.slow = False
+    bench.run()
+    begun, left = 2, [f"talk {number}" for number in (5, 4, 3, 2)]
+    assert [record.key for record, _ in bench.disk.files.values()][begun:] == left
