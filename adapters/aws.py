@@ -15,6 +15,7 @@ from urllib.parse import quote
 from adapters.dialects.failures import failure
 from adapters.errors import AdapterError, UpstreamInvalid
 
+EVENT_STREAM = "application/vnd.amazon.eventstream"
 MESSAGE_BYTES_MAX = 24 << 20
 _PRELUDE = struct.Struct(">III")
 _FIXED_SIZES = {0: 0, 1: 0, 2: 1, 3: 2, 4: 4, 5: 8, 8: 8, 9: 16}

@@ -208,7 +208,7 @@ class Direct:
                 connection = await self._race(await self._resolve())
         except TimeoutError:
             self._addresses = []
-            raise Unreachable("The upstream did not accept a connection in time.") from None
+            raise Timeout("The upstream did not accept a connection in time.") from None
         finally:
             self._opening -= 1
         self._connections.add(connection)

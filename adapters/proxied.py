@@ -15,8 +15,8 @@ from adapters.http1 import Origin
 
 # The nearest class of httpx's tree decides.
 ERRORS: Mapping[type[Exception], tuple[type[AdapterError], str]] = {
-    httpx.ConnectTimeout: (Unreachable, "The upstream did not accept a connection in time."),
-    httpx.PoolTimeout: (Unreachable, "No connection to the upstream became free in time."),
+    httpx.ConnectTimeout: (Timeout, "The upstream did not accept a connection in time."),
+    httpx.PoolTimeout: (Timeout, "No connection to the upstream became free in time."),
     httpx.TimeoutException: (Timeout, "The upstream did not answer in time."),
     httpx.ConnectError: (Unreachable, "The upstream cannot be reached."),
     httpx.ProxyError: (Unreachable, "The proxy does not let requests through to the upstream."),

@@ -13,7 +13,7 @@ import msgspec
 from msgspec.structs import replace
 
 from adapters.answers import Answer, Reading, fetch, streamed
-from adapters.aws import MessageSplitter
+from adapters.aws import EVENT_STREAM, MessageSplitter
 from adapters.capabilities import Request, refusal
 from adapters.dialects import (
     anthropic_messages,
@@ -64,7 +64,6 @@ INPUTS_MAX = 1 << 16
 REQUESTS_AT_ONCE = 8
 T = TypeVar("T")
 Headers = tuple[tuple[str, str], ...]
-EVENT_STREAM = b"application/vnd.amazon.eventstream"
 
 
 # What is not passed on even where a provider's row lacks it: an engine inside one's own network would fetch from any
@@ -349,7 +348,7 @@ async def _some(reading: Reading) -> bytes:
 async def _splitter(reading: Reading) -> Splitter:
     """How the body is split; raises when it is no stream at all, such as a page that a proxy put there."""
     given = (reading.header(b"content-type") or b"").partition(b";")[0].strip().lower()
-    if given == EVENT_STREAM:
+    if given == EVENT_STREAM.encode():
         return MessageSplitter()
     if given == b"text/event-stream":
         return EventSplitter()

@@ -1,7 +1,8 @@
 """Requests in a provider's own API: whether they may be sent, what they may use, and what they did.
 
-They are held and settled like others. What a request costs is known when its body names a model that a route leads to,
-which lends its price; its usage is what the answer reports in any dialect, and counted where it reports none.
+They are held and settled like others. What a request costs is known when its path, or else its body, names a model
+that a route leads to, which lends its price; its usage is what the answer reports in any dialect, and counted where it
+reports none.
 """
 
 from __future__ import annotations
@@ -80,6 +81,7 @@ class PassThrough:
         if remote is None:
             raise errors.error("not_found", "There is no such provider, or it is not open for requests of its own API.")
         asked = _read(outgoing.body)
+        asked.model = outgoing.model or asked.model
         identity = f"{provider}/{asked.model}"
         target = self._target(principal, remote, identity)
         if self._guardrails is not None and self._guardrails.enforced(principal, target):

@@ -16,7 +16,7 @@ from adapters.dialects.endings import OpenAIEnding
 from adapters.dialects.failures import failure_in_stream
 from adapters.dialects.openai_completions import MAX_TOKENS_DEFAULT
 from adapters.dialects.openai_usage import WireUsage, parse_usage
-from adapters.dialects.passing import Passing, Signs, decoded
+from adapters.dialects.passing import Passing, Signs, decoded, strange
 from adapters.dialects.splicing import SEARCHED_BYTES_MAX, Members, Parts, members_decoder, replace_one, splice
 from adapters.errors import BrokeOff, InvalidRequest
 from adapters.types import Head, Inbound, Usage
@@ -91,12 +91,14 @@ class Chunk(msgspec.Struct):
 
     usage: msgspec.Raw = NOTHING
     choices: list[msgspec.Raw] | None = None
+    data: msgspec.Raw = NOTHING
 
 
 class Whole(msgspec.Struct):
     """A whole answer that is as it should be."""
 
     choices: list[msgspec.Raw] | None = None
+    data: msgspec.Raw = NOTHING
     usage: WireUsage | None = None
 
 
@@ -211,16 +213,16 @@ def usage_of(body: bytes) -> Usage:
         whole = _whole_decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return _usage_of_another(body)
-    if whole.choices is None and b'"error"' in body[:TAIL_BYTES]:
+    if whole.choices is None and whole.data is NOTHING:
         return _usage_of_another(body)
     return Usage() if whole.usage is None else parse_usage(whole.usage)
 
 
 def _usage_of_another(body: bytes) -> Usage:
-    """The same of an error, and of an answer whose usage is not as it should be."""
+    """The same of an answer whose usage is not as it should be; raises what else it is."""
     chunk = decoded(_chunk_decoder, body)
-    if chunk.choices is None and b'"error"' in body[:TAIL_BYTES] and (failure := failure_in_stream(body)) is not None:
-        raise failure
+    if chunk.choices is None and chunk.data is NOTHING:
+        raise failure_in_stream(body) or strange()
     return _reported(chunk.usage)
 
 

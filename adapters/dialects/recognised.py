@@ -28,11 +28,19 @@ class _Inner(msgspec.Struct):
     usage: _Usage | None = None
 
 
+class _Amazons(msgspec.Struct, rename="camel"):
+    input_token_count: Count = None
+    output_token_count: Count = None
+
+
 class _Payload(msgspec.Struct):
     usage: _Usage | None = None
     message: _Inner | None = None
     response: _Inner | None = None
     usageMetadata: _Google | None = None  # noqa: N815
+    metrics: _Amazons | None = msgspec.field(name="amazon-bedrock-invocationMetrics", default=None)
+    # An event of the model in one of Amazon's.
+    within: bytes | None = msgspec.field(name="bytes", default=None)
 
 
 _decoder = msgspec.json.Decoder(_Payload)
@@ -40,12 +48,17 @@ _decoder = msgspec.json.Decoder(_Payload)
 
 def usage_in(payload: bytes) -> Usage | None:
     """What a JSON answer, or one payload of a stream, reports; None when it reports nothing."""
-    if b"sage" not in payload:
+    if not any(sign in payload for sign in (b"sage", b'"bytes"', b"invocationMetrics")):
         return None
     try:
         found = _decoder.decode(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
+    if found.within is not None:
+        return usage_in(found.within)
+    if found.metrics is not None:
+        counted = found.metrics
+        return parse_usage(WireUsage(counted.input_token_count, counted.output_token_count))
     inner = found.message or found.response or _Inner()
     if (usage := found.usage or inner.usage) is not None:
         return _of(usage)

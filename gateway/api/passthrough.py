@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 
 from starlette.requests import Request
 
+from adapters.aws import EVENT_STREAM
 from adapters.errors import AdapterError
-from adapters.passthrough import HEADERS, Outgoing
+from adapters.passthrough import Outgoing
 from gateway import errors
-from gateway.api.http import Endpoint, EventStreamResponse, Response, read_body, respond, run_until_disconnect
+from gateway.api.http import (
+    Endpoint,
+    EventSource,
+    EventStreamResponse,
+    Response,
+    read_body,
+    respond,
+    run_until_disconnect,
+)
 from gateway.api.openai.generation import meter_headers
 from gateway.passthrough import Passage, PassThrough
 
@@ -38,13 +47,15 @@ class OwnApis:
         name, path = request.path_params["name"], request.path_params["path"]
         if self._passthrough is None or "\\" in path:
             raise errors.error("not_found", "There is nothing at this path.")
-        passed = tuple((key, value) for key, value in request.headers.items() if key in HEADERS)
-        outgoing = Outgoing(request.method, path, request.scope["query_string"], passed, body)
+        given = tuple(request.headers.items())
+        outgoing = Outgoing(request.method, path, request.scope["query_string"], given, body)
         opening = self._passthrough.open(request.state.principal, name, outgoing, request.state.request_id)
         passage = await run_until_disconnect(request, opening)
         request.state.log["provider"] = name
+        headers = SANDBOX | passage.exchange.headers | {"x-gateway-provider": name}
         if passage.exchange.is_stream:
-            return EventStreamResponse(Events(passage), {"x-gateway-provider": name})
+            kind = Messages if passage.exchange.is_binary else EventStreamResponse
+            return kind(Events(passage), headers)
         try:
             answer = await run_until_disconnect(request, passage.exchange.body())
         except BaseException:
@@ -54,10 +65,18 @@ class OwnApis:
         passage.end("ok" if passage.exchange.status < 400 else "refused")
         await passage.settled()
         exchange = passage.exchange
-        headers = SANDBOX | {"x-gateway-provider": name}
         if passage.meter is not None:
             headers |= meter_headers(passage.meter)
         return respond(answer, exchange.content_type, exchange.status, headers)
+
+
+class Messages(EventStreamResponse):
+    """Streams Amazon's messages. After a failure of ours the connection is cut, which no reader takes for an end."""
+
+    def __init__(self, events: EventSource, headers: Mapping[str, str]) -> None:
+        super().__init__(events, headers)
+        self.headers[0] = (b"content-type", EVENT_STREAM.encode())
+        self._tells = False
 
 
 class Events:

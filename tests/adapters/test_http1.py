@@ -13,7 +13,8 @@ import httpx
 import pytest
 
 from adapters import proxied
-from adapters.errors import AdapterError, Unreachable
+from adapters.connection import Timeouts
+from adapters.errors import AdapterError, Timeout, Unreachable
 from adapters.http1 import Client, Origin, interleaved, parse_url, render_head, translated
 from tests.adapters.upstream import OK, Kept, Peer, answering, both_loops, client, run, upstream
 
@@ -43,6 +44,22 @@ def test_who_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
         await door.close()
 
     run(main(), asyncio.new_event_loop)
+
+
+def test_who_does_not_shake_hands_is_late() -> None:
+    """So that a client waits for one such target only once, and is told 504."""
+
+    async def silent(peer: Peer) -> None:
+        await asyncio.sleep(60)
+
+    async def main() -> None:
+        async with upstream(silent) as up:
+            door = Client(proxies={}, timeouts=Timeouts(connect_s=0.05))
+            with pytest.raises(Timeout, match="connection"):
+                await door.wire(Origin("https", "127.0.0.1", up.port)).send(b"", b"", Kept())
+            await door.close()
+
+    run(main())
 
 
 def test_a_second_address_helps_and_names_are_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
 
 from adapters import passthrough
+from adapters.aws import event_message
 from adapters.dialects.recognised import latest, usage_in
 from adapters.errors import AdapterError, UpstreamFailed, UpstreamInvalid, UpstreamRefused
 from adapters.passthrough import Exchange, Outgoing
@@ -77,6 +79,57 @@ def test_errors_are_passed_on_without_the_key() -> None:
     async def scenario() -> None:
         async with exchange(Recording(reply(f'{{"error":"{KEY} at 127.0.0.1"}}'.encode(), 400)), outgoing()) as made:
             assert await made.body() == b'{"error":"[removed] at [removed]"}'
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("path", "model"),
+    [
+        ("model/anthropic.claude-v1:0/invoke", "anthropic.claude-v1:0"),
+        ("model/arn:aws:bedrock:us-east-1:1:inference-profile/us.x/invoke-with-response-stream",
+         "arn:aws:bedrock:us-east-1:1:inference-profile/us.x"),
+        ("v1beta/models/gemini-2.5-flash:generateContent", "gemini-2.5-flash"),
+        ("v1/projects/p/locations/l/publishers/google/models/gemini-2.5-flash:streamGenerateContent",
+         "gemini-2.5-flash"),
+        ("deployments/gpt-4o/chat/completions", "gpt-4o"),
+        ("models/gpt-4o", None),
+        ("chat/completions", None),
+    ],
+)  # fmt: skip
+def test_models_that_paths_name(path: str, model: str | None) -> None:
+    assert outgoing(path).model == model
+
+
+def test_what_amazon_needs() -> None:
+    async def scenario() -> None:
+        said = {"x-amzn-bedrock-input-token-count": "5", "x-amzn-bedrock-output-token-count": "3"}
+        answer = reply(b"{}", 200, content_type="application/json", retry_after="3", server="x", **said)
+        script = Recording(answer)
+        asked = outgoing("model/arn:aws/x:0/invoke", x_amzn_bedrock_trace="ENABLED", x_amz_date="0")
+        async with exchange(script, asked) as made:
+            await made.body()
+        assert script.heads[0].startswith("POST /v1/model/arn:aws%2Fx:0/invoke HTTP/1.1\r\n")
+        assert "x-amzn-bedrock-trace: ENABLED" in script.heads[0] and "x-amz-date" not in script.heads[0]
+        assert made.headers == {"retry-after": "3", **said}
+        assert made.usage == Usage(5, 3)
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_messages_of_amazon_pass_as_they_come(damaged: bool) -> None:
+    event = b64encode(b'{"type":"message_start","message":{"usage":{"input_tokens":5,"output_tokens":1}}}').decode()
+    end = b64encode(b'{"amazon-bedrock-invocationMetrics":{"inputTokenCount":5,"outputTokenCount":9}}').decode()
+    body = b"".join(event_message("chunk", b'{"bytes":"%b","p":"ab"}' % one.encode()) for one in (event, end))
+    body = body[:-1] + b"?" if damaged else body
+
+    async def scenario() -> None:
+        script = Recording(reply(body, content_type="application/vnd.amazon.eventstream"))
+        async with exchange(script, outgoing()) as made:
+            assert made.is_stream and made.is_binary
+            assert b"".join([piece async for piece in made.events()]) == body
+        assert made.usage == (None if damaged else Usage(5, 9))
 
     run(scenario())
 

@@ -300,6 +300,8 @@ def test_streams_that_fail(script: Script, kind: type[AdapterError] | None, begu
     [
         (whole(b"<html>upstream-key</html>", headers=b"Content-Type: text/html\r\n"), UpstreamInvalid),
         (whole(b"[]"), UpstreamInvalid),
+        (whole(b"{}"), UpstreamInvalid),
+        (whole(b'{"detail":"not found","usage":{}}'), UpstreamInvalid),
         (whole(b'{"choices":[]} {}'), UpstreamInvalid),
         (whole(b"\xff"), UpstreamInvalid),
         (whole(b'{"error":{"message":"overloaded","type":"overloaded_error"}}'), AdapterError),

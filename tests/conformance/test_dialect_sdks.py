@@ -21,8 +21,8 @@ from google import genai
 from google.genai import errors as genai_errors
 from google.genai import types
 
-from adapters.aws import signature_headers
-from adapters.dialects import bedrock_converse, gemini, openai_wire
+from adapters.aws import event_message, signature_headers
+from adapters.dialects import anthropic_messages, bedrock_converse, gemini, openai_wire
 from adapters.http1 import Client
 from adapters.providers import ProviderKind
 from adapters.remote import Remote, RemoteModel
@@ -105,8 +105,10 @@ class Mock:
 
     def _bedrock(self, path: str, headers: dict[str, str], body: bytes) -> tuple[int, str, bytes]:
         self._check_signature(path, headers, body)
-        if path.endswith("/invoke"):
-            return 200, "application/json", self._invoked(unquote(path.split("/")[2]), msgspec.json.decode(body))
+        if (invoked := re.fullmatch(r"/model/([^/]+)/invoke(-with-response-stream)?", path)) is not None:
+            if "claude" in path:
+                return self._invoked_claude(body, stream=bool(invoked[2]))
+            return 200, "application/json", self._invoked(unquote(invoked[1]), msgspec.json.decode(body))
         found = re.fullmatch(r"/model/([^/]+)/converse(-stream)?", path)
         assert found is not None, path
         inbound = bedrock_converse.parse_request(body, unquote(found[1]), stream=bool(found[2]))
@@ -116,6 +118,21 @@ class Mock:
             frames = b"".join(map(renderer.render, self.scripts.pop(0)))
             return 200, "application/vnd.amazon.eventstream", frames
         return 200, "application/json", bedrock_converse.render_answer(HEAD, inbound.request, self._folded())
+
+    def _invoked_claude(self, body: bytes, *, stream: bool) -> tuple[int, str, bytes]:
+        """Anthropic's dialect in Amazon's: the model is in the path, and each event within one of theirs."""
+        asked = msgspec.json.decode(body)
+        assert asked.pop("anthropic_version") == "bedrock-2023-05-31" and "model" not in asked
+        inbound = anthropic_messages.parse_request(msgspec.json.encode({"model": "claude", "stream": stream, **asked}))
+        self.asked.append(inbound.request)
+        if not stream:
+            whole = anthropic_messages.render_answer(HEAD, inbound.request, self._folded())
+            return 200, "application/json", whole
+        renderer = anthropic_messages.ChunkRenderer(HEAD, inbound)
+        frames = b"".join(map(renderer.render, self.scripts.pop(0)))
+        payloads = re.findall(rb"data: ([^\n]*)\n", frames)
+        within = [event_message("chunk", msgspec.json.encode({"bytes": one, "p": "ab"})) for one in payloads]
+        return 200, "application/vnd.amazon.eventstream", b"".join(within)
 
     def _invoked(self, model: str, asked: dict[str, Any]) -> bytes:
         """Vectors that begin with the length of their text."""

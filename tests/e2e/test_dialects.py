@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -42,7 +43,8 @@ providers:
   - {{name: next, kind: anthropic, base_url: "{behind}", api_key: "{key}"}}
 routes:
   - {{name: gemini, groups: [[{{provider: google, model: gemini-2.5-flash, price: {{input: "1", output: "2"}}}}]]}}
-  - {{name: claude, groups: [[{{provider: amazon, model: "anthropic.claude-sonnet-4-6-v1:0"}}]]}}
+  - {{name: claude, groups: [[{{provider: amazon, model: "anthropic.claude-sonnet-4-6-v1:0",
+     price: {{input: "1", output: "1"}}}}]]}}
   - {{name: titan, groups: [[{{provider: amazon, model: "amazon.titan-embed-text-v2:0", kinds: [embedding]}}]]}}
   - {{name: cohere, groups: [[{{provider: amazon, model: "us.cohere.embed-v4:0", kinds: [embedding]}}]]}}
   - {{name: messages, groups: [[{{provider: next, model: demo}}]]}}
@@ -226,6 +228,21 @@ def test_amazons_client_in_its_own_dialect(mocks: dict[str, Mock], front: Server
         if "contentBlockDelta" in event
     ]
     assert "".join(told) == "Grüße, 世界"
+    # The API of each model: its own dialect as the body.
+    mock.scripts = [script(TextDelta(0, "Grüße")), script(TextDelta(0, "Grüße, "), TextDelta(0, "世界"))]
+    body = {
+        "anthropic_version": "bedrock-2023-05-31",
+        "max_tokens": 50,
+        "messages": [{"role": "user", "content": "hi"}],
+    }
+    invoke: Any = {"modelId": ask["modelId"], "body": json.dumps(body)}
+    answer = client.invoke_model(**invoke)
+    assert json.loads(answer["body"].read())["content"][-1]["text"] == "Grüße"
+    assert answer["ResponseMetadata"]["HTTPHeaders"]["x-gateway-cost-usd"] == "0.000039"
+    streamed = client.invoke_model_with_response_stream(**invoke)
+    events = [json.loads(event["chunk"]["bytes"]) for event in streamed["body"]]
+    assert "".join(event.get("delta", {}).get("text", "") for event in events) == "Grüße, 世界"
+    assert mock.asked[-1].messages == (Message("user", "hi"),)
     client.close()
 
 

@@ -20,8 +20,8 @@ from tests.fakes import Scripted
 PRINCIPAL = Principal(tenant="t", key_id="k", name="n")
 
 
-def outgoing(body: bytes) -> Outgoing:
-    return Outgoing("POST", "chat", b"", (), body)
+def outgoing(body: bytes, path: str = "chat") -> Outgoing:
+    return Outgoing("POST", path, b"", (), body)
 
 
 def test_keys_for_certain_models_pass_only_those() -> None:
@@ -39,6 +39,11 @@ def test_keys_for_certain_models_pass_only_those() -> None:
                 with pytest.raises(GatewayError) as caught:
                     await passthrough.open(held, "p", outgoing(body), "r")
                 assert caught.value.code == "permission_denied"
+            with pytest.raises(GatewayError):
+                elsewhere = outgoing(b'{"model":"gpt-4o"}', "deployments/gpt-5/chat/completions")
+                await passthrough.open(held, "p", elsewhere, "r")
+            there = await passthrough.open(held, "p", outgoing(b"{}", "deployments/gpt-4o/chat/completions"), "r")
+            await there.exchange.drop()
             for principal, body in ((held, b'{"model":"gpt-4o"}'), (PRINCIPAL, b"{}")):
                 passage = await passthrough.open(principal, "p", outgoing(body), "r")
                 await passage.exchange.drop()
