@@ -30,7 +30,7 @@ CHUNKED = (
     b"3;name=value\r\nhel\r\n2\r\nlo\r\n0\r\nTrailer: value\r\n\r\n"
 )
 UNTIL_CLOSE = b"HTTP/1.1 200 OK\r\n\r\nhello"
-QUICK = Timeouts(connect_s=1, first_byte_s=0.3, idle_s=0.3, total_s=30)
+QUICK = Timeouts(connect_s=20, first_byte_s=0.3, idle_s=0.3, total_s=30)
 
 
 async def ask(door: Client, up: Upstream, body: bytes = b"{}", timeouts: Timeouts | None = None) -> Kept:

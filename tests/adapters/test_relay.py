@@ -26,7 +26,7 @@ from tests.adapters.upstream import Peer, Script, Upstream, answering, client, r
 
 CALLER = Caller("r", "t")
 USAGE = {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9, "prompt_tokens_details": {"cached_tokens": 3}}
-QUICK = Timeouts(connect_s=1, first_byte_s=0.4, idle_s=0.4, total_s=20)
+QUICK = Timeouts(connect_s=20, first_byte_s=0.4, idle_s=0.4, total_s=20)
 
 
 def chunk(text: str | None = None, **more: object) -> bytes:

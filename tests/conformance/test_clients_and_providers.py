@@ -270,7 +270,7 @@ async def gateway(
 ) -> AsyncIterator[str]:
     """The address of a gateway in front of a provider that answers by a script."""
     async with upstream(script) as up:
-        client = Client(proxies={}, timeouts=Timeouts(connect_s=1, first_byte_s=5, idle_s=5, total_s=20))
+        client = Client(proxies={}, timeouts=Timeouts(connect_s=20, first_byte_s=5, idle_s=5, total_s=20))
         url = f"http://127.0.0.1:{up.port}"
         settings = UpstreamSettings(
             name="p", kind=kind, base_url=url, api_key=Secret("upstream-key"), **SETTINGS.get(kind, {})

@@ -37,7 +37,7 @@ from tests.fakes import HELLO, Scripted
 from tests.gateway.api.wire import Served, serve
 
 BODY_BYTES_MAX = 3_000_000
-QUICK = Timeouts(connect_s=1, first_byte_s=0.5, idle_s=0.5, total_s=20)
+QUICK = Timeouts(connect_s=20, first_byte_s=0.5, idle_s=0.5, total_s=20)
 
 
 TIMED = (*HELLO[:-1], Finished(Usage(7, 2, 3), Timings(1500, 2500, 4000)))

@@ -67,7 +67,7 @@ async def opened(
     provider: Provider, models: Sequence[str] = ("far",), *, lane: bool = True
 ) -> AsyncIterator[tuple[httpx.AsyncClient, anthropic.AsyncAnthropic, Telemetry]]:
     async with upstream(provider) as up:
-        client = Client(proxies={}, timeouts=Timeouts(connect_s=1, first_byte_s=5, idle_s=5, total_s=20))
+        client = Client(proxies={}, timeouts=Timeouts(connect_s=20, first_byte_s=5, idle_s=5, total_s=20))
         url = f"http://127.0.0.1:{up.port}"
         settings = UpstreamSettings(name="p", kind="anthropic", base_url=url, api_key=Secret("upstream-key"))
         remote = Remote(RemoteModel(name="far", model="claude-x"), Upstream(settings, client=client))
