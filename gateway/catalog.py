@@ -76,6 +76,8 @@ class Target:
         self.name = name
         self.caching = caching
         self._prices = prices or {}
+        # Who answers when nobody has said that he does: a route's targets say so.
+        self.provider = "local" if prices is None else ""
         self.price = price
         self.adapter = adapter
         self._relay = relay_of(adapter)

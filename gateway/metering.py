@@ -210,7 +210,7 @@ class Metering:
             org_id=principal.org_id,
             model=target.name,
             target=target.name,
-            provider="local",
+            provider=target.provider,
             kind=kind,
             price=price,
         )

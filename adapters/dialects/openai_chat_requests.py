@@ -1,9 +1,6 @@
 """OpenAI chat completions towards a provider: canonical requests to bodies.
 
-Lost on the way there: `top_k`, `min_p` and `ignore_eos` where the provider has no fields for them; that a tool failed;
-whether a title, a context or citations belong to a document; what to cache, where a provider takes no `cache_control`;
-thoughts where it does not want them back; a budget of thinking where it takes only an effort.
-Images in a tool's result follow it in a message of the user. A narrowed choice of tools leaves the others out.
+`LOST` is what does not survive a translation, by name, because the dialect, or a provider of it, has no words for it.
 Refused is what would change the answer: adapters (`lora`), and whatever the provider's row does not list.
 """
 
@@ -12,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from base64 import b64encode
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -39,6 +36,21 @@ from adapters.types import (
 
 Fields = dict[str, Any]
 
+LOST: Mapping[str, str] = {
+    "top_k": "and `min_p` and `ignore_eos`, where the provider has no fields for them",
+    "developer": "becomes a system message, where the provider has no other",
+    "names": "of speakers, where the provider takes none",
+    "markers": "of what to cache, where the provider has none",
+    "failed tools": "that the result is of one that did not work",
+    "images in results": "follow them in a message of the user",
+    "documents": "their context, and whether to cite them; of texts their titles",
+    "thoughts": "where the provider does not want them back, and what they were signed with",
+    "signatures of calls": "which only Gemini gives",
+    "budget of thinking": "where only an effort can be asked for",
+    "a narrowed choice": "of several tools leaves the others out",
+    "letters of ids": "where the provider has its own",
+}
+
 _encode = msgspec.json.Encoder().encode
 
 
@@ -48,7 +60,7 @@ def render_request(request: ChatRequest, style: Style) -> bytes:
     tools += [_native(part, "tools") for part in request.native_tools]
     fields: Fields = {
         "model": request.model,
-        "messages": [one for message in request.messages for one in _messages(message, style)],
+        "messages": list(_turns(request.messages, style)),
         **generation_fields(request.generation, style),
     }
     if tools:
@@ -167,14 +179,25 @@ def _cached(lifetime: str | None, style: Style) -> Fields:
     return {"cache_control": control if lifetime == "5m" else {**control, "ttl": lifetime}}
 
 
-def _messages(message: Message, style: Style) -> Iterator[Fields]:
-    """A turn, mostly as one message."""
+def _turns(messages: Sequence[Message], style: Style) -> Iterator[Fields]:
+    """The messages. Images out of results come behind all results of a turn, which nothing may come between."""
+    aside: list[Part] = []
+    for message in messages:
+        if aside and message.role != "tool":
+            yield {"role": "user", "content": _content(aside, style)}
+            aside = []
+        yield _message(message, style, aside)
+    if aside:
+        yield {"role": "user", "content": _content(aside, style)}
+
+
+def _message(message: Message, style: Style, aside: list[Part]) -> Fields:
+    """A message; what is no text in a tool's result is put `aside`."""
     role = "system" if message.role == "developer" and not style.developer_role else message.role
     fields: Fields = {"role": role}
     parts = message.content if isinstance(message.content, tuple) else None
-    aside: list[Part] = []
     if parts is not None and message.role == "tool":
-        aside = [part for part in parts if not isinstance(part, TextPart)]
+        aside += [part for part in parts if not isinstance(part, TextPart)]
         parts = tuple(part for part in parts if isinstance(part, TextPart)) or (TextPart(""),)
     fields["content"] = message.content if parts is None else _content(parts, style)
     if message.name is not None and style.names:
@@ -187,9 +210,7 @@ def _messages(message: Message, style: Style) -> Iterator[Fields]:
         fields["tool_call_id"] = _id(message.tool_call_id, style)
     if message.role == "assistant":
         fields |= _thoughts(message, style)
-    yield fields
-    if aside:
-        yield {"role": "user", "content": _content(aside, style)}
+    return fields
 
 
 def _id(id: str, style: Style) -> str:

@@ -110,6 +110,14 @@ def test_images_of_results_follow_them() -> None:
     assert second["role"] == "user" and second["content"][0]["image_url"]["url"] == "data:image/png;base64,eA=="
 
 
+def test_results_of_one_turn_stay_together() -> None:
+    """Providers refuse anything between calls and their results."""
+    results = [Message("tool", (ImagePart(id.encode(), "image/png"),), tool_call_id=id) for id in "ab"]
+    told = sent("openai", (*ASKED, *results, Message("assistant", "I see.")))["messages"]
+    assert [one["role"] for one in told] == ["user", "tool", "tool", "user", "assistant"]
+    assert len(told[3]["content"]) == 2
+
+
 def test_documents() -> None:
     parts = (DocumentPart(b"text", "text/plain"), DocumentPart(b"x", "application/pdf", title="a.pdf"))
     text, file = sent("openai", (Message("user", parts),))["messages"][0]["content"]
