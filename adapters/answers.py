@@ -35,6 +35,13 @@ def header_of(headers: Headers, name: bytes) -> bytes | None:
     return None
 
 
+def check_encoding(headers: Headers) -> None:
+    """Raises for a body that nobody here can read."""
+    encoding = header_of(headers, b"content-encoding") or b"identity"
+    if encoding.lower() != b"identity":
+        raise UpstreamInvalid("The provider compressed its answer, which was not asked for.")
+
+
 class Whole(msgspec.Struct, eq=False):
     """A receiver that keeps a body of at most so many bytes."""
 

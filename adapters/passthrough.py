@@ -9,7 +9,7 @@ from urllib.parse import quote, quote_from_bytes, unquote_to_bytes
 
 import msgspec
 
-from adapters.answers import Reading, streamed
+from adapters.answers import Reading, check_encoding, streamed
 from adapters.aws import EVENT_STREAM, MessageSplitter
 from adapters.dialects.failures import failure
 from adapters.dialects.recognised import latest, usage_in
@@ -79,6 +79,11 @@ class Exchange:
         if self.status in (401, 402, 403, 407) or 300 <= self.status < 400:
             await self.drop()
             raise failure(self.status, b"", {}, 0.0)
+        try:
+            check_encoding(self._reading.headers)
+        except AdapterError:
+            await self.drop()
+            raise
 
     @property
     def is_stream(self) -> bool:

@@ -11,7 +11,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 
-from adapters.answers import Whole, header_of
+from adapters.answers import Whole, check_encoding, header_of
 from adapters.connection import Flow, Headers
 from adapters.dialects import openai_passing
 from adapters.dialects.anthropic_messages.passing import MESSAGES
@@ -110,19 +110,13 @@ class Relaying:
         if status != 200:
             named = {name.decode("latin-1"): value.decode("latin-1") for name, value in headers}
             raise self._own(failure(status, body, named, self._now_s()))
-        _check_encoding(headers)
+        check_encoding(headers)
 
     def _own(self, error: AdapterError) -> AdapterError:
         """The error with nothing in it that tells about the account or the network."""
         if isinstance(error, InvalidRequest):
             return InvalidRequest(self._upstream.scrubbed(error.message), code=error.code, param=error.param)
         return error
-
-
-def _check_encoding(headers: Headers) -> None:
-    for name, value in headers:
-        if name == b"content-encoding" and value.lower() != b"identity":
-            raise UpstreamInvalid("The provider compressed its answer, which was not asked for.")
 
 
 class _Stream:
@@ -146,7 +140,7 @@ class _Stream:
             self.refused = Whole(ERROR_BYTES_MAX)
             self.refused.on_head(status, headers, flow)
             return
-        _check_encoding(headers)
+        check_encoding(headers)
         if not (header_of(headers, b"content-type") or b"").lower().startswith(b"text/event-stream"):
             raise UpstreamInvalid("The provider answered with something that is not a stream.")
 

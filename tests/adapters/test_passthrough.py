@@ -62,6 +62,7 @@ def test_what_goes_along() -> None:
     [
         (reply(f"bad key {KEY}".encode(), 401), UpstreamRefused),
         (reply(b"", 302, location="http://127.0.0.1:1/"), UpstreamInvalid),
+        (reply(b"\x1f\x8b", content_encoding="gzip"), UpstreamInvalid),
         (b"nonsense\r\n\r\n", UpstreamFailed),
     ],
 )
