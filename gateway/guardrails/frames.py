@@ -118,7 +118,7 @@ class Frames:
         cannot be read."""
         shown: list[bytes] = []
         for frame in frames[:-2].split(b"\n\n"):
-            if not self._over:
+            if frame and not self._over:
                 await self._look(*await self._arrived(frame))
                 shown += self._ready()
         return b"".join(shown)

@@ -243,6 +243,11 @@ def test_several_guardrails_one_after_the_other() -> None:
     assert [(one.stage, one.outcome, one.kinds) for one in found] == [("during", "masked", "email:1")]
 
 
+def test_a_stream_may_end_without_a_last_event() -> None:
+    shown, _ = looked_at(guardrails("mask"), [chunk(content="a"), chunk(reason="stop")], last=b"")
+    assert shown == [chunk(content="a"), chunk(reason="stop")]
+
+
 def test_what_is_logged_is_not_changed() -> None:
     found: list[Found] = []
     events = [chunk(content=f"to {MAIL}"), chunk(reason="stop")]
