@@ -30,9 +30,14 @@ ERRORS: Mapping[type[Exception], tuple[type[AdapterError], str]] = {
     httpx.CookieConflict: (UpstreamInvalid, "The upstream's answer is not valid HTTP."),
 }
 
+# httpx's words for a connection that ended before anything came.
+DISCONNECTED = "Server disconnected without sending a response."
+
 
 def translated(exc: Exception) -> AdapterError:
     """An exception of httpx in our tree; anything else is raised as it is."""
+    if isinstance(exc, httpx.RemoteProtocolError) and str(exc) == DISCONNECTED:
+        exc = httpx.ReadError(DISCONNECTED)
     for kind in type(exc).__mro__:
         if kind in ERRORS:
             ours, message = ERRORS[kind]
@@ -56,6 +61,15 @@ class Gap:
 
     def hurry(self, seconds: float) -> None:
         self._timeout.reschedule(min(self._timeout.when() or math.inf, asyncio.get_running_loop().time() + seconds))
+
+
+class Opened:
+    """Whether a connection was opened for a request."""
+
+    anew = False
+
+    async def trace(self, event: str, _: object) -> None:
+        self.anew = self.anew or event == "connection.connect_tcp.started"
 
 
 class Proxied:
@@ -87,7 +101,7 @@ class Proxied:
         try:
             async with asyncio.timeout(timeouts.total_s) as whole:
                 gap = Gap(whole)
-                response = await self._client.send(request, stream=True)
+                response = await self._answered(request)
                 try:
                     names = [(name.lower(), value) for name, value in response.headers.raw]
                     receiver.on_head(response.status_code, names, gap)
@@ -100,6 +114,17 @@ class Proxied:
             raise Timeout("The upstream took too long for its whole answer.") from None
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as exc:
             raise translated(exc) from None
+
+    async def _answered(self, request: httpx.Request) -> httpx.Response:
+        """A kept connection may have died unnoticed: then, if nothing came back, the request is sent once more."""
+        opened = Opened()
+        request.extensions["trace"] = opened.trace
+        try:
+            return await self._client.send(request, stream=True)
+        except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError) as exc:
+            if opened.anew or (isinstance(exc, httpx.RemoteProtocolError) and str(exc) != DISCONNECTED):
+                raise
+        return await self._client.send(request, stream=True)
 
     async def close(self) -> None:
         await self._client.aclose()

@@ -14,7 +14,7 @@ import pytest
 
 from adapters import proxied
 from adapters.connection import Timeouts
-from adapters.errors import AdapterError, Timeout, Unreachable
+from adapters.errors import AdapterError, BrokeOff, Timeout, Unreachable
 from adapters.http1 import Client, Origin, interleaved, parse_url, render_head, translated
 from tests.adapters.upstream import OK, Kept, Peer, answering, both_loops, client, run, upstream
 
@@ -258,6 +258,37 @@ def test_a_bug_of_ours_stays_one() -> None:
         translated(ZeroDivisionError())
     with pytest.raises(ZeroDivisionError):
         proxied.translated(ZeroDivisionError())
+
+
+def test_behind_a_proxy_a_connection_that_has_died_is_no_failure() -> None:
+    requests: list[int] = []
+
+    async def script(peer: Peer) -> None:
+        """The first two connections die with a request that came; the first of these has been used before."""
+        await peer.request()
+        requests.append(len(requests))
+        if len(requests) == 1:
+            await peer.send(OK)
+            await peer.request()
+            requests.append(len(requests))
+        elif len(requests) == 3:
+            await peer.send(OK)
+
+    async def main() -> None:
+        async with upstream(script) as up:
+            door = Client(proxies={"http": f"http://127.0.0.1:{up.port}"})
+            origin = Origin("http", "far.test", 80)
+            head = render_head("POST", "/v1/x", origin, [])
+            for _ in range(2):
+                kept = Kept()
+                await door.wire(origin).send(head, b"{}", kept)
+                assert (kept.status, kept.data) == (200, b"hello")
+            with pytest.raises(BrokeOff):
+                await door.wire(origin).send(head, b"{}", Kept())
+            await door.close()
+        assert len(requests) == 4
+
+    run(main())
 
 
 def test_a_proxy_of_the_environment_is_used() -> None:
