@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Any, TextIO
 
 from gateway import cli_datasets, command
@@ -80,6 +81,7 @@ async def _known_to_the_library(config: Config, options: argparse.Namespace, ref
 
 async def _carry_out(config: Config, options: argparse.Namespace, reference: Reference, shelf: Shelf | None) -> Pull:
     from gateway.hubs import open_pulls
+    from gateway.library.pulling import answer, watch
 
     pulls = open_pulls(config, shelf)
     pull = pulls.start(reference, "dataset" if options.dataset else "model", update=options.update)
@@ -88,7 +90,7 @@ async def _carry_out(config: Config, options: argparse.Namespace, reference: Ref
         loop.add_signal_handler(number, pulls.pause, pull)
     bar = Bar(sys.stderr)
     try:
-        async for progress in pulls.watch(pull):
+        async for progress in watch(partial(answer, lambda: pulls), pull.progress()):
             bar.show(progress)
             if progress.status == "paused":
                 break

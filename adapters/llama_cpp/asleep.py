@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from adapters.disk import sync_folder
 from adapters.errors import ModelLoading, Overloaded
 from adapters.llama_cpp import records
 from adapters.llama_cpp.messages import EngineSettings
@@ -76,7 +77,7 @@ class Asleep:
             mine = [one for one, _ in self._read() if one.tenant == tenant and name in (one.key, one.id)]
             for record in mine:
                 (self._folder / f"{record.id}{records.SUFFIX}").unlink(missing_ok=True)
-            records.sync_folder(self._folder)
+            sync_folder(self._folder)
         return _info(max(mine, key=lambda record: record.used_us), 0) if mine else None
 
 

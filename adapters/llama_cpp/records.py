@@ -17,7 +17,6 @@ import os
 import re
 import struct
 from io import BufferedReader, BufferedWriter
-from pathlib import Path
 
 import msgspec
 from blake3 import blake3
@@ -173,12 +172,3 @@ def fill(file: BufferedReader, into: memoryview) -> None:
         if not count:
             raise Damaged("it ends early")
         into = into[count:]
-
-
-def sync_folder(folder: Path) -> None:
-    """What appeared in a folder, or is gone from it, stays so."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

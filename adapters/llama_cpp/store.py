@@ -25,10 +25,11 @@ from typing import TypeVar
 
 import msgspec
 
+from adapters.disk import sync_folder
 from adapters.llama_cpp import sealed
 from adapters.llama_cpp.buffers import Buffers, step_back
 from adapters.llama_cpp.kept import Blob, Scan
-from adapters.llama_cpp.records import ID, LOCK_NAME, SUFFIX, Damaged, Foreign, Lock, Record, sync_folder
+from adapters.llama_cpp.records import ID, LOCK_NAME, SUFFIX, Damaged, Foreign, Lock, Record
 
 READY_MAX = 4
 

@@ -11,7 +11,7 @@ from gateway.hubs import open_pulls
 from gateway.library import hardware
 from gateway.library.errors import LibraryError
 from gateway.library.names import Reference, select
-from gateway.library.pulling import Asked, Progress, Told, answer
+from gateway.library.pulling import Asked, Told, answer
 
 if TYPE_CHECKING:
     from gateway.library.pull import Pull, Pulls
@@ -58,7 +58,6 @@ class Supply:
         self._pulls = pulls
         self._locate = locate
         self._pull: Pull | None = None
-        self._seen: Progress | None = None
 
     async def fetch(self) -> None:
         """Go on with the pull, or begin it; raises FetchFailed, and Withdrawn when an operator has cancelled it."""
@@ -68,8 +67,7 @@ class Supply:
                 pull = self._pull = pulls.start(self._reference)
         except LibraryError as error:
             raise FetchFailed(str(error)) from None
-        async for progress in pulls.watch(pull):
-            self._seen = progress
+        await pull.ended.wait()
         if pull.status == "cancelled":
             self._pull = None
             raise Withdrawn("the pull was cancelled")
@@ -80,7 +78,7 @@ class Supply:
         self._locate(paths[chosen.model.files[0]], paths.get(chosen.projector) if chosen.projector else None)
 
     def progress(self) -> tuple[float, float]:
-        seen = self._seen
-        if seen is None or not seen.total_bytes:
+        if self._pull is None or not self._pull.total_bytes:
             return 0.0, ETA_S_GUESS
+        seen = self._pull.progress()
         return seen.done_bytes / seen.total_bytes, ETA_S_GUESS if seen.eta_s is None else seen.eta_s

@@ -11,6 +11,7 @@ import string
 import zlib
 from pathlib import Path
 
+from adapters.disk import sync_folder
 from gateway.config import Secret
 
 PEPPER_NAME = "pepper"
@@ -60,6 +61,7 @@ def make_secret(path: Path) -> None:
             os.link(draft, path)
     finally:
         draft.unlink()
+    sync_folder(path.parent)
 
 
 def new_key() -> tuple[str, str]:

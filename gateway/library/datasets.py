@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import aclosing
 from pathlib import Path
 
+from adapters.disk import sync_folder
 from gateway.library.digests import Digests
 from gateway.library.drives import check_writable
 from gateway.library.errors import Cancelled, LibraryError, NoSpace, NotFound, Unusable
@@ -21,7 +22,6 @@ from gateway.library.names import path_problem
 from gateway.library.pulling import Ask, Progress, watch
 from gateway.library.requests import Dataset, Requests, Wish
 from gateway.library.rows import Row, rows_of
-from gateway.library.transfer import sync_folder
 
 MADE = "made"
 # As large as the file of a batch may be.

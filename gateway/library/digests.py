@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from adapters.disk import write_all
 from gateway.library.errors import Cancelled, Corrupt, NoSpace, Unusable
-from gateway.library.transfer import write_all
 
 PIECE_BYTES = 4 << 20
 

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Literal
 
 from gateway.library.errors import NoSpace, Unusable
-from gateway.library.transfer import SPACE_LEFT_BYTES
 
 # "link" is a symbolic link, "hardlink" another name of the same file, "reflink" a copy whose blocks are shared until
 # one of the two is written to.
 How = Literal["link", "hardlink", "reflink", "copy"]
 
+# What is left free of a file system.
+SPACE_LEFT_BYTES = 256 << 20
 DEVICES = Path("/sys/dev/block")
 # A head that has to move between two files is slower than one file after the other.
 TURNS_ROTATIONAL = 1

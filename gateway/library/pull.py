@@ -7,14 +7,14 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from gateway.library.errors import Cancelled, LibraryError
 from gateway.library.files import Status as FileStatus
 from gateway.library.hub import Hub, Resolution, check_facts
 from gateway.library.names import Kind, Reference, RemoteFile, Selection, select, select_dataset
-from gateway.library.pulling import ENDED, PROGRESS_EVERY_S, Progress, Status
+from gateway.library.pulling import ENDED, Progress, Status
 from gateway.library.shelf import Shelf
 from gateway.library.store import LockFile, Pinned, Store, pin_name
 from gateway.library.transfer import Transfer
@@ -204,22 +204,6 @@ class Pulls:
     def _discard(self, pull: Pull) -> None:
         for file in pull.files:
             self._store.discard(pull.reference.repo, file, pull.kind)
-
-    async def watch(self, pull: Pull) -> AsyncGenerator[Progress, None]:
-        """How it stands, a few times a second while that changes; ends with the pull."""
-        last = None
-        while True:
-            progress = pull.progress()
-            if progress != last:
-                yield progress
-                last = progress
-            if progress.status in ENDED:
-                return
-            try:
-                async with asyncio.timeout(PROGRESS_EVERY_S):
-                    await pull.ended.wait()
-            except TimeoutError:
-                continue
 
     def _forget_oldest(self) -> None:
         if len(self._pulls) >= PULLS_MAX:

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from adapters.disk import sync_folder
 from adapters.llama_cpp import gguf
 from gateway.library.digests import Digests, digests
 from gateway.library.drives import How, bring, check_writable, reflink
 from gateway.library.errors import Corrupt, Unusable
 from gateway.library.facts import Facts, facts
-from gateway.library.transfer import sync_folder
 
 # "auto": share blocks where the file system can, else link; nothing is written twice without being asked for.
 Way = Literal["auto", "link", "hardlink", "reflink", "copy"]

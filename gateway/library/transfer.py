@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
+from adapters.disk import sync_folder, write_all
+from gateway.library.drives import check_writable
 from gateway.library.errors import Cancelled, Corrupt, HubUnavailable, Misled, NoSpace
 from gateway.library.names import RemoteFile
 from gateway.routing.backoff import delay_s
@@ -17,7 +19,6 @@ from gateway.routing.backoff import delay_s
 ATTEMPTS_MAX = 8
 RETRY_AFTER_S_MAX = 300.0
 READ_BYTES = 1 << 20
-SPACE_LEFT_BYTES = 256 << 20
 
 
 class Source(Protocol):
@@ -54,12 +55,12 @@ class Transfer:
         self.checking = False
 
     def run(self) -> None:
-        """Raises Cancelled, Corrupt, NoSpace, or HubUnavailable when it fails again and again. Only what is Corrupt
-        itself, and no answer that has Misled us, leaves nothing to go on from."""
+        """Raises Cancelled, Corrupt, NoSpace, Unusable where nothing can be written, or HubUnavailable when it fails
+        again and again. Only what is Corrupt itself, and no answer that has Misled us, leaves nothing to go on from."""
         if self._target.exists():
             self.done_bytes = self._file.size_bytes
             return
-        check_space(self._partial.parent, self._file.size_bytes - _size(self._partial))
+        check_writable(self._partial.parent, self._file.size_bytes - _size(self._partial))
         resumed = _size(self._partial) > 0
         try:
             whole = self._attempts()
@@ -153,33 +154,8 @@ def new_digest(file: RemoteFile) -> hashlib._Hash:
     return hashlib.sha1(b"blob %d\0" % file.size_bytes, usedforsecurity=False)
 
 
-def check_space(folder: Path, size_bytes: int) -> None:
-    """Raises NoSpace when so many bytes would not leave the file system some room."""
-    folder.mkdir(parents=True, exist_ok=True)
-    status = os.statvfs(folder)
-    free = status.f_bavail * status.f_frsize
-    if size_bytes + SPACE_LEFT_BYTES > free:
-        raise NoSpace(f"{size_bytes} bytes are to come, and only {free} are free: make room, or set library.dir")
-
-
 def _size(path: Path) -> int:
     try:
         return path.stat().st_size
     except FileNotFoundError:
         return 0
-
-
-def write_all(descriptor: int, data: bytes) -> None:
-    """Write all of it; one call may take less."""
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
-
-
-def sync_folder(folder: Path) -> None:
-    """Have the names in a folder on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

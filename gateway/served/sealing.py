@@ -16,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 
+from adapters.disk import sync_folder
 from gateway import errors
 from gateway.auth.key_text import make_secret
 from gateway.config import Config, Secret
@@ -94,6 +95,7 @@ class Sealing:
             file.flush()
             os.fsync(file.fileno())
         draft.replace(self._path)
+        sync_folder(self._path.parent)
         self._load()
 
     def _load(self) -> None:

@@ -7,10 +7,12 @@ import itertools
 import random
 import threading
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from gateway.library.drives import check_writable
 from gateway.library.errors import (
     Cancelled,
     Corrupt,
@@ -27,9 +29,9 @@ from gateway.library.hub import Hosts, HubSettings
 from gateway.library.hub import Hub as Client
 from gateway.library.names import RemoteFile, parse
 from gateway.library.pull import Pull, Pulls
-from gateway.library.pulling import Progress
+from gateway.library.pulling import Progress, answer, watch
 from gateway.library.store import LockFile, Store
-from gateway.library.transfer import Transfer, check_space
+from gateway.library.transfer import Transfer
 from gateway.secret import Secret
 from tests.hub import COMMIT, TOKEN, Hub
 
@@ -287,7 +289,7 @@ def test_fifty_who_ask_share_one_pull_and_two_processes_one_transfer(hub: Hub, t
 
 
 async def until(pulls: Pulls, pull: Pull, holds: Callable[[Progress], bool]) -> None:
-    async for progress in pulls.watch(pull):
+    async for progress in watch(partial(answer, lambda: pulls), pull.progress()):
         if holds(progress):
             return
 
@@ -347,7 +349,7 @@ def test_the_rate_is_that_of_what_is_fetched(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_told_before_the_first_byte(tmp_path: Path) -> None:
     with pytest.raises(NoSpace):
-        check_space(tmp_path, 1 << 60)
+        check_writable(tmp_path, 1 << 60)
 
 
 def test_a_stopped_transfer_keeps_what_has_come(tmp_path: Path) -> None:
