@@ -21,8 +21,7 @@ from gateway.auth.users import Users
 from gateway.errors import GatewayError
 from gateway.state.database import Database
 from gateway.state.memory import Memory
-from gateway.state.migrate import known, migrate
-from gateway.state.sqlite import open_sqlite
+from tests.databases import open_migrated
 
 PEPPER = b"p" * 32
 
@@ -80,9 +79,8 @@ def in_house(tmp_path: Path, work: Callable[[House], Awaitable[None]]) -> None:
     """Do `work` over SQLite."""
 
     async def run() -> None:
-        database = await open_sqlite(tmp_path, serve=False)
+        database = await open_migrated(tmp_path, serve=False)
         try:
-            await migrate(database, known())
             house = House(database)
             await house.keys.open()
             await work(house)

@@ -63,6 +63,8 @@ async def migrate(database: Database, migrations: Sequence[Migration]) -> list[s
 
     Raises MigrationError when the database is newer than this code or an applied file has changed since.
     """
+    if not await pending(database, migrations):
+        return []
     applied = []
     for migration in migrations:
         async with database.transaction() as inside:

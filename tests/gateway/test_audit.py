@@ -27,8 +27,8 @@ from gateway.audit import (
 )
 from gateway.errors import GatewayError
 from gateway.state.database import DatabaseUnavailable, Statements, T
-from gateway.state.migrate import known, migrate
-from gateway.state.sqlite import Sqlite, open_sqlite
+from gateway.state.sqlite import Sqlite
+from tests.databases import open_migrated
 
 MINUTE_US = 60_000_000
 
@@ -66,9 +66,8 @@ class Flaky:
 
 def play(tmp_path: Path, scenario: Callable[[Flaky], Awaitable[None]]) -> None:
     async def run() -> None:
-        database = await open_sqlite(tmp_path, serve=True)
+        database = await open_migrated(tmp_path, serve=True)
         try:
-            await migrate(database, known())
             await scenario(Flaky(database))
         finally:
             await database.close()
@@ -233,9 +232,8 @@ def test_without_a_database_nothing_is_kept() -> None:
 
 def test_the_hash_before_the_first_entry_is_none_that_one_remembers(tmp_path: Path) -> None:
     async def scenario() -> None:
-        database = await open_sqlite(tmp_path, serve=True)
+        database = await open_migrated(tmp_path, serve=True)
         try:
-            await migrate(database, known())
             async with database.transaction() as inside:
                 await append(inside, [entry_of(Event(action="key.create"), 1)])
             assert (await verify(database, START)).problem is not None

@@ -24,8 +24,9 @@ from gateway.config import (
 )
 from gateway.config_limits import PriceConfig
 from gateway.state.migrate import known, migrate
-from gateway.state.sqlite import FILE_NAME, open_sqlite
+from gateway.state.sqlite import FILE_NAME
 from gateway.stores import with_database
+from tests.databases import open_migrated
 from tests.stores import Postgres, Valkey, free_port
 
 
@@ -42,8 +43,7 @@ def start_once(tmp_path: Path) -> Path:
     data_dir = tmp_path / "data"
 
     async def run() -> None:
-        database = await open_sqlite(data_dir, serve=True)
-        await migrate(database, known())
+        database = await open_migrated(data_dir, serve=True)
         keys = Keys(database, load_pepper(data_dir))
         await keys.open()
         await keys.ensure_admin()

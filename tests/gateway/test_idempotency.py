@@ -16,7 +16,7 @@ from gateway.ledger.store import Ledger
 from gateway.state.database import Database
 from gateway.state.migrate import known, migrate
 from gateway.state.postgres import open_postgres
-from gateway.state.sqlite import open_sqlite
+from tests.databases import open_migrated
 from tests.stores import Postgres
 
 DONE = Result(200, (("content-type", "application/json"), ("x-gateway-model", "m")), b'{"a": "\xc3\xa9\x00"}')
@@ -72,9 +72,8 @@ async def refused(work: Awaitable[object]) -> str:
 
 def play(data_dir: Path, scenario: Callable[[World], Awaitable[None]]) -> None:
     async def run() -> None:
-        database = await open_sqlite(data_dir, serve=True)
+        database = await open_migrated(data_dir, serve=True)
         try:
-            await migrate(database, known())
             await scenario(World(database))
         finally:
             await database.close()

@@ -10,8 +10,7 @@ import pytest
 
 from gateway import cli
 from gateway.ledger.store import Ledger
-from gateway.state.migrate import known, migrate
-from gateway.state.sqlite import open_sqlite
+from tests.databases import open_migrated
 from tests.gateway.ledger.test_entries import PRICE, entry
 
 
@@ -24,8 +23,7 @@ def run(tmp_path: Path, *arguments: str) -> int:
 
 def fill(tmp_path: Path) -> None:
     async def write() -> None:
-        database = await open_sqlite(tmp_path / "state", serve=True)
-        await migrate(database, known())
+        database = await open_migrated(tmp_path / "state", serve=True)
         more = {"prompt_tokens": 10, "price": PRICE, "cost_nano": 1500, "charged_nano": 1500}
         entries = [entry(f"{n}", at_us=n, accounts=("a",), model="=demo" if n else "demo", **more) for n in range(3)]
         await Ledger(database).commit(entries)

@@ -11,9 +11,8 @@ from gateway.alerts import ATTEMPTS_MAX, LEASE_US, PAUSE_FIRST_US, PAUSE_MAX_US,
 from gateway.alerts.channels import NotDelivered
 from gateway.limits.limiter import Alert, Balance
 from gateway.state.database import Database
-from gateway.state.migrate import known, migrate
-from gateway.state.sqlite import open_sqlite
 from gateway.telemetry import Telemetry
+from tests.databases import open_migrated
 
 ALERT = Alert("key:k:m2026-11-01:80", "key:k", "key:k:m2026-11-01", 80, 8 * 10**9, 10**10)
 LOW = Alert("wallet:w:low:500", "wallet:w", "wallet:w", 90, 450, 500, "low")
@@ -52,9 +51,8 @@ class Bench:
 
 def run(data_dir: Path, scenario: Callable[[Bench], Awaitable[None]]) -> None:
     async def inside() -> None:
-        database = await open_sqlite(data_dir, serve=True)
+        database = await open_migrated(data_dir, serve=True)
         try:
-            await migrate(database, known())
             await scenario(Bench(database))
         finally:
             await database.close()

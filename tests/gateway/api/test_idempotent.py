@@ -18,9 +18,8 @@ from gateway.catalog import Catalog, Target
 from gateway.config import IdempotencyConfig, ImagesConfig
 from gateway.idempotency import Idempotency
 from gateway.inference import Inference
-from gateway.state.migrate import known, migrate
-from gateway.state.sqlite import open_sqlite
 from gateway.telemetry import Telemetry
+from tests.databases import open_migrated
 from tests.fakes import HELLO, Scripted, Step
 from tests.gateway.api.wire import run, serve, until
 
@@ -33,8 +32,7 @@ PATH = "/v1/chat/completions"
 async def opened(folder: Path, script: Sequence[Step]) -> AsyncIterator[tuple[Scripted, httpx.AsyncClient, Idempotent]]:
     adapter = Scripted(script)
     catalog = Catalog([Target("m", adapter)])
-    database = await open_sqlite(folder, serve=True)
-    await migrate(database, known())
+    database = await open_migrated(folder, serve=True)
     idempotency = Idempotency(database, None, IdempotencyConfig(wait_timeout_s=5), alone=True)
     await idempotency.open()
     idempotent = Idempotent(idempotency, 1_000_000)

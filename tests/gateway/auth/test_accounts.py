@@ -24,8 +24,7 @@ from gateway.errors import GatewayError
 from gateway.limits.wallets import Wallets
 from gateway.state.database import Database, Statements
 from gateway.state.memory import Memory
-from gateway.state.migrate import known, migrate
-from gateway.state.sqlite import open_sqlite
+from tests.databases import open_migrated
 from tests.gateway.auth.test_keys import PEPPER, Clock
 
 EMAIL, PASSWORD = "alice@example.test", "correct horse battery"
@@ -89,8 +88,7 @@ class World:
 
 def run(tmp_path: Path, work: Callable[[World], Awaitable[None]], config: PeopleConfig = OPEN) -> None:
     async def inside() -> None:
-        database = await open_sqlite(tmp_path, serve=True)
-        await migrate(database, known())
+        database = await open_migrated(tmp_path, serve=True)
         world = World(database, config)
         try:
             await work(world)

@@ -15,8 +15,8 @@ from gateway.auth.remembered import FRESH_S, OUTAGE_S, RETRY_S
 from gateway.config_people import PeopleConfig
 from gateway.errors import GatewayError
 from gateway.state.memory import Memory
-from gateway.state.migrate import known, migrate
-from gateway.state.sqlite import Sqlite, open_sqlite
+from gateway.state.sqlite import Sqlite
+from tests.databases import open_migrated
 from tests.gateway.auth.test_keys import PEPPER, Announcements, Clock, Watched
 
 CONFIG = PeopleConfig(idle_timeout_s=600, lifetime_s=3600)
@@ -44,8 +44,7 @@ class World:
 
 def run(tmp_path: Path, work: Callable[[World], Awaitable[None]]) -> None:
     async def inside() -> None:
-        database = await open_sqlite(tmp_path, serve=True)
-        await migrate(database, known())
+        database = await open_migrated(tmp_path, serve=True)
         async with database.transaction() as statements:
             for name in ("user_a", "user_b"):
                 email = f"{name}@example.test"

@@ -21,9 +21,9 @@ from gateway.config import Secret
 from gateway.errors import GatewayError
 from gateway.state.database import DatabaseUnavailable, Row, Statements, T, Value
 from gateway.state.memory import Memory
-from gateway.state.migrate import known, migrate
 from gateway.state.shared import SharedStateUnavailable
-from gateway.state.sqlite import Sqlite, open_sqlite
+from gateway.state.sqlite import Sqlite
+from tests.databases import open_migrated
 
 PEPPER = b"p" * 32
 
@@ -139,9 +139,8 @@ class World:
 
 def with_keys(tmp_path: Path, work: Callable[[World], Awaitable[None]], admin_key: Secret | None = None) -> None:
     async def run() -> None:
-        inner = await open_sqlite(tmp_path, serve=False)
+        inner = await open_migrated(tmp_path, serve=False)
         try:
-            await migrate(inner, known())
             world = World(inner, admin_key)
             await world.keys.open()
             world.database.queries = world.database.transactions = 0

@@ -33,8 +33,7 @@ from gateway.auth.users import UserChange
 from gateway.config_limits import ScopeLimits
 from gateway.errors import GatewayError
 from gateway.networks import Networks
-from gateway.state.migrate import known, migrate
-from gateway.state.sqlite import open_sqlite
+from tests.databases import open_migrated
 from tests.house import House
 
 EXAMPLES = int(os.environ.get("RIGHTS_EXAMPLES", "0"))
@@ -117,9 +116,8 @@ class Person(RuleBasedStateMachine):
         self.start: list[Reach] = []
 
     async def _house(self, folder: Path) -> House:
-        database = await open_sqlite(folder, serve=False)
+        database = await open_migrated(folder, serve=False)
         await database.execute("PRAGMA synchronous=OFF")
-        await migrate(database, known())
         return House(database)
 
     def run(self, work: Awaitable[Any]) -> Any:

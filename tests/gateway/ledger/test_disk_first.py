@@ -12,9 +12,8 @@ from gateway.ledger.caught_up import CaughtUp
 from gateway.ledger.disk_first import QUICK_TIMES, DiskFirst
 from gateway.ledger.store import Filter, Ledger
 from gateway.limits.wallets import Wallets
-from gateway.state.migrate import known, migrate
 from gateway.state.outbox import Outbox, OutboxError
-from gateway.state.sqlite import open_sqlite
+from tests.databases import open_migrated
 from tests.gateway.ledger.test_entries import entry
 from tests.gateway.ledger.test_store import Flaky, all_entries
 
@@ -23,9 +22,8 @@ Scenario = Callable[[Ledger, Flaky], Awaitable[None]]
 
 def with_ledger(data_dir: Path, scenario: Scenario, *, segment_bytes_max: int = 4 << 20) -> None:
     async def run() -> None:
-        database = Flaky(await open_sqlite(data_dir, serve=True))
+        database = Flaky(await open_migrated(data_dir, serve=True))
         try:
-            await migrate(database, known())
             outbox = Outbox(data_dir / "outbox", segment_bytes_max=segment_bytes_max)
             ledger = Ledger(database, outbox, disk_first=True, retry_s=0)
             await ledger.start()
@@ -58,8 +56,7 @@ def test_what_is_durable_is_in_the_database_for_whoever_asks(tmp_path: Path) -> 
 
 def test_the_next_process_brings_in_what_one_that_was_killed_had_not(tmp_path: Path) -> None:
     async def killed() -> None:
-        database = Flaky(await open_sqlite(tmp_path, serve=True))
-        await migrate(database, known())
+        database = Flaky(await open_migrated(tmp_path, serve=True))
         outbox = Outbox(tmp_path / "outbox")
         database.failures = ["before"] * 1000
         ledger = Ledger(database, outbox, disk_first=True)

@@ -16,8 +16,7 @@ from gateway.ledger.store import Ledger
 from gateway.limits.wallets import Wallets, sweep_windows
 from gateway.retention import DAY_US, Retention
 from gateway.state.database import Database
-from gateway.state.migrate import known, migrate
-from gateway.state.sqlite import open_sqlite
+from tests.databases import open_migrated
 from tests.gateway.ledger.test_entries import PRICE, entry
 from tests.gateway.ledger.test_store import ALL, Flaky, with_ledger
 
@@ -72,9 +71,8 @@ def test_what_is_dropped_leaves_every_sum_as_it_was(tmp_path: Path) -> None:
 )
 def test_balances_can_be_derived_after_any_drops(histories: list[tuple[int, int, set[str]]], drops: list[int]) -> None:
     async def run(folder: Path) -> None:
-        database = await open_sqlite(folder, serve=True)
+        database = await open_migrated(folder, serve=True)
         try:
-            await migrate(database, known())
             ledger, share = Ledger(database), max(1, len(histories) // (len(drops) + 1))
             entries = [
                 entry(f"e{n}", at_us=day * DAY_US, charged_nano=nano, accounts=tuple(sorted(accounts)))
@@ -107,9 +105,8 @@ def test_slots_that_left_their_windows_are_swept(tmp_path: Path) -> None:
 
 def test_the_audit_log_begins_at_an_anchor_that_an_entry_names(tmp_path: Path) -> None:
     async def scenario() -> None:
-        database = await open_sqlite(tmp_path, serve=True)
+        database = await open_migrated(tmp_path, serve=True)
         try:
-            await migrate(database, known())
             async with database.transaction() as inside:
                 for day in range(100):
                     await append(

@@ -16,9 +16,9 @@ from gateway.ledger.writer import DatabaseFirst
 from gateway.limits.wallets import Wallets
 from gateway.state.database import DatabaseUnavailable, Row, Statements, T, Value
 from gateway.state.journal import Journal
-from gateway.state.migrate import known, migrate
 from gateway.state.outbox import Outbox
-from gateway.state.sqlite import Sqlite, open_sqlite
+from gateway.state.sqlite import Sqlite
+from tests.databases import open_migrated
 from tests.gateway.ledger.test_entries import PRICE, entry
 
 ALL = Filter()
@@ -67,9 +67,8 @@ def with_ledger(
     data_dir: Path, scenario: Callable[[Ledger, Flaky], Awaitable[None]], *, with_outbox: bool = False
 ) -> None:
     async def run() -> None:
-        database = Flaky(await open_sqlite(data_dir, serve=True))
+        database = Flaky(await open_migrated(data_dir, serve=True))
         try:
-            await migrate(database, known())
             outbox = Outbox(data_dir / "outbox") if with_outbox else None
             ledger = Ledger(database, outbox, retry_s=0)
             await ledger.start()

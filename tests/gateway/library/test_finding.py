@@ -16,8 +16,7 @@ from gateway.library.finding import Finding
 from gateway.library.fitting import fit, memory_bytes_per_s
 from gateway.library.hub import Hub, HubSettings
 from gateway.library.ranged import BLOCK_BYTES, RangedFile
-from gateway.state.migrate import known, migrate
-from gateway.state.sqlite import open_sqlite
+from tests.databases import open_migrated
 from tests.hub import COMMIT
 from tests.hub import Hub as FakeHub
 
@@ -42,9 +41,8 @@ class Bench:
 
 def run(tmp_path: Path, work: Callable[[Bench], Awaitable[None]], **settings: bool) -> None:
     async def inside(hub: FakeHub) -> None:
-        database = await open_sqlite(tmp_path, serve=True)
+        database = await open_migrated(tmp_path, serve=True)
         try:
-            await migrate(database, known())
             files = Files(database)
             await files.open()
             bench = Bench(hub, files, **settings)

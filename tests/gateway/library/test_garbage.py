@@ -18,8 +18,7 @@ from gateway.library.files import Files
 from gateway.library.garbage import DAY_S, Collector, Grounds
 from gateway.library.names import RemoteFile
 from gateway.library.store import LockFile, Pinned, Store
-from gateway.state.migrate import known, migrate
-from gateway.state.sqlite import open_sqlite
+from tests.databases import open_migrated
 
 OURS, THEIRS, SHOWN = "a" * 64, "b" * 64, "c" * 64
 NOW_S = time.time()
@@ -66,9 +65,8 @@ class Place:
 def at_place(tmp_path: Path) -> Callable[[Callable[[Place], Awaitable[None]]], None]:
     def run(work: Callable[[Place], Awaitable[None]]) -> None:
         async def inside() -> None:
-            database = await open_sqlite(tmp_path / "state", serve=True)
+            database = await open_migrated(tmp_path / "state", serve=True)
             try:
-                await migrate(database, known())
                 files = Files(database, now_us=lambda: int((NOW_S - 40 * DAY_S) * 1e6))
                 await files.open()
                 await work(Place(tmp_path, files))

@@ -20,8 +20,7 @@ from gateway.library.drives import Drives
 from gateway.library.errors import Cancelled, Corrupt, Full, InUse, NotFound, Unusable
 from gateway.library.files import File, Files
 from gateway.library.importing import Imports
-from gateway.state.migrate import known, migrate
-from gateway.state.sqlite import open_sqlite
+from tests.databases import open_migrated
 
 DEMO = Path(demo_model_path())
 
@@ -52,9 +51,8 @@ class Bench:
 
 def run(folder: Path, work: Callable[[Bench], Awaitable[None]]) -> None:
     async def inside() -> None:
-        database = await open_sqlite(folder / "state", serve=True)
+        database = await open_migrated(folder / "state", serve=True)
         try:
-            await migrate(database, known())
             bench = Bench(folder, Files(database))
             await bench.imports.open()
             await work(bench)

@@ -10,8 +10,7 @@ from gateway.library.drives import How
 from gateway.library.errors import InUse, NotFound, Unusable
 from gateway.library.files import File, Files
 from gateway.library.links import Link, Links, Repaired
-from gateway.state.migrate import known, migrate
-from gateway.state.sqlite import open_sqlite
+from tests.databases import open_migrated
 
 Work = Callable[["Bench"], Awaitable[None]]
 
@@ -39,9 +38,8 @@ def run(tmp_path: Path, work: Work) -> None:
     model.write_bytes(b"weights")
 
     async def inside() -> None:
-        database = await open_sqlite(tmp_path / "state", serve=True)
+        database = await open_migrated(tmp_path / "state", serve=True)
         try:
-            await migrate(database, known())
             files = Files(database)
             await files.open()
             file = await files.add("model.gguf", "verifying", how="copy", source=str(model))

@@ -18,8 +18,7 @@ from gateway.library.names import parse
 from gateway.library.pull import Pull, Pulls
 from gateway.library.shelf import Shelf
 from gateway.library.store import LockFile, Store
-from gateway.state.migrate import known, migrate
-from gateway.state.sqlite import open_sqlite
+from tests.databases import open_migrated
 from tests.hub import COMMIT, Hub
 
 DEMO = Path(demo_model_path()).read_bytes()
@@ -81,9 +80,8 @@ class Place:
 
 def run(hub: Hub, folder: Path, work: Callable[[Place], Awaitable[None]], names: tuple[str, ...] = ()) -> None:
     async def inside() -> None:
-        database = await open_sqlite(folder / "state", serve=True)
+        database = await open_migrated(folder / "state", serve=True)
         try:
-            await migrate(database, known())
             place = Place(hub, folder, Files(database), names)
             await place.open()
             async with asyncio.timeout(60):

@@ -9,15 +9,13 @@ import pytest
 
 from gateway.errors import GatewayError
 from gateway.limits.wallets import Wallets, money_epoch, new_money_epoch
-from gateway.state.migrate import known, migrate
-from gateway.state.sqlite import open_sqlite
+from tests.databases import open_migrated
 
 
 def with_wallets(data_dir: Path, scenario: Callable[[Wallets], Awaitable[None]]) -> None:
     async def run() -> None:
-        database = await open_sqlite(data_dir, serve=True)
+        database = await open_migrated(data_dir, serve=True)
         try:
-            await migrate(database, known())
             wallets = Wallets(database)
             await scenario(wallets)
             assert await wallets.problems() == []

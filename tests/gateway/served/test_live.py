@@ -17,9 +17,8 @@ from gateway.served.live import Live
 from gateway.served.stock import Stock
 from gateway.state.database import Database, DatabaseUnavailable
 from gateway.state.memory import Memory
-from gateway.state.migrate import known, migrate
-from gateway.state.sqlite import open_sqlite
 from tests.adapters.upstream import run, until
+from tests.databases import open_migrated
 
 CONFIG = msgspec.convert({"providers": [{"name": "house", "kind": "vllm", "base_url": "http://house/v1"}]}, Config)
 SOON_S, NEVER_S = 0.01, 1000.0
@@ -55,8 +54,7 @@ def replicas(
     folder: Path, script: Callable[[Replica, Replica], Awaitable[Any]], look_s: float, shared: Memory | None = None
 ) -> None:
     async def main() -> None:
-        database = await open_sqlite(folder, serve=False)
-        await migrate(database, known())
+        database = await open_migrated(folder, serve=False)
         one, other = Replica(database, shared, look_s), Replica(database, shared, look_s)
         await one.live.open()
         await other.live.open()
@@ -116,8 +114,7 @@ def test_a_replica_with_another_configuration_serves_what_fits(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def main() -> None:
-        database = await open_sqlite(tmp_path, serve=False)
-        await migrate(database, known())
+        database = await open_migrated(tmp_path, serve=False)
         await Stock(database, CONFIG).create(route("r"))
         bare = Replica(database, None, NEVER_S, Config())
         await bare.live.open()

@@ -15,9 +15,8 @@ from gateway.api.edge import Edge
 from gateway.config import LogConfig
 from gateway.logs import AccessLog
 from gateway.state.database import Database
-from gateway.state.migrate import known, migrate
-from gateway.state.sqlite import open_sqlite
 from gateway.telemetry import Telemetry
+from tests.databases import open_migrated
 from tests.gateway.api.admin.people import Door, Heard
 
 
@@ -43,9 +42,8 @@ def at_desk(folder: Path, script: Callable[[Desk, Database], Awaitable[None]]) -
     """Run `script` with a new database in `folder`."""
 
     async def main() -> None:
-        database = await open_sqlite(folder, serve=False)
+        database = await open_migrated(folder, serve=False)
         try:
-            await migrate(database, known())
             await script(Desk(), database)
         finally:
             await database.close()

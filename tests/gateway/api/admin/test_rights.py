@@ -33,9 +33,8 @@ from gateway.ledger.store import Ledger
 from gateway.limits.wallets import Wallets
 from gateway.logs import AccessLog
 from gateway.state.database import Database
-from gateway.state.migrate import known, migrate
-from gateway.state.sqlite import open_sqlite
 from gateway.telemetry import Telemetry
+from tests.databases import open_migrated
 from tests.gateway.api.admin.people import ORG, OTHER_ORG, OTHER_TEAM, PEOPLE, TEAM, Door, Heard
 from tests.gateway.parts import parts, people
 
@@ -217,9 +216,8 @@ def expected(who: str, permission: str, resource: Resource | None, *, general: b
 
 @asynccontextmanager
 async def filled(folder: Path) -> AsyncIterator[tuple[Database, Parts]]:
-    database = await open_sqlite(folder, serve=False)
+    database = await open_migrated(folder, serve=False)
     try:
-        await migrate(database, known())
         directory = Directory(database)
         yield (
             database,
