@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 
 import msgspec
 
+from adapters.diverting import Take, divert
 from adapters.errors import AdapterError, EngineFailed, Timeout
 from adapters.types import (
     Caller,
@@ -77,7 +78,7 @@ class Record(msgspec.Struct, eq=False):
             self._first_s = now_s
             self._telemetry.first_token(self._model, now_s - self._started_s)
         else:
-            self._telemetry.gap(self._model, now_s - self._output_s)
+            self._telemetry.gaps.observe((self._model,), now_s - self._output_s)
         self._output_s = now_s
 
     def given_again(self) -> None:
@@ -176,6 +177,18 @@ class Stream:
             self._stop_timer()
             await durable(self.meter)
         return event
+
+    def divert(self, take: Take) -> None:
+        """As `Direct` says, where the adapter has such a stream and nothing has to look at its events."""
+        note = self._record.event
+
+        def take_noted(event: Event) -> bool:
+            taken = take(event)
+            if taken:
+                note(event)
+            return taken
+
+        divert(self._events, take_noted)
 
     async def _read(self) -> Event:
         """The adapter's next event. An end without `Finished` is a failure, and so is the timer's cancellation."""

@@ -272,7 +272,8 @@ class Telemetry:
         self._first_tokens = self._histograms["gateway_time_to_first_token_seconds"]
         self._mirrored = self._counters["gateway_mirrored_requests_total"]
         self._mirror_took = self._histograms["gateway_mirror_first_output_seconds"]
-        self._gaps = self._histograms["gateway_inter_token_gap_seconds"]
+        # The times between two outputs of a stream, by model: public, as every token is observed.
+        self.gaps = self._histograms["gateway_inter_token_gap_seconds"]
         self._guardrails = self._counters["gateway_guardrail_checks_total"]
         self._guardrail_seconds = self._histograms["gateway_guardrail_seconds"]
 
@@ -323,10 +324,6 @@ class Telemetry:
     def first_token(self, model: str, seconds: float) -> None:
         """A stream's first output came `seconds` after its request."""
         self._first_tokens.observe((model,), seconds)
-
-    def gap(self, model: str, seconds: float) -> None:
-        """A stream's next output came `seconds` after the one before."""
-        self._gaps.observe((model,), seconds)
 
     def mirrored(self, model: str, outcome: str) -> None:
         """A copy of a request ended: `ok`, `failed` or `dropped`."""

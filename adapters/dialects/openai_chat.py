@@ -200,6 +200,8 @@ class ChunkRenderer:
     def render(self, event: Event) -> bytes:
         """The frames of the next event."""
         if type(event) is TextDelta:
+            if event.text and not event.logprobs:
+                return self._before_text[event.choice] + wire.quoted(event.text) + self._closing
             return self._text(event)
         match event:
             case Started():

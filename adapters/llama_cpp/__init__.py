@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from adapters.errors import AdapterError, Busy, InvalidRequest, ModelLoading, Overloaded
 from adapters.llama_cpp.asked import chat_prompt, check_parts, embedding_prompt, parser_of
 from adapters.llama_cpp.asleep import Asleep
-from adapters.llama_cpp.generation import Counters, Engine, TextGeneration, size_tokens
+from adapters.llama_cpp.generation import TextGeneration, size_tokens
 from adapters.llama_cpp.line import Line, Turn, take_turn
 from adapters.llama_cpp.messages import (
     Busyness,
@@ -39,6 +39,7 @@ from adapters.llama_cpp.messages import (
     TextPrompt,
     TokenPrompt,
 )
+from adapters.llama_cpp.part import Counters, Engine
 from adapters.llama_cpp.process import Answer, State, Timing, Worker, resident_bytes
 from adapters.llama_cpp.question import Question
 from adapters.llama_cpp.queue import Entry, FairQueue, Rates
@@ -292,7 +293,7 @@ class LlamaCpp:
         if self.door is not None and not self.door.enter_now():
             return self._events_later(self.door, begin, caller)
         try:
-            return begin().events()
+            return begin()
         except AdapterError as error:
             return _failing(error)
 
@@ -300,7 +301,7 @@ class LlamaCpp:
         self, door: Resident, begin: Callable[[], TextGeneration], caller: Caller
     ) -> AsyncIterator[Event]:
         await door.enter(caller.tenant)
-        async with aclosing(begin().events()) as events:
+        async with aclosing(begin()) as events:
             async for event in events:
                 yield event
 

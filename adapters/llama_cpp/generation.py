@@ -3,37 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from enum import Enum, auto
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
 
 import msgspec
 
+from adapters.diverting import Take
 from adapters.errors import (
     AdapterError,
     Busy,
     EngineFailed,
-    InvalidRequest,
-    ModelLoading,
-    ModelUnavailable,
     Timeout,
     Unavailable,
 )
 from adapters.llama_cpp.diagnosis import diagnosis
-from adapters.llama_cpp.line import Line, Turn, take_turn
+from adapters.llama_cpp.line import Turn, take_turn
 from adapters.llama_cpp.messages import (
-    CacheReport,
-    Cancel,
     ChatPrompt,
     Delta,
     Prepare,
-    Prepared,
     Prompt,
-    Refused,
-    Start,
     TextPrompt,
 )
 from adapters.llama_cpp.output import OutputParser
-from adapters.llama_cpp.process import Answer, Worker
+from adapters.llama_cpp.part import Engine, Part, Stage
 from adapters.llama_cpp.queue import Entry
 from adapters.llama_cpp.splitting import Splitter
 from adapters.types import (
@@ -55,39 +47,6 @@ PREPARE_TIMEOUT_S = 60.0
 LAGGING_DELTAS_MAX = 64
 BYTES_PER_TOKEN_GUESS = 4
 IMAGE_TOKENS_GUESS = 512
-
-
-class Counters(msgspec.Struct):
-    """What happened since the start; only ever grows."""
-
-    requests: int = 0
-    rejected: int = 0
-    cancelled: int = 0
-    failed: int = 0
-    restarts: int = 0
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    completion_tokens: int = 0
-    embedded_tokens: int = 0
-
-
-class Engine(msgspec.Struct, frozen=True):
-    """What requests of one model share: the worker, the line for its slots and the line for its tokenisers."""
-
-    worker: Worker
-    places: Line
-    preparing: Line
-    counters: Counters
-
-
-def refused(answer: Refused) -> AdapterError:
-    """The error a worker's refusal stands for."""
-    match answer.code:
-        case "model_unavailable" | "overloaded" | "insufficient_storage":
-            return ModelUnavailable(answer.message, code=answer.code, param=answer.param, retry_after_s=1.0)
-        case "internal_error" | "engine_failed":
-            return EngineFailed(answer.message, param=answer.param)
-    return InvalidRequest(answer.message, code=answer.code, param=answer.param)
 
 
 def size_tokens(prompt: Prompt) -> int:
@@ -123,148 +82,8 @@ def merged(deltas: Sequence[Delta]) -> list[Delta]:
     ]
 
 
-class _Stage(Enum):
-    PREPARING = auto()
-    PREPARED = auto()
-    QUEUED = auto()
-    RUNNING = auto()
-    OVER = auto()
-
-
-class _Part:
-    """One prompt of a request, known to the worker under its own id until it is over.
-
-    Giving it up sends `Cancel`; a waiting part leaves the line at once, a running one keeps its slots until the worker
-    says that they are free.
-    """
-
-    def __init__(self, request: TextGeneration, offset: int, choices: int) -> None:
-        self.id = request.engine.worker.register(self)
-        self.stage = _Stage.PREPARING
-        self.cancelled = False
-        self.offset = offset
-        self.prompt_tokens = 0
-        self.max_tokens = 0
-        self.thinking = False
-        self.completion_tokens = 0
-        self.reasoning_tokens = 0
-        self.cached_tokens: int | None = None
-        self.cache: CacheReport | None = None
-        self.message_ends: tuple[int, ...] = ()
-        self.queue_us = 0
-        self.prefill_us = 0
-        self.decode_us = 0
-        self._request = request
-        self._engine = request.engine
-        self._choices = choices
-        self._unfinished = choices
-        self._entry: Entry | None = None
-
-    def join(self, caller: Caller, committed: bool) -> None:
-        entry = Entry(
-            tenant=caller.tenant,
-            owner=self,
-            prompt_tokens=self.prompt_tokens,
-            max_tokens=self.max_tokens,
-            choices=self._choices,
-            weight=caller.weight,
-            priority=caller.priority,
-            committed=committed,
-        )
-        self._entry = entry
-        self.stage = _Stage.QUEUED
-        self._engine.places.join(entry)
-
-    def cancel(self) -> None:
-        if self.stage is _Stage.OVER or self.cancelled:
-            return
-        self.cancelled = True
-        self._engine.worker.send(Cancel(self.id))
-        if self.stage is _Stage.QUEUED and self._entry is not None:
-            self._engine.places.leave(self._entry)
-
-    # The line
-
-    def granted(self, entry: Entry) -> None:
-        self.stage = _Stage.RUNNING
-        self.queue_us = round((entry.started_s - entry.joined_s) * 1e6)
-        self._engine.worker.send(Start(self.id))
-        self._request.part_started()
-
-    def evicted(self, entry: Entry, error: AdapterError) -> None:
-        self._request.fail(error)
-
-    # The worker
-
-    def delta(self, delta: Delta) -> None:
-        queue, counters, entry = self._engine.places.queue, self._engine.counters, self._entry
-        if entry is None or self.stage is not _Stage.RUNNING:
-            return
-        if delta.tokens:
-            self.completion_tokens += delta.tokens
-            self.reasoning_tokens += delta.reasoning_tokens
-            counters.completion_tokens += delta.tokens
-            queue.served(entry, delta.tokens)
-        if delta.cached_tokens >= 0:
-            self._prefilled(entry, delta)
-        if not self.cancelled:
-            self._request.arrived(delta)
-        if delta.finish is not None:
-            self.decode_us = max(self.decode_us, delta.decode_us)
-            self._unfinished -= 1
-            if self._unfinished:
-                self._engine.places.shrink(entry, self._unfinished)
-            else:
-                self._over(finished=True)
-
-    def _prefilled(self, entry: Entry, delta: Delta) -> None:
-        """The choices share one prompt: what the first of them did not compute was cached."""
-        self.prefill_us = max(self.prefill_us, delta.prefill_us)
-        if delta.cache is not None:
-            self.cache = delta.cache
-        if self.cached_tokens is None:
-            self.cached_tokens = delta.cached_tokens
-            self._engine.counters.prompt_tokens += self.prompt_tokens
-            self._engine.counters.cached_tokens += delta.cached_tokens
-            self._engine.places.queue.prefilled(entry, delta.cached_tokens)
-
-    def answer(self, answer: Answer) -> None:
-        if isinstance(answer, Prepared):
-            if self.stage is _Stage.PREPARING:
-                self.prompt_tokens = answer.prompt_tokens
-                self.max_tokens = answer.max_tokens
-                self.thinking = answer.thinking
-                self.message_ends = answer.message_ends
-                self.stage = _Stage.PREPARED
-                self._request.part_prepared()
-            return
-        was = self.stage
-        self._over()
-        if was is _Stage.PREPARING:
-            self._request.part_prepared()
-        if isinstance(answer, Refused):
-            self._request.fail(refused(answer))
-
-    def lost(self, reason: str) -> None:
-        was = self.stage
-        self._over()
-        if was is _Stage.PREPARING:
-            self._request.part_prepared()
-        if was is _Stage.RUNNING:
-            self._request.fail(EngineFailed("The engine died while it worked on this request.", retry_after_s=1.0))
-        else:
-            error = self._engine.worker.unavailable()
-            self._request.fail(error or ModelLoading("The engine was restarted.", retry_after_s=1.0))
-
-    def _over(self, finished: bool = False) -> None:
-        self.stage = _Stage.OVER
-        self._engine.worker.forget(self.id)
-        if self._entry is not None:
-            (self._engine.places.finished if finished else self._engine.places.leave)(self._entry)
-
-
 class TextGeneration:
-    """One request of one or more prompts. `events` is its whole life; closing it at any point gives the work up.
+    """One request of one or more prompts, read as the stream of its events; closing it at any point gives the work up.
 
     All prompts are prepared at once, then they take turns in the line: the next one joins when the one before is
     granted its slots, so that a request never holds more than one waiting place.
@@ -287,7 +106,7 @@ class TextGeneration:
         self._echo = echo
         self._new_parser = new_parser
         self._choices: dict[int, Splitter] = {}
-        self._parts: list[_Part] = []
+        self._parts: list[Part] = []
         self._offsets: dict[int, int] = {}
         self._preparing = 0
         self._preparing_entry: Entry | None = None
@@ -295,11 +114,27 @@ class TextGeneration:
         self._arrived: list[Delta] = []
         self._lagging_max = LAGGING_DELTAS_MAX + 2 * len(prompts) * generation.n
         self._waiter: asyncio.Future[None] | None = None
+        self._take: Take | None = None
+        self._declined: list[Event] = []
         self._error: AdapterError | None = None
         self._begun = False
         self._given_up = False
+        self._life = self._events()
 
-    async def events(self) -> AsyncGenerator[Event, None]:
+    def __aiter__(self) -> TextGeneration:
+        return self
+
+    def __anext__(self) -> Awaitable[Event]:
+        return self._life.__anext__()
+
+    def aclose(self) -> Awaitable[None]:
+        return self._life.aclose()
+
+    def divert(self, take: Take) -> None:
+        """As `Direct` says."""
+        self._take = take
+
+    async def _events(self) -> AsyncGenerator[Event, None]:
         self.engine.counters.requests += 1
         unfinished = len(self._prompts) * self._generation.n
         try:
@@ -311,16 +146,12 @@ class TextGeneration:
                 if not started:
                     started = True
                     yield self._started()
+                declined, self._declined = self._declined, []
+                for event in declined:
+                    yield event
                 for delta in arrived:
-                    choice = self._offsets[delta.id] + delta.choice
-                    if self._new_parser is not None:
-                        for event in self._split(choice, delta):
-                            yield event
-                    else:
-                        if delta.text or delta.logprobs:
-                            yield TextDelta(choice, delta.text, delta.logprobs)
-                        if delta.finish is not None:
-                            yield ChoiceFinished(choice, delta.finish, stop_sequence=delta.stop_sequence)
+                    for event in self._told(delta):
+                        yield event
                     unfinished -= delta.finish is not None
             yield self._finished()
         except Busy:
@@ -331,6 +162,16 @@ class TextGeneration:
             raise
         finally:
             self._give_up()
+
+    def _told(self, delta: Delta) -> Iterable[Event]:
+        """What a delta tells, as events."""
+        choice = self._offsets[delta.id] + delta.choice
+        if self._new_parser is not None:
+            return self._split(choice, delta)
+        text = (TextDelta(choice, delta.text, delta.logprobs),) if delta.text or delta.logprobs else ()
+        if delta.finish is None:
+            return text
+        return *text, ChoiceFinished(choice, delta.finish, stop_sequence=delta.stop_sequence)
 
     def _split(self, choice: int, delta: Delta) -> Iterator[Event]:
         splitting = self._choices.get(choice)
@@ -361,7 +202,7 @@ class TextGeneration:
     def _send_prompts(self) -> None:
         caller, n = self._caller, self._generation.n
         for index, prompt in enumerate(self._prompts):
-            part = _Part(self, index * n, n)
+            part = Part(self, index * n, n)
             self._parts.append(part)
             self._offsets[part.id] = part.offset
             self._preparing += 1
@@ -399,12 +240,29 @@ class TextGeneration:
         if self._begun and not delta.text and delta.finish is None and not delta.logprobs:
             return
         self._begun = True
+        waiter = self._waiter
+        waiting = waiter is not None and not waiter.done()
+        if waiting and self._take is not None and delta.finish is None:
+            self._offer(delta, self._take)
+            return
         self._arrived.append(delta)
         if len(self._arrived) > self._lagging_max:
             self._arrived = merged(self._arrived)
-        waiter = self._waiter
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
+        self._wake()
+
+    def _offer(self, delta: Delta, take: Take) -> None:
+        """Send what a delta tells the short way, as far as it is open. What goes wrong there is this request's alone:
+        the connection to the worker, which calls this, has others to serve."""
+        assert self._waiter is not None
+        try:
+            events = iter(self._told(delta))
+            for event in events:
+                if not take(event):
+                    self._declined = [event, *events]
+                    self._wake()
+                    return
+        except Exception as error:
+            self._waiter.set_exception(error)
 
     def fail(self, error: AdapterError) -> None:
         """The first failure of a part is the failure of the request; one that has begun cannot be tried again."""
@@ -429,7 +287,7 @@ class TextGeneration:
 
     async def _next_deltas(self) -> list[Delta]:
         """What came since the last call; an error is raised once everything before it was handed out."""
-        while not self._arrived:
+        while not self._arrived and not self._declined:
             if self._error is not None:
                 raise self._error
             await self._wait()
@@ -439,9 +297,10 @@ class TextGeneration:
     def _give_up(self) -> None:
         """Runs when the consumer is gone, the request failed or ended: plain calls, so nothing can interrupt it."""
         self._given_up = True
+        self._take = None
         if not self._preparing:
             self._leave_preparation()
-        left = [part for part in self._parts if part.stage is not _Stage.OVER]
+        left = [part for part in self._parts if part.stage is not Stage.OVER]
         if left and self._error is None:
             self.engine.counters.cancelled += 1
         for part in left:

@@ -7,7 +7,7 @@ gives it a place; `id` is chosen by the gateway and never reused within a worker
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 import msgspec
@@ -418,8 +418,13 @@ class FrameReader:
     def __init__(self) -> None:
         self._buffer = bytearray()
 
-    def feed(self, data: bytes) -> Iterator[bytes]:
+    def feed(self, data: bytes) -> Iterable[bytes]:
         """The complete payloads that `data` finishes; raises FrameError past FRAME_BYTES_MAX."""
+        if not self._buffer and len(data) >= 4 and int.from_bytes(data[:4], "little") == len(data) - 4:
+            return (data[4:],)  # Just one frame, as nearly always.
+        return self._cut(data)
+
+    def _cut(self, data: bytes) -> Iterator[bytes]:
         buffer = self._buffer
         buffer += data
         start = 0

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable
 
 from adapters.errors import ModelLoading, Timeout
-from adapters.llama_cpp.generation import refused
 from adapters.llama_cpp.messages import Cancel, Command, Delta, Refused
+from adapters.llama_cpp.part import refused
 from adapters.llama_cpp.process import Answer, Worker
 
 

@@ -16,8 +16,8 @@ import msgspec
 
 from adapters.errors import EngineFailed, InvalidRequest, ModelLoading
 from adapters.llama_cpp import Status
-from adapters.llama_cpp.generation import Counters
 from adapters.llama_cpp.messages import FRAME_BYTES_MAX, FrameError, FrameReader, SessionCounters, frame
+from adapters.llama_cpp.part import Counters
 from adapters.llama_cpp.pool import Verb
 from adapters.llama_cpp.resident import Placement
 from adapters.shared import messages as say

@@ -15,8 +15,8 @@ import msgspec
 from adapters import types
 from adapters.errors import AdapterError, EngineFailed, ModelUnavailable
 from adapters.llama_cpp import Status
-from adapters.llama_cpp.generation import Counters
 from adapters.llama_cpp.messages import FrameError, FrameReader, SessionCounters, frame
+from adapters.llama_cpp.part import Counters
 from adapters.llama_cpp.pool import Occupied
 from adapters.llama_cpp.resident import Placement
 from adapters.shared import messages as say

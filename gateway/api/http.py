@@ -31,6 +31,8 @@ HeaderList = list[tuple[bytes, bytes]]
 log = logging.getLogger("gateway.http")
 # How events of the Responses API are numbered.
 _NUMBERS = re.compile(rb'"sequence_number"\s*:\s*(\d{1,15})\b')
+# The extension of a scope with the connection that its answer goes to.
+CONNECTION = "gateway.connection"
 CONTROL_CHARACTERS = dict.fromkeys([*range(0x20), 0x7F], "")
 
 
@@ -270,8 +272,25 @@ class EventSource(Protocol):
     async def aclose(self) -> None: ...
 
 
+class Connection(Protocol):
+    """Where `send` leads, for parts of an answer that go there without waiting. Its own `send` says whether a request's
+    is that one, or somebody's who wants to see what is sent."""
+
+    send: Send
+
+    def ready(self) -> bool:
+        """Whether a part of the answer that is under way can be written now."""
+        ...
+
+    def put(self, part: bytes) -> None:
+        """Write one, right after `ready` was true."""
+        ...
+
+
 class EventStreamResponse:
     """Streams events. The head goes out with the first one, so an error before it is still a plain HTTP status.
+
+    A source that can `divert` its events has those that come while it is waited for written at once.
 
     When the client leaves, whoever waits for the next event is cancelled at once and the source is closed; a source
     that is a generator must therefore close in its own `finally` what it reads from. Any failure after the first event
@@ -296,7 +315,7 @@ class EventStreamResponse:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             with CancelOnDisconnect(receive):
-                await self._relay(send)
+                await self._relay(send, _connection(scope, send))
         except ClientDisconnected:
             await self._close()
             raise
@@ -315,16 +334,31 @@ class EventStreamResponse:
             await send({"type": "http.response.body", "body": event, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _relay(self, send: Send) -> None:
+    async def _relay(self, send: Send, connection: Connection | None) -> None:
         async for event in self._events:
-            if not self._started:
+            begins = not self._started
+            if begins:
                 self._started = True
                 await send({"type": "http.response.start", "status": self.status, "headers": self.headers})
             await send({"type": "http.response.body", "body": event, "more_body": True})
             self._last = event
+            if begins and connection is not None:
+                self._divert(connection)
         if not self._started:
             self._started = True
             await send({"type": "http.response.start", "status": self.status, "headers": self.headers})
+
+    def _divert(self, connection: Connection) -> None:
+        divert = getattr(self._events, "divert", None)
+        if divert is None:
+            return
+        put = connection.put
+
+        def write(event: bytes) -> None:
+            put(event)
+            self._last = event
+
+        divert(connection.ready, write)
 
     async def _close(self) -> None:
         """Close the source; the closing goes on when this task is cancelled once more."""
@@ -335,6 +369,12 @@ class EventStreamResponse:
             await self._events.aclose()
         except Exception:
             log.exception("closing an event stream failed")
+
+
+def _connection(scope: Scope, send: Send) -> Connection | None:
+    """The connection that `send` leads to, if it is one that can be written to."""
+    connection: Connection | None = scope.get("extensions", {}).get(CONNECTION)
+    return connection if connection is not None and connection.send == send else None
 
 
 class Download(EventStreamResponse):

@@ -22,6 +22,7 @@ from gateway import errors
 from gateway.api.edge import LEFT, Edge, new_request_ids, shutting_down
 from gateway.api.headings import Heading
 from gateway.api.http import (
+    CONNECTION,
     ClientDisconnected,
     HeaderList,
     check_body_headers,
@@ -188,6 +189,8 @@ class Exchange(RequestResponseCycle):
                 await super().run_asgi(app)  # type: ignore[arg-type]
         finally:
             tasks.discard(task)
+            # The scope knows this exchange: neither would go before the garbage collector comes.
+            self._scope = None
 
     def _become_usual(self) -> None:
         more_body, disconnected, connection = self.more_body, self.disconnected, self._connection
@@ -210,6 +213,15 @@ class Exchange(RequestResponseCycle):
         self._parts.clear()
         if self.body or not more_body or disconnected or self._refusal() is not None:
             self.message_event.set()
+        self.scope["extensions"] = {CONNECTION: self}
+
+    # What goes through ASGI, as `http.Connection`
+
+    def ready(self) -> bool:
+        return not (self.flow.write_paused or self.disconnected) and self.chunked_encoding is True
+
+    def put(self, part: bytes) -> None:
+        self.transport.write(b"%x\r\n%b\r\n" % (len(part), part))
 
     # The request
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -10,6 +10,7 @@ from adapters.errors import AdapterError, EngineFailed, InvalidRequest, QueueFul
 from adapters.types import (
     Caller,
     ChatRequest,
+    ChoiceFinished,
     CompletionRequest,
     EmbeddingRequest,
     Event,
@@ -90,6 +91,41 @@ def test_times_are_counted_between_outputs() -> None:
         assert bench.counted("time_to_first_token_seconds_sum") == ['{model="model"} 0.4']
         assert bench.counted("inter_token_gap_seconds_count") == ['{model="model"} 2']
         assert bench.counted("inter_token_gap_seconds_sum") == ['{model="model"} 4']
+
+    run(scenario())
+
+
+class Diverting:
+    """A stream that offers two outputs the short way while its reader waits."""
+
+    def __init__(self) -> None:
+        self._take: Callable[[Event], bool] | None = None
+        self._events = iter(HELLO)
+
+    def __aiter__(self) -> Diverting:
+        return self
+
+    async def __anext__(self) -> Event:
+        event = next(self._events, None)
+        if event is None:
+            raise StopAsyncIteration
+        if isinstance(event, ChoiceFinished) and self._take is not None:
+            assert (self._take(TextDelta(0, "taken")), self._take(TextDelta(0, "declined"))) == (True, False)
+        return event
+
+    def divert(self, take: Callable[[Event], bool]) -> None:
+        self._take = take
+
+
+def test_what_goes_the_short_way_is_counted_when_it_was_taken() -> None:
+    async def scenario() -> None:
+        bench = Bench()
+        bench.adapter.chat = lambda request, caller: Diverting()  # type: ignore[method-assign]
+        stream = await bench.open()
+        stream.divert(lambda event: event == TextDelta(0, "taken"))
+        assert await rest(stream) == list(HELLO)
+        assert sum(isinstance(event, TextDelta) for event in HELLO) == 2
+        assert bench.counted("inter_token_gap_seconds_count") == ['{model="model"} 2']
 
     run(scenario())
 

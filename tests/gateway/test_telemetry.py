@@ -21,7 +21,7 @@ def test_counts_and_histograms_are_rendered() -> None:
     telemetry.inference("m", "ok")
     telemetry.tokens("m", Usage(prompt_tokens=10, completion_tokens=5, cached_tokens=4))
     telemetry.first_token("m", 0.005)
-    telemetry.gap("m", 0.0051)
+    telemetry.gaps.observe(("m",), 0.0051)
     lines = render(telemetry)
     for expected in (
         'gateway_requests_total{route="/v1/models",method="GET",status="200"} 2',
@@ -55,7 +55,7 @@ def test_label_sets_are_capped() -> None:
     telemetry = Telemetry("1")
     for i in range(SERIES_MAX * 3):
         telemetry.inference(f"model-{i}", "ok")
-        telemetry.gap(f"model-{i}", 0.1)
+        telemetry.gaps.observe((f"model-{i}",), 0.1)
     lines = render(telemetry)
     assert len([line for line in lines if line.startswith("gateway_inference_requests_total{")]) == SERIES_MAX + 1
     assert f'gateway_inference_requests_total{{model="other",outcome="other"}} {SERIES_MAX * 2}' in lines

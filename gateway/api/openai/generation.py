@@ -149,6 +149,19 @@ class Frames:
             frame = self._render(event)
         return frame
 
+    def divert(self, ready: Callable[[], bool], write: Callable[[bytes], None]) -> None:
+        """Have what comes written in the call in which it comes, while `ready` says that nothing has to wait."""
+        render = self._render
+
+        def take(event: Event) -> bool:
+            if not ready():
+                return False
+            if frame := render(event):
+                write(frame)
+            return True
+
+        self._stream.divert(take)
+
     async def aclose(self) -> None:
         await self._stream.aclose()
 

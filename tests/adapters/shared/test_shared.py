@@ -14,8 +14,8 @@ import pytest
 from adapters import errors
 from adapters.errors import AdapterError, EngineFailed, InvalidRequest, ModelLoading, QueueFull
 from adapters.llama_cpp import Status
-from adapters.llama_cpp.generation import Counters
 from adapters.llama_cpp.messages import SessionCounters
+from adapters.llama_cpp.part import Counters
 from adapters.llama_cpp.pool import Verb
 from adapters.llama_cpp.resident import Placement
 from adapters.shared import messages as say

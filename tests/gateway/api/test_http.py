@@ -7,10 +7,12 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 
 import pytest
 from starlette.requests import Request
+from starlette.types import Message
 
 from adapters.errors import EngineFailed, InvalidRequest, QueueFull
 from gateway import errors
 from gateway.api.http import (
+    CONNECTION,
     Endpoint,
     EventStreamResponse,
     Response,
@@ -166,6 +168,72 @@ def test_a_failure_after_the_first_event_is_an_event_and_the_end() -> None:
             assert json.loads(last[6:])["error"]["code"] == "model_unavailable"
             await until(lambda: "status=200" in served.log.getvalue())
             assert "error=model_unavailable" in served.log.getvalue()
+
+    run(main())
+
+
+class Open:
+    """A connection in memory, and a source of events in it that may be written at once. Notes which way each took."""
+
+    def __init__(self) -> None:
+        self.queue: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self.sent: list[tuple[str, bytes]] = []
+        self.is_ready = True
+        self.write: Callable[[bytes], None] | None = None
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.body":
+            self.sent.append(("send", message["body"]))
+
+    async def receive(self) -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError("the client stays")
+
+    def ready(self) -> bool:
+        return self.is_ready
+
+    def put(self, part: bytes) -> None:
+        self.sent.append(("put", part))
+
+    def __aiter__(self) -> Open:
+        return self
+
+    async def __anext__(self) -> bytes:
+        item = await self.queue.get()
+        if item is None:
+            raise EngineFailed("The engine died.")
+        return item
+
+    def divert(self, ready: Callable[[], bool], write: Callable[[bytes], None]) -> None:
+        assert ready == self.ready
+        self.write = write
+
+    async def aclose(self) -> None: ...
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_events_are_only_written_past_a_send_that_is_the_connections_own(own: bool) -> None:
+    async def main() -> None:
+        source = Open()
+        state = {"request_id": "r"}
+        scope = {"type": "http", "raw_path": b"/", "headers": [], "extensions": {CONNECTION: source}, "state": state}
+
+        async def seen(message: Message) -> None:
+            await source.send(message)
+
+        answer = EventStreamResponse(source)
+        task = asyncio.create_task(answer(scope, source.receive, source.send if own else seen))
+        source.queue.put_nowait(b"event: response.created\ndata: {}\n\n")
+        await until(lambda: len(source.sent) == 1)
+        assert (source.write is not None) is own
+        if source.write is not None:
+            source.write(b'event: response.delta\ndata: {"sequence_number":7}\n\n')
+        source.queue.put_nowait(None)
+        await task
+        ways = [way for way, _ in source.sent]
+        assert ways == ["send", *["put"] * own, "send", "send"]
+        # The error goes by what was last sent, whichever way it went.
+        assert (b'"sequence_number":8' in source.sent[-2][1]) is own
 
     run(main())
 
