@@ -5,7 +5,8 @@ The order is the virtual token counter of Sheng et al., "Fairness in Serving Lar
 1. A tenant's counter grows by (input tokens x 1 + output tokens x 2) / weight; input when it is dispatched, output as
    it is served. The tenant with the lowest counter goes next; inside a tenant priority decides, then arrival.
 2. A tenant that was idle is lifted to the lowest counter of the active ones, so that idleness earns no credit.
-3. When nothing waits or runs, all counters are forgotten: a new busy period owes nothing to the last one.
+3. When nothing waits or runs, all counters are forgotten, and so are promises: a new busy period owes nothing to the
+   last one, and whoever comes back finds a place.
 
 The queue decides and never acts: it has no clock, no I/O and no callbacks. Times are seconds on any one clock.
 """
@@ -85,12 +86,14 @@ class Entry(msgspec.Struct, eq=False, kw_only=True):
 
 
 class _Tenant(msgspec.Struct, eq=False):
-    """What one tenant has waiting (best first) and running, and its virtual token counter."""
+    """What one tenant has waiting (best first) and running, its virtual token counter, and the times that its refused
+    callers were promised (soonest first)."""
 
     counter: float = 0.0
     weight: float = 1.0
     waiting: list[Entry] = []
     running: int = 0
+    promises_s: list[float] = []
 
     def active(self) -> bool:
         return bool(self.waiting or self.running)
@@ -119,7 +122,7 @@ class FairQueue:
         self._gap_s = 0.0
         self._prefill_total_s = 0.0
         self._computed_share = 1.0
-        self._promises_s: list[float] = []
+        self._promises_s: list[float] = []  # Those of no tenant in particular.
 
     @property
     def running(self) -> int:
@@ -173,7 +176,9 @@ class FairQueue:
 
     def _refusal(self, kind: type[QueueFull | Overloaded], reason: str, entry: Entry, now_s: float) -> AdapterError:
         self.rejected += 1
-        return kind(f"Too many requests are waiting: {reason}.", retry_after_s=self._promise(entry, now_s))
+        promises_s = self._tenants[entry.tenant].promises_s if kind is QueueFull else self._promises_s
+        wait_s = self._promise(promises_s, entry, now_s)
+        return kind(f"Too many requests are waiting: {reason}.", retry_after_s=wait_s)
 
     def _enter(self, entry: Entry) -> _Tenant:
         tenant = self._tenants.get(entry.tenant)
@@ -260,6 +265,7 @@ class FairQueue:
             self._take_out(entry)
         if not self.waiting and not self._running:
             self._tenants.clear()
+            self._promises_s.clear()
 
     def _waits(self, entry: Entry) -> bool:
         tenant = self._tenants.get(entry.tenant)
@@ -288,13 +294,13 @@ class FairQueue:
         decode_s = max(map(self._decode_left_s, self._running.values()), default=0.0)
         return self._running_prefill_s(now_s) + decode_s
 
-    def _promise(self, entry: Entry, now_s: float) -> float:
+    def _promise(self, promises: list[float], entry: Entry, now_s: float) -> float:
         """Seconds after which the place of this refused caller is expected to be free.
 
-        Callers refused before who were promised a time still to come are ahead of this one, so that a herd is spread
-        over the places as they come free instead of coming back at once.
+        Callers refused before who hold one of the `promises`, a time still to come, are ahead of this one, so that a
+        herd is spread over the places as they come free instead of coming back at once. A tenant over its share has
+        its own herd only: another one's does not come back into its places.
         """
-        promises = self._promises_s
         while promises and promises[0] <= now_s:
             heapq.heappop(promises)
         place = len(promises) + 1

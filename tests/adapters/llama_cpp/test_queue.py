@@ -272,6 +272,31 @@ def test_a_promise_follows_what_was_observed() -> None:
     assert late.value.retry_after_s == pytest.approx(20 * 0.4 / 20), "outputs of 20 tokens, one each 20 ms"
 
 
+def refused(queue: FairQueue, tenant: str) -> float:
+    with pytest.raises(QueueFull) as refusal:
+        queue.join(entry(tenant), 0.0)
+    return refusal.value.retry_after_s or 0.0
+
+
+def test_one_tenants_herd_does_not_lengthen_the_wait_of_another() -> None:
+    queue = FairQueue(1, 4)
+    fill(queue, "aabb")
+    first = refused(queue, "b")
+    herd = [refused(queue, "a") for _ in range(100)]
+    assert herd[-1] > 50 * first
+    assert refused(queue, "b") < 3 * first
+
+
+def test_promises_are_forgotten_after_a_busy_period() -> None:
+    queue = FairQueue(1, 2)
+    waiting = fill(queue, "aa")
+    herd = [refused(queue, "a") for _ in range(10)]
+    for one in [*queue._running.values(), *waiting]:
+        queue.leave(one)
+    fill(queue, "aa")
+    assert refused(queue, "a") == herd[0]
+
+
 OPERATIONS = st.lists(
     st.tuples(st.sampled_from(["join", "join", "join", "serve", "finish", "leave", "shrink"]), st.integers(0, 30)),
     max_size=120,
