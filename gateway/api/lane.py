@@ -31,7 +31,7 @@ from gateway.api.http import (
     error_response,
     too_large,
 )
-from gateway.api.passing import PATHS, Passer, changing_headers, fixed_headers
+from gateway.api.passing import LOOKED_AT, PATHS, Passer, changing_headers, fixed_headers
 from gateway.errors import GatewayError
 from gateway.logs import Fields
 from gateway.streams import Passage
@@ -266,6 +266,7 @@ class Exchange(RequestResponseCycle):
         opened = await passer.open(heading.path, body, principal, request_id, heading.named)
         if opened is None:
             self._parts = [body]
+            self.scope["state"][LOOKED_AT] = True
             return False
         passage, _ = opened
         log["model"] = passage.target.name

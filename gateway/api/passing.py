@@ -47,6 +47,8 @@ PATHS: Mapping[str, DialectName] = {
 HEADERS: Mapping[DialectName, tuple[str, ...]] = {"anthropic_messages": ("anthropic-version", "anthropic-beta")}
 HEADER_CHARS_MAX = 1024
 QUEUED_BYTES_MAX = 64 * 1024
+# What the state of a request holds for which a passage was looked for already.
+LOOKED_AT = "passage_looked_for"
 
 
 class Passer:
@@ -77,6 +79,8 @@ class Passer:
 
     def _wrapped(self, endpoint: Endpoint) -> Endpoint:
         async def handler(request: Request) -> Response:
+            if LOOKED_AT in request.scope["state"]:
+                return await endpoint.handler(request)
             body = await read_json_body(request, self.body_bytes_max)
             answer = await run_until_disconnect(request, self._answer(endpoint.path, request, body))
             return answer or await endpoint.handler(_read_again(request, body))
