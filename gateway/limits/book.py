@@ -41,6 +41,9 @@ class Rate(msgspec.Struct, frozen=True):
     ends_us: int | None = None
 
 
+Windows = list[tuple[Rate, Window]]
+
+
 class Gate(msgspec.Struct, frozen=True):
     """At most `limit` requests at the same time."""
 
@@ -232,7 +235,7 @@ class Book:
         """Count in its rates a request that was let in elsewhere; the slots its tokens are in."""
         self._see(ask)
         slots = []
-        for rate, window in zip(ask.rates, self._windows_of(ask.rates), strict=True):
+        for rate, window in self._windows_of(ask.rates):
             if rate.unit == "requests":
                 window.add(1)
             else:
@@ -256,7 +259,7 @@ class Book:
         """What is counted of a rate, as of the last time somebody asked; None: nothing is."""
         return self._windows.get(key)
 
-    def _windows_of(self, rates: tuple[Rate, ...]) -> list[Window]:
+    def _windows_of(self, rates: tuple[Rate, ...]) -> Windows:
         """The windows of rates as they are now."""
         now_us, known, windows = self._now_us, self._windows, []
         for rate in rates:
@@ -265,7 +268,7 @@ class Book:
                 window = known[rate.key] = Window(rate.window_us, rate.ends_us)
             if now_us // window.slot_us > window.last:
                 window.advance(now_us)
-            windows.append(window)
+            windows.append((rate, window))
         return windows
 
     def _affordable(self, ask: Ask) -> int:
@@ -283,7 +286,7 @@ class Book:
                 fits = min(fits, left // ask.unit_nano)
         return fits
 
-    def _refuse(self, ask: Ask, windows: list[Window], tokens: int, nano: int) -> Refusal | None:
+    def _refuse(self, ask: Ask, windows: Windows, tokens: int, nano: int) -> Refusal | None:
         """The limit that is in the way the longest, None when all have room. A spent budget outlasts any wait."""
         worst: Refusal | None = None
         for budget in ask.budgets:
@@ -297,7 +300,7 @@ class Book:
             if self._running.get(gate.key, 0) >= gate.limit:
                 retry = BUSY_RETRY_US if gate.limit else None
                 worst = _longer(worst, Refusal("concurrency", gate.key, gate.limit, 0, retry))
-        for rate, window in zip(ask.rates, windows, strict=True):
+        for rate, window in windows:
             amount = 1 if rate.unit == "requests" else tokens
             excess = window.total + amount - rate.limit
             if excess > 0:
@@ -306,18 +309,18 @@ class Book:
                 worst = _longer(worst, Refusal(rate.unit, rate.key, rate.limit, left, retry))
         if worst is None:
             return None
-        requests_room, tokens_room = self._rooms(ask, windows)
+        requests_room, tokens_room = self._rooms(windows)
         return replace(worst, requests_room=requests_room, tokens_room=tokens_room)
 
     def _time_us(self, rate: Rate) -> int:
         """Now, on the clock that the rate follows."""
         return self._now_us if rate.ends_us is None else self._wall_us
 
-    def _rooms(self, ask: Ask, windows: list[Window]) -> tuple[Room | None, Room | None]:
+    def _rooms(self, windows: Windows) -> tuple[Room | None, Room | None]:
         """The tightest request rate and the tightest token rate."""
         requests: Room | None = None
         tokens: Room | None = None
-        for rate, window in zip(ask.rates, windows, strict=True):
+        for rate, window in windows:
             room = window.room(rate.limit, self._now_us if rate.ends_us is None else self._wall_us)
             if rate.unit == "tokens":
                 if tokens is None or room.remaining < tokens.remaining:
@@ -326,23 +329,19 @@ class Book:
                 requests = room
         return requests, tokens
 
-    def _hold(
-        self, ask: Ask, windows: list[Window], accounts: list[Account], worst_case: tuple[int, int, int]
-    ) -> Grant:
+    def _hold(self, ask: Ask, windows: Windows, accounts: list[Account], worst_case: tuple[int, int, int]) -> Grant:
         output_tokens, tokens, nano = worst_case
         slots = []
-        for rate, window in zip(ask.rates, windows, strict=True):
+        for rate, window in windows:
             if rate.unit == "requests":
                 window.add(1)
             else:
                 slots.append((rate.key, window.hold(tokens)))
-        running = self._running
-        for gate in ask.gates:
-            running[gate.key] = running.get(gate.key, 0) + 1
-        places = []
-        for account in accounts:
-            places.append(account.hold(nano))
-            account.used_us = self._now_us
+        running, gates = self._running, [gate.key for gate in ask.gates]
+        for key in gates:
+            running[key] = running.get(key, 0) + 1
+        now_us = self._now_us
+        places = [account.hold(nano, now_us) for account in accounts]
         # By position, which is quicker than by name, and as in the definition.
         grant = Grant(
             ask.id,
@@ -351,10 +350,10 @@ class Book:
             tokens,
             nano,
             tuple(slots),
-            tuple([gate.key for gate in ask.gates]),
+            tuple(gates),
             tuple([budget.account for budget in ask.budgets]),
             tuple(places),
-            *self._rooms(ask, windows),
+            *self._rooms(windows),
         )
         self._keep(grant)
         return grant
@@ -373,14 +372,13 @@ class Book:
         surplus = grant.tokens - min(tokens, grant.tokens)
         for key, slot in grant.slots:
             if (window := self._windows.get(key)) is not None:
-                window.change(slot, -surplus)
-                window.held = window.held - grant.tokens if window.held > grant.tokens else 0
+                window.give_back(slot, grant.tokens, surplus)
         for key in grant.gates:
             self._leave(key)
         charged = []
-        for name, place in zip(grant.accounts, grant.places, strict=True):
+        for number, name in enumerate(grant.accounts):
             account = self._accounts[name]
-            account.charge(grant.nano, nano, place)
+            account.charge(grant.nano, nano, grant.places[number])
             charged.append(Charged(name, nano, account.spent))
         return tuple(charged)
 
@@ -410,7 +408,7 @@ class Book:
             self._running[key] = self._running.get(key, 0) + 1
         for name, place in zip(grant.accounts, grant.places, strict=True):
             account = self._accounts[name]
-            account.hold(grant.nano)
+            account.hold(grant.nano, self._now_us)
             if account.window is not None and place is not None:
                 account.window.fill({place: 0})
         grant = replace(grant, slots=())

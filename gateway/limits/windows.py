@@ -80,6 +80,11 @@ class Window:
         self.held = (self.held if self.held < self.total else self.total) + amount
         return self.add(amount)
 
+    def give_back(self, slot: int, held: int, surplus: int) -> None:
+        """End a hold, of which so much was not used."""
+        self.change(slot, -surplus)
+        self.held = self.held - held if self.held > held else 0
+
     def change(self, slot: int, amount: int) -> None:
         """Count more, or with a negative amount less, in a slot; nothing when it has left the window."""
         if slot in self.amounts:
@@ -130,8 +135,9 @@ class Account:
             self.window.advance(wall_us)
             self.spent = self.window.total
 
-    def hold(self, nano: int) -> int | None:
+    def hold(self, nano: int, now_us: int) -> int | None:
         """Hold an amount; the slot of the window in which it will have been spent."""
+        self.used_us = now_us
         self.held += nano
         self.holders += 1
         return None if self.window is None else self.window.add(0)
