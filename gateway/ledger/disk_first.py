@@ -79,17 +79,32 @@ class DiskFirst:
     async def keep(self, entries: Sequence[Entry]) -> None:
         data = records(entries)
         async with self._turn:
-            if self._quick_times >= QUICK_TIMES:
-                segment, took_s = self._append(data)
-            else:
-                segment, took_s = await self._appender.append(data)
-            self._quick_times = self._quick_times + 1 if took_s < QUICK_S else 0
-            self._kept += len(entries)
-            if not self._from_disk:
-                kept = Kept(entries, segment, sum(map(len, data)))
-                self._behind.append(kept)
-                self._behind_entries += len(entries)
-                self._behind_bytes += kept.size_bytes
+            appended = self._append(data) if self._is_quick else await self._appender.append(data)
+            self._note(entries, data, *appended)
+
+    def keep_at_once(self, entries: Sequence[Entry]) -> bool:
+        if not self._is_quick or self._turn.locked():
+            return False
+        data = records(entries)
+        try:
+            self._note(entries, data, *self._append(data))
+        except OutboxError:
+            return False  # `keep` tries once more, and tells why when it cannot either.
+        return True
+
+    @property
+    def _is_quick(self) -> bool:
+        return self._quick_times >= QUICK_TIMES
+
+    def _note(self, entries: Sequence[Entry], data: Sequence[bytes], segment: int, took_s: float) -> None:
+        """Entries are durable, in a segment and after so long."""
+        self._quick_times = self._quick_times + 1 if took_s < QUICK_S else 0
+        self._kept += len(entries)
+        if not self._from_disk:
+            kept = Kept(entries, segment, sum(map(len, data)))
+            self._behind.append(kept)
+            self._behind_entries += len(entries)
+            self._behind_bytes += kept.size_bytes
         if self._behind_entries > BEHIND_MAX:
             self._leave_to_disk()
         self._more.set()

@@ -7,6 +7,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from typing import Protocol
 
@@ -53,6 +54,10 @@ class Keeper(Protocol):
 
     async def keep(self, entries: Sequence[Entry]) -> None: ...
 
+    def keep_at_once(self, entries: Sequence[Entry]) -> bool:
+        """The same in this call, if that takes no longer than to wait for it; False: nothing was done."""
+        ...
+
     async def caught_up(self) -> None:
         """Wait until the database has what was kept before, or is away."""
         ...
@@ -80,6 +85,8 @@ class Writer:
         self._stuck = False
         self._pending: deque[tuple[Entry, Durable]] = deque()
         self._more = asyncio.Event()
+        # When the next group may begin.
+        self._next_s = 0.0
         self._writing: asyncio.Task[None] | None = None
         self._closing = False
 
@@ -116,14 +123,24 @@ class Writer:
     def begin(self, draft: Entry) -> None:
         """A request is under way, and will be added under the same id; a plain call."""
         if self._journal is not None:
-            self._journal.begin(draft.id, msgspec.json.encode(draft))
+            self._journal.begin(draft.id, partial(msgspec.json.encode, draft))
 
     def add(self, entry: Entry) -> Durable:
-        """Record an entry; a plain call."""
+        """Record an entry; a plain call. One that comes alone may be durable at its end."""
         durable = Durable()
-        self._pending.append((entry, durable))
-        self._more.set()
+        alone = not self._pending and self._clock() >= self._next_s and not self._closing
+        if alone and self._keeper.keep_at_once((entry,)):
+            self._next_s = self._clock() + APART_S
+            self._reach(entry, durable)
+        else:
+            self._pending.append((entry, durable))
+            self._more.set()
         return durable
+
+    def _reach(self, entry: Entry, durable: Durable) -> None:
+        if self._journal is not None:
+            self._journal.end(entry.id)
+        durable.reach()
 
     @property
     def pending(self) -> int:
@@ -136,16 +153,15 @@ class Writer:
         return self._stuck or len(self._pending) >= PENDING_MAX
 
     async def _write(self) -> None:
-        next_s = 0.0
         while self._pending or not self._closing:
             if not self._pending:
                 self._more.clear()
                 await self._more.wait()
                 continue
-            if (early_s := next_s - self._clock()) >= TICK_S and not self._closing:
+            if (early_s := self._next_s - self._clock()) >= TICK_S and not self._closing:
                 await asyncio.sleep(early_s)
             group = list(islice(self._pending, GROUP_MAX))
-            next_s = self._clock() + min(len(group) * APART_S, APART_S_MAX)
+            self._next_s = self._clock() + min(len(group) * APART_S, APART_S_MAX)
             try:
                 await self._keeper.keep([entry for entry, _ in group])
                 self._stuck = False
@@ -162,9 +178,7 @@ class Writer:
                 continue
             for entry, durable in group:
                 assert self._pending.popleft()[0] is entry
-                if self._journal is not None:
-                    self._journal.end(entry.id)
-                durable.reach()
+                self._reach(entry, durable)
 
 
 class DatabaseFirst:
@@ -202,6 +216,9 @@ class DatabaseFirst:
             await asyncio.to_thread(self._outbox.append, records(entries))
         if self._emptying is None:
             self._emptying = asyncio.create_task(self._return(self._outbox))
+
+    def keep_at_once(self, entries: Sequence[Entry]) -> bool:
+        return False
 
     async def caught_up(self) -> None:
         """Nothing waits but what the database is away for."""

@@ -1,8 +1,8 @@
 """What is under way in this process, on the local disk, so that the next process knows what died with this one.
 
 A file of lines: `+` and a record when something begins, `-` and its id when it has ended. It is written within
-milliseconds of that and never synced: it survives the end of the process, not that of the machine. The directory has to
-be locked by its owner, since two processes must not share a journal.
+milliseconds of that, if it has not ended by then, and never synced: it survives the end of the process, not that of the
+machine. The directory has to be locked by its owner, since two processes must not share a journal.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 BYTES_MAX = 4 << 20
@@ -29,6 +30,7 @@ class Journal:
     def __init__(self, path: Path, *, bytes_max: int = BYTES_MAX) -> None:
         self._path = path
         self._bytes_max = bytes_max
+        self._begun: dict[str, Callable[[], bytes]] = {}
         self._open: dict[str, bytes] = {}
         self._lines: list[bytes] = []
         self._due = False
@@ -41,10 +43,10 @@ class Journal:
         self.left = {}
         self._rewrite()
 
-    def begin(self, id: str, record: bytes) -> None:
-        """Something is under way from now on. `record` has no line feed, `id` no space."""
-        self._open[id] = record
-        self._lines.append(b"+%b %b\n" % (id.encode(), record))
+    def begin(self, id: str, record: Callable[[], bytes]) -> None:
+        """Something is under way from now on. Its `record` has no line feed, and is only asked for when it is written;
+        `id` has no space."""
+        self._begun[id] = record
         if not self._due:
             self._due = True
             asyncio.get_running_loop().call_later(FLUSH_S, self.flush)
@@ -52,7 +54,7 @@ class Journal:
     def end(self, id: str) -> None:
         """It has ended, and what became of it is durable, which the next process finds out too; so this is written with
         whatever begins next."""
-        if self._open.pop(id, None) is not None:
+        if self._begun.pop(id, None) is None and self._open.pop(id, None) is not None:
             self._lines.append(b"-%b\n" % id.encode())
 
     def close(self) -> None:
@@ -64,6 +66,10 @@ class Journal:
     def flush(self) -> None:
         """Write what was added."""
         self._due = False
+        for id, record in self._begun.items():
+            self._open[id] = data = record()
+            self._lines.append(b"+%b %b\n" % (id.encode(), data))
+        self._begun.clear()
         data = b"".join(self._lines)
         self._lines.clear()
         if self._file is None or not data:

@@ -11,6 +11,7 @@ from gateway.ledger import Entry, disk_first
 from gateway.ledger.caught_up import CaughtUp
 from gateway.ledger.disk_first import QUICK_TIMES, DiskFirst
 from gateway.ledger.store import Filter, Ledger
+from gateway.ledger.writer import Writer
 from gateway.limits.wallets import Wallets
 from gateway.state.outbox import Outbox, OutboxError
 from tests.databases import open_migrated
@@ -172,6 +173,42 @@ def test_only_a_quick_disk_is_waited_for_in_place(
 
     asyncio.run(run())
     assert (len(handed), sum(handed)) == (3 * QUICK_TIMES, in_threads)
+
+
+def test_an_entry_that_comes_alone_to_a_quick_disk_is_durable_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    committed, now_s = set[str](), 0.0
+
+    async def commit(entries: Sequence[Entry]) -> None:
+        committed.update(one.id for one in entries)
+
+    async def run() -> list[bool]:
+        nonlocal now_s
+        outbox = Outbox(tmp_path / "outbox")
+        keeper = DiskFirst(commit, outbox, 0, clock=lambda: 0.0)
+        writer = Writer(keeper, commit, None, 0, clock=lambda: now_s)
+        await writer.start()
+        for n in range(QUICK_TIMES):
+            await writer.add(entry(f"{n}"))
+        now_s += 1
+        alone, behind_it = writer.add(entry("alone")), writer.add(entry("behind it"))
+        done = [alone.done, behind_it.done]
+        await behind_it
+        now_s += 1
+        with monkeypatch.context() as patched:
+            patched.setattr(outbox, "append", failing)
+            unlucky = writer.add(entry("unlucky"))
+        done.append(unlucky.done)
+        await unlucky
+        await writer.close()
+        return done
+
+    def failing(records: Sequence[bytes]) -> int:
+        raise OutboxError("the disk is full")
+
+    assert asyncio.run(run()) == [True, False, False]
+    assert {"alone", "behind it", "unlucky"} < committed and len(committed) == QUICK_TIMES + 3
 
 
 def test_everything_can_be_asked_for(tmp_path: Path) -> None:

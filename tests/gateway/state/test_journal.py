@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+from functools import partial
 from pathlib import Path
 
 from hypothesis import given, settings
@@ -17,7 +18,7 @@ def test_what_was_begun_and_not_ended_is_left_for_the_next_process(tmp_path: Pat
         journal = Journal(path)
         journal.clear()
         for id in "abc":
-            journal.begin(id, b'{"of": "%b"}' % id.encode())
+            journal.begin(id, partial(b'{"of": "%b"}'.__mod__, id.encode()))
         journal.end("b")
         journal.end("b")
         journal.flush()
@@ -32,6 +33,20 @@ def test_what_was_begun_and_not_ended_is_left_for_the_next_process(tmp_path: Pat
     journal.close()
 
 
+def test_what_ends_before_it_is_written_leaves_no_line(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+
+    async def run() -> None:
+        journal = Journal(path)
+        journal.clear()
+        journal.begin("a", lambda: b"{}")
+        journal.end("a")
+        journal.close()
+
+    asyncio.run(run())
+    assert path.read_bytes() == b""
+
+
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 30), st.booleans()), max_size=200), st.integers(50, 300))
 def test_a_journal_stays_small_and_true(steps: list[tuple[int, bool]], bytes_max: int) -> None:
@@ -41,7 +56,7 @@ def test_a_journal_stays_small_and_true(steps: list[tuple[int, bool]], bytes_max
         for n, begins in steps:
             if begins and n not in running:
                 running.add(n)
-                journal.begin(f"{n}", b"record")
+                journal.begin(f"{n}", lambda: b"record")
             elif not begins:
                 running.discard(n)
                 journal.end(f"{n}")
@@ -58,7 +73,7 @@ def test_a_journal_that_cannot_be_written_is_given_up(tmp_path: Path) -> None:
     async def run() -> None:
         journal = Journal(tmp_path / "missing" / "j")
         journal.clear()
-        journal.begin("a", b"{}")
+        journal.begin("a", lambda: b"{}")
         journal.end("a")
         journal.close()
 
