@@ -40,7 +40,7 @@ from gateway.networks import Networks, client_address
 from gateway.telemetry import Telemetry
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9_.-]{1,64}")
-RANDOM_BYTES = 8
+RANDOM_BYTES = 7
 PARAMETER = re.compile(r"\{(\w+)(:path|:text)?\}")
 # What the audit log keeps of requests that are refused, by the code of the error.
 AUDITED: Mapping[str, str] = {
@@ -325,13 +325,17 @@ def given_request_id(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
 
 
 def new_request_id() -> str:
-    return f"{int(time.time()):08x}{os.urandom(RANDOM_BYTES).hex()}"
+    return f"{_moment()}{os.urandom(RANDOM_BYTES).hex()}"
 
 
 def new_request_ids() -> Iterator[str]:
-    """Many of them, drawn from the system by the hundred, because each draw is a call of it. They begin with the time,
-    in seconds, so that those of a moment are neighbours in an index."""
+    """Many of them, drawn from the system by the hundred, because each draw is a call of it."""
     while True:
-        drawn, second = os.urandom(256 * RANDOM_BYTES).hex(), f"{int(time.time()):08x}"
+        drawn, moment = os.urandom(256 * RANDOM_BYTES).hex(), _moment()
         for at in range(0, len(drawn), 2 * RANDOM_BYTES):
-            yield second + drawn[at : at + 2 * RANDOM_BYTES]
+            yield moment + drawn[at : at + 2 * RANDOM_BYTES]
+
+
+def _moment() -> str:
+    """What ids begin with, so that those of a moment are neighbours in an index: Unix time in units of 1/256 s."""
+    return f"{time.time_ns() * 256 // 10**9:010x}"

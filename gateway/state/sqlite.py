@@ -19,6 +19,7 @@ import re
 import sqlite3
 import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
@@ -281,7 +282,7 @@ def _insertions(
     for many in ROWS_TOGETHER:
         sql = _insertion(table, tuple(columns), many)
         while len(rows) - start >= many:
-            yield sql, [value for row in rows[start : start + many] for value in row]
+            yield sql, list(chain.from_iterable(rows[start : start + many]))
             start += many
 
 
