@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from adapters.closing import close
 from adapters.dialects import anthropic_messages, openai_chat, openai_completions, openai_embeddings, openai_responses
 from adapters.dialects.openai_wire import EventRenderer, Folded, ResponseHead
+from adapters.diverting import divert
 from adapters.errors import EngineFailed, Timeout
 from adapters.relay import PASSING
 from adapters.types import (
@@ -184,22 +185,18 @@ class Translation:
     async def _stream(
         self, parsed: Text, first: Event | None, events: AsyncIterator[Event], caller: Caller, sink: Sink
     ) -> Relayed:
-        render, begun = parsed.frames(self._head(caller)).render, False
+        rendered, begun = Rendered(parsed.frames(self._head(caller)).render, sink), False
         async for event in _all(first, events):
             if isinstance(event, Started):
                 sink.started(event)
-            frame = render(event)
-            if isinstance(event, Finished):
-                if not begun:
-                    sink.begin(STREAM)
-                return Relayed(event, frame, STREAM)
             if not begun:
                 begun = True
                 sink.begin(STREAM)
-            if frame and not sink.write(frame, int(isinstance(event, TextDelta | ToolCallDelta | ReasoningDelta))):
-                drained = asyncio.Event()
-                sink.when_drained(drained.set)
-                await drained.wait()
+                divert(events, rendered.take)
+            await rendered.drained()
+            if isinstance(event, Finished):
+                return Relayed(event, rendered.render(event), STREAM)
+            rendered.write(event)
         raise EngineFailed("The model's answer broke off.")
 
     async def _fold(
@@ -215,6 +212,33 @@ class Translation:
     def _head(self, caller: Caller) -> ResponseHead:
         fingerprint = "fp_" + hashlib.sha256(self._name.encode()).hexdigest()[:10]
         return ResponseHead(self._prefix + caller.request_id, int(time.time()), self._name, fingerprint)
+
+
+class Rendered:
+    """A sink for events, which may ask for a pause behind each."""
+
+    def __init__(self, render: Callable[[Event], bytes], sink: Sink) -> None:
+        self.render = render
+        self._sink = sink
+        self._open = asyncio.Event()
+        self._open.set()
+
+    def take(self, event: Event) -> bool:
+        """As `Direct` says."""
+        if not self._open.is_set():
+            return False
+        self.write(event)
+        return True
+
+    def write(self, event: Event) -> None:
+        frame = self.render(event)
+        if frame and not self._sink.write(frame, int(isinstance(event, TextDelta | ToolCallDelta | ReasoningDelta))):
+            self._open.clear()
+            self._sink.when_drained(self._open.set)
+
+    async def drained(self) -> None:
+        """Wait for the end of a pause."""
+        await self._open.wait()
 
 
 def generated(target: Chat, request: TextRequest, caller: Caller) -> AsyncIterator[Event]:

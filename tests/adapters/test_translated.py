@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -18,6 +19,7 @@ from adapters.types import (
     ChatRequest,
     DialectName,
     Event,
+    Finished,
     Head,
     Inbound,
     Kind,
@@ -25,6 +27,7 @@ from adapters.types import (
     Served,
     Started,
     TextDelta,
+    Usage,
 )
 from tests.adapters.upstream import run, until
 
@@ -114,6 +117,45 @@ def test_an_answer_and_a_stream_in_each_dialect(
         assert b" am" in sink.data and b" here" in sink.data and sink.outputs == 3
         assert end in done.rest and end not in sink.data, "the last event waits until the usage is recorded"
         assert all(frame.startswith((b"data: ", b"event: ")) for frame in (sink.data + done.rest).split(b"\n\n")[:-1])
+
+    run(main())
+
+
+class Diverting(Scripted):
+    """Offers more text the short way while its reader waits for the end."""
+
+    async def _events(self) -> AsyncIterator[Event]:
+        yield Started(3)
+        yield TextDelta(0, "read")
+        for _ in range(2):
+            if not self._take(TextDelta(0, "offered")):
+                yield TextDelta(0, "declined")
+        yield Finished(Usage(3, 3))
+
+    def chat(self, request: ChatRequest, caller: Caller) -> AsyncIterator[Event]:
+        self._reading = self._events()
+        return self
+
+    def divert(self, take: Callable[[Event], bool]) -> None:
+        self._take = take
+
+    def __aiter__(self) -> AsyncIterator[Event]:
+        return self._reading
+
+    async def __anext__(self) -> Event:
+        return await anext(self._reading)
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_text_goes_the_short_way_while_the_client_is_ready(slow: bool) -> None:
+    async def main() -> None:
+        sink, answers = Sink(slow=slow), Diverting("b", Script(answers=(Answer(text=""),), kinds=KINDS))
+        work = asyncio.ensure_future(relayed(inbound("openai_chat", stream=True, messages=MESSAGES), sink, answers))
+        while not work.done():
+            await until(lambda: work.done() or sink.then is not None)
+            sink.drain()
+        texts = re.findall(rb'"content":"(\w+)"', sink.data)
+        assert texts == [b"read", *[b"declined" if slow else b"offered"] * 2]
 
     run(main())
 
