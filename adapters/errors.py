@@ -25,10 +25,12 @@ class AdapterError(Exception):
     """Base of everything an adapter raises on purpose.
 
     `code` is the machine-readable name from the public error table, `param` the request field at fault and
-    `retry_after_s` the seconds after which another try is worth it (None: unknown).
+    `retry_after_s` the seconds after which another try is worth it (None: unknown). A route says how many `attempts` it
+    made.
     """
 
     code = "internal_error"
+    attempts: int | None = None
 
     def __init__(
         self,

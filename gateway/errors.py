@@ -212,8 +212,14 @@ def from_adapter(exc: AdapterError) -> GatewayError:
     """The answer to what an adapter raised; the nearest class of the tree decides."""
     mapped = next(ADAPTER_ERRORS[kind] for kind in type(exc).__mro__ if kind in ADAPTER_ERRORS)
     retry_after_s = exc.retry_after_s if exc.retry_after_s is not None else mapped.retry_after_s
+    headers = None if exc.attempts is None else {"x-gateway-attempts": str(exc.attempts)}
     return GatewayError(
-        mapped.status, mapped.code or exc.code, exc.message, param=exc.param, retry_after_s=retry_after_s
+        mapped.status,
+        mapped.code or exc.code,
+        exc.message,
+        param=exc.param,
+        retry_after_s=retry_after_s,
+        headers=headers,
     )
 
 

@@ -105,6 +105,10 @@ class Meter:
         """Note which target of a route answers: it is charged at that one's price."""
         self.served = served
 
+    def tried(self, attempts: int) -> None:
+        """Note how often a route has asked its targets, none of which answered."""
+        self._draft = msgspec.structs.replace(self._draft, attempts=attempts)
+
     def _price(self, served: Served | None) -> Price | None:
         """What is charged for an answer of this target of a route."""
         if served is None:

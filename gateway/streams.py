@@ -87,6 +87,8 @@ class Record(msgspec.Struct, eq=False):
 
     def fail(self, exc: BaseException) -> None:
         """The request ended with an exception; a cancellation is the client's or the server's own wish."""
+        if isinstance(exc, AdapterError) and exc.attempts is not None:
+            self.meter.tried(exc.attempts)
         if isinstance(exc, (AdapterError, GatewayError)):
             self.end(exc.code)
         elif isinstance(exc, Exception):

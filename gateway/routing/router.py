@@ -268,6 +268,9 @@ class Router:
                     if trip.mirrored and self.mirror is not None:
                         self.mirror.real(result[1].took_s)
                     return result
+        except AdapterError as error:
+            error.attempts = trip.tries
+            raise
         finally:
             self._decided(
                 Decision(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import httpx
 import openai
 import pytest
 
 from tests.e2e.server import ADMIN_KEY, Server
+from tests.e2e.upstreams import until
 
 AUTHORISED = {"authorization": f"Bearer {ADMIN_KEY}"}
 SCRIPT = "answers: [{text: Hello from there}]\n"
@@ -109,10 +111,20 @@ def test_streams_too(sdk: openai.OpenAI) -> None:
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == "Hello from there"
 
 
-def test_when_nobody_can_it_is_said(sdk: openai.OpenAI) -> None:
+def test_when_nobody_can_it_is_said(front: Server, sdk: openai.OpenAI) -> None:
     with pytest.raises(openai.InternalServerError) as caught:
         ask(sdk, "hopeless")
     assert caught.value.status_code == 502
+    response = caught.value.response
+    found: list[dict[str, Any]] = []
+
+    def recorded() -> bool:
+        answer = httpx.get(f"{front.url}/v1/requests/{response.headers['x-request-id']}", headers=AUTHORISED)
+        found[:] = answer.json().get("data", [])
+        return bool(found)
+
+    until(recorded)
+    assert (found[0]["provider"], str(found[0]["attempts"])) == ("", response.headers["x-gateway-attempts"])
 
 
 def test_a_limit_of_the_provider_is_told_as_one_while_it_lasts(sdk: openai.OpenAI) -> None:

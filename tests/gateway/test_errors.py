@@ -40,6 +40,13 @@ def test_adapter_errors_on_the_wire(raised: AdapterError, status: int, code: str
     assert error.wire_headers().get("retry-after") == retry_after
 
 
+def test_a_failure_says_how_often_a_route_tried() -> None:
+    raised = adapter_errors.Unreachable("gone")
+    assert "x-gateway-attempts" not in errors.from_adapter(raised).wire_headers()
+    raised.attempts = 3
+    assert errors.from_adapter(raised).wire_headers()["x-gateway-attempts"] == "3"
+
+
 @pytest.mark.parametrize("code", errors.TABLE)
 def test_every_code_has_a_complete_body(code: str) -> None:
     error = errors.error(code, "text", param="model")

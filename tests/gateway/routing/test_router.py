@@ -129,9 +129,9 @@ def test_what_the_same_target_will_not_do_better(error: AdapterError) -> None:
 def test_tries_are_bounded() -> None:
     async def test() -> None:
         targets = [Moody(name, [GONE] * 9) for name in "abcdef"]
-        with pytest.raises(Unreachable):
+        with pytest.raises(Unreachable) as caught:
             await Scene(targets, attempts_max=4).ask()
-        assert sum(one.asked for one in targets) == 4
+        assert sum(one.asked for one in targets) == caught.value.attempts == 4
 
     run(test())
 
