@@ -212,8 +212,6 @@ def _usage(options: argparse.Namespace) -> int:
 
 
 def _wallets(options: argparse.Namespace) -> int:
-    import msgspec
-
     from gateway import usage
 
     if options.verb == "transfer":
@@ -223,26 +221,27 @@ def _wallets(options: argparse.Namespace) -> int:
     head, *rows = command.with_database(options, lambda database: usage.wallets(database, options))
     if options.json:
         names = [name.lower() for name in head]
-        print(msgspec.json.encode([dict(zip(names, row, strict=True)) for row in rows]).decode())
+        command.print_json([dict(zip(names, row, strict=True)) for row in rows])
     else:
         command.print_table([head, *rows])
     return 0
 
 
 def _models(options: argparse.Namespace) -> int:
-    import msgspec
-
     from gateway import chat, model_files
 
     if options.url:
         with chat.Server(options.url, options.key) as server:
             names = server.models()
-        print(msgspec.json.encode(names).decode() if options.json else "\n".join(map(chat.escape, names)))
+        if options.json:
+            command.print_json(names)
+        else:
+            print("\n".join(map(chat.escape, names)))
         return 0
     config = command.load(options)
     files = [model_files.describe(model) for model in config.models]
     if options.json:
-        print(msgspec.json.encode(files).decode())
+        command.print_json(files)
         return 0
     rows = [("NAME", "ARCHITECTURE", "PARAMETERS", "QUANTISATION", "CONTEXT", "SIZE", "FILE")]
     for file in files:
@@ -263,15 +262,13 @@ def _models(options: argparse.Namespace) -> int:
 
 
 def _sessions(options: argparse.Namespace) -> int:
-    import msgspec
-
     from gateway import chat, kept_sessions
 
     with chat.Server(options.url, options.key) as server:
         desk = kept_sessions.Desk(server, options.model, options.tenant)
         found = desk.carry_out(options.verb, options.name, options.new_id)
     if options.json:
-        print(msgspec.json.encode(found).decode())
+        command.print_json(found)
     else:
         command.print_table(kept_sessions.table(found if isinstance(found, list) else [found]))
     return 0
@@ -288,8 +285,6 @@ def _chat(options: argparse.Namespace) -> int:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    import msgspec
-
     from gateway import bench
 
     settings = _bench_options(options)
@@ -305,7 +300,10 @@ def _bench(options: argparse.Namespace) -> int:
             result = asyncio.run(bench.run(settings))
     except (OSError, ValueError) as error:
         raise command.CommandError(str(error)) from None
-    print(msgspec.json.encode(result).decode() if options.json else bench.render(result))
+    if options.json:
+        command.print_json(result)
+    else:
+        print(bench.render(result))
     reports = (result,) if isinstance(result, bench.BenchReport) else result.first + result.second
     return 0 if all(report.succeeded for report in reports) else 1
 

@@ -113,14 +113,11 @@ def _list(options: argparse.Namespace) -> int:
         return (await imports.files.page(wanted, 1000))[0]
 
     files = with_imports(options, work)
-    if options.json:
-        command.print_json(files)
-        return 0
     rows = [("ID", "NAME", "STATUS", "REQUESTS", "SKIPPED", "SIZE", "SOURCE")]
     for file in files:
         counts = ("", "") if file.dataset is None else (str(file.dataset.rows), str(file.dataset.skipped))
         rows.append((file.id, file.name, file.status, *counts, model_files.size(file.size_bytes), file.source))
-    command.print_table(rows)
+    command.print_rows(rows, files, options)
     return 0
 
 

@@ -154,15 +154,12 @@ def _list(options: argparse.Namespace) -> int:
         return found
 
     keys = command.with_keys(options, read)
-    if options.json:
-        command.print_json(keys)
-        return 0
     now_us = time.time_ns() // 1000
     rows = [["ID", "NAME", "TENANT", "TEAM", "KIND", "STATUS", "CREATED", "EXPIRES", "LAST USED"]]
     for key in keys:
         times = [command.moment(time_us) for time_us in (key.created_us, key.expires_us, key.last_used_us)]
         rows.append([key.id, key.name, key.tenant, key.team_id or "", key.kind, key.status(now_us), *times])
-    command.print_table(rows)
+    command.print_rows(rows, keys, options)
     return 0
 
 

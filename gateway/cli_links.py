@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from gateway import command
@@ -22,17 +21,16 @@ T = TypeVar("T")
 
 def with_imports(options: argparse.Namespace, work: Callable[[Imports, Database], Awaitable[T]]) -> T:
     """Do `work` on the library, beside a running server if there is one."""
-    from gateway.hubs import library_folder, shelf_of
+    from gateway.hubs import library_folder, referred, shelf_of
     from gateway.library.errors import LibraryError
     from gateway.library.files import Files
     from gateway.library.importing import Imports
 
     config = command.load(options)
-    named = [Path(model.file) for model in config.models if model.file]
 
     async def run(database: Database) -> T:
         files = Files(database)
-        imports = Imports(files, library_folder(config), referred=named, shelf=shelf_of(config, files))
+        imports = Imports(files, library_folder(config), referred=referred(config), shelf=shelf_of(config, files))
         await imports.open()
         try:
             return await work(imports, database)
@@ -64,11 +62,9 @@ def links(options: argparse.Namespace) -> int:
         return (await Links(database, imports.files).page(10_000))[0]
 
     found = with_imports(options, work)
-    if options.json:
-        command.print_json(found)
-    else:
-        rows = [("ID", "FILE", "STATUS", "HOW", "PATH")]
-        command.print_table(rows + [(one.id, one.file_id, one.status, one.how, one.path) for one in found])
+    rows = [("ID", "FILE", "STATUS", "HOW", "PATH")]
+    rows += [(one.id, one.file_id, one.status, one.how, one.path) for one in found]
+    command.print_rows(rows, found, options)
     return 0
 
 
@@ -121,15 +117,12 @@ def search(options: argparse.Namespace) -> int:
         return await finding.search(" ".join(options.words), max(1, options.limit))
 
     found = _with_hub(options, work)
-    if options.json:
-        command.print_json(found)
-        return 0
     rows = [("REPOSITORY", "DOWNLOADS", "LIKES", "CHANGED", "")]
     rows += [
         (one.repo, str(one.downloads), str(one.likes), (one.changed or "")[:10], "gated" if one.gated else "")
         for one in found
     ]
-    command.print_table(rows)
+    command.print_rows(rows, found, options)
     return 0
 
 
@@ -140,9 +133,6 @@ def offers(options: argparse.Namespace) -> int:
         return await finding.offers(options.name)
 
     found = _with_hub(options, work)
-    if options.json:
-        command.print_json(found)
-        return 0
     rows = [("QUANTISATION", "SIZE", "FITS", "CONVERSATIONS", "TOKENS/S", "FILE")]
     for one in found.offers:
         fit = one.fit
@@ -151,7 +141,7 @@ def offers(options: argparse.Namespace) -> int:
             speed = "" if fit.tokens_per_s is None else f"about {fit.tokens_per_s:g}"
             about = ("yes" if fit.fits else "no", f"{fit.sessions} of {fit.session_tokens} tokens", speed)
         rows.append((one.quantisation, model_files.size(one.size_bytes), *about, one.files[0]))
-    command.print_table(rows)
+    command.print_rows(rows, found, options)
     return 0
 
 
@@ -160,11 +150,7 @@ def look_up(options: argparse.Namespace) -> int:
         return await finding.look_up(options.id, options.repo)
 
     _, matches = _with_hub(options, work)
-    if options.json:
-        command.print_json(matches)
-    else:
-        rows = [("VERIFIED", "REPOSITORY", "FILE", "COMMIT")]
-        command.print_table(
-            rows + [("yes" if one.verified else "name only", one.repo, one.file, one.commit) for one in matches]
-        )
+    rows = [("VERIFIED", "REPOSITORY", "FILE", "COMMIT")]
+    rows += [("yes" if one.verified else "name only", one.repo, one.file, one.commit) for one in matches]
+    command.print_rows(rows, matches, options)
     return int(not any(match.verified for match in matches))

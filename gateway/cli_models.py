@@ -154,9 +154,6 @@ def _find(options: argparse.Namespace) -> int:
         return (await imports.files.page(wanted, max(1, options.limit)))[0]
 
     files = with_imports(options, work)
-    if options.json:
-        command.print_json(files)
-        return 0
     rows = [("ID", "NAME", "STATUS", "ARCHITECTURE", "PARAMETERS", "QUANTISATION", "CONTEXT", "SIZE")]
     for file in files:
         facts = file.facts
@@ -165,7 +162,7 @@ def _find(options: argparse.Namespace) -> int:
             context = str(facts.context_tokens or "")
             about = (facts.architecture, model_files.count(facts.parameters), facts.quantisation or "", context)
         rows.append((file.id, file.name, _standing(file), *about, model_files.size(file.size_bytes)))
-    command.print_table(rows)
+    command.print_rows(rows, files, options)
     return 0
 
 

@@ -166,14 +166,11 @@ async def _all(read: Callable[[str | None], Awaitable[tuple[Sequence[Any], bool]
 
 def _print_all(options: argparse.Namespace, records: list[Any], fields: Sequence[str]) -> int:
     """The records as JSON, or these fields of them as a table."""
-    if options.json:
-        command.print_json(records)
-        return 0
     rows = [[field.removesuffix("_us").replace("_", " ").upper() for field in fields]]
     for record in records:
         values = [(field, getattr(record, field)) for field in fields]
         rows.append([command.moment(value) if field.endswith("_us") else str(value or "") for field, value in values])
-    command.print_table(rows)
+    command.print_rows(rows, records, options)
     return 0
 
 

@@ -232,16 +232,13 @@ def _prices(options: argparse.Namespace) -> int:
     served = _with_stock(options, work)
     config = served.config
     found = in_force([*config.models, *config.routes], config.providers, served.prices)
-    if options.json:
-        command.print_json(found)
-        return 0
     rows = [("MODEL", "TARGET", "INPUT", "CACHED", "OUTPUT", "SOURCE", "CHECKED")]
     for place, known in found.items():
         model, _, target = place.partition(" ")
         price = known.price
         usds = (usd(price.input_nano), usd(price.cached_nano), usd(price.output_nano))
         rows.append((model, target, *usds, known.source, "" if known.row is None else known.row.checked))
-    command.print_table(rows)
+    command.print_rows(rows, found, options)
     return 0
 
 
@@ -269,15 +266,12 @@ def _set_price(options: argparse.Namespace) -> int:
 def _known(options: argparse.Namespace) -> int:
     from gateway.known_prices import TABLE, VERSION
 
-    if options.json:
-        command.print_json({"version": VERSION, "prices": list(TABLE.values())})
-        return 0
     rows = [("KIND", "MODEL", "INPUT", "CACHED", "OUTPUT", "CHECKED", "AT")]
     for row in TABLE.values():
         price = row.price
         usds = (price.input, price.cached_input or "", price.output)
         rows.append((row.kind, row.model, *usds, row.checked, row.source))
-    command.print_table(rows)
+    command.print_rows(rows, {"version": VERSION, "prices": list(TABLE.values())}, options)
     return 0
 
 

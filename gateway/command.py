@@ -218,6 +218,14 @@ def _told(value: Any) -> Any:
     return {name: _told(field) for name, field in value.items() if field is not None and field != []}
 
 
+def print_rows(rows: Sequence[Sequence[str]], value: Any, options: argparse.Namespace) -> None:
+    """Several things: as JSON, or as a table of which `rows` has the headings first."""
+    if options.json:
+        print_json(value)
+    else:
+        print_table(rows)
+
+
 def moment(time_us: int | None) -> str:
     if time_us is None:
         return ""

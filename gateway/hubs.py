@@ -40,7 +40,7 @@ def hub_settings(config: Config) -> HubSettings:
 def open_pulls(config: Config, shelf: Shelf | None = None, room_bytes: Callable[[], int] | None = None) -> Pulls:
     """The pulls of a configuration, which close the hub with them. `shelf` hears of them; `room_bytes` is how large a
     model may be where its name leaves that open. Raises Unusable."""
-    from gateway.library import hardware
+    from gateway.library import machine
     from gateway.library.hub import Hub
     from gateway.library.pull import Pulls
     from gateway.library.store import Store
@@ -50,7 +50,7 @@ def open_pulls(config: Config, shelf: Shelf | None = None, room_bytes: Callable[
         Store(cache_folder(config)),
         _pins(config),
         shelf=shelf,
-        room_bytes=room_bytes or hardware.room_bytes,
+        room_bytes=room_bytes or machine.room_bytes,
     )
 
 
@@ -100,6 +100,13 @@ def _pins(config: Config) -> LockFile:
 def library_folder(config: Config) -> Path:
     """Where files lie that belong to the library."""
     return Path(config.library.files_dir or Path(config.data_dir) / "library")
+
+
+def referred(config: Config) -> list[Path]:
+    """The files that the configuration names."""
+    paths = [path for model in config.models for path in (model.file, model.engine.mmproj)]
+    paths += [lora.path for model in config.models for lora in model.engine.loras]
+    return [Path(path) for path in paths if path]
 
 
 def cache_folder(config: Config) -> Path:

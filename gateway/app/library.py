@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from gateway.api.mount import Library
 from gateway.audit import GATEWAY, Audit, Event
 from gateway.config import Config
-from gateway.hubs import collector_of, hub_settings, library_folder, open_shelf, shelf_of
+from gateway.hubs import collector_of, hub_settings, library_folder, open_shelf, referred, shelf_of
 from gateway.library.datasets import Datasets
 from gateway.library.files import Files
 from gateway.library.finding import Finding
@@ -84,10 +84,3 @@ async def open_distant_shelf(config: Config, stack: AsyncExitStack) -> Shelf | N
     except (DatabaseError, OSError) as error:
         log.warning("the library will not know of pulls: %s", error)
         return None
-
-
-def referred(config: Config) -> list[Path]:
-    """The files that the configuration names."""
-    paths = [path for model in config.models for path in (model.file, model.engine.mmproj)]
-    paths += [lora.path for model in config.models for lora in model.engine.loras]
-    return [Path(path) for path in paths if path]
