@@ -82,15 +82,15 @@ METRICS: tuple[Metric, ...] = (
         "gateway_alert_deliveries_total", "counter", "Attempts to tell an alert: sent, failed.", ("channel", "outcome")
     ),
     Metric("gateway_ledger_pending", "gauge", "Entries of the ledger that are not durable yet."),
-    Metric("gateway_ledger_entries_total", "gauge", "Entries of the ledger written since the start."),
+    Metric("gateway_ledger_entries_total", "counter", "Entries of the ledger written since the start."),
     Metric("gateway_audit_pending", "gauge", "Entries of the audit log that are not durable yet."),
-    Metric("gateway_audit_entries_total", "gauge", "Entries of the audit log written since the start."),
-    Metric("gateway_audit_lost_total", "gauge", "Entries of the audit log lost while the database was away."),
+    Metric("gateway_audit_entries_total", "counter", "Entries of the audit log written since the start."),
+    Metric("gateway_audit_lost_total", "counter", "Entries of the audit log lost while the database was away."),
     Metric("gateway_shared_state_degraded", "gauge", "1 while Redis is away and this process keeps limits alone."),
     Metric("gateway_issuer_keys_age_seconds", "gauge", "Time since an issuer's keys were fetched.", ("issuer",)),
     Metric(
         "gateway_issuer_fetches_total",
-        "gauge",
+        "counter",
         "How often an issuer was asked for its keys since the start: ok, failed.",
         ("issuer", "outcome"),
     ),
@@ -98,8 +98,8 @@ METRICS: tuple[Metric, ...] = (
         "gateway_target_breaker", "gauge", "1 while a target of routes rests, 0.5 while it is tried again.", ("target",)
     ),
     Metric("gateway_target_running", "gauge", "Requests that a target of routes works on.", ("target",)),
-    Metric("gateway_target_requests_total", "gauge", "Tries at a target of routes since the start.", ("target",)),
-    Metric("gateway_target_failures_total", "gauge", "Those of them that were its failures.", ("target",)),
+    Metric("gateway_target_requests_total", "counter", "Tries at a target of routes since the start.", ("target",)),
+    Metric("gateway_target_failures_total", "counter", "Those of them that were its failures.", ("target",)),
     Metric(
         "gateway_target_first_output_seconds",
         "gauge",
@@ -108,13 +108,13 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric(
         "gateway_hedges_total",
-        "gauge",
+        "counter",
         "Second targets of a route since the start by what became of them: won, lost, refused (over the cap).",
         ("model", "outcome"),
     ),
     Metric(
         "gateway_hedge_cost_nano_usd_total",
-        "gauge",
+        "counter",
         "What calls may have cost that were given up since the start, in billionths of a US dollar.",
         ("model",),
     ),
@@ -134,7 +134,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("gateway_target_healthy", "gauge", "0 while the health check of a target of routes fails.", ("target",)),
     Metric(
         "gateway_target_checks_total",
-        "gauge",
+        "counter",
         "Health checks of a target of routes since the start: ok, failed.",
         ("target", "outcome"),
     ),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from msgspec.structs import replace
 from starlette.requests import Request
 
 from adapters.dialects import anthropic_messages as dialect
@@ -10,7 +9,7 @@ from adapters.types import ChatRequest
 from gateway.api import shapes
 from gateway.api.http import Endpoint, Response, json_response, read_json_body, run_until_disconnect
 from gateway.api.openai.generation import Rendering, answer, caller_of, count_headers, room_headers
-from gateway.api.remote_images import RemoteImages
+from gateway.api.remote_images import RemoteImages, with_images
 from gateway.inference import Inference
 from gateway.streams import Stream
 
@@ -52,12 +51,9 @@ class Messages:
 
     async def create(self, request: Request) -> Response:
         inbound = dialect.parse_request(await read_json_body(request, self._body_bytes_max))
-        principal = request.state.principal
-        if self._images.wanted(inbound.request) and not self._inference.takes_image_urls(principal, inbound.request):
-            fetched = await run_until_disconnect(request, self._images.fetched(inbound.request))
-            inbound = replace(inbound, request=fetched)
+        inbound = await with_images(request, inbound, self._images, self._inference)
         caller = caller_of(request, inbound.session_key)
-        opening = self._inference.chat(principal, inbound.request, caller)
+        opening = self._inference.chat(request.state.principal, inbound.request, caller)
         return await answer(request, inbound, opening, 1, RENDERING)
 
     async def count(self, request: Request) -> Response:

@@ -9,20 +9,27 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Mapping
+from typing import TypeVar
 from urllib.parse import urljoin, urlsplit
 
 import httpcore
 from msgspec.structs import replace
+from starlette.requests import Request
 
+from adapters.dialects import openai_wire as wire
 from adapters.dialects.openai_parts import MEDIA_TYPES, check_images
 from adapters.errors import InvalidRequest
 from adapters.types import ChatRequest, ImagePart, ImageUrl, Part
+from gateway.api.http import run_until_disconnect
 from gateway.config import ImagesConfig
+from gateway.inference import Inference
 from gateway.public_network import FAILURES, PublicNetwork, Resolve, resolve
 
 REDIRECTS_MAX = 3
 CONCURRENT_MAX = 8
 PORTS = {"http": 80, "https": 443}
+
+Asked = TypeVar("Asked", bound=wire.Inbound[ChatRequest])
 
 _FAILURES = (*FAILURES, httpcore.UnsupportedProtocol)
 _HEADERS = (
@@ -124,3 +131,11 @@ class RemoteImages:
             if len(data) > self._config.bytes_max:
                 raise _FetchError(f"the image has more than {self._config.bytes_max} bytes")
         return ImagePart(bytes(data), media_type)
+
+
+async def with_images(request: Request, asked: Asked, images: RemoteImages, inference: Inference) -> Asked:
+    """What was asked with its images in the place of their addresses, unless its target's provider fetches them."""
+    chat = asked.request
+    if not images.wanted(chat) or inference.takes_image_urls(request.state.principal, chat):
+        return asked
+    return replace(asked, request=await run_until_disconnect(request, images.fetched(chat)))

@@ -15,7 +15,7 @@ from gateway.app.models import Local
 from gateway.app.supply import LazyPulls, Supply
 from gateway.config import Config, ConfigError
 from gateway.library.errors import InvalidReference
-from gateway.library.hardware import available_bytes
+from gateway.library.machine import available_bytes
 from gateway.library.names import Reference, parse
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from adapters.llama_cpp.resident import FetchFailed, Withdrawn
 from gateway.config import Config
 from gateway.hubs import open_pulls
-from gateway.library import hardware
 from gateway.library.errors import LibraryError
+from gateway.library.machine import WEIGHTS_SHARE
 from gateway.library.names import Reference, select
 from gateway.library.pulling import Asked, Told, answer
 
@@ -34,7 +34,7 @@ class LazyPulls:
         if self._pulls is None:
             chosen = self._config.pool.memory_bytes
             self._pulls = open_pulls(
-                self._config, self._shelf, None if chosen is None else lambda: int(chosen * hardware.WEIGHTS_SHARE)
+                self._config, self._shelf, None if chosen is None else lambda: int(chosen * WEIGHTS_SHARE)
             )
         return self._pulls
 

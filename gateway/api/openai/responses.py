@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from msgspec.structs import replace
 from starlette.requests import Request
 
 from adapters.dialects import openai_responses as dialect
@@ -11,7 +10,7 @@ from adapters.types import ChatRequest
 from gateway.api import shapes
 from gateway.api.http import Endpoint, Response, json_response, read_json_body, run_until_disconnect
 from gateway.api.openai.generation import Rendering, answer, caller_of, count_headers, openai_headers
-from gateway.api.remote_images import RemoteImages
+from gateway.api.remote_images import RemoteImages, with_images
 from gateway.inference import Inference
 
 
@@ -53,17 +52,16 @@ class Responses:
 
     async def create(self, request: Request) -> Response:
         inbound = await self._inbound(request)
-        principal = request.state.principal
-        if self._images.wanted(inbound.request) and not self._inference.takes_image_urls(principal, inbound.request):
-            fetched = await run_until_disconnect(request, self._images.fetched(inbound.request))
-            inbound = replace(inbound, request=fetched)
+        inbound = await with_images(request, inbound, self._images, self._inference)
         rendering: Rendering[ChatRequest] = Rendering(
             "resp_",
             lambda head, _: dialect.ChunkRenderer(head, inbound),
             lambda head, _, folded: dialect.render_answer(head, inbound, folded),
             openai_headers,
         )
-        opening = self._inference.chat(principal, inbound.request, caller_of(request, inbound.session_key))
+        opening = self._inference.chat(
+            request.state.principal, inbound.request, caller_of(request, inbound.session_key)
+        )
         return await answer(request, inbound, opening, 1, rendering)
 
     async def compact(self, request: Request) -> Response:
