@@ -68,7 +68,7 @@ def _expected_errors() -> tuple[type[Exception], ...]:
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = command.Parser(
         prog="gateway",
         description="OpenAI-compatible inference gateway.",
         epilog="Every setting is also an environment variable, such as GATEWAY_PORT or GATEWAY_LOG__LEVEL.",
@@ -153,6 +153,7 @@ def _add_chat(commands: Any) -> None:
 
 def _add_bench(commands: Any) -> None:
     bench = command.add(commands, "bench", _bench, "measure the speed of any OpenAI-compatible server, or compare two")
+    bench.add_argument("server", nargs="?", metavar="URL", help="the same as --url")
     command.add_remote_options(bench, DEFAULT_URL)
     cli_bench.add_bench_options(bench)
 
@@ -311,11 +312,11 @@ def _bench(options: argparse.Namespace) -> int:
 def _bench_options(options: argparse.Namespace) -> BenchOptions:
     from gateway import bench, chat
 
-    model = options.model
+    url, model = options.server or options.url, options.model
     if model is None:
-        with chat.Server(options.url, options.key) as server:
+        with chat.Server(url, options.key) as server:
             model = chat.first_model(server)
-    endpoint = bench.Endpoint(url=options.url, model=model, api_key=options.key)
+    endpoint = bench.Endpoint(url=url, model=model, api_key=options.key)
     names = set(bench.BenchOptions.__struct_fields__) - {"endpoint"}
     given = {name: value for name, value in vars(options).items() if name in names and value is not None}
     return bench.BenchOptions(endpoint=endpoint, **given)

@@ -29,6 +29,16 @@ class CommandError(Exception):
     """What the person asked for cannot be done; the message is all they need."""
 
 
+class Parser(argparse.ArgumentParser):
+    """Complains of arguments it does not know with the usage of the verb they were given to."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        options, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return options, unknown
+
+
 def add(commands: Any, name: str, run: Callable[[argparse.Namespace], int], summary: str) -> argparse.ArgumentParser:
     command: argparse.ArgumentParser = commands.add_parser(
         name, help=summary, description=summary[0].upper() + summary[1:]

@@ -263,9 +263,10 @@ class Model:
 
     @property
     def description(self) -> str:
+        """Architecture, size and quantisation in llama.cpp's words; no size where it has no name for it."""
         buffer = ctypes.create_string_buffer(256)
         ll.llama_model_desc(self.pointer, buffer, len(buffer))
-        return buffer.value.decode("utf-8", "replace")
+        return buffer.value.decode("utf-8", "replace").replace(" ?B", "")
 
 
 class Context:

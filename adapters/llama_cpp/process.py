@@ -333,12 +333,14 @@ class Worker:
             self.reason = None
             try:
                 code, last_words = await self._live()
-                ending, crashed = f"{_exit_text(code)} {last_words}".rstrip(), -code in CRASH_SIGNALS
+                # One that has said why it could not load ends as it should.
+                exited = _exit_text(code) if code or not self.reason else ""
+                ending, crashed = f"{exited} {last_words}".strip(), -code in CRASH_SIGNALS
             except OSError as error:
                 ending, crashed = f"the worker could not be started: {error}", False
             if self._stopped():
                 return
-            self.reason = f"{self.reason}; {ending}" if self.reason else ending
+            self.reason = "; ".join(filter(None, (self.reason, ending)))
             logger.error("worker of %r died: %s", self.load.path, self.reason)
             if self._gave_up(crashed):
                 self._set_state("failed")

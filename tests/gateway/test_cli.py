@@ -69,6 +69,9 @@ def test_every_verb_explains_itself(run: Run) -> None:
         assert run("keys", verb, "--help").code == 0
     assert run("--version").out == "gateway 0.1.0\n"
     assert run().code == 2
+    for wrong in (["check"], ["keys", "list"]):
+        refused = run(*wrong, "--colour")
+        assert refused.code == 2 and refused.err.startswith(f"usage: gateway {' '.join(wrong)} ")
 
 
 def test_python_dash_m() -> None:
@@ -362,6 +365,8 @@ def test_bench_passes_its_options_on(run: Run, monkeypatch: pytest.MonkeyPatch) 
     endpoint = bench.Endpoint(url="http://a", model="m", api_key="k")
     common = ["bench", "--url", "http://a", "--model", "m", "--key", "k"]
     assert run(*common).code == 1, "nothing succeeded"
+    assert seen[-1][0] == bench.BenchOptions(endpoint=endpoint)
+    run("bench", "http://a", "--model", "m", "--key", "k")
     assert seen[-1][0] == bench.BenchOptions(endpoint=endpoint)
     result = run(
         *common, "--json", "--rate", "2.5", "--timeout", "9", "--duration", "8", "--requests", "7", "--warmup", "0"
