@@ -75,6 +75,7 @@ async def opened(
     kind: ProviderKind = "openai-compatible",
     cache: Cache | None = None,
     guardrails: Guardrails | None = None,
+    near: Adapter | None = None,
 ) -> AsyncIterator[Door]:
     async with upstream(script) as up:
         client = HttpClient(proxies={}, timeouts=QUICK)
@@ -88,7 +89,7 @@ async def opened(
         telemetry = Telemetry("test")
         models = (
             Target("far", remote, aliases=("f",), caching=Caching(100)),
-            Target("near", Scripted()),
+            Target("near", near or Scripted()),
             Target("both", beside(Scripted(TIMED), remote)),
         )
         catalog = Catalog(models)

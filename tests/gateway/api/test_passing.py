@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from gateway import errors
-from gateway.api.passing import PATHS
+from gateway.api.passing import PATHS, Passer
 from gateway.auth import Principal
 from gateway.config import ServerConfig
 from tests.adapters.test_relay import CHUNKS, USAGE, chunk, sse, streaming, whole
@@ -102,6 +102,23 @@ def test_other_models_and_other_routes_are_answered_as_ever(lane: bool) -> None:
                 models = await client.ask(b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n")
                 assert b'"far"' in models.body
                 assert (await client.ask(post(body_of(model="nobody")))).error["code"] == "model_not_found"
+
+    run(main())
+
+
+@either
+def test_a_passage_is_looked_for_once(lane: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked, look = [], Passer.open
+
+    async def counted(self: Passer, path: str, *rest: Any) -> Any:
+        looked.append(path)
+        return await look(self, path, *rest)
+
+    async def main() -> None:
+        monkeypatch.setattr(Passer, "open", counted)
+        async with opened(whole(ANSWER), lane=lane) as door:
+            assert (await door.served.ask(post(body_of(model="near")))).status == 200
+            assert looked == ["/v1/chat/completions"]
 
     run(main())
 

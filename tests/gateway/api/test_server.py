@@ -153,3 +153,14 @@ def test_a_port_that_is_taken_is_told_in_one_line() -> None:
         bind("192.0.2.1", 80)
     with pytest.raises(ListenError, match=r"cannot listen on no\.such\.host\.invalid:80"):
         bind("no.such.host.invalid", 80)
+
+
+def test_a_signal_is_heard_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        monkeypatch.setattr("gateway.api.server.DATE_S", 3600.0)
+        running = Running(ServerConfig())
+        await running.started.wait()
+        os.kill(os.getpid(), signal.SIGTERM)
+        await running.task
+
+    run(main())
