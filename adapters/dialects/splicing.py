@@ -21,8 +21,8 @@ Members = Mapping[str, msgspec.Raw]
 # Below this a copy costs less than a view.
 COPIED_BYTES_MAX = 16 * 1024
 
-# Above this, searching for a name takes longer than decoding.
-SEARCHED_BYTES_MAX = 64 * 1024
+# Above this, looking for names in a body takes longer than decoding it once: each name that is looked for is a pass.
+SEARCHED_BYTES_MAX = 8 * 1024
 
 _NOTHING = msgspec.Raw(b"")
 _KEY = re.compile(rb'[ \t\n\r]*("(?:[^"\\]|\\.)*")[ \t\n\r]*:[ \t\n\r]*')
@@ -30,6 +30,8 @@ _FOLLOWING = re.compile(rb"[ \t\n\r]*[,}]")
 members_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _name_decoder = msgspec.json.Decoder(str)
 _SPACE = re.compile(r"[ \t\n\r]*")
+# A letter in a name may be spelled like this.
+_LETTER = re.compile(rb"\\u00[567]")
 _TEXT = re.compile(rb'[ \t\n\r]*:[ \t\n\r]*("(?:[^"\\]|\\.)*")')
 _scan = c_make_scanner(json.JSONDecoder(strict=False))
 
@@ -104,7 +106,7 @@ def _span(body: bytes, name: str) -> tuple[int, int] | None:
     """Where the value of one member is, if it is a text and easily found."""
     if len(body) > SEARCHED_BYTES_MAX:
         return None
-    if b"\\" in body and (b"\\u006" in body or b"\\u007" in body or b"\\u005" in body):
+    if b"\\" in body and b"\\u00" in body and _LETTER.search(body) is not None:
         return None
     quoted = b'"%b"' % name.encode()
     at = body.find(quoted)

@@ -22,6 +22,7 @@ def spliced(body: bytes, replaced: dict[str, bytes] | None = None, added: dict[s
         (b'{"model":"a","b":"\\"model\\":1"}', b'{"model":"NEW","b":"\\"model\\":1"}'),
         (b'{"b":"model","model":"a"}', b'{"b":"model","model":"NEW"}'),
         (b'{"model":"a\\"b\\\\","c":1}', b'{"model":"NEW","c":1}'),
+        (b'{"x":"\\u00e9","model":"a"}', b'{"x":"\\u00e9","model":"NEW"}'),
         (b'{"mod\\u0065l":"a","x":{"model":"b"}}', b'{"mod\\u0065l":"NEW","x":{"model":"b"}}'),
         (
             b'{"\xc3\xbc":"\xf0\x9f\x98\x80","model":"a","x":["model"]}',
