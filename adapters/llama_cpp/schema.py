@@ -72,8 +72,10 @@ def check_schema(source: str, param: str) -> str:
             place.setdefault("pattern", _NO_LEAP_SECOND[name])
     if not has_finite_answer(schema):
         raise invalid("no finite value can match it: a '$ref' needs itself without end", param)
-    if isinstance(schema, dict):
-        schema.pop(_COMPILER_OPTIONS, None)
+    if not isinstance(schema, dict):
+        # `true`, which is matched by anything; the compiler takes objects only.
+        schema = {}
+    schema.pop(_COMPILER_OPTIONS, None)
     close_objects(schema)
     return msgspec.json.encode(schema).decode()
 

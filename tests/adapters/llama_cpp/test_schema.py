@@ -44,6 +44,10 @@ def test_what_is_refused(source: str, code: str, word: str) -> None:
     assert word in caught.value.message
 
 
+def test_a_schema_that_anything_matches_is_an_object_for_the_compiler() -> None:
+    assert check_schema("true", "x") == check_schema("{}", "x") == "{}"
+
+
 def test_a_schema_cannot_choose_how_it_is_compiled() -> None:
     assert json.loads(check_schema('{"type": "string", "x-guidance": {"lenient": true}}', "x")) == {"type": "string"}
 
