@@ -51,7 +51,7 @@ class Messages:
 
     async def create(self, request: Request) -> Response:
         inbound = dialect.parse_request(await read_json_body(request, self._body_bytes_max))
-        inbound = await with_images(request, inbound, self._images, self._inference)
+        inbound = await with_images(request, inbound, self._images, self._inference, "messages")
         caller = caller_of(request, inbound.session_key)
         opening = self._inference.chat(request.state.principal, inbound.request, caller)
         return await answer(request, inbound, opening, 1, RENDERING)

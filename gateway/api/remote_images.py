@@ -64,13 +64,16 @@ class RemoteImages:
         contents = [message.content for message in request.messages if isinstance(message.content, tuple)]
         return any(isinstance(part, ImageUrl) for content in contents for part in content)
 
-    async def fetched(self, request: ChatRequest) -> ChatRequest:
-        """The request with every image in it. Raises InvalidRequest, naming the part."""
+    async def fetched(self, request: ChatRequest, field: str | None = None) -> ChatRequest:
+        """The request with every image in it. Raises InvalidRequest, naming the part, or the `field` of a dialect whose
+        messages are counted otherwise."""
         messages = []
         for i, message in enumerate(request.messages):
             if isinstance(message.content, tuple):
-                path = f"messages[{i}].content"
-                parts = [await self._part(part, f"{path}[{j}]") for j, part in enumerate(message.content)]
+                parts = [
+                    await self._part(part, field or f"messages[{i}].content[{j}]")
+                    for j, part in enumerate(message.content)
+                ]
                 messages.append(replace(message, content=tuple(parts)))
             else:
                 messages.append(message)
@@ -133,9 +136,14 @@ class RemoteImages:
         return ImagePart(bytes(data), media_type)
 
 
-async def with_images(request: Request, asked: Asked, images: RemoteImages, inference: Inference) -> Asked:
-    """What was asked with its images in the place of their addresses, unless its target's provider fetches them."""
+async def with_images(
+    request: Request, asked: Asked, images: RemoteImages, inference: Inference, field: str | None = None
+) -> Asked:
+    """What was asked with its images in the place of their addresses, unless its target's provider fetches them.
+
+    `field` is what `fetched` says.
+    """
     chat = asked.request
     if not images.wanted(chat) or inference.takes_image_urls(request.state.principal, chat):
         return asked
-    return replace(asked, request=await run_until_disconnect(request, images.fetched(chat)))
+    return replace(asked, request=await run_until_disconnect(request, images.fetched(chat, field)))

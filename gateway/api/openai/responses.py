@@ -52,7 +52,7 @@ class Responses:
 
     async def create(self, request: Request) -> Response:
         inbound = await self._inbound(request)
-        inbound = await with_images(request, inbound, self._images, self._inference)
+        inbound = await with_images(request, inbound, self._images, self._inference, "input")
         rendering: Rendering[ChatRequest] = Rendering(
             "resp_",
             lambda head, _: dialect.ChunkRenderer(head, inbound),
@@ -68,7 +68,7 @@ class Responses:
         """Those that a provider compacts never come here: they are passed on."""
         asked = dialect.parse_compaction(await read_json_body(request, self._body_bytes_max))
         name = self._inference.name_of(request.state.principal, asked.model)
-        message = f"The model '{name}' cannot compact conversations, or guardrails have to see what it answers."
+        message = f"The model '{name}' cannot compact conversations."
         raise InvalidRequest(message, code="unsupported_parameter", param="model")
 
     async def count(self, request: Request) -> Response:

@@ -137,6 +137,20 @@ def test_anthropics_messages(lane: bool, stream: bool) -> None:
 
 
 @either
+def test_compactions(lane: bool) -> None:
+    async def main() -> None:
+        item = {"type": "compaction", "id": "cmp_1", "encrypted_content": "QUJD" * 30}
+        said = {"type": "message", "content": [{"type": "output_text", "text": "ask bob@example.com"}]}
+        whole = json.dumps({"object": "response.compaction", "output": [item, said], "usage": None}).encode()
+        script = recorded([], b"", whole)
+        async with opened(script, lane=lane, kind="openai", guardrails=two_stages()) as door:
+            reply = await answered(door, b'{"model":"far","input":"hi"}', b"/v1/responses/compact")
+            assert (reply.status, reply.body) == (200, whole.replace(b"bob@example.com", b"[EMAIL]"))
+
+    run(main())
+
+
+@either
 def test_the_cache_keeps_what_nobody_has_looked_at_yet(lane: bool) -> None:
     async def main() -> None:
         up = Counting(recorded([], CHAT, WHOLE))

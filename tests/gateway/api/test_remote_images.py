@@ -173,3 +173,10 @@ def test_only_listed_hosts_are_asked_when_there_is_a_list() -> None:
 )
 def test_what_is_no_small_image_is_refused(reply: bytes) -> None:
     refusal(Web({"good.example": [PUBLIC]}, {"good.example": reply}), "http://good.example/")
+
+
+def test_where_messages_are_counted_otherwise_the_field_is_named() -> None:
+    request = ChatRequest("m", (Message("user", (ImageUrl("https://example.com/a.png"),)),))
+    with pytest.raises(InvalidRequest) as caught:
+        asyncio.run(RemoteImages(ImagesConfig()).fetched(request, "input"))
+    assert caught.value.param == "input"
