@@ -122,6 +122,11 @@ class Server:
             raise ChatError(f"{url} does not speak the OpenAI API") from None
 
 
+def administration(url: str, api_key: str | None) -> Server:
+    """The administration routes of the server at `url`, with or without /v1."""
+    return Server(url.rstrip("/").removesuffix("/v1") + "/admin/v1", api_key)
+
+
 def escape(text: str) -> str:
     """`text` without the power to steer a terminal; line breaks and tabs stay."""
     return text.translate(_UNSAFE)

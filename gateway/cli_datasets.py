@@ -145,12 +145,11 @@ def _delete(options: argparse.Namespace) -> int:
 
 
 def _forecast(options: argparse.Namespace) -> int:
-    from gateway.chat import Server
+    from gateway.chat import administration
 
     asked = {"model": options.model, "output_tokens": options.output_tokens}
     query = urlencode({name: value for name, value in asked.items() if value is not None})
-    root = options.url.rstrip("/").removesuffix("/v1")
-    with Server(f"{root}/admin/v1", options.key) as server:
+    with administration(options.url, options.key) as server:
         told = server.ask("GET", f"/datasets/{quote(options.id, safe='')}/forecast?{query}", dict[str, Any])
     if options.json:
         command.print_json(told)

@@ -26,25 +26,21 @@ def add_commands(commands: Any, url: str) -> None:
 
 
 def _ask(options: argparse.Namespace, method: str, path: str, body: dict[str, object] | None = None) -> Any:
-    from gateway.chat import Server
+    from gateway.chat import administration
 
-    root = options.url.rstrip("/").removesuffix("/v1")
-    with Server(f"{root}/admin/v1", options.key) as server:
+    with administration(options.url, options.key) as server:
         return server.ask(method, path, dict, body)
 
 
 def _list(options: argparse.Namespace) -> int:
     found = _ask(options, "GET", "/guardrails")["data"]
-    if options.json:
-        command.print_json(found)
-        return 0
     rows = [list(HEADINGS)]
     for one in found:
         to_whom = "all" if one["always"] else " ".join(one["models"]) or "who is given it"
         counts = [str(one[name]) for name in ("checked", "blocked", "masked", "logged", "failed")]
         stages, seconds = " ".join(one["stages"]), f"{one['seconds']:.3f}"
         rows.append([one["id"], one["kind"], one["action"], stages, to_whom, *counts, seconds])
-    command.print_table(rows)
+    command.print_rows(rows, found, options)
     return 0
 
 

@@ -45,10 +45,9 @@ def add_commands(commands: Any, url: str) -> None:
 
 
 def _pool(options: argparse.Namespace) -> int:
-    from gateway.chat import Server
+    from gateway.chat import administration
 
-    root = options.url.rstrip("/").removesuffix("/v1")
-    with Server(f"{root}/admin/v1", options.key) as server:
+    with administration(options.url, options.key) as server:
         if options.verb == "status":
             shown = server.ask("GET", "/pool", dict[str, Any])
             engines = shown["data"]

@@ -173,12 +173,11 @@ def transfer(options: argparse.Namespace) -> str:
     """Have a running server move credit to another wallet; what it says of the wallet that paid, as JSON."""
     if options.name is None or options.usd is None or options.to is None:
         raise UsageError("say what goes where: gateway wallets transfer FROM USD --to NAME")
-    from gateway.chat import Server
+    from gateway.chat import administration
 
-    root = options.url.rstrip("/").removesuffix("/v1")
     key = options.idempotency_key or secrets.token_hex(12)
     body = {"to": options.to, "usd": options.usd, "note": options.note}
-    with Server(f"{root}/admin/v1", options.key) as server:
+    with administration(options.url, options.key) as server:
         path = f"/wallets/{quote(options.name, safe='')}/transfer"
         moved = server.ask("POST", path, dict[str, Any], body, {"Idempotency-Key": key})
     return msgspec.json.encode(moved["wallet"]).decode()

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import hmac
 import re
-import threading
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import msgspec
+
+from tests.threads import answering
 
 SECRET = "a-secret-of-the-webhook"
 CARD = "4111 1111 1111 1111"
@@ -100,14 +101,6 @@ def anonymized(asked: dict[str, Any]) -> object:
     return {"text": text, "items": [{**item, "operator": "replace"} for item in items]}
 
 
-@contextlib.contextmanager
-def guards() -> Iterator[Guards]:
+def guards() -> AbstractContextManager[Guards]:
     """They answer from a thread of their own."""
-    with Guards() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    return answering(Guards())

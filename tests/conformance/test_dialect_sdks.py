@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -48,6 +47,7 @@ from adapters.types import (
     Usage,
 )
 from adapters.upstream import Upstream, UpstreamSettings
+from tests.threads import answering
 
 HEAD = openai_wire.ResponseHead("id-1", 1700000000, "m", "fp_1")
 USAGE = Usage(30, 9, 10, reasoning_tokens=4)
@@ -192,15 +192,11 @@ def serving(mock: Mock) -> Iterator[Mock]:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
     mock.url = f"http://127.0.0.1:{server.server_port}"
     try:
-        yield mock
+        with answering(server):
+            yield mock
     finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
         if failures:
             raise failures[0]
 

@@ -11,12 +11,13 @@ import pytest
 from tests.e2e.server import ROOT, Server
 from tests.e2e.test_money import gateway, key, until
 from tests.e2e.test_scopes import ask
-from tests.gateway.alerts.test_channels import SECRET, Receiver, serving
+from tests.gateway.alerts.test_channels import SECRET, Receiver
+from tests.threads import answering
 
 
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
-    with serving() as server:
+    with answering(Receiver()) as server:
         yield server
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import datetime
 import hashlib
 import hmac
 import ssl
-import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -27,6 +25,7 @@ from gateway.alerts.channels import Mail, NotDelivered, Webhook
 from gateway.config_money import SmtpConfig, WebhookConfig
 from gateway.secret import Secret
 from tests.stores import free_port
+from tests.threads import answering
 
 SECRET = "a-secret-of-the-webhook"
 
@@ -54,22 +53,9 @@ class _Answer(BaseHTTPRequestHandler):
     def log_message(self, format: str, *arguments: Any) -> None: ...
 
 
-@contextlib.contextmanager
-def serving() -> Iterator[Receiver]:
-    """A receiver that answers from a thread of its own."""
-    with Receiver() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
-
-
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
-    with serving() as server:
+    with answering(Receiver()) as server:
         yield server
 
 

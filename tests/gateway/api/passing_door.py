@@ -34,7 +34,7 @@ from gateway.secret import Secret
 from gateway.telemetry import Telemetry
 from tests.adapters.upstream import Script, Upstream, upstream
 from tests.fakes import HELLO, Scripted
-from tests.gateway.api.wire import Served, serve
+from tests.gateway.api.wire import Served, outcomes, serve
 
 BODY_BYTES_MAX = 3_000_000
 QUICK = Timeouts(connect_s=20, first_byte_s=0.5, idle_s=0.5, total_s=20)
@@ -57,10 +57,7 @@ class Door:
         self.telemetry = telemetry
 
     def outcomes(self) -> dict[str, float]:
-        """How many requests ended how."""
-        lines = self.telemetry.render().decode().splitlines()
-        counted = [line for line in lines if line.startswith("gateway_inference_requests_total{")]
-        return {line.split('outcome="')[1].split('"')[0]: float(line.split()[-1]) for line in counted}
+        return outcomes(self.telemetry)
 
 
 @contextlib.asynccontextmanager

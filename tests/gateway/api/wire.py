@@ -48,6 +48,13 @@ async def until(condition: Callable[[], bool]) -> None:
     raise AssertionError("it never came true")
 
 
+def outcomes(telemetry: Telemetry) -> dict[str, float]:
+    """How many inference requests ended how."""
+    lines = telemetry.render().decode().splitlines()
+    counted = [line for line in lines if line.startswith("gateway_inference_requests_total{")]
+    return {line.split('outcome="')[1].split('"')[0]: float(line.split()[-1]) for line in counted}
+
+
 class Reply:
     """One HTTP response read from a socket."""
 

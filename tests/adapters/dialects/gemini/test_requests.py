@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from google.genai import types
 from hypothesis import HealthCheck, given, settings
 from msgspec.structs import replace
 
@@ -79,6 +78,8 @@ def test_the_least() -> None:
 @given(requests(DIALECTS["gemini"].words))
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_whatever_is_sent_is_of_the_sdks_types(request: ChatRequest) -> None:
+    from google.genai import types
+
     fields = rendered(request)
     for content in fields.pop("contents"):
         types.Content.model_validate(content)

@@ -20,7 +20,7 @@ from gateway.config import ImagesConfig
 from gateway.inference import Inference
 from gateway.telemetry import Telemetry
 from tests.fakes import HELLO, Scripted, Step
-from tests.gateway.api.wire import Served, serve
+from tests.gateway.api.wire import Served, outcomes, serve
 
 BODY_BYTES_MAX = 1_000_000
 
@@ -43,10 +43,7 @@ class Door:
         self.sdk = sdk
 
     def outcomes(self) -> dict[str, float]:
-        """How many requests ended how."""
-        lines = self.telemetry.render().decode().splitlines()
-        counted = [line for line in lines if line.startswith("gateway_inference_requests_total{")]
-        return {line.split('outcome="')[1].split('"')[0]: float(line.split()[-1]) for line in counted}
+        return outcomes(self.telemetry)
 
 
 @contextlib.asynccontextmanager
