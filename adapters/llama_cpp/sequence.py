@@ -169,6 +169,11 @@ class Sequence:
         return self._produced > 0
 
     @property
+    def tokens_left(self) -> int:
+        """How many more tokens it may produce."""
+        return self._max_tokens - self._produced
+
+    @property
     def ready(self) -> bool:
         """Whether computing what is pending is one step of a decode, not a prompt."""
         pending = self.length - self.computed

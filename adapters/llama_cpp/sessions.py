@@ -65,9 +65,8 @@ class Sessions:
         self._kept: dict[Kept, None] = {}
         self._resident: dict[int, list[Kept]] = {}
         self._unwritten: dict[Kept, None] = {}
-        self._writing = 0
+        self._writing = self._expired_us = 0
         self._free_slots: list[int] = []
-        self._expired_us = 0
         self._counts: dict[str, int] = {}
         self._changed = False
         if disk is not None:
@@ -225,13 +224,15 @@ class Sessions:
         self._count("spilled")
 
     def back_up(self) -> bool:
-        """Copies one conversation out of the context so that it can be written to disk; False when none is due."""
-        due = (kept.slot for kept in self._unwritten if kept.slot is not None and kept.blob is None)
-        slot = next(due, None) if self._writing < WRITES_MAX else None
-        if slot is not None:
-            self._copy_out(slot)
-            self._write(quiet=True)
-        return slot is not None
+        """Copies one conversation to be written then, or to leave the context at once later; False when none is due."""
+        slots = [kept.slot for kept in self._unwritten if kept.slot is not None and kept.blob is None]
+        room = (self._budget.ram_bytes - self._ram_bytes()) / max(1, self._cells.cell_bytes)
+        slots += [at for at, (one, *_) in self._resident.items() if one.blob is None and len(one.tokens) < room]
+        if not slots or self._writing >= WRITES_MAX:
+            return False
+        self._copy_out(slots[0])
+        self._write(quiet=True)
+        return True
 
     # What their owners and the operator do to them
 
@@ -455,8 +456,7 @@ class Sessions:
             self._drop(first_to_go(self._kept, loose, lambda one: 1))
 
     def _ram_bytes(self) -> int:
-        blobs = {id(kept.blob): kept.blob.size_bytes for kept in self._kept if kept.blob is not None}
-        return sum(blobs.values())
+        return sum({id(kept.blob): kept.blob.size_bytes for kept in self._kept if kept.blob is not None}.values())
 
     def freed(self) -> list[int]:
         """Slots that became free since the last call; they are the caller's again."""

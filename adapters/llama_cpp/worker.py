@@ -203,7 +203,7 @@ class Worker:
         """Whether something came up in the moment that is waited before conversations go to disk: the next turn often
         follows at once, and would have to wait for that."""
         left_s = self._worked_s + QUIET_S - time.monotonic()
-        if left_s <= 0 or not scheduler.sessions.unwritten or not self._wake.wait(left_s):
+        if left_s <= 0 or not self._wake.wait(left_s):
             return False
         self._wake.clear()
         return True

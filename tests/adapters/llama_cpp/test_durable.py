@@ -97,6 +97,17 @@ def second_turn(first: list[int]) -> list[int]:
     return [*first, *continuation(first, 4), 5, 6]
 
 
+def test_what_ends_beside_the_last_tokens_of_a_stream_is_copied_when_nothing_runs() -> None:
+    bench = Bench()
+    bench.submit(1, prompt(20), 10)
+    bench.submit(2, prompt(20, seed=2), 30)
+    while not bench.scheduler.idle:
+        bench.scheduler.step()
+    assert bench.engine.copies == 0
+    bench.run()
+    assert bench.engine.copies == 2 and bench.sessions.resident_tokens == 29 + 49
+
+
 def test_a_conversation_is_on_disk_soon_after_its_answer_and_still_in_the_context() -> None:
     bench = Bench()
     bench.ask(1, prompt(100), key="talk")

@@ -281,6 +281,16 @@ def test_spilling_without_copying_frees_only_what_is_already_copied() -> None:
     assert kept.spill() and cells.copies == 1
 
 
+def test_conversations_are_copied_ahead_into_free_memory_and_leave_at_once_then() -> None:
+    cells = Cells()
+    kept = sessions(cells, ram=250)
+    for slot in range(3):
+        kept.keep(Owner("a"), tokens(20, first=100 * slot), slot)
+    assert [kept.back_up() for _ in range(3)] == [True, True, False], "each of the copies takes 100 bytes"
+    assert [kept.spill(copying=False) for _ in range(3)] == [True, True, False]
+    assert cells.copies == 2
+
+
 def test_what_is_public_is_there_for_every_tenant_and_nothing_else_is() -> None:
     kept = sessions()
     kept.keep(Owner(PUBLIC), tokens(20), 1)
