@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import partial
 
 import msgspec
@@ -89,9 +89,11 @@ class Link:
     def commands(self) -> Iterator[Command]:
         """Blocks for commands; ends when the gateway is gone."""
         reader = FrameReader()
-        while data := self._socket.recv(1 << 18):
-            for payload in reader.feed(data):
-                yield self._decoder.decode(payload)
+        # A gateway that left some of our reports unread resets the connection.
+        with suppress(ConnectionResetError):
+            while data := self._socket.recv(1 << 18):
+                for payload in reader.feed(data):
+                    yield self._decoder.decode(payload)
 
 
 class Worker:
@@ -158,18 +160,24 @@ class Worker:
                 raise ValueError("a worker loads one model once")
 
     def run(self) -> None:
-        """The main thread: inbox, step, report, for ever."""
-        while True:
-            while self._inbox:
-                self._inbox.popleft()()
-            if not self._step():
-                # Kept conversations expire also where nothing happens, and a disk that does not answer is not waited
-                # for without end.
-                compiler = self._loaded.compiler
-                waits = compiler.prepared or self._loaded.scheduler is None
-                if not self._wake.wait(IDLE_WAIT_S if waits else PREPARE_AFTER_S) and not waits:
-                    compiler.prepare()
-                self._wake.clear()
+        """The main thread: inbox, step, report, until nobody takes reports any more. The reader ends the process."""
+        try:
+            while True:
+                self._turn()
+        except ConnectionError:
+            self._close()
+
+    def _turn(self) -> None:
+        while self._inbox:
+            self._inbox.popleft()()
+        if not self._step():
+            # Kept conversations expire also where nothing happens, and a disk that does not answer is not waited
+            # for without end.
+            compiler = self._loaded.compiler
+            waits = compiler.prepared or self._loaded.scheduler is None
+            if not self._wake.wait(IDLE_WAIT_S if waits else PREPARE_AFTER_S) and not waits:
+                compiler.prepare()
+            self._wake.clear()
 
     def _step(self) -> bool:
         """One step of whatever there is to do; False when there is nothing."""
@@ -414,8 +422,10 @@ def main(descriptor: int) -> None:
         return
     link.send(Ready(loaded.info))
     worker = Worker(link, loaded, wake)
-    threading.Thread(target=worker.read, args=(commands,), name="reader", daemon=True).start()
+    reader = threading.Thread(target=worker.read, args=(commands,), name="reader", daemon=True)
+    reader.start()
     worker.run()
+    reader.join()
 
 
 if __name__ == "__main__":

@@ -173,6 +173,23 @@ def test_the_next_turn_goes_on_after_a_restart_as_if_nothing_had_been(
 
 
 @pytest.mark.slow
+def test_a_gateway_that_leaves_in_the_middle_of_an_answer_does_not_cost_what_was_kept(
+    tiny_model: Path, tmp_path: Path, clients: list[Client]
+) -> None:
+    before = Client(tiny_model, tmp_path)
+    clients.append(before)
+    before.ask(HISTORY, "talk")
+    endless = Generation(max_tokens=300, ignore_eos=True)
+    before.start(Prepare(7, "a", TokenPrompt((300,)), endless))
+    before.until(lambda report: isinstance(report, Step) and any(delta.id == 7 for delta in report.deltas))
+    before.close()
+    assert before.process.returncode == 0
+    after = Client(tiny_model, tmp_path)
+    clients.append(after)
+    assert ("talk", "disk", 723) in [(info.key, info.tier, info.tokens) for info in after.listed("a")]
+
+
+@pytest.mark.slow
 def test_files_that_were_damaged_or_belong_elsewhere_mean_a_new_computation(
     tiny_model: Path, tmp_path: Path, clients: list[Client]
 ) -> None:
