@@ -188,7 +188,9 @@ class Frames:
                 ended = [*ended, *self._open.pop(choice, ())]
             said = passed
         for one in said:
-            waiting = self._numbered[one.of]
+            waiting = self._numbered.get(one.of)
+            if waiting is None:
+                continue  # It was of a choice that has ended.
             waiting.undecided.discard(one.at)
             piece = waiting.found[one.at]
             if one.text != piece.place.text:
