@@ -20,6 +20,8 @@ Part = Literal["said", "tokens", "seal"]
 
 _INDEXES = ("index", "output_index", "content_index", "summary_index")
 _SEALS = ("signature", "thinking_signature")
+_SEALED = re.compile(rb'"[A-Za-z0-9+/=_-]+"')
+_INDEX = re.compile(rb"[0-9]{1,9}")
 # Members in which an answer repeats its request.
 _ECHOES = (
     *("instructions", "tools", "tool_choice", "metadata", "prompt"),
@@ -94,8 +96,8 @@ class _Answered(Walk):
 
     def __iter__(self) -> Iterator[Place]:
         for place in super().__iter__():
-            name = self.name
-            self.part = "tokens" if place.tree and name == "logprobs" else "seal" if name in _SEALS else "said"
+            # Seals are shown without their text; other texts that say nothing are none.
+            self.part = "tokens" if place.tree and self.name == "logprobs" else "said" if place.text else "seal"
             yield place
 
     def _enter(self, opening: bytes) -> None:
@@ -111,7 +113,7 @@ class _Answered(Walk):
     def _said(self, token: re.Match[bytes]) -> Place | None:
         if self.names == ["type"]:
             self.marks[0]["type"] = msgspec.json.decode(token[1], type=str)
-        if self.name in _SEALS and token[1] != b'""':
+        if self.name in _SEALS and _SEALED.fullmatch(token[1]):
             return Place(*token.span(1), "", "fixed")
         return super()._said(token)
 
@@ -119,5 +121,5 @@ class _Answered(Walk):
         return "fixed" if self.name == "logprobs" else super()._tree_sort(opening)
 
     def _other(self, value: bytes) -> None:
-        if value.isdigit() and self.names[-1] in _INDEXES:
+        if self.names[-1] in _INDEXES and _INDEX.fullmatch(value):
             self.marks[-1][self.names[-1]] = value.decode()

@@ -256,6 +256,13 @@ def test_what_is_logged_is_not_changed() -> None:
     assert [(one.outcome, one.kinds) for one in found] == [("logged", "email:1")]
 
 
+def test_what_only_has_the_name_of_something_else_is_a_text() -> None:
+    events = [chunk(signature=f"to {MAIL}"), chunk(index=10**30, content=MAIL)]
+    shown, _ = looked_at(guardrails("mask"), events)
+    assert shown[0]["choices"][0]["delta"] == {"signature": "to [EMAIL]"}
+    assert shown[1]["choices"][0]["delta"] == {"content": "[EMAIL]"}
+
+
 def test_a_whole_answer_is_masked_in_place() -> None:
     body = (
         b'{ "id":"x","choices":[{"message":{"content":"to bob@example.com","tool_calls":[{"function":{"arguments":'
