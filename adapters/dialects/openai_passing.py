@@ -108,7 +108,15 @@ class Said(msgspec.Struct):
     content: msgspec.Raw = NOTHING
 
 
+class TextPart(msgspec.Struct, tag="text", forbid_unknown_fields=True):
+    """A part of a content that is nothing but text."""
+
+    text: msgspec.Raw = NOTHING
+    cache_control: msgspec.Raw = NOTHING
+
+
 _said_decoder = msgspec.json.Decoder(list[Said])
+_texts_decoder = msgspec.json.Decoder(list[TextPart])
 _chat_decoder = msgspec.json.Decoder(ChatFields)
 _completion_decoder = msgspec.json.Decoder(CompletionFields)
 _embedding_decoder = msgspec.json.Decoder(HeadFields)
@@ -134,13 +142,21 @@ def _object(members: Members, names: Iterable[str]) -> bytes:
 
 
 def _is_plain(body: bytes, messages: msgspec.Raw) -> bool:
-    """Whether the content of every message in a body is a text, which nothing else can stand in."""
+    """Whether the content of every message in a body is text, in one piece or in parts."""
     if body.find(b"[", body.find(b"[") + 1) < 0 and bytes(memoryview(messages)[:1]) == b"[":
         return True  # The only list is that of the messages.
     try:
-        return all(bytes(memoryview(one.content)[:1]) in (b'"', b"n") for one in _said_decoder.decode(messages))
+        return all(_is_text(one.content) for one in _said_decoder.decode(messages))
     except (msgspec.DecodeError, RecursionError):
         return False
+
+
+def _is_text(content: msgspec.Raw) -> bool:
+    """Whether a content is text or nothing. Raises `DecodeError` for parts of which one is something else."""
+    first = bytes(memoryview(content)[:1])
+    if first == b"[":
+        _texts_decoder.decode(content)
+    return first in (b'"', b"n", b"[")
 
 
 def read_completion(body: bytes) -> Head:

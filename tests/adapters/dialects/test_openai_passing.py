@@ -118,6 +118,7 @@ def test_escapes_alone_are_no_reason_to_translate() -> None:
 
 
 LONG = {"role": "user", "content": "so [much] to say " * 10_000}
+TEXT = {"type": "text", "text": "t"}
 PICTURE = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://x/y.png"}}]}
 
 
@@ -159,7 +160,6 @@ def test_large_bodies_are_read_and_rewritten_like_small_ones(fields: dict[str, A
         ([LONG, {"role": "assistant", "content": None, "tool_calls": [{"id": "c"}]}], True),
         ([LONG, {"role": "assistant"}], True),
         ([LONG, PICTURE], False),
-        ([LONG, {"role": "user", "content": [{"type": "text", "text": "t"}]}], False),
         ([LONG, {"role": "user", "content": {"image_url": "x"}}], False),
         ([LONG, ["content"]], False),
         ({"0": LONG}, False),
@@ -171,6 +171,22 @@ def test_what_is_not_text_in_a_large_body_is_seen(messages: Any, plain: bool) ->
     assert inbound.head.plain is plain
     assert openai_passing.may_need(inbound, {"image_urls"}) is (PICTURE in list(messages))
     assert not plain or not openai_passing.may_need(inbound, {"images", "audio", "documents", "image_urls", "tools"})
+
+
+@pytest.mark.parametrize(
+    ("parts", "plain"),
+    [
+        ([], True),
+        ([TEXT, TEXT | {"cache_control": {"type": "ephemeral"}}], True),
+        ([TEXT, *PICTURE["content"]], False),
+        ([TEXT | {"image_url": "x"}], False),
+        ([{"type": "input_audio", "text": "t"}], False),
+        (["t"], False),
+    ],
+)
+def test_parts_of_a_large_body_are_text_or_not(parts: list[Any], plain: bool) -> None:
+    body = json.dumps({"model": "m", "messages": [LONG, {"role": "user", "content": parts}]}).encode()
+    assert openai_passing.read_chat(body).plain is plain
 
 
 @pytest.mark.parametrize(
