@@ -27,6 +27,7 @@ from gateway.canary import sing
 from gateway.config import Config, ProviderConfig, is_loopback
 from gateway.config_providers import LOCAL
 from gateway.ledger.store import Ledger
+from gateway.library.machine import available_bytes
 from gateway.limits.limiter import Counters, LocalCounters, steady_us
 from gateway.limits.shared import SharedCounters
 from gateway.limits.wallets import Wallets
@@ -144,23 +145,8 @@ def cpu_quota(root: Path) -> float | None:
         return None
 
 
-def memory_available_bytes(root: Path, meminfo: Path) -> int | None:
-    """What the machine and the cgroup (version 2) at `root` still have; None where neither says."""
-    found = []
-    try:
-        lines = meminfo.read_text().splitlines()
-        found += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
-        found.append(int((root / "memory.max").read_text()) - int((root / "memory.current").read_text()))
-    except (OSError, ValueError):
-        pass
-    return min(found, default=None)
-
-
 def _memory(config: Config) -> Iterator[Check]:
-    available = memory_available_bytes(Path("/sys/fs/cgroup"), Path("/proc/meminfo"))
-    if available is None:
-        yield Check("warn", "memory", "neither /proc/meminfo nor the cgroup tells what is available")
-        return
+    available = available_bytes()
     sizes = [Path(model.file).stat().st_size for model in config.models if Path(model.file).is_file()]
     detail = f"{size(available)} available, the models' files have {size(sum(sizes))}"
     if sum(sizes) > available:

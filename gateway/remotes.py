@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from adapters.connection import Timeouts
 from adapters.remote import RemoteModel
 from adapters.upstream import UpstreamSettings
@@ -48,12 +50,7 @@ def upstream_settings(provider: ProviderConfig) -> UpstreamSettings:
 
 def health_settings(health: HealthConfig) -> HealthSettings:
     """How a provider is asked whether it is well."""
-    return HealthSettings(
-        interval_s=health.interval_s,
-        healthy_after=health.healthy_after,
-        unhealthy_after=health.unhealthy_after,
-        status=health.status,
-    )
+    return msgspec.convert(health, HealthSettings, from_attributes=True)
 
 
 def remote_model(route: RouteConfig, target: TargetConfig) -> RemoteModel:
@@ -71,12 +68,7 @@ def remote_model(route: RouteConfig, target: TargetConfig) -> RemoteModel:
 
 def route_settings(route: RouteConfig) -> RouteSettings:
     """How a route chooses."""
-    return RouteSettings(
-        policy=route.policy,
-        attempts_max=route.attempts_max,
-        eta_s_max=route.eta_s_max,
-        falls_through=frozenset(route.falls_through),
-    )
+    return msgspec.convert(route, RouteSettings, from_attributes=True)
 
 
 def hedge_settings(hedge: HedgeConfig) -> HedgeSettings:
@@ -90,9 +82,4 @@ def hedge_settings(hedge: HedgeConfig) -> HedgeSettings:
 
 def mirror_settings(mirror: MirrorConfig) -> MirrorSettings:
     """Which requests of a route are copied."""
-    return MirrorSettings(
-        share=mirror.share,
-        running_max=mirror.running_max,
-        waiting_max=mirror.waiting_max,
-        timeout_s=mirror.timeout_s,
-    )
+    return msgspec.convert(mirror, MirrorSettings, from_attributes=True)

@@ -205,6 +205,7 @@ GATEWAY_EDGES = {
         "config",
         "config_providers",
         "ledger",
+        "library",
         "limits",
         "logs",
         "model_files",

@@ -166,18 +166,6 @@ def test_processor_quota(tmp_path: Path, files: dict[str, str], quota: float | N
     assert doctor.cpu_quota(tmp_path) == quota
 
 
-def test_available_memory_is_the_smaller_of_machine_and_cgroup(tmp_path: Path) -> None:
-    meminfo = tmp_path / "meminfo"
-    assert doctor.memory_available_bytes(tmp_path, meminfo) is None
-    meminfo.write_text("MemTotal: 9 kB\nMemAvailable:    4096 kB\n")
-    assert doctor.memory_available_bytes(tmp_path, meminfo) == 4096 * 1024
-    (tmp_path / "memory.current").write_text("100\n")
-    (tmp_path / "memory.max").write_text("max\n")
-    assert doctor.memory_available_bytes(tmp_path, meminfo) == 4096 * 1024
-    (tmp_path / "memory.max").write_text("1100\n")
-    assert doctor.memory_available_bytes(tmp_path, meminfo) == 1000
-
-
 def test_a_balance_that_is_not_the_sum_of_its_entries_is_found(tmp_path: Path) -> None:
     start_once(tmp_path)
     with sqlite3.connect(tmp_path / "data" / FILE_NAME) as database:

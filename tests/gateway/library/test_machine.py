@@ -60,6 +60,9 @@ def test_what_is_available_is_bounded_by_the_machine_and_by_the_container(tmp_pa
     meminfo = tmp_path / "meminfo"
     meminfo.write_text("MemTotal: 900 kB\nMemAvailable: 300000 kB\n")
     assert available_bytes(tmp_path, meminfo) == 300_000 * 1024
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.current").write_text("100\n")
+    assert available_bytes(tmp_path, meminfo) == 300_000 * 1024
     (tmp_path / "memory.max").write_text("100000000\n")
     (tmp_path / "memory.current").write_text("70000000\n")
     (tmp_path / "memory.stat").write_text("anon 1\ninactive_file 20000000\n")
