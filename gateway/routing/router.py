@@ -20,6 +20,7 @@ import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import TypeVar
 
 import msgspec
@@ -56,6 +57,7 @@ from gateway.routing.decisions import Decision
 from gateway.routing.hedging import Hedging
 from gateway.routing.mirror import Mirror
 from gateway.routing.race import Race
+from gateway.routing.routed import Routed
 from gateway.routing.standing import Standing, Visit, may_come_again, may_go_elsewhere
 from gateway.routing.trip import Request, Target, Trip, Watched
 from gateway.routing.verdict import most_helpful
@@ -140,10 +142,11 @@ class Router:
     # What an adapter does
 
     def chat(self, request: ChatRequest, caller: Caller) -> AsyncIterator[Event]:
-        return self._stream("chat", request, caller, lambda adapter: adapter.chat(request, caller))
+        return Routed(partial(self._stream, "chat", request, caller, lambda adapter: adapter.chat(request, caller)))
 
     def complete(self, request: CompletionRequest, caller: Caller) -> AsyncIterator[Event]:
-        return self._stream("completion", request, caller, lambda adapter: adapter.complete(request, caller))
+        ask = partial(self._stream, "completion", request, caller, lambda adapter: adapter.complete(request, caller))
+        return Routed(ask)
 
     async def embed(self, request: EmbeddingRequest, caller: Caller) -> Embeddings:
         return await self._unary("embedding", request, caller, lambda adapter: adapter.embed(request, caller))
@@ -201,7 +204,12 @@ class Router:
     # Ways through the targets
 
     async def _stream(
-        self, kind: Kind, request: Request, caller: Caller, start: Callable[[Adapter], AsyncIterator[Event]]
+        self,
+        kind: Kind,
+        request: Request,
+        caller: Caller,
+        start: Callable[[Adapter], AsyncIterator[Event]],
+        routed: Routed,
     ) -> AsyncGenerator[Event]:
         async def begin(target: Target, visit: Visit) -> tuple[AsyncIterator[Event], Event]:
             events = start(target.adapter)
@@ -213,6 +221,7 @@ class Router:
 
         trip = Trip(request, caller)
         (events, first), visit = await self._try(kind, trip, begin, lambda begun: self._drop(begun[0]))
+        routed.answer = events
         failure: BaseException | None = None
         try:
             yield replace(first, served=visit.served) if isinstance(first, Started) else first

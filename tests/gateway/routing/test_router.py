@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import AsyncIterator
 
 import pytest
 
 from adapters import errors
+from adapters.diverting import Take, divert
 from adapters.errors import AdapterError, InvalidRequest, RateLimited, Unreachable, UpstreamRefused
 from adapters.scripted import Answer, Script, Scripted
 from adapters.types import (
     Caller,
+    ChatRequest,
     CompletionRequest,
     EmbeddingRequest,
+    Event,
     Finished,
     RerankRequest,
     Started,
@@ -253,6 +257,40 @@ def test_nothing_is_tried_again_after_the_first_event() -> None:
         assert other.asked == 0
         assert scene.standings["a"].failures == 1
         assert scene.standings["a"].running == 0
+
+    run(test())
+
+
+class Direct(Moody):
+    """One whose events have a short way, which it keeps."""
+
+    def chat(self, request: ChatRequest, caller: Caller) -> AsyncIterator[Event]:
+        self._events = super().chat(request, caller)
+        return self
+
+    def __aiter__(self) -> AsyncIterator[Event]:
+        return self
+
+    async def __anext__(self) -> Event:
+        return await anext(self._events)
+
+    def divert(self, take: Take) -> None:
+        self.take = take
+
+
+def test_the_short_way_is_that_of_the_target_that_answers() -> None:
+    async def test() -> None:
+        away, there = Direct("a", [GONE]), Direct("b")
+        events = Scene([away, there]).router.chat(REQUEST, Caller("r", "t"))
+        assert isinstance(await anext(events), Started)
+
+        def take(event: Event) -> bool:
+            return False
+
+        divert(events, take)
+        assert there.take is take
+        assert not hasattr(away, "take")
+        assert [type(event) async for event in events][-1] is Finished
 
     run(test())
 
