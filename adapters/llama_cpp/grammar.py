@@ -316,7 +316,12 @@ class _Vetter:
     def _start(self) -> subprocess.Popen[bytes]:
         script = Path(__file__).with_name("vetting.py")
         self._process = subprocess.Popen(
-            [sys.executable, "-I", str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={}
+            [sys.executable, "-I", str(script)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            # Where the compiler panics it shows a piece of the schema, which is not for the log.
+            stderr=subprocess.DEVNULL,
+            env={},
         )
         return self._process
 

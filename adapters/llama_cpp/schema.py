@@ -71,7 +71,8 @@ def check_schema(source: str, param: str) -> str:
         if isinstance(name, str) and name in _NO_LEAP_SECOND:
             place.setdefault("pattern", _NO_LEAP_SECOND[name])
     if not has_finite_answer(schema):
-        raise invalid("no finite value can match it: a '$ref' needs itself without end", param)
+        endless = ": a '$ref' needs itself without end" if '"$ref"' in source else ""
+        raise invalid(f"no finite value can match it{endless}", param)
     if not isinstance(schema, dict):
         # `true`, which is matched by anything; the compiler takes objects only.
         schema = {}

@@ -133,6 +133,14 @@ def test_a_schema_that_takes_for_ever_is_refused_and_the_next_one_is_not(compile
     compiler.compile(schema({"const": "still here"}))
 
 
+def test_a_panic_of_the_compiler_is_a_refusal_and_shows_nobody_the_schema(
+    compiler: Compiler, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(Refusal):
+        compiler.compile(schema({"type": "string", "minLength": "é" * 500}))
+    assert capfd.readouterr().err == ""
+
+
 def test_the_process_that_compiles_first_is_started_again(compiler: Compiler) -> None:
     compiler.compile(schema({"const": "before"}))
     process = compiler._vetter._process

@@ -33,6 +33,7 @@ def nested(depth: int) -> str:
         (json.dumps({"$ref": "http://127.0.0.1/x"}), "unsupported_schema", "'$ref'"),
         (json.dumps({"items": {"$ref": "file:///etc/passwd"}}), "unsupported_schema", "'$ref'"),
         (json.dumps({"$ref": "#"}), "invalid_schema", "without end"),
+        ("false", "invalid_schema", "can match it."),
         (json.dumps({"pattern": "(a*)*b"}), "unsupported_schema", "quantifier"),
         (json.dumps({"patternProperties": {"(a+)+": {}}}), "unsupported_schema", "quantifier"),
     ],
