@@ -78,6 +78,7 @@ FORMATS = (
             "<|channel|>final<|message|>",
             "<|channel|>final <|constrain|>json<|message|>",
             "<|channel|>commentary<|message|>",
+            "<|channel|>commentary to=assistant",
             "<|end|>",
             "<|return|>",
         ),
@@ -142,6 +143,7 @@ FORMATS = (
         end="<|tool_call_end|>",
         close="<|tool_calls_section_end|>",
         trigger="<|tool_calls_section_begin|>",
+        triggers=("<|tool_call_begin|>functions.",),
     ),
     ToolFormat(
         name="glm",

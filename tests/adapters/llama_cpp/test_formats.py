@@ -221,6 +221,9 @@ SHAPES: list[tuple[str, str, str, list[Call]]] = [
     ("harmony", "<|channel|>commentary<|message|>Let me look.<|end|><|start|>assistant<|channel|>commentary"
      ' to=functions.get_weather <|constrain|>json<|message|>{"city":"Paris"}<|call|>', "Let me look.", [SIMPLE]),
     ("harmony", "<|channel|>final<|message|>Hello.", "Hello.", []),
+    ("harmony", "<|channel|>commentary to=assistant<|channel|>final<|message|>Hello.", "Hello.", []),
+    ("kimi-k2", '<|tool_call_begin|>functions.get_weather:0<|tool_call_argument_begin|>{"city": "Paris"}'
+     "<|tool_call_begin|>functions.now:1<|tool_call_argument_begin|>{}", "", [SIMPLE, EMPTY]),
     ("granite-3", '<|tool_call|>[{"name": "get_weather", "arguments": {"city": "Paris"}}]', "", [SIMPLE]),
     ("phi-4", 'functools[{"name": "get_weather", "arguments": {"city": "Paris"}}]', "", [SIMPLE]),
     ("command-r7b", '<|START_ACTION|>[\n    {"tool_call_id": "0", "tool_name": "get_weather", "parameters": '
