@@ -12,7 +12,7 @@ from adapters.llama_cpp.native import Model, quiet
 from adapters.llama_cpp.prompts import Prompts
 from adapters.llama_cpp.templates import CHATML, ChatTemplate
 from adapters.llama_cpp.tools import named
-from adapters.types import Message, Tool
+from adapters.types import Message, Tool, ToolCall
 
 MESSAGES = (
     Message("system", "You are a helpful assistant."),
@@ -41,3 +41,16 @@ def test_an_explained_chat_says_where_its_messages_end(prompts: Prompts) -> None
 def test_others_do_not(prompts: Prompts) -> None:
     assert prompts.prepare(Prepare(1, "a", ChatPrompt(MESSAGES))).message_ends == ()
     assert prompts.prepare(Prepare(1, "a", TextPrompt("Hello"), explain=True)).message_ends == ()
+
+
+def test_what_the_template_leaves_out_is_told_in_words(prompts: Prompts) -> None:
+    call = Message("assistant", tool_calls=(ToolCall("call_1", "weather", '{"city": "Paris"}'),))
+    result = Message("tool", "sunny", tool_call_id="call_1")
+    text = prompts.render(ChatPrompt((*MESSAGES[:2], call, result), (Tool("weather", "How it is outside."),)))
+    for told in (
+        MESSAGES[0].text,
+        "How it is outside.",
+        '{"name": "weather", "arguments": {"city": "Paris"}}',
+        "sunny",
+    ):
+        assert told in text
