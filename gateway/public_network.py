@@ -7,22 +7,13 @@ name that changes its mind between check and connect (DNS rebinding) gains nothi
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import socket
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import httpcore
 
-# What Python's `is_global` of some version lets pass, or what leads back to an IPv4 address.
-_REFUSED = tuple(
-    ipaddress.ip_network(network)
-    for network in (
-        *("0.0.0.0/8", "100.64.0.0/10", "192.0.0.0/24", "192.88.99.0/24", "198.18.0.0/15", "240.0.0.0/4"),
-        *("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20", "5f00::/16"),
-    )
-)
-_PUBLIC_V6 = ipaddress.ip_network("2000::/3")
+from adapters.public import is_public
 
 Resolve = Callable[[str, int], Awaitable[list[str]]]
 # How a connection fails, beside what the operating system says.
@@ -33,17 +24,6 @@ async def resolve(host: str, port: int) -> list[str]:
     """All addresses of a name."""
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return [str(address[0]) for *_, address in found]
-
-
-def is_public(address: str) -> bool:
-    """Whether an address belongs to the public internet. One that wraps an IPv4 address never does."""
-    try:
-        ip = ipaddress.ip_address(address)
-    except ValueError:
-        return False
-    if ip.version == 6 and ip not in _PUBLIC_V6:
-        return False
-    return ip.is_global and not ip.is_multicast and not any(ip in network for network in _REFUSED)
 
 
 class PublicNetwork(httpcore.AsyncNetworkBackend):

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from adapters.dialects.openai_tools import invalid
 from adapters.errors import InvalidRequest
+from adapters.public import leads_inside
 from adapters.types import DocumentPart, ImagePart, ImageUrl, Message, NativePart, Role, TextPart
 from adapters.types import Part as CanonicalPart
 
@@ -144,6 +145,8 @@ def check_url(url: str, path: str) -> str:
         raise invalid(path, "expected a web address")
     if len(url) > URL_CHARS_MAX:
         raise invalid(path, f"a web address has at most {URL_CHARS_MAX} characters")
+    if leads_inside(url):
+        raise invalid(path, "expected an address on the public internet")
     return url
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from typing import Annotated, Any
 
 import msgspec
@@ -16,7 +16,7 @@ from adapters.dialects.endings import OpenAIEnding
 from adapters.dialects.failures import failure_in_stream
 from adapters.dialects.openai_completions import MAX_TOKENS_DEFAULT
 from adapters.dialects.openai_usage import WireUsage, parse_usage
-from adapters.dialects.passing import Passing, Signs, decoded, strange
+from adapters.dialects.passing import Passing, Signs, any_inside, decoded, strange
 from adapters.dialects.splicing import SEARCHED_BYTES_MAX, Members, Parts, members_decoder, replace_one, splice
 from adapters.errors import BrokeOff, InvalidRequest
 from adapters.types import Head, Inbound, Usage
@@ -333,14 +333,24 @@ def may_need(inbound: Inbound, capabilities: Collection[str]) -> bool:
 def _names_images(body: bytes) -> bool:
     """Whether a message has an image by its address; what is not as it should be counts as one."""
     try:
-        messages = msgspec.json.decode(body, type=_Shown).messages
+        return any(True for _ in _addresses(body))
     except (msgspec.DecodeError, RecursionError):
         return True
-    parts = [part for message in messages if isinstance(message.content, list) for part in message.content]
-    return any(
-        isinstance(part, dict) and "image_url" in part and not _url_of(part["image_url"]).startswith("data:")
-        for part in parts
-    )
+
+
+def _addresses(body: bytes) -> Iterator[str]:
+    for message in msgspec.json.decode(body, type=_Shown).messages:
+        for part in message.content if isinstance(message.content, list) else ():
+            if isinstance(part, dict) and "image_url" in part:
+                url = _url_of(part["image_url"])
+                if not url.startswith("data:"):
+                    yield url
+
+
+def inside(inbound: Inbound) -> bool:
+    """As `Passing` says."""
+    body = inbound.body
+    return not inbound.head.plain and (b'"image_url"' in body or b"\\u00" in body) and any_inside(_addresses, body)
 
 
 def _url_of(image: object) -> str:
@@ -361,6 +371,6 @@ class _Shown(msgspec.Struct):
 _NEUTRAL = frozenset(("model", "user", "safety_identifier", "prompt_cache_key", "session_id"))
 _SPOILT = re.compile(rb'"finish_reason"\s*:\s*"(?:content_filter|error)"')
 
-CHAT = Passing("chat", read_chat, rewrite, ChunkWatch, usage_of, may_need, _NEUTRAL, _SPOILT, OpenAIEnding)
-COMPLETION = replace(CHAT, kind="completion", read_head=read_completion)
-EMBEDDING = replace(CHAT, kind="embedding", read_head=read_embedding)
+CHAT = Passing("chat", read_chat, rewrite, ChunkWatch, usage_of, may_need, _NEUTRAL, _SPOILT, inside, OpenAIEnding)
+COMPLETION = replace(CHAT, kind="completion", read_head=read_completion, inside=lambda inbound: False)
+EMBEDDING = replace(CHAT, kind="embedding", read_head=read_embedding, inside=lambda inbound: False)

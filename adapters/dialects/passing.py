@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Protocol, TypeVar
 
 import msgspec
@@ -13,6 +13,7 @@ from adapters.dialects.client import Style
 from adapters.dialects.endings import Ending
 from adapters.dialects.splicing import Parts
 from adapters.errors import BrokeOff, UpstreamInvalid
+from adapters.public import leads_inside
 from adapters.types import Head, Inbound, Kind, Usage
 
 T = TypeVar("T")
@@ -39,6 +40,15 @@ def decoded(decoder: msgspec.json.Decoder[T], payload: bytes) -> T:
 
 def strange() -> UpstreamInvalid:
     return UpstreamInvalid("The provider's answer is not what was agreed on.")
+
+
+def any_inside(addresses: Callable[[bytes], Iterable[str]], body: bytes) -> bool:
+    """Whether any address in a body is none of the public internet. What is not as it should be is for others to
+    refuse."""
+    try:
+        return any(map(leads_inside, addresses(body)))
+    except (msgspec.DecodeError, RecursionError):
+        return False
 
 
 class Signs:
@@ -128,6 +138,7 @@ class Passing(msgspec.Struct, frozen=True):
     target's name for the model and whatever else is needed to know what was used; `usage_of` reads a unary answer and
     raises `AdapterError` when it is none. `may_need` says whether a request could need any of some capabilities: yes
     where in doubt. `neutral` are the members that make no difference to an answer, the model's name among them;
+    `inside` says whether something is to be fetched that is not on the public internet;
     `spoilt` is found in an answer that somebody kept from ending as it should; `ending` ends one early.
     """
 
@@ -139,4 +150,5 @@ class Passing(msgspec.Struct, frozen=True):
     may_need: Callable[[Inbound, Collection[str]], bool]
     neutral: frozenset[str]
     spoilt: re.Pattern[bytes]
+    inside: Callable[[Inbound], bool]
     ending: Callable[[Inbound], Ending]

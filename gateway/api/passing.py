@@ -68,6 +68,8 @@ class Passer:
             inbound = Inbound(dialect, body, head, headers=_headers_of(dialect, headers) if headers else ())
         except InvalidRequest:
             return None
+        if PASSING[dialect].inside(inbound):
+            return None
         passage = await self._inference.passage(
             principal, inbound, lambda: caller_with(principal, request_id, headers, inbound.head.session_key)
         )

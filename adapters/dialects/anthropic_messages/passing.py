@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from itertools import chain
 from typing import Annotated, Any
 
 import msgspec
@@ -15,7 +16,7 @@ from adapters.dialects.anthropic_messages.events_in import WireUsage, parse_usag
 from adapters.dialects.anthropic_messages.fields import Metadata
 from adapters.dialects.client import Style
 from adapters.dialects.failures import failure_in_stream
-from adapters.dialects.passing import NamedWatch, Passing, Signs, decoded, strange
+from adapters.dialects.passing import NamedWatch, Passing, Signs, any_inside, decoded, strange
 from adapters.dialects.splicing import Parts, rename, splice
 from adapters.errors import UpstreamInvalid
 from adapters.types import Head, Inbound, Usage
@@ -121,19 +122,30 @@ def may_need(inbound: Inbound, capabilities: Collection[str]) -> bool:
 def _names_images(body: bytes) -> bool:
     """Whether anything said is to be fetched; what is not as it should be counts as that."""
     try:
-        said = msgspec.json.decode(body, type=_Said)
+        return any(True for _ in _addresses(body))
     except (msgspec.DecodeError, RecursionError):
         return True
-    return _fetched(said.messages) or _fetched(said.system)
 
 
-def _fetched(node: Any) -> bool:
+def inside(inbound: Inbound) -> bool:
+    """As `Passing` says."""
+    body = inbound.body
+    return (b'"url"' in body or b"\\u00" in body) and any_inside(_addresses, body)
+
+
+def _addresses(body: bytes) -> Iterator[str]:
+    said = msgspec.json.decode(body, type=_Said)
+    return chain(_fetched(said.messages), _fetched(said.system))
+
+
+def _fetched(node: Any) -> Iterator[str]:
     if isinstance(node, list):
-        return any(map(_fetched, node))
-    if not isinstance(node, dict):
-        return False
-    source = node.get("source")
-    return (isinstance(source, dict) and "url" in source) or any(map(_fetched, node.values()))
+        yield from chain.from_iterable(map(_fetched, node))
+    elif isinstance(node, dict):
+        source = node.get("source")
+        if isinstance(source, dict) and "url" in source:
+            yield str(source["url"])
+        yield from chain.from_iterable(map(_fetched, node.values()))
 
 
 class _Said(msgspec.Struct):
@@ -146,4 +158,4 @@ class _Said(msgspec.Struct):
 _NEUTRAL = frozenset(("model", "metadata"))
 _SPOILT = re.compile(rb'"stop_reason"\s*:\s*"refusal"')
 
-MESSAGES = Passing("chat", read_head, rewrite, watch, usage_of, may_need, _NEUTRAL, _SPOILT, MessageEnding)
+MESSAGES = Passing("chat", read_head, rewrite, watch, usage_of, may_need, _NEUTRAL, _SPOILT, inside, MessageEnding)

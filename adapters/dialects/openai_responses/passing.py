@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -17,7 +18,7 @@ from adapters.dialects.openai_responses.fields import Id
 from adapters.dialects.openai_responses.request_in import parse_compaction, refuse_kept
 from adapters.dialects.openai_responses.request_out import ENCRYPTED, thoughtful
 from adapters.dialects.openai_usage import WireUsage, parse_usage
-from adapters.dialects.passing import NamedWatch, Passing, Signs, decoded, strange
+from adapters.dialects.passing import NamedWatch, Passing, Signs, any_inside, decoded, strange
 from adapters.dialects.splicing import Parts, replace_one, splice
 from adapters.types import Head, Inbound, Usage
 
@@ -172,19 +173,30 @@ def may_need(inbound: Inbound, capabilities: Collection[str]) -> bool:
 def _names_images(body: bytes) -> bool:
     """Whether anything in the input is to be fetched; what is not as it should be counts as that."""
     try:
-        return _fetched(msgspec.json.decode(body, type=_Said).input)
+        return any(True for _ in _addresses(body))
     except (msgspec.DecodeError, RecursionError):
         return True
 
 
-def _fetched(node: Any) -> bool:
+def inside(inbound: Inbound) -> bool:
+    """As `Passing` says."""
+    body = inbound.body
+    return (b'_url"' in body or b"\\u00" in body) and any_inside(_addresses, body)
+
+
+def _addresses(body: bytes) -> Iterator[str]:
+    return _fetched(msgspec.json.decode(body, type=_Said).input)
+
+
+def _fetched(node: Any) -> Iterator[str]:
     if isinstance(node, list):
-        return any(map(_fetched, node))
-    if not isinstance(node, dict):
-        return False
-    image = node.get("image_url")
-    far = image is not None and not str(image).startswith("data:")
-    return far or node.get("file_url") is not None or any(map(_fetched, node.values()))
+        yield from chain.from_iterable(map(_fetched, node))
+    elif isinstance(node, dict):
+        for name in ("image_url", "file_url"):
+            url = node.get(name)
+            if url is not None and not str(url).startswith("data:"):
+                yield str(url)
+        yield from chain.from_iterable(map(_fetched, node.values()))
 
 
 class _Said(msgspec.Struct):
@@ -197,5 +209,5 @@ class _Said(msgspec.Struct):
 _NEUTRAL = frozenset(("model",))
 _SPOILT = re.compile(rb'"reason"\s*:\s*"content_filter"')
 
-RESPONSES = Passing("chat", read_head, rewrite, watch, usage_of, may_need, _NEUTRAL, _SPOILT, ResponseEnding)
+RESPONSES = Passing("chat", read_head, rewrite, watch, usage_of, may_need, _NEUTRAL, _SPOILT, inside, ResponseEnding)
 COMPACTION = replace(RESPONSES, read_head=read_compaction, rewrite=rewrite_compaction)

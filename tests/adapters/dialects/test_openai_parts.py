@@ -52,7 +52,7 @@ def test_data_urls_become_images(url: str, role: str) -> None:
     assert parse(image(url, detail="high"), role=role).content == (ImagePart(b"an image", "image/png"),)
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1/x.png", "https://example.com/x.png", "HTTPS://example.com/x.png"])
+@pytest.mark.parametrize("url", ["http://8.8.8.8/x.png", "https://example.com/x.png", "HTTPS://example.com/x.png"])
 def test_web_addresses_wait_for_somebody_to_fetch_them(url: str) -> None:
     assert parse(image(url)).content == (ImageUrl(url),)
 

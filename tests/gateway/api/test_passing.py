@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from adapters.providers import ProviderKind
 from gateway import errors
 from gateway.api.passing import PATHS, Passer
 from gateway.auth import Principal
@@ -450,5 +451,35 @@ def test_an_idempotency_key_and_sdk_clients(lane: bool) -> None:
                 headers = {"content-type": "application/json", **more}
                 reply = await http.post("/v1/chat/completions", content=body_of(), headers=headers)
                 assert reply.content == ANSWER
+
+    run(main())
+
+
+IMAGE = "http://169.254.169.254/a.png"
+INSIDE: dict[bytes, tuple[ProviderKind, dict[str, Any]]] = {
+    b"/v1/chat/completions": ("openai", {"type": "image_url", "image_url": {"url": IMAGE}}),
+    b"/v1/responses": ("openai", {"type": "input_image", "image_url": IMAGE}),
+    b"/v1/messages": ("anthropic", {"type": "image", "source": {"type": "url", "url": IMAGE}}),
+}
+
+
+@pytest.mark.parametrize("lane", [True, False], ids=["lane", "asgi"])
+@pytest.mark.parametrize("escaped", [False, True])
+@pytest.mark.parametrize("path", INSIDE)
+def test_nobody_is_asked_to_fetch_from_inside(path: bytes, lane: bool, escaped: bool) -> None:
+    async def main() -> None:
+        kind, part = INSIDE[path]
+        said = [{"role": "user", "content": [part]}]
+        body = body_of(messages=said, input=said, max_tokens=5, store=False)
+        body = body.replace(b'url"', b'\\u0075rl"') if escaped else body
+        async with opened(unasked, lane=lane, kind=kind) as door:
+            reply = await door.served.ask(post(body, path=path))
+            assert reply.status == 400 and b"public internet" in reply.body
+            assert door.up.accepted == 0
+            elsewhere = body.replace(b"169.254.169.254", b"example.com")
+            assert (await door.served.ask(post(elsewhere, path=path))).status == 502
+
+    async def unasked(peer: Peer) -> None:
+        await peer.request()
 
     run(main())

@@ -10,11 +10,11 @@ import httpcore
 import pytest
 
 from adapters.errors import InvalidRequest
+from adapters.public import is_public
 from adapters.types import ChatRequest, ImagePart, ImageUrl, Message, TextPart
 from gateway.api import remote_images
 from gateway.api.remote_images import RemoteImages
 from gateway.config import ImagesConfig
-from gateway.public_network import is_public
 
 PUBLIC = "93.184.216.34"
 
