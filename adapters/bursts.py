@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
+
+# So many writes wait at most: enough for each to cost little, while the first are not kept waiting for long.
+WRITES_MAX = 16
 
 
 class Burst:
@@ -16,7 +20,7 @@ class Burst:
 
     def __init__(self) -> None:
         self._written_s = -1.0
-        self._waiting: list[Callable[[], None]] = []
+        self._waiting: deque[Callable[[], None]] = deque()
 
     def add(self, write: Callable[[], None]) -> None:
         """Call `write`, now or soon."""
@@ -24,6 +28,8 @@ class Burst:
         now_s = loop.time()
         if self._waiting:
             self._waiting.append(write)
+            if len(self._waiting) >= WRITES_MAX:
+                self._write()
         elif now_s == self._written_s:
             self._waiting.append(write)
             loop.call_soon(self._write)
@@ -32,6 +38,9 @@ class Burst:
             write()
 
     def _write(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        for write in waiting:
-            write()
+        try:
+            while self._waiting:
+                self._waiting.popleft()()
+        finally:
+            if self._waiting:  # One that raises, by a bug of ours, is no reason to forget the others.
+                asyncio.get_running_loop().call_soon(self._write)

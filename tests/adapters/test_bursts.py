@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 
-from adapters.bursts import Burst
+from adapters.bursts import WRITES_MAX, Burst
 from adapters.connection import Bounds, Connection, Timeouts
 from adapters.errors import BrokeOff
 from tests.adapters.upstream import OK, Kept, run
@@ -33,6 +33,20 @@ def test_the_first_of_a_moment_is_written_at_once_and_what_follows_when_the_loop
     assert asyncio.run(main()) == [["a"], ["a", "b", "c"], ["a", "b", "c", "d"]]
 
 
+def test_many_do_not_wait_for_the_loop() -> None:
+    async def main() -> list[int]:
+        loop, burst, written, counts = asyncio.get_running_loop(), Burst(), list[int](), list[int]()
+        loop.time = lambda: 5.0  # type: ignore[method-assign]
+        for number in range(WRITES_MAX + 2):
+            burst.add(partial(written.append, number))
+            counts.append(len(written))
+        await asyncio.sleep(0)
+        assert written == list(range(WRITES_MAX + 2))
+        return counts
+
+    assert asyncio.run(main()) == [*[1] * WRITES_MAX, *[WRITES_MAX + 1] * 2]
+
+
 def test_by_a_clock_that_goes_on_everybody_writes_at_once() -> None:
     async def main() -> int:
         loop, burst, written = asyncio.get_running_loop(), Burst(), list[int]()
@@ -43,6 +57,21 @@ def test_by_a_clock_that_goes_on_everybody_writes_at_once() -> None:
         return len(written)
 
     assert asyncio.run(main()) == 3
+
+
+def test_a_write_that_fails_keeps_nobody_else_from_writing() -> None:
+    async def main() -> list[str]:
+        loop, burst, written, failed = asyncio.get_running_loop(), Burst(), list[str](), list[object]()
+        loop.time = lambda: 5.0  # type: ignore[method-assign]
+        loop.set_exception_handler(lambda _, context: failed.append(context["exception"]))
+        for write in (list[str]().clear, partial(list[str]().remove, "b"), partial(written.append, "a")):
+            burst.add(write)
+        for _ in range(2):
+            await asyncio.sleep(0)
+        assert [type(one) for one in failed] == [ValueError]
+        return written
+
+    assert asyncio.run(main()) == ["a"]
 
 
 class Held(Burst):
