@@ -23,8 +23,8 @@ from gateway import (
     cli_pull,
     cli_served,
     cli_sessions,
+    cli_upkeep,
     command,
-    upkeep,
 )
 
 if TYPE_CHECKING:
@@ -86,8 +86,8 @@ def parser() -> argparse.ArgumentParser:
     cli_served.add_commands(commands)
     cli_guardrails.add_commands(commands, DEFAULT_URL)
     _add_money(commands)
-    upkeep.add_commands(commands, command.add, command.add_config_options)
-    cli_audit.add_commands(commands, command.add, command.add_config_options)
+    cli_upkeep.add_commands(commands)
+    cli_audit.add_commands(commands)
     _add_models(commands)
     cli_pull.add_commands(commands)
     cli_pool.add_commands(commands, DEFAULT_URL)

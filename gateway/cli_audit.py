@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from gateway import command
 from gateway.cli_money import date_us
 
 if TYPE_CHECKING:
@@ -13,24 +13,21 @@ if TYPE_CHECKING:
 
 LIMIT_MAX = 10_000
 
-Add = Callable[..., argparse.ArgumentParser]
 
-
-def add_commands(commands: Any, add: Add, configured: Callable[[argparse.ArgumentParser], None]) -> None:
-    """`gateway audit list` and `verify`. `configured` gives a command its options and `options.load`."""
+def add_commands(commands: Any) -> None:
     audit = commands.add_parser("audit", help="who administrated what, and who was refused", description="Audit log.")
     verbs = audit.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    listing = add(verbs, "list", _list, "list entries as JSON lines, the newest first")
+    listing = command.add(verbs, "list", _list, "list entries as JSON lines, the newest first")
     for name in ("actor", "tenant", "outcome"):
         listing.add_argument(f"--{name}", help=f"only this {name}")
     listing.add_argument("--action", help="only actions that begin like this, such as key. or session.delete")
     listing.add_argument("--since", type=date_us, default=0, metavar="DATE")
     listing.add_argument("--until", type=date_us, default=2**62, metavar="DATE")
     listing.add_argument("--limit", type=int, default=100, metavar="N", help="at most so many (default: 100)")
-    verify = add(verbs, "verify", _verify, "check that no entry was changed, removed or moved")
+    verify = command.add(verbs, "verify", _verify, "check that no entry was changed, removed or moved")
     verify.add_argument("hash", nargs="?", help="a hash that an earlier check has printed")
-    for command in (listing, verify):
-        configured(command)
+    for verb in (listing, verify):
+        command.add_config_options(verb)
 
 
 def _list(options: argparse.Namespace) -> int:
@@ -46,7 +43,7 @@ def _list(options: argparse.Namespace) -> int:
     async def read(database: Database) -> tuple[list[Entry], bool]:
         return await Audit(database).page(wanted, min(max(options.limit, 1), LIMIT_MAX))
 
-    entries, _ = with_database(options.load(options), read)
+    entries, _ = with_database(command.load(options), read)
     for entry in entries:
         print(msgspec.json.encode(entry).decode())
     return 0
@@ -56,7 +53,7 @@ def _verify(options: argparse.Namespace) -> int:
     from gateway.audit import verify
     from gateway.stores import with_database
 
-    chain = with_database(options.load(options), lambda database: verify(database, options.hash))
+    chain = with_database(command.load(options), lambda database: verify(database, options.hash))
     print(f"{chain.count} entries are as they were written; the hash of the last one is {chain.hash}")
     if chain.problem is not None:
         print(f"From there on the audit log is not as it was written: {chain.problem}.")

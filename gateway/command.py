@@ -52,7 +52,6 @@ def add_config_options(command: argparse.ArgumentParser) -> None:
         "--config", type=Path, metavar="FILE", help="settings (default: ./config.yaml if there is one)"
     )
     command.add_argument("--data-dir", metavar="DIR", help="where keys and other state are kept")
-    command.set_defaults(load=load)
 
 
 def add_remote_options(command: argparse.ArgumentParser, url: str | None) -> None:

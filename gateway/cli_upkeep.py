@@ -1,41 +1,41 @@
-"""What an operator does to the stores from the command line: migrate, back up, restore."""
+"""`gateway migrate`, `backup` and `restore`: what an operator does to the stores."""
 
 from __future__ import annotations
 
 import argparse
 import datetime
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from gateway import command
 
 if TYPE_CHECKING:
     from gateway.state.backup import Summary
     from gateway.state.postgres import Postgres
     from gateway.state.sqlite import Sqlite
 
-Add = Callable[..., argparse.ArgumentParser]
 
-
-def add_commands(commands: Any, add: Add, configured: Callable[[argparse.ArgumentParser], None]) -> None:
-    """`gateway migrate`, `backup` and `restore`. `configured` gives a command its options and `options.load`."""
+def add_commands(commands: Any) -> None:
     migrate = commands.add_parser("migrate", help="bring the database to this version's schema", description="Migrate.")
     verbs = migrate.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    status = add(verbs, "status", _status, "list the migrations and which are applied")
-    apply = add(verbs, "apply", _apply, "apply what is missing, as every start does")
-    backup = add(commands, "backup", _backup, "copy all tables into one file, also while the gateway runs")
+    status = command.add(verbs, "status", _status, "list the migrations and which are applied")
+    apply = command.add(verbs, "apply", _apply, "apply what is missing, as every start does")
+    backup = command.add(commands, "backup", _backup, "copy all tables into one file, also while the gateway runs")
     backup.add_argument("file", type=Path, metavar="FILE", help="must not exist")
-    restore = add(commands, "restore", _restore, "put a copy in the place of the database; stop all gateways first")
+    restore = command.add(
+        commands, "restore", _restore, "put a copy in the place of the database; stop all gateways first"
+    )
     restore.add_argument("file", type=Path, metavar="FILE")
     restore.add_argument("--force", action="store_true", help="also when the database holds data, which is then lost")
-    for command in (status, apply, backup, restore):
-        configured(command)
+    for verb in (status, apply, backup, restore):
+        command.add_config_options(verb)
 
 
 def _status(options: argparse.Namespace) -> int:
     from gateway.state.migrate import known, pending
     from gateway.stores import with_database
 
-    missing = with_database(options.load(options), lambda database: pending(database, known()))
+    missing = with_database(command.load(options), lambda database: pending(database, known()))
     for migration in known():
         print(f"{'missing' if migration.name in missing else 'applied'}  {migration.name}")
     return 0
@@ -52,7 +52,7 @@ def _apply(options: argparse.Namespace) -> int:
             await note(database, "database.migrate", applied[-1], count=len(applied))
         return applied
 
-    applied = with_database(options.load(options), work)
+    applied = with_database(command.load(options), work)
     print("\n".join(f"applied  {name}" for name in applied) or "Nothing was missing.")
     return 0
 
@@ -63,7 +63,7 @@ def _backup(options: argparse.Namespace) -> int:
     from gateway.state.migrate import known, pending
     from gateway.stores import with_database
 
-    config = options.load(options)
+    config = command.load(options)
 
     async def work(database: Sqlite | Postgres) -> Summary:
         missing = await pending(database, known())
@@ -90,7 +90,7 @@ def _restore(options: argparse.Namespace) -> int:
         await note(database, "database.restore", options.file.name, copy_of_us=summary.created_us)
         return summary
 
-    _show(with_database(options.load(options), work, serve=True))
+    _show(with_database(command.load(options), work, serve=True))
     return 0
 
 
