@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from hypothesis import settings
 
 from tests.models import random_gguf, random_vision
 from tests.stores import Postgres, Valkey
+
+# What was imported and collected stays, and looking through all of it again and again takes a sixth of the collection.
+gc.set_threshold(50_000, 50, 100)
 
 # A busy machine takes longer for an example than any deadline, and says nothing about the code by that.
 settings.register_profile("steady", deadline=None)
