@@ -53,7 +53,9 @@ class Banner:
                     reason = f": {status.reason}" if status.reason and status.state == "failed" else ""
                     self._print(f"{self._clear()}Model {name} {status.state}{reason}")
                 elif status.state == "loading" and self._out.isatty():
-                    self._out.write(f"{self._clear()}Model {name} loading {status.progress:4.0%}")
+                    # What follows the file takes a while as well: how fast the engine is here.
+                    doing = f"loading {status.progress:4.0%}" if status.progress < 1 else "loaded, being measured"
+                    self._out.write(f"{self._clear()}Model {name} {doing}")
                     self._out.flush()
 
     def _clear(self) -> str:

@@ -268,7 +268,7 @@ class Pool:
             if taken and resident.need is not None:
                 self._resize(resident, taken + resident.need.later_bytes)
             logger.info("model %r is ready", resident.model.name)
-        elif resident.place == "coming":
+        elif resident.place == "coming" and not self._closed:
             self._failed(resident)
         self.think()
 

@@ -55,6 +55,21 @@ def test_the_address_is_one_that_can_be_used(host: str, url: str) -> None:
     assert banner.url(Config(server=ServerConfig(host=host, port=9))) == url
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_sees_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(banner, "POLL_S", 0)
+    states = (Status("stopped"), Status("loading", 0.5), Status("loading", 1), Status("ready", 1))
+    steps = iter([{"demo": state} for state in states])
+    out = Terminal()
+    asyncio.run(Banner(Config(models=MODELS), "1.0", None, out).show_loading(lambda: next(steps)))
+    shown = out.getvalue().split("\r\x1b[K")
+    assert shown[1:] == ["Model demo loading  50%", "Model demo loaded, being measured", "Model demo ready\n"]
+
+
 def test_loading_is_followed_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(banner, "POLL_S", 0)
     steps: Iterator[dict[str, Any]] = iter(

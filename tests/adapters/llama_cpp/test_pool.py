@@ -35,6 +35,19 @@ def test_with_memory_for_all_they_are_loaded_at_start_two_at_a_time() -> None:
     virtual.run(test())
 
 
+def test_a_model_that_is_loaded_when_the_gateway_ends_has_not_failed(caplog: pytest.LogCaptureFixture) -> None:
+    async def test() -> None:
+        it = bench("a", how=EAGER)
+        starting = asyncio.create_task(it.pool.start())
+        it.models["a"].failures = 1
+        await asyncio.sleep(0.9)
+        await it.pool.close()
+        starting.cancel()
+        assert not caplog.messages
+
+    virtual.run(test())
+
+
 def test_without_memory_for_all_the_rest_sleeps_until_it_is_asked_for() -> None:
     async def test() -> None:
         it = Bench(20, a=(None, EAGER), b=(None, Residence(priority=1)), c=(None, Residence(priority=2)))
