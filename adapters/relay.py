@@ -18,6 +18,7 @@ from adapters.dialects.anthropic_messages.passing import MESSAGES
 from adapters.dialects.failures import failure
 from adapters.dialects.openai_responses.passing import COMPACTION, RESPONSES
 from adapters.dialects.passing import Passing, Watch
+from adapters.dialects.pieces import pieces
 from adapters.errors import AdapterError, InvalidRequest, UpstreamInvalid
 from adapters.estimates import BYTES_PER_TOKEN
 from adapters.providers import Capability
@@ -27,6 +28,7 @@ from adapters.upstream import Upstream
 
 ANSWER_BYTES_MAX = 64 << 20
 ERROR_BYTES_MAX = 64 * 1024
+COUNTED_BYTES_MAX = 64 * 1024
 # How long the end of a body may take when the stream in it is over.
 REST_S = 0.5
 
@@ -102,7 +104,7 @@ class Relaying:
         body = whole.body
         self._check(whole.status, whole.headers, body)
         usage = passing.usage_of(body)
-        counted = 0 if usage.completion_tokens or passing.kind == "embedding" else len(body) // BYTES_PER_TOKEN
+        counted = 0 if usage.completion_tokens or passing.kind == "embedding" else _counted(body)
         return Relayed(Finished(usage), body, "application/json", counted)
 
     def _check(self, status: int, headers: Headers, body: bytes) -> None:
@@ -117,6 +119,12 @@ class Relaying:
         if isinstance(error, InvalidRequest):
             return InvalidRequest(self._upstream.scrubbed(error.message), code=error.code, param=error.param)
         return error
+
+
+def _counted(body: bytes) -> int:
+    """What an answer has about in tokens that does not say so; all of a large one counts as said."""
+    said = len(body) if len(body) > COUNTED_BYTES_MAX else pieces(body).size_bytes
+    return -(-said // BYTES_PER_TOKEN)
 
 
 class _Stream:

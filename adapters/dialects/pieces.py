@@ -59,6 +59,11 @@ class Pieces(msgspec.Struct, frozen=True):
     found: list[Piece]
     choices: frozenset[int]
 
+    @property
+    def size_bytes(self) -> int:
+        """What is said in all."""
+        return sum(len(one.place.text.encode()) for one in self.found if one.part == "said")
+
 
 def pieces(body: bytes) -> Pieces:
     """The texts of a body or of an event's payload; raises `UpstreamInvalid` for what is no JSON object."""

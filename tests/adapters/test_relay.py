@@ -314,6 +314,12 @@ def test_unary_answers_that_fail(script: Script, kind: type[AdapterError]) -> No
     assert isinstance(failing(script, asked())[0], kind)
 
 
+def test_an_answer_that_does_not_say_what_it_used_is_counted_by_its_words() -> None:
+    choice = {"message": {"role": "assistant", "content": "a few words of text"}, "finish_reason": "stop"}
+    done, _ = relayed(whole(json.dumps({"id": "c" * 99, "choices": [choice]}).encode()), asked())
+    assert (done.finished.usage, done.outputs) == (Usage(), 5)
+
+
 def test_what_came_at_once_with_a_failure_is_shown_once_something_was() -> None:
     shown = Shown()
     failed = sse(chunk("b"), b'{"error":{"message":"overloaded","type":"overloaded_error"}}', chunk("c"))
