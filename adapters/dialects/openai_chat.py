@@ -190,6 +190,7 @@ class ChunkRenderer:
     def __init__(self, head: ResponseHead, inbound: wire.Inbound[ChatRequest]) -> None:
         self._chunks = chunks = wire.Chunks(head, "chat.completion.chunk", inbound.include_usage)
         self._logprobs = inbound.request.generation.logprobs is not None
+        self._shows_thoughts = inbound.request.thinking.shown is not False
         choices = range(inbound.request.generation.n)
         self._opening = [chunks.before + b'{"index":%d,"delta":{' % choice for choice in choices]
         self._thoughts = [ThoughtWriter() for _ in choices]
@@ -210,7 +211,7 @@ class ChunkRenderer:
                     opening + b'"role":"assistant","content":"","refusal":null' + closing for opening in self._opening
                 )
             case ReasoningDelta():
-                return self._reasoning(event)
+                return self._reasoning(event) if self._shows_thoughts else b""
             case RefusalDelta():
                 return self._opening[event.choice] + b'"refusal":' + wire.quoted(event.text) + self._closing
             case ToolCallDelta():
@@ -261,14 +262,13 @@ def _token(raw: bytes, logprob: float | None) -> dict[str, object]:
 
 def render_answer(head: ResponseHead, request: ChatRequest, folded: wire.Folded) -> bytes:
     """The whole answer as a `chat.completion`."""
-    with_logprobs = request.generation.logprobs is not None
-    choices = [_choice(index, choice, with_logprobs) for index, choice in enumerate(folded.choices)]
+    choices = [_choice(index, choice, request) for index, choice in enumerate(folded.choices)]
     fields = wire.head_fields(head, "chat.completion")
     usage = wire.usage_fields(folded.usage)
     return _encode({**fields, "choices": choices, "usage": usage, **wire.gateway_fields(folded.cache)})
 
 
-def _choice(index: int, choice: wire.FoldedChoice, with_logprobs: bool) -> dict[str, object]:
+def _choice(index: int, choice: wire.FoldedChoice, request: ChatRequest) -> dict[str, object]:
     calls = [call_fields(call) for _, call in sorted(choice.calls.items())]
     text = choice.text
     message: dict[str, object] = {
@@ -277,16 +277,20 @@ def _choice(index: int, choice: wire.FoldedChoice, with_logprobs: bool) -> dict[
         "refusal": choice.refusal or None,
         "annotations": [],
     }
-    if choice.reasoning:
-        message["reasoning_content"] = choice.reasoning
-    if thoughts := signed(choice.thoughts):
-        message["reasoning_details"] = details_of(thoughts)
+    if request.thinking.shown is not False:
+        message |= _thoughts(choice)
     if calls:
         message["tool_calls"] = calls
     fields = {
         "index": index,
         "message": message,
-        "logprobs": _logprobs(choice.logprobs) if with_logprobs else None,
+        "logprobs": None if request.generation.logprobs is None else _logprobs(choice.logprobs),
         "finish_reason": choice.reason,
     }
     return fields | MALFORMED_CALL if choice.malformed_call else fields
+
+
+def _thoughts(choice: wire.FoldedChoice) -> dict[str, object]:
+    fields: dict[str, object] = {"reasoning_content": choice.reasoning} if choice.reasoning else {}
+    thoughts = signed(choice.thoughts)
+    return fields | {"reasoning_details": details_of(thoughts)} if thoughts else fields

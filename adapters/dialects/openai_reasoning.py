@@ -45,6 +45,7 @@ class ReasoningFields(wire.GenerationFields, kw_only=True):
 
     reasoning_effort: Effort | None = None
     reasoning: Reasoning | None = None
+    include_reasoning: bool | None = None
     thinking_budget_tokens: Budget | None = None
     thinking_token_budget: Budget | None = None
     thinking_budget: Budget | None = None
@@ -59,7 +60,7 @@ def parse_thinking(fields: ReasoningFields) -> Thinking:
     switch = fields.chat_template_kwargs.enable_thinking if fields.chat_template_kwargs is not None else None
     enabled = (switch if nested.enabled is None else nested.enabled) if effort is None else effort != "none"
     budget = _budget(fields, nested, thinks=True)
-    shown = None if nested.exclude is None else not nested.exclude
+    shown = fields.include_reasoning if nested.exclude is None else not nested.exclude
     return Thinking(enabled, None if effort == "none" else effort, budget, shown)
 
 

@@ -116,6 +116,18 @@ def test_thoughts_and_the_flag_of_a_broken_call() -> None:
     assert answer["usage"]["completion_tokens_details"]["reasoning_tokens"] == 4
 
 
+@pytest.mark.parametrize("fields", [{"reasoning": {"exclude": True}}, {"include_reasoning": False}])
+def test_thoughts_that_are_not_to_be_shown(fields: dict[str, Any]) -> None:
+    chunks = [chunk for chunk in rendered(EVENTS, **fields) if chunk != "[DONE]"]
+    assert [chunk["choices"][0]["delta"].get("content") for chunk in chunks] == ["", "<tool_call>no", None]
+    folded = openai_wire.Folded(1)
+    for event in EVENTS:
+        folded.add(event)
+    answer = json.loads(openai_chat.render_answer(HEAD, parse(**fields).request, folded))
+    assert "reasoning_content" not in answer["choices"][0]["message"]
+    assert answer["usage"]["completion_tokens_details"]["reasoning_tokens"] == 4
+
+
 def test_an_answer_of_calls_has_no_content() -> None:
     folded = openai_wire.Folded(1)
     for event in (ToolCallDelta(0, 0, "{}", "call_1", "f"), ChoiceFinished(0, "tool_calls"), Finished(Usage())):
