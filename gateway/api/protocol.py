@@ -422,7 +422,7 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def _check_body(self, now: float) -> None:
         """The body's deadline has passed, which counts only if it was the client that kept us waiting."""
-        if self.flow.read_paused or self.cycle.waiting_for_100_continue:
+        if self.flow.read_paused or (self.cycle.waiting_for_100_continue and self._responding()):
             self._deadline = now + self._limits.body_timeout_s
         else:
             self._refuse(errors.error("request_timeout", "The rest of the body did not come in time."))

@@ -254,6 +254,20 @@ def test_access_is_asked_for_before_the_body_is_read(lane: bool) -> None:
 
 
 @either
+def test_who_is_refused_before_he_was_told_to_go_on_does_not_keep_the_connection(lane: bool) -> None:
+    async def main() -> None:
+        async with (
+            opened(whole(ANSWER), lane=lane, authenticator=Keyring(), limits=LIMITS) as door,
+            door.served.client() as client,
+        ):
+            asked = post(body_of(), b"Expect: 100-continue\r\n")
+            assert (await client.ask(asked[: asked.index(b"\r\n\r\n") + 4])).status == 401
+            assert await client.closed()
+
+    run(main())
+
+
+@either
 def test_without_keys_only_loopback_names_are_served(lane: bool) -> None:
     async def main() -> None:
         async with opened(whole(ANSWER), lane=lane, loopback_only=True) as door:
