@@ -20,7 +20,7 @@ import pytest
 
 from tests.e2e.server import ROOT, Server
 
-WAIT_S = 15.0
+WAIT_S = 60.0
 CONFIG = f"""
 server: {{connections_max: 2000, drain_timeout_s: 2}}
 models:
