@@ -15,7 +15,6 @@ from adapters.llama_cpp.memory import CGROUP, memory_bytes
 from gateway.library.drives import TURNS_ROTATIONAL, TURNS_SOLID, Drives
 from gateway.library.fitting import ROOM_SHARE, memory_bytes_per_s
 
-GIB = 1 << 30
 MEMINFO = Path("/proc/meminfo")
 # What weights may take of the memory: the rest is for conversations, and for everything else that runs.
 WEIGHTS_SHARE = 0.6

@@ -11,7 +11,6 @@ import msgspec
 
 PeriodName = Literal["hour", "day", "week", "month", "year", "total"]
 PERIOD_LETTERS: Mapping[str, str] = {name[0]: name for name in get_args(PeriodName)}
-PERIOD_NAMES: tuple[str, ...] = get_args(PeriodName)
 
 
 class Period(msgspec.Struct, frozen=True):

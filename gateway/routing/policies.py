@@ -17,13 +17,10 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import get_args
 
 import msgspec
 
 from gateway.config_providers import Policy as Policy
-
-POLICIES: tuple[Policy, ...] = get_args(Policy)
 
 
 class Candidate(msgspec.Struct, frozen=True, kw_only=True):

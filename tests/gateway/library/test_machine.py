@@ -7,7 +7,9 @@ import pytest
 
 from adapters.llama_cpp import devices
 from adapters.llama_cpp.memory import memory_bytes
-from gateway.library.machine import GIB, advise, available_bytes, machine, room_bytes
+from gateway.library.machine import advise, available_bytes, machine, room_bytes
+
+GIB = 1 << 30
 
 
 def test_this_machine(tmp_path: Path) -> None:

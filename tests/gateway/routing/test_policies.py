@@ -6,11 +6,12 @@ import itertools
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import get_args
 
 import pytest
 from msgspec.structs import replace
 
-from gateway.routing.policies import POLICIES, Candidate, Policy, Wish, address, order, turns
+from gateway.routing.policies import Candidate, Policy, Wish, address, order, turns
 
 REQUESTS = 6000
 
@@ -29,7 +30,7 @@ def first_choices(policy: Policy, candidates: Sequence[Candidate], name: Callabl
     return Counter(order(policy, candidates, wish(dice, name(i)))[0] for i in range(REQUESTS))
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", get_args(Policy))
 def test_every_policy_orders_all_of_them(policy: Policy) -> None:
     dice = random.Random(1)
     for count in range(1, 6):
