@@ -15,7 +15,7 @@ from gateway.telemetry import METRICS
 from tests.gateway.parts import parts
 
 ROOT = Path(__file__).parents[1]
-PAGES = {path: path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
+PAGES = {path: path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "gateway/docs").glob("*.md")))}
 TEXT = "".join(PAGES.values())
 
 

@@ -23,7 +23,7 @@ models:
 
 def pasted(server: Server) -> str:
     """The examples, with the address and the key of a server in place of those that are made up."""
-    script = (ROOT / "docs/administration.md").read_text().partition("```sh\n")[2].partition("```")[0]
+    script = (ROOT / "gateway/docs/administration.md").read_text().partition("```sh\n")[2].partition("```")[0]
     _, _, commands = script.partition("\n")
     assert script.startswith("export GATEWAY_URL=") and "admin()" in commands
     return f"set -euo pipefail\nexport GATEWAY_URL={server.url} GATEWAY_API_KEY={ADMIN_KEY}\n{commands}"
