@@ -43,11 +43,11 @@ Request = ChatRequest | CompletionRequest | EmbeddingRequest | RerankRequest | I
 
 # What a chat template may put around a conversation and around each message, at most.
 TEMPLATE_TOKENS = 1024
-# What a token of a prompt that nobody counted is taken to have in bytes.
-TOKEN_BYTES = 3
 MESSAGE_TOKENS = 64
 PAIR_TOKENS = 256
 IMAGE_TOKENS = 4096
+# What a token of a prompt that nobody counted is taken to have in bytes.
+TOKEN_BYTES = 3
 # A page of a PDF is read as its text and as an image, and hardly one has fewer bytes. One that is fetched later may
 # have as many as fit into any context.
 PAGE_TOKENS = 2 * IMAGE_TOKENS

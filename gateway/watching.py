@@ -4,8 +4,8 @@ in them."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
+from adapters.backlog import Backlog
 from adapters.said import answered, ending, saying_instead
 from adapters.types import Caller, Finished, Inbound, Relay, Relayed, Sink, Started, Usage
 from gateway.guardrails.guarding import Guarding
@@ -69,13 +69,12 @@ class Line:
         self.prompt_tokens = 0
         self.serving = sink.serving
         self._sink = sink
-        self._waiting: list[bytes] = []
-        self._size = 0
+        self._backlog = Backlog(WAITING_BYTES_MAX)
+        self.write = self._backlog.write
+        self.when_drained = self._backlog.when_drained
         self._ended = False
         self._opened = False
         self._shown = 0
-        self._arrived = asyncio.Event()
-        self._then: Callable[[], None] | None = None
 
     # What comes
 
@@ -86,36 +85,20 @@ class Line:
     def begin(self, content_type: str) -> None:
         self.content_type = content_type
 
-    def write(self, data: bytes, outputs: int) -> bool:
-        self._waiting.append(data)
-        self._size += len(data)
-        self._arrived.set()
-        return self._size < WAITING_BYTES_MAX
-
-    def when_drained(self, then: Callable[[], None]) -> None:
-        self._then = then
-
     def end(self, running: asyncio.Task[Relayed]) -> None:
         """Nothing more comes."""
         self._ended = True
-        self._arrived.set()
+        self._backlog.changed.set()
         if not running.cancelled():
             running.exception()  # Whoever waits for the result is told; nobody does when he has left.
 
     async def next(self) -> bytes | None:
         """Whole events that have come; None when no more will."""
-        while not self._waiting:
+        while not self._backlog.waits:
             if self._ended:
                 return None
-            self._arrived.clear()
-            await self._arrived.wait()
-        data = b"".join(self._waiting)
-        self._waiting.clear()
-        self._size = 0
-        if self._then is not None:
-            then, self._then = self._then, None
-            then()
-        return data
+            await self._backlog.change()
+        return self._backlog.take()
 
     # What goes
 

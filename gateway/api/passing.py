@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 from msgspec.structs import replace
 from starlette.requests import Request
 from starlette.types import Message
 
+from adapters.backlog import Backlog
 from adapters.errors import InvalidRequest
 from adapters.relay import PASSING
 from adapters.types import DialectName, Inbound, Relayed
@@ -152,34 +153,24 @@ class Queue:
 
     def __init__(self, passage: Passage, log: dict[str, str | int | float]) -> None:
         self._log = log
-        self._waiting: deque[bytes] = deque()
-        self._size = 0
+        self._backlog = Backlog(QUEUED_BYTES_MAX)
+        self.write = self._backlog.write
+        self.when_drained = self._backlog.when_drained
         self._started = False
-        self._then: Callable[[], None] | None = None
-        self._changed = asyncio.Event()
         self._passage = passage
         self._running: asyncio.Task[None] | None = None
 
     def begin(self, content_type: str) -> None:
         self._started = True
-        self._changed.set()
-
-    def write(self, data: bytes, outputs: int) -> bool:
-        self._waiting.append(data)
-        self._size += len(data)
-        self._changed.set()
-        return self._size < QUEUED_BYTES_MAX
-
-    def when_drained(self, then: Callable[[], None]) -> None:
-        self._then = then
+        self._backlog.changed.set()
 
     async def begun(self) -> None:
         """Run the passage until its stream begins; raises what came instead."""
         self._running = running = asyncio.create_task(self._run())
-        running.add_done_callback(lambda _: self._changed.set())
+        running.add_done_callback(lambda _: self._backlog.changed.set())
         try:
             while not self._started and not running.done():
-                await self._next()
+                await self._backlog.change()
         except asyncio.CancelledError:
             running.cancel()
             raise
@@ -189,29 +180,19 @@ class Queue:
     async def _run(self) -> None:
         relayed = await self._passage.run(self)
         self._log.update(usage_fields(relayed))
-        self._waiting.append(relayed.rest)
-
-    async def _next(self) -> None:
-        self._changed.clear()
-        await self._changed.wait()
+        self._backlog.write(relayed.rest, 0)
 
     def __aiter__(self) -> Queue:
         return self
 
     async def __anext__(self) -> bytes:
         assert self._running is not None
-        while not self._waiting:
+        while not self._backlog.waits:
             if self._running.done():
                 self._running.result()
                 raise StopAsyncIteration
-            await self._next()
-        data = b"".join(self._waiting)
-        self._waiting.clear()
-        self._size = 0
-        if self._then is not None:
-            then, self._then = self._then, None
-            then()
-        return data
+            await self._backlog.change()
+        return self._backlog.take()
 
     async def aclose(self) -> None:
         if self._running is not None:
