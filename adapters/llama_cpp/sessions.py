@@ -182,12 +182,12 @@ class Sessions:
         """A turn is the conversation it continues: same id, and so the same file, which it will replace."""
         kept.id, kept.created_us, kept.pinned = old.id, old.created_us, old.pinned
         kept.disk_bytes, old.disk_bytes = old.disk_bytes, 0
-        if common_prefix(kept.tokens, old.tokens) >= old.filed_tokens:
-            kept.filed, kept.filed_tokens = old.filed, old.filed_tokens
         if old.writing:
-            # Its file is about to appear under the id that is ours now.
+            # Its file is about to appear under the id that is ours now, so that nothing can be said of what that holds.
             old.storable = False
             kept.disk_bytes = max(kept.disk_bytes, 1)
+        elif common_prefix(kept.tokens, old.tokens) >= old.filed_tokens:
+            kept.filed, kept.filed_tokens = old.filed, old.filed_tokens
 
     def spill(self, besides: Iterable[Kept] = (), copying: bool = True) -> bool:
         """Frees the cells of the least recently used resident conversation, copied to RAM before where it is not

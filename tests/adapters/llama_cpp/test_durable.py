@@ -460,3 +460,27 @@ def test_what_was_used_last_is_written_first_at_the_end() -> None:
     bench.run()
     begun, left = 2, [f"talk {number}" for number in (5, 4, 3, 2)]
     assert [record.key for record, _ in bench.disk.files.values()][begun:] == left
+
+
+def test_a_turn_that_ends_while_the_one_before_is_written_does_not_go_back_to_an_older_file() -> None:
+    bench = Bench(ram=1)
+    first = prompt(100)
+    second = second_turn(first)
+    third = second_turn(second)
+    bench.ask(1, first, key="talk")
+    bench.submit(9, prompt(50, seed=9), 400)
+    bench.scheduler.step()
+    for id, turn in ((2, second), (3, third)):
+        bench.submit(id, turn, key="talk")
+        while bench.text(id) != expected(turn):
+            bench.deltas += bench.scheduler.step()
+        if id == 2:
+            bench.disk.slow = True
+            bench.deltas += bench.scheduler.step()
+    bench.disk.slow = False
+    bench.disk.settle()
+    bench.disk.failing = True
+    for _ in range(5):
+        bench.deltas += bench.scheduler.step()
+    fourth = second_turn(third)
+    assert bench.ask(4, fourth, key="talk") == expected(fourth)
