@@ -33,6 +33,7 @@ from adapters.llama_cpp.kept import (
 )
 from adapters.llama_cpp.matching import continues, first_to_go, longest, meant, room_ahead
 from adapters.llama_cpp.messages import SessionCounters
+from adapters.llama_cpp.records import Record
 from adapters.types import SessionAction, SessionInfo
 
 KEEP_TOKENS_MIN = 16
@@ -304,8 +305,8 @@ class Sessions:
 
     def _copy_file(self, id: str, kept: Kept) -> None:
         assert self._disk is not None
-        self._begin_write(kept)
-        self._disk.copy(id, kept.record(), partial(self._written, kept))
+        record = kept.record()
+        self._disk.copy(id, record, self._begin_write(kept, record))
 
     # Disk
 
@@ -381,20 +382,24 @@ class Sessions:
         if kept.blob.size_bytes > self._budget.disk_bytes:
             kept.storable = False
             return
-        self._begin_write(kept)
         kept.filed = tuple(one.position for one in kept.blob.checkpoints)
-        self._disk.save(kept.record(kept.blob), kept.blob, partial(self._written, kept))
+        record = kept.record(kept.blob)
+        self._disk.save(record, kept.blob, self._begin_write(kept, record))
 
-    def _begin_write(self, kept: Kept) -> None:
+    def _begin_write(self, kept: Kept, record: Record) -> Callable[[int], None]:
+        """Gives whom the disk tells what came of it."""
         kept.writing = True
         self._writing += 1
+        return partial(self._written, kept, record)
 
-    def _written(self, kept: Kept, size_bytes: int) -> None:
+    def _written(self, kept: Kept, record: Record, size_bytes: int) -> None:
         kept.writing = False
         self._writing -= 1
         self._count("written" if size_bytes else "write_failed")
         if kept.alive and size_bytes:
             kept.durable, kept.disk_bytes, kept.filed_tokens = True, size_bytes, len(kept.tokens)
+            if kept.pinned != record.pinned:
+                self._copy_file(kept.id, kept)
         elif kept.alive:
             kept.storable = False
             if kept.slot is None and kept.blob is None:

@@ -484,3 +484,14 @@ def test_a_turn_that_ends_while_the_one_before_is_written_does_not_go_back_to_an
         bench.deltas += bench.scheduler.step()
     fourth = second_turn(third)
     assert bench.ask(4, fourth, key="talk") == expected(fourth)
+
+
+def test_a_pin_that_comes_while_the_file_is_written_outlasts_a_restart() -> None:
+    bench = Bench()
+    bench.disk.slow = True
+    bench.ask(1, prompt(100), key="talk")
+    bench.disk.slow = False
+    bench.change("talk", "pin")
+    after = Bench(bench.disk, now_us=bench.now_us)
+    after.run()
+    assert [info.pinned for info in after.sessions.listed("a")] == [True]
