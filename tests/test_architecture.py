@@ -290,6 +290,7 @@ WORKER_SIDE = {
     "thoughts",
     "guidance",
     "sessions",
+    "tiers",
     "kept",
     "keeping",
     "buffers",

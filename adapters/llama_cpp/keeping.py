@@ -44,7 +44,7 @@ def open_sessions(cells: Cells, settings: EngineSettings, store: Store | None) -
     sessions = Sessions(cells, budget, lambda: time.time_ns() // 1000, store)
     if store is not None:
         store.opened.wait(OPEN_WAIT_S)
-        sessions.settle()
+        sessions.tiers.settle()
     return sessions
 
 

@@ -49,6 +49,7 @@ class Scheduler:
         """`contended` says whether other models' streams wait for the steps of this one."""
         self._engine = engine
         self.sessions = sessions
+        self._tiers = sessions.tiers
         self._limits = limits
         self._clock_us = clock_us
         self._masks = masks
@@ -108,7 +109,7 @@ class Scheduler:
         """Has what a request continues that will be submitted later read from disk meanwhile."""
         kept, _, size = self._prefix(sequence)
         if kept is not None and kept.tier == "disk" and self._worth_reading(kept, size):
-            self.sessions.fetch_ahead(kept)
+            self._tiers.fetch_ahead(kept)
 
     def cancel(self, request: int) -> bool:
         """Ends all sequences of a request between two steps; what they computed is kept for their tenant."""
@@ -131,12 +132,12 @@ class Scheduler:
         for sequence in list(self._running):
             self._retire(sequence)
         self._waiting.clear()
-        self.sessions.hurry()
+        self._tiers.hurry()
 
     def tidy(self) -> bool:
         """Brings one conversation nearer to the disk while nothing runs; False when there is nothing to do."""
-        self.sessions.settle(quiet=not self._running)
-        return not self._running and self.sessions.back_up()
+        self._tiers.settle(quiet=not self._running)
+        return not self._running and self._tiers.back_up()
 
     def step(self) -> list[Delta]:
         """Runs one step; returns what each sequence gained. Returns nothing when nothing could be computed; `stalled`
@@ -144,7 +145,7 @@ class Scheduler:
         self._disturbs = bool(self._running)
         self._began_us = self._clock_us()
         self._copies = self._engine.copies
-        self.sessions.settle()
+        self._tiers.settle()
         self._admit()
         started_us = self._clock_us()
         plan = self._compute()
@@ -172,7 +173,7 @@ class Scheduler:
                 continue
             if kept is not None and kept.tier == "disk":
                 if self._worth_reading(kept, size):
-                    self.sessions.fetch(kept)
+                    self._tiers.fetch(kept)
                     sequence.awaited_us = sequence.awaited_us or self._clock_us()
                     fetching = True
                     continue
@@ -305,7 +306,7 @@ class Scheduler:
         """Moves idle conversations out of the context while others run: attention walks over every used cell, so they
         slow each step. Those that a running sequence continues share their cells with it and cost nothing. Where only
         the last tokens of streams are left, copying would take longer than it saves."""
-        self._vacate(self.sessions.freed())
+        self._vacate(self._tiers.freed())
         if all(one.ready and one.tokens_left < CALM_TOKENS_MIN for one in self._running):
             return
         busy = [one.source for one in self._running if one.source is not None]
@@ -313,8 +314,8 @@ class Scheduler:
             pass
 
     def _spill(self, besides: Iterable[Kept] = (), *, urgent: bool = False) -> bool:
-        spilled = self.sessions.spill(besides, copying=urgent or self._may_copy)
-        self._vacate(self.sessions.freed())
+        spilled = self._tiers.spill(besides, copying=urgent or self._may_copy)
+        self._vacate(self._tiers.freed())
         return spilled
 
     # Computing
@@ -445,7 +446,7 @@ class Scheduler:
             tokens = sequence.tokens[: sequence.computed]
             held = checkpoints.bounded(sequence.checkpoints)
             self.sessions.keep(sequence.owner, tokens, sequence.slot, held)
-            self._vacate(self.sessions.freed())
+            self._vacate(self._tiers.freed())
         else:
             self._engine.remove(sequence.slot)
             self._vacate([sequence.slot])
@@ -463,7 +464,7 @@ class Scheduler:
                     one.lender = owner.slot
 
     def _occupied(self) -> int:
-        return self._used() + self.sessions.resident_tokens
+        return self._used() + self._tiers.resident_tokens
 
     def _used(self) -> int:
         """Cells that running sequences hold or are about to fill; shared ones are counted with their first owner."""

@@ -1,17 +1,12 @@
 """Conversations kept after their last answer, so that the next turn does not compute its history again.
 
-A kept conversation lies in cells of the context (free to reuse, but each used cell slows every decode), as a blob in
-RAM, in a file, or in several of these. It belongs to a tenant and to a variant of the model (its LoRA set), and is
-never matched for another one; only what the reserved owner PUBLIC has is there for all tenants.
-
-Everything here runs on the decode thread. Copying a sequence out of the context or back needs that thread; all that
-concerns files is done by `Disk`, whose answers arrive in `settle`.
+A kept conversation belongs to a tenant and to a variant of the model (its LoRA set), and is never matched for another
+one; only what the reserved owner PUBLIC has is there for all tenants. Everything here runs on the decode thread.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import partial
 
 import msgspec
 
@@ -19,7 +14,6 @@ from adapters.llama_cpp.images import position
 from adapters.llama_cpp.kept import (
     NEVER,
     PUBLIC,
-    Blob,
     Budget,
     Cells,
     Checkpoint,
@@ -27,23 +21,13 @@ from adapters.llama_cpp.kept import (
     Int32s,
     Kept,
     Owner,
-    Scan,
     common_prefix,
-    recorded,
 )
-from adapters.llama_cpp.matching import continues, first_to_go, longest, meant, room_ahead
-from adapters.llama_cpp.messages import SessionCounters
-from adapters.llama_cpp.records import Record
+from adapters.llama_cpp.matching import continues, longest, meant
+from adapters.llama_cpp.tiers import KEEP_TOKENS_MIN, Tiers
 from adapters.types import SessionAction, SessionInfo
 
-KEEP_TOKENS_MIN = 16
-# Short one-off prompts are cheaper to compute again than to write down; a client that names its session will be back.
-DISK_TOKENS_MIN = 256
-# Files being written at a time; their blobs stay in RAM for so long, whatever the budget.
-WRITES_MAX = 2
 FETCH_WAIT_US = 5_000_000
-FETCHED_HOLD_US = 10_000_000
-EXPIRE_EVERY_US = 1_000_000
 PINNED_SHARE = 2
 
 
@@ -55,53 +39,21 @@ class Changed(msgspec.Struct, frozen=True):
 
 
 class Sessions:
-    """All kept conversations of a worker. In each tier, the tenant that holds most gives way first, and of its
-    conversations the least recently used; pinned ones stay."""
+    """All kept conversations of a worker: found, continued, replaced by what continues them, and changed by their
+    owners. Where they lie is the business of `tiers`."""
 
     def __init__(self, cells: Cells, budget: Budget, now_us: Callable[[], int], disk: Disk | None = None) -> None:
+        self.tiers = Tiers(cells, budget, now_us, disk)
         self._cells = cells
         self._budget = budget
         self._now_us = now_us
-        self._disk = disk
-        self._kept: dict[Kept, None] = {}
-        self._resident: dict[int, list[Kept]] = {}
-        self._unwritten: dict[Kept, None] = {}
-        self._writing = self._expired_us = 0
-        self._free_slots: list[int] = []
-        self._counts: dict[str, int] = {}
-        self._changed = False
-        if disk is not None:
-            disk.open(self._found)
-
-    def __len__(self) -> int:
-        return len(self._kept)
-
-    @property
-    def resident_tokens(self) -> int:
-        """Cells held by idle conversations; cells shared with a longer one are counted twice."""
-        return sum(max(len(kept.tokens) for kept in users) for users in self._resident.values())
-
-    def counters(self) -> SessionCounters:
-        return SessionCounters(
-            sessions=len(self._kept),
-            ram_bytes=self._ram_bytes(),
-            disk_bytes=sum(kept.disk_bytes for kept in self._kept),
-            **self._counts,
-        )
-
-    def news(self) -> SessionCounters | None:
-        """The counters, when they have changed since this was last asked."""
-        if not self._changed:
-            return None
-        self._changed = False
-        return self.counters()
 
     # Matching
 
     def match(self, owner: Owner, tokens: Int32s) -> tuple[Kept | None, int]:
         """The conversation with the longest usable prefix of `tokens`, and its length."""
         late_us = self._now_us() - FETCH_WAIT_US
-        offered = (kept for kept in self._kept if not 0 < kept.fetching_us < late_us)
+        offered = (kept for kept in self.tiers.kept if not 0 < kept.fetching_us < late_us)
         best, size = longest(offered, owner, tokens, self._cut_min)
         if best is not None:
             best.used_us = self._now_us()
@@ -109,7 +61,7 @@ class Sessions:
 
     def candidate(self, owner: Owner, tokens: Int32s) -> Kept | None:
         """The tenant's own conversation that a prompt was probably meant to continue."""
-        return meant(self._kept, owner, tokens)
+        return meant(self.tiers.kept, owner, tokens)
 
     def _cut_min(self, kept: Kept) -> int:
         if kept.slot is not None:
@@ -124,10 +76,10 @@ class Sessions:
         elif kept.blob is not None:
             kept.held_until_us = 0
             if not self._cells.restore(slot, kept.blob.state):
-                self._count("corrupt")
-                self._drop(kept)
+                self.tiers.count("corrupt")
+                self.tiers.drop(kept)
                 return 0
-            self._count("restored")
+            self.tiers.count("restored")
         else:
             # It was dropped between the match and now, to make room.
             return 0
@@ -145,39 +97,24 @@ class Sessions:
 
     def hit(self, tier: str | None) -> None:
         """Counts a request by where what it continued lay; None: it found nothing."""
-        self._count(f"hits_{tier}" if tier else "misses")
+        self.tiers.count(f"hits_{tier}" if tier else "misses")
 
     # Keeping
 
     def keep(self, owner: Owner, tokens: Int32s, slot: int, checkpoints: tuple[Checkpoint, ...] = ()) -> None:
         """Takes over `slot` with its computed `tokens`; replaces the conversations that it continues."""
         if len(tokens) < KEEP_TOKENS_MIN:
-            self._cells.remove(slot)
-            self._free_slots.append(slot)
+            self.tiers.vacate(slot)
             return
         kept = Kept(owner, tokens.copy(), self._now_us())
-        replaced = [old for old in self._kept if continues(kept, old)]
+        replaced = [old for old in self.tiers.kept if continues(kept, old)]
         if replaced:
             self._inherit(kept, max(replaced, key=lambda old: (old.owner.key is not None, len(old.tokens))))
         kept.pinned |= owner.tenant == PUBLIC
         kept.slot, kept.checkpoints = slot, checkpoints
-        self._resident[slot] = [kept]
         for old in replaced:
-            self._drop(old)
-        self._add(kept)
-
-    def _add(self, kept: Kept) -> None:
-        self._kept[kept] = None
-        self._changed = True
-        named = kept.owner.key is not None or kept.pinned
-        kept.storable = (
-            self._disk is not None
-            and kept.owner.tenant != PUBLIC
-            and len(kept.tokens) >= (KEEP_TOKENS_MIN if named else DISK_TOKENS_MIN)
-        )
-        if kept.storable and not kept.durable and not kept.writing:
-            self._unwritten[kept] = None
-        self._bound_count()
+            self.tiers.drop(old)
+        self.tiers.add(kept)
 
     def _inherit(self, kept: Kept, old: Kept) -> None:
         """A turn is the conversation it continues: same id, and so the same file, which it will replace."""
@@ -190,56 +127,11 @@ class Sessions:
         elif common_prefix(kept.tokens, old.tokens) >= old.filed_tokens:
             kept.filed, kept.filed_tokens = old.filed, old.filed_tokens
 
-    def spill(self, besides: Iterable[Kept] = (), copying: bool = True) -> bool:
-        """Frees the cells of the least recently used resident conversation, copied to RAM before where it is not
-        there yet and `copying` is allowed. False when nothing can be freed but the exempt."""
-        exempt = set(besides)
-        slots = [
-            slot
-            for slot, users in self._resident.items()
-            if not exempt.intersection(users) and (copying or users[0].blob is not None or not self._worth_saving)
-        ]
-        if not slots:
-            return False
-        slot = min(slots, key=lambda slot: max(kept.used_us for kept in self._resident[slot]))
-        if self._worth_saving:
-            self._copy_out(slot)
-        for kept in list(self._resident[slot]):
-            self._release(kept)
-            if kept.blob is None and not kept.durable:
-                self._drop(kept)
-        self._bound_ram()
-        return True
-
-    @property
-    def _worth_saving(self) -> bool:
-        return self._budget.ram_bytes > 0 or self._disk is not None
-
-    def _copy_out(self, slot: int) -> None:
-        users = self._resident[slot]
-        if all(kept.blob is not None for kept in users):
-            return
-        blob = Blob(self._cells.save(slot), users[0].checkpoints)
-        for kept in users:
-            kept.blob = blob
-        self._count("spilled")
-
-    def back_up(self) -> bool:
-        """Copies one conversation to be written then, or to leave the context at once later; False when none is due."""
-        slots = [kept.slot for kept in self._unwritten if kept.slot is not None and kept.blob is None]
-        room = (self._budget.ram_bytes - self._ram_bytes()) / max(1, self._cells.cell_bytes)
-        slots += [at for at, (one, *_) in self._resident.items() if one.blob is None and len(one.tokens) < room]
-        if not slots or self._writing >= WRITES_MAX:
-            return False
-        self._copy_out(slots[0])
-        self._write(quiet=True)
-        return True
-
     # What their owners and the operator do to them
 
     def listed(self, tenant: str | None) -> list[SessionInfo]:
         """Those of a tenant, or of all, the most recently used first."""
-        found = [kept for kept in self._kept if tenant is None or kept.owner.tenant == tenant]
+        found = [kept for kept in self.tiers.kept if tenant is None or kept.owner.tenant == tenant]
         return [kept.info(self._cells.cell_bytes) for kept in sorted(found, key=lambda kept: -kept.used_us)]
 
     def change(
@@ -247,7 +139,7 @@ class Sessions:
     ) -> None:
         """Does something to all conversations of that key or id; a fork is of the latest. `then` hears of it when it
         is done, which for an erasure is when the files are gone."""
-        found = sorted((kept for kept in self._kept if kept.owned_by(tenant, name)), key=lambda kept: kept.used_us)
+        found = sorted((kept for kept in self.tiers.kept if kept.owned_by(tenant, name)), key=lambda kept: kept.used_us)
         if not found:
             then(Changed(None))
             return
@@ -256,8 +148,8 @@ class Sessions:
             info = msgspec.structs.replace(latest.info(self._cells.cell_bytes), tokens=0, size_bytes=0, checkpoints=0)
             gone: list[bool] = []
             for kept in found:
-                self._drop(kept, lambda one: gone.append(one))
-            self._after_erasures(lambda: then(Changed(info, all(gone))))
+                self.tiers.drop(kept, gone.append)
+            self.tiers.when_erased(lambda: then(Changed(info, all(gone))))
             return
         if action == "fork":
             latest = self._fork(latest, new_key)
@@ -266,30 +158,21 @@ class Sessions:
                 self._pin(kept, action == "pin")
         then(Changed(latest.info(self._cells.cell_bytes)))
 
-    def _after_erasures(self, then: Callable[[], None]) -> None:
-        if self._disk is None:
-            then()
-        else:
-            self._disk.sync(then)
-
     def _fork(self, source: Kept, new_key: str | None) -> Kept:
         """Another conversation over the same cells, blob or file: nothing is copied but what must be on disk."""
         kept = Kept(source.owner, source.tokens, self._now_us())
         kept.owner = msgspec.structs.replace(source.owner, key=new_key or kept.id)
         kept.slot, kept.checkpoints, kept.blob = source.slot, source.checkpoints, source.blob
-        if kept.slot is not None:
-            self._resident[kept.slot].append(kept)
-        elif kept.blob is None:
-            assert self._disk is not None
+        if kept.slot is None and kept.blob is None:
             kept.disk_bytes, kept.durable, kept.filed = source.disk_bytes, True, source.filed
             kept.filed_tokens = source.filed_tokens
-            self._copy_file(source.id, kept)
-        self._add(kept)
+            self.tiers.copy_file(source.id, kept)
+        self.tiers.add(kept)
         return kept
 
     def _pin(self, kept: Kept, pinned: bool) -> None:
         """Pins, as far as pinned conversations leave the others half of the room."""
-        others = [one for one in self._kept if one.pinned and one is not kept]
+        others = [one for one in self.tiers.kept if one.pinned and one is not kept]
         rooms = [(len(others) + 1, self._budget.count)]
         if kept.durable:
             rooms.append((sum(one.disk_bytes for one in others) + kept.disk_bytes, self._budget.disk_bytes))
@@ -301,205 +184,4 @@ class Sessions:
             return
         kept.pinned = pinned
         if kept.durable and not kept.writing:
-            self._copy_file(kept.id, kept)
-
-    def _copy_file(self, id: str, kept: Kept) -> None:
-        assert self._disk is not None
-        record = kept.record()
-        self._disk.copy(id, record, self._begin_write(kept, record))
-
-    # Disk
-
-    @property
-    def unwritten(self) -> bool:
-        """Whether the disk still has something to write or to be given."""
-        return bool(self._writing or self._unwritten)
-
-    def hurry(self) -> None:
-        """What was used last goes to the disk first: there may be no time for all."""
-        self._unwritten = dict.fromkeys(sorted(self._unwritten, key=lambda kept: -kept.used_us))
-        for slot in [kept.slot for kept in self._unwritten if kept.slot is not None]:
-            self._copy_out(slot)
-
-    def settle(self, quiet: bool = False) -> None:
-        """Takes in what the disk has done, gives it more to do, and lets go of what was not used for long. While it is
-        not `quiet`, files that miss only a little are left as they are."""
-        if self._disk is not None:
-            self._disk.settle()
-            self._write(quiet)
-        now_us = self._now_us()
-        if now_us - self._expired_us >= EXPIRE_EVERY_US:
-            self._expired_us = now_us
-            self._expire(now_us)
-
-    def fetch(self, kept: Kept) -> None:
-        """Begins to read a conversation into RAM; `match` does not offer it when that takes too long."""
-        assert self._disk is not None
-        if not kept.fetching_us:
-            kept.fetching_us = self._now_us()
-            self._disk.load(kept.id, partial(self._fetched, kept))
-
-    def fetch_ahead(self, kept: Kept) -> None:
-        """Begins to read what will be wanted later, where that makes nobody wait long and nothing is lost for it."""
-        if room_ahead(self._kept, self._budget.ram_bytes, self._now_us()) >= kept.disk_bytes:
-            self.fetch(kept)
-
-    def _fetched(self, kept: Kept, blob: Blob | None) -> None:
-        kept.fetching_us = 0
-        if not kept.alive:
-            return
-        if blob is None:
-            self._count("corrupt")
-            if kept.slot is None and kept.blob is None:
-                self._drop(kept)
-            else:
-                self._erase(kept)
-        elif kept.slot is None and kept.blob is None:
-            kept.blob = blob
-            kept.held_until_us = self._now_us() + FETCHED_HOLD_US
-            self._bound_ram()
-
-    def _found(self, scan: Scan) -> None:
-        self._count("corrupt", scan.corrupt)
-        self._count("mismatched", scan.mismatched)
-        for record, size_bytes in scan.found:
-            self._kept[recorded(record, size_bytes)] = None
-        self._bound_disk()
-        self._bound_count()
-
-    def _write(self, quiet: bool) -> None:
-        """Hands unwritten conversations that are in RAM to the disk, the oldest first."""
-        if self._disk is None or not self._unwritten:
-            return
-        for kept in [kept for kept in self._unwritten if kept.blob is not None and (quiet or kept.renewal_due)]:
-            if self._writing < WRITES_MAX:
-                self._save(kept)
-
-    def _save(self, kept: Kept) -> None:
-        """Hands an unwritten conversation that is in RAM to the disk, unless it is too large for it."""
-        assert self._disk is not None and kept.blob is not None
-        del self._unwritten[kept]
-        if kept.blob.size_bytes > self._budget.disk_bytes:
-            kept.storable = False
-            return
-        kept.filed = tuple(one.position for one in kept.blob.checkpoints)
-        record = kept.record(kept.blob)
-        self._disk.save(record, kept.blob, self._begin_write(kept, record))
-
-    def _begin_write(self, kept: Kept, record: Record) -> Callable[[int], None]:
-        """Gives whom the disk tells what came of it."""
-        kept.writing = True
-        self._writing += 1
-        return partial(self._written, kept, record)
-
-    def _written(self, kept: Kept, record: Record, size_bytes: int) -> None:
-        kept.writing = False
-        self._writing -= 1
-        self._count("written" if size_bytes else "write_failed")
-        if kept.alive and size_bytes:
-            kept.durable, kept.disk_bytes, kept.filed_tokens = True, size_bytes, len(kept.tokens)
-            if kept.pinned != record.pinned:
-                self._copy_file(kept.id, kept)
-        elif kept.alive:
-            kept.storable = False
-            if kept.slot is None and kept.blob is None:
-                self._drop(kept)
-        self._bound_disk()
-        self._bound_ram()
-
-    # Making room
-
-    def _expire(self, now_us: int) -> None:
-        """Memory goes first; a file lasts longer."""
-        memory_us = now_us - int(self._budget.ttl_s * 1e6)
-        disk_us = now_us - int(self._budget.disk_ttl_s * 1e6)
-        for kept in [kept for kept in self._kept if kept.used_us < memory_us and kept.movable]:
-            if not kept.durable or kept.used_us < disk_us:
-                self._count("expired")
-                self._drop(kept)
-            elif kept.slot is not None or kept.blob is not None:
-                self._forget_memory(kept)
-
-    def _bound_ram(self) -> None:
-        now_us = self._now_us()
-        while self._ram_bytes() > self._budget.ram_bytes:
-            loose = [kept for kept in self._kept if kept.blob is not None and kept.loose(now_us)]
-            if not loose:
-                return
-            spared = [kept for kept in loose if kept.filed_tokens or kept.slot is not None]
-            kept = first_to_go(self._kept, spared or loose, lambda one: one.blob.size_bytes if one.blob else 0)
-            if kept.elsewhere:
-                kept.blob = None
-            elif kept in self._unwritten and self._writing < WRITES_MAX:
-                self._save(kept)
-            elif kept.filed_tokens:
-                kept.fall_back()
-                self._unwritten.pop(kept, None)
-            else:
-                self._count("evicted")
-                self._drop(kept)
-
-    def _bound_disk(self) -> None:
-        while sum(kept.disk_bytes for kept in self._kept) > self._budget.disk_bytes:
-            loose = [kept for kept in self._kept if kept.disk_bytes and kept.movable]
-            if not loose:
-                return
-            kept = first_to_go(self._kept, loose, lambda one: one.disk_bytes)
-            kept.storable = False
-            if kept.slot is None and kept.blob is None:
-                self._count("evicted")
-                self._drop(kept)
-            else:
-                self._erase(kept)
-
-    def _bound_count(self) -> None:
-        while len(self._kept) > self._budget.count:
-            loose = [kept for kept in self._kept if kept.movable]
-            if not loose:
-                return
-            self._count("evicted")
-            self._drop(first_to_go(self._kept, loose, lambda one: 1))
-
-    def _ram_bytes(self) -> int:
-        return sum({id(kept.blob): kept.blob.size_bytes for kept in self._kept if kept.blob is not None}.values())
-
-    def freed(self) -> list[int]:
-        """Slots that became free since the last call; they are the caller's again."""
-        slots, self._free_slots = self._free_slots, []
-        return slots
-
-    def _drop(self, kept: Kept, then: Callable[[bool], None] = lambda gone: None) -> None:
-        """Forgets a conversation in all tiers; `then` hears whether its file is gone."""
-        self._forget_memory(kept)
-        self._erase(kept, then)
-        self._unwritten.pop(kept, None)
-        self._kept.pop(kept, None)
-        kept.alive = False
-        self._changed = True
-
-    def _erase(self, kept: Kept, then: Callable[[bool], None] = lambda gone: None) -> None:
-        if self._disk is not None and (kept.disk_bytes or (kept.writing and kept.storable)):
-            self._disk.erase(kept.id, then)
-        else:
-            then(True)
-        kept.disk_bytes, kept.durable, kept.filed_tokens = 0, False, 0
-
-    def _forget_memory(self, kept: Kept) -> None:
-        kept.blob = None
-        if kept.slot is not None:
-            self._release(kept)
-
-    def _release(self, kept: Kept) -> None:
-        """Gives up its cells; the slot is free when no fork has them either."""
-        assert kept.slot is not None
-        slot, kept.slot, kept.checkpoints = kept.slot, None, ()
-        users = self._resident[slot]
-        users.remove(kept)
-        if not users:
-            del self._resident[slot]
-            self._cells.remove(slot)
-            self._free_slots.append(slot)
-
-    def _count(self, what: str, times: int = 1) -> None:
-        self._counts[what] = self._counts.get(what, 0) + times
-        self._changed = True
+            self.tiers.copy_file(kept.id, kept)

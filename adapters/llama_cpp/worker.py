@@ -194,7 +194,7 @@ class Worker:
             deltas = scheduler.step()
             self._worked_s = time.monotonic()
             more = not scheduler.stalled
-        news = scheduler.sessions.news()
+        news = scheduler.sessions.tiers.news()
         grammars = self._loaded.compiler.counters
         if deltas or news is not None or grammars != self._told:
             self._link.send(Step(deltas, scheduler.busyness(), news, grammars if grammars != self._told else None))
@@ -362,7 +362,7 @@ class Worker:
         if scheduler is not None and store is not None:
             scheduler.drain()
             deadline_s = time.monotonic() + CLOSE_WAIT_S
-            while scheduler.sessions.unwritten and time.monotonic() < deadline_s:
+            while scheduler.sessions.tiers.unwritten and time.monotonic() < deadline_s:
                 if not scheduler.tidy():
                     self._wake.wait(0.1)
                     self._wake.clear()

@@ -62,7 +62,7 @@ class Bench:
         for _ in range(steps_max):
             if not self.scheduler.idle:
                 self.deltas += self.scheduler.step()
-            elif not self.scheduler.tidy() and not (self.sessions.unwritten and not self.disk.slow):
+            elif not self.scheduler.tidy() and not (self.sessions.tiers.unwritten and not self.disk.slow):
                 self.scheduler.tidy()
                 return
         raise AssertionError("the scheduler does not come to an end")
@@ -105,7 +105,7 @@ def test_what_ends_beside_the_last_tokens_of_a_stream_is_copied_when_nothing_run
         bench.scheduler.step()
     assert bench.engine.copies == 0
     bench.run()
-    assert bench.engine.copies == 2 and bench.sessions.resident_tokens == 29 + 49
+    assert bench.engine.copies == 2 and bench.sessions.tiers.resident_tokens == 29 + 49
 
 
 def test_a_conversation_is_on_disk_soon_after_its_answer_and_still_in_the_context() -> None:
@@ -113,7 +113,7 @@ def test_a_conversation_is_on_disk_soon_after_its_answer_and_still_in_the_contex
     bench.ask(1, prompt(100), key="talk")
     assert len(bench.disk.files) == 1
     assert [info.tier for info in bench.sessions.listed("a")] == ["cells"]
-    assert bench.sessions.counters().written == 1
+    assert bench.sessions.tiers.counters().written == 1
 
 
 def test_after_a_restart_the_next_turn_continues_it() -> None:
@@ -125,7 +125,7 @@ def test_after_a_restart_the_next_turn_continues_it() -> None:
     assert after.cached(2) == 103
     report = next(delta.cache for delta in after.deltas if delta.cache is not None)
     assert report.tier == "disk" and report.diverged_at == -1 and report.recomputed_tokens == 3
-    assert after.sessions.counters().hits_disk == 1
+    assert after.sessions.tiers.counters().hits_disk == 1
     assert [one.id for one in after.sessions.listed("a")] == [info.id] and len(after.disk.files) == 1
 
 
@@ -151,7 +151,7 @@ def test_the_earlier_turn_stays_on_disk_until_the_next_is_written() -> None:
 def test_short_prompts_without_a_name_are_not_written() -> None:
     bench = Bench()
     bench.ask(1, prompt(100))
-    assert not bench.disk.files and not bench.sessions.unwritten
+    assert not bench.disk.files and not bench.sessions.tiers.unwritten
     bench.ask(2, prompt(300))
     assert len(bench.disk.files) == 1
 
@@ -186,7 +186,7 @@ def test_what_a_waiting_request_continues_is_read_meanwhile() -> None:
     bench.submit(2, second_turn(prompt(300)), key="talk")
     bench.run()
     assert bench.text(2) == expected(second_turn(prompt(300))) and bench.cached(2) == 303
-    assert bench.sessions.counters().hits_disk == 1 and bench.disk.reads == 1
+    assert bench.sessions.tiers.counters().hits_disk == 1 and bench.disk.reads == 1
 
 
 def test_what_was_read_for_requests_that_never_came_gives_way() -> None:
@@ -200,9 +200,9 @@ def test_what_was_read_for_requests_that_never_came_gives_way() -> None:
             bench.scheduler.expect(bench.sequence(id, second_turn(prompt(300, seed=id)), key=f"talk {id}"))
             bench.scheduler.tidy()
         assert bench.disk.reads == 2 * (turn + 1), "half of the memory is left until they have had their time"
-        assert bench.sessions.counters().ram_bytes <= 2500
+        assert bench.sessions.tiers.counters().ram_bytes <= 2500
         bench.now_us += 11_000_000
-    assert len(bench.sessions) == len(bench.disk.files) == 6
+    assert len(bench.sessions.tiers.kept) == len(bench.disk.files) == 6
 
 
 def test_a_disk_with_much_to_read_reads_nothing_ahead() -> None:
@@ -239,14 +239,14 @@ def test_what_cannot_be_read_back_is_computed_again() -> None:
     bench.scheduler.tidy()
     bench.disk.files.clear()
     assert bench.ask(2, second_turn(prompt(100)), key="talk") == expected(second_turn(prompt(100)))
-    assert bench.cached(2) == 0 and bench.sessions.counters().corrupt == 1
+    assert bench.cached(2) == 0 and bench.sessions.tiers.counters().corrupt == 1
 
 
 def test_a_full_disk_costs_the_file_and_nothing_else() -> None:
     bench = Bench()
     bench.disk.failing = True
     bench.ask(1, prompt(100), key="talk")
-    assert bench.sessions.counters().write_failed == 1
+    assert bench.sessions.tiers.counters().write_failed == 1
     assert bench.ask(2, second_turn(prompt(100)), key="talk") == expected(second_turn(prompt(100)))
     assert bench.cached(2) == 103
     bench.disk.failing = False
@@ -258,13 +258,13 @@ def test_memory_that_is_short_moves_conversations_to_disk_and_loses_none() -> No
     bench = Bench(ram=700, cells=512)
     for id in range(8):
         bench.ask(id, prompt(100, seed=id), key=f"talk {id}")
-    assert bench.sessions.counters().ram_bytes <= 700
+    assert bench.sessions.tiers.counters().ram_bytes <= 700
     assert {info.tier for info in bench.sessions.listed("a")} >= {"disk"}
     for id in range(8):
         turn = second_turn(prompt(100, seed=id))
         assert bench.ask(10 + id, turn, key=f"talk {id}") == expected(turn)
         assert bench.cached(10 + id) == 103
-    assert len(bench.sessions) == 8
+    assert len(bench.sessions.tiers.kept) == 8
 
 
 def test_what_is_on_disk_leaves_memory_before_what_is_not() -> None:
@@ -274,9 +274,9 @@ def test_what_is_on_disk_leaves_memory_before_what_is_not() -> None:
     bench.disk.slow = True
     for id in range(2, 4):
         bench.ask(id, prompt(100, seed=id), key=f"talk {id}")
-    while bench.sessions.spill():
+    while bench.sessions.tiers.spill():
         pass
-    assert len(bench.sessions) == 4 and bench.sessions.counters().evicted == 0
+    assert len(bench.sessions.tiers.kept) == 4 and bench.sessions.tiers.counters().evicted == 0
 
 
 def test_the_disk_is_bounded_and_a_loud_tenant_evicts_its_own() -> None:
@@ -287,9 +287,9 @@ def test_the_disk_is_bounded_and_a_loud_tenant_evicts_its_own() -> None:
     bench.submit(99, prompt(10, seed=99))
     bench.run()
     assert len(bench.sessions.listed("quiet")) == 1
-    assert bench.sessions.counters().disk_bytes <= 1000
+    assert bench.sessions.tiers.counters().disk_bytes <= 1000
     assert sum(blob.size_bytes for _, blob in bench.disk.files.values()) <= 1000
-    assert bench.sessions.counters().evicted > 0
+    assert bench.sessions.tiers.counters().evicted > 0
 
 
 def test_deleting_erases_the_file_before_it_is_answered() -> None:
@@ -297,7 +297,7 @@ def test_deleting_erases_the_file_before_it_is_answered() -> None:
     bench.ask(1, prompt(100), key="talk")
     info = bench.change("talk", "delete")
     assert info is not None and info.tokens == 0
-    assert not bench.disk.files and len(bench.sessions) == 0 and bench.engine.used() == 0
+    assert not bench.disk.files and len(bench.sessions.tiers.kept) == 0 and bench.engine.used() == 0
 
 
 def test_deleting_while_it_is_written_erases_it_too() -> None:
@@ -337,7 +337,7 @@ def test_pins_outlast_restarts_and_time() -> None:
     after.now_us += 2_000_000_000
     after.run()
     assert [(info.key, info.pinned) for info in after.sessions.listed("a")] == [("talk", True)]
-    assert after.sessions.counters().expired == 1 and len(after.disk.files) == 1
+    assert after.sessions.tiers.counters().expired == 1 and len(after.disk.files) == 1
 
 
 def test_memory_expires_before_files_do() -> None:
@@ -348,7 +348,7 @@ def test_memory_expires_before_files_do() -> None:
     assert [info.tier for info in bench.sessions.listed("a")] == ["disk"] and bench.engine.used() == 0
     bench.now_us += 2_000_000_000
     bench.run()
-    assert len(bench.sessions) == 0 and not bench.disk.files
+    assert len(bench.sessions.tiers.kept) == 0 and not bench.disk.files
 
 
 def test_checkpoints_are_restored_from_disk() -> None:
@@ -402,9 +402,9 @@ def test_a_file_that_misses_little_is_renewed_in_a_quiet_moment() -> None:
     while bench.text(2) != expected(second_turn(first)):
         bench.deltas += bench.scheduler.step()
     bench.disk.settle()
-    assert bench.sessions.counters().written == 1, "another stream runs"
+    assert bench.sessions.tiers.counters().written == 1, "another stream runs"
     bench.run()
-    assert bench.sessions.counters().written >= 2
+    assert bench.sessions.tiers.counters().written >= 2
     after = Bench(bench.disk)
     third = [*second_turn(first), *continuation(second_turn(first), 4), 7]
     assert after.ask(3, third, key="talk") == expected(third)

@@ -103,7 +103,7 @@ def second(model: Model, first: Int32s, then: Int32s, *, spilled: bool = False) 
     where prompts were computed in the same pieces, because other pieces give other last bits."""
     bench = Bench(model)
     bench.ask(first, count=1)
-    while spilled and bench.sessions.spill():
+    while spilled and bench.sessions.tiers.spill():
         pass
     return bench.ask(then)
 
@@ -173,7 +173,7 @@ def test_what_is_continued_is_what_was_computed(exact: tuple[Model, float], spil
         for talk, size in zip(talks, sizes, strict=True):
             assert talk.cached >= size
             assert farthest(talk.rows, cold(model, talk.tokens[: talk.computed])) < slack
-        while spilled and bench.sessions.spill():
+        while spilled and bench.sessions.tiers.spill():
             pass
         sizes = [61, 68, 75] if turn % 2 else [talk.computed for talk in talks]
         prompts = [

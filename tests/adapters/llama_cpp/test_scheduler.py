@@ -221,7 +221,7 @@ def test_idle_conversations_leave_the_context_for_running_ones() -> None:
         bench.run()
     bench.submit(9, prompt(10, seed=99), 4)
     bench.step()
-    assert bench.sessions.resident_tokens == 0
+    assert bench.sessions.tiers.resident_tokens == 0
     bench.run()
 
 
@@ -231,9 +231,9 @@ def test_a_conversation_that_is_being_continued_stays_where_it_is() -> None:
     bench.run()
     bench.submit(2, prompt(600) + continuation(prompt(600), 2) + [5], 4)
     bench.step()
-    assert bench.sessions.resident_tokens == 601
+    assert bench.sessions.tiers.resident_tokens == 601
     bench.run()
-    assert bench.sessions.resident_tokens == 606, "and is replaced by what continued it"
+    assert bench.sessions.tiers.resident_tokens == 606, "and is replaced by what continued it"
 
 
 def test_steps_with_prompt_tokens_hold_whole_tiles() -> None:
@@ -417,7 +417,7 @@ def test_any_history_gives_every_request_its_own_continuation(seed: int) -> None
                 del wanted[victim]
     bench.run()
     assert {id: bench.text(id) for id in wanted} == wanted
-    assert bench.engine.used() <= bench.sessions.resident_tokens
+    assert bench.engine.used() <= bench.sessions.tiers.resident_tokens
 
 
 def test_an_explained_request_hears_where_it_left_its_session() -> None:
@@ -490,4 +490,4 @@ def test_a_conversation_deleted_while_it_runs_is_not_kept() -> None:
     bench.scheduler.forget("b", "talk")
     bench.scheduler.forget("a", "talk")
     bench.run()
-    assert len(bench.sessions) == 0 and bench.engine.used() == 0
+    assert len(bench.sessions.tiers.kept) == 0 and bench.engine.used() == 0

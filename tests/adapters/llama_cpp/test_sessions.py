@@ -99,16 +99,16 @@ def test_a_continued_conversation_replaces_the_shorter_one() -> None:
     kept = sessions()
     kept.keep(Owner("a"), tokens(20), 1)
     kept.keep(Owner("a"), tokens(30), 2)
-    assert len(kept) == 1
-    assert kept.freed() == [1] and kept.freed() == []
+    assert len(kept.tiers.kept) == 1
+    assert kept.tiers.freed() == [1] and kept.tiers.freed() == []
 
 
 def test_spilled_conversations_are_restored_and_cut() -> None:
     cells = Cells()
     kept = sessions(cells)
     kept.keep(Owner("a"), tokens(20), 1)
-    assert kept.spill() and not kept.spill()
-    assert kept.resident_tokens == 0 and kept.freed() == [1]
+    assert kept.tiers.spill() and not kept.tiers.spill()
+    assert kept.tiers.resident_tokens == 0 and kept.tiers.freed() == [1]
     found, size = kept.match(Owner("a"), np.append(tokens(18), [9, 9]).astype(np.int32))
     assert found is not None and kept.load(found, 5, size) == 18
     assert cells.calls[-2:] == [("restore", 5), ("remove", 5, 18)]
@@ -118,11 +118,11 @@ def test_a_state_that_does_not_load_is_dropped() -> None:
     cells = Cells()
     kept = sessions(cells)
     kept.keep(Owner("a"), tokens(20), 1)
-    kept.spill()
+    kept.tiers.spill()
     cells.refuse_restore = True
     found, size = kept.match(Owner("a"), tokens(30))
     assert found is not None and kept.load(found, 5, size) == 0
-    assert len(kept) == 0
+    assert len(kept.tiers.kept) == 0
 
 
 def test_ram_is_bounded_and_the_least_recently_used_goes_first() -> None:
@@ -130,9 +130,9 @@ def test_ram_is_bounded_and_the_least_recently_used_goes_first() -> None:
     for index in range(4):
         kept.keep(Owner("a"), tokens(20, first=100 * index), index)
     kept.match(Owner("a"), tokens(20, first=0))
-    while kept.spill():
+    while kept.tiers.spill():
         pass
-    assert len(kept) == 2
+    assert len(kept.tiers.kept) == 2
     assert kept.match(Owner("a"), tokens(20, first=0))[1] == 20
     assert kept.match(Owner("a"), tokens(20, first=100))[1] == 0
 
@@ -141,7 +141,7 @@ def test_their_number_is_bounded() -> None:
     kept = sessions(ram=1 << 20, clock=Clock())
     for index in range(COUNT + 10):
         kept.keep(Owner(f"tenant {index}"), tokens(20), index)
-    assert len(kept) <= COUNT
+    assert len(kept.tiers.kept) <= COUNT
     assert kept.match(Owner("tenant 0"), tokens(20))[1] == 0
 
 
@@ -149,8 +149,8 @@ def test_without_a_budget_nothing_stays_outside_the_context() -> None:
     kept = sessions(ram=0)
     kept.keep(Owner("a"), tokens(20), 1)
     found, size = kept.match(Owner("a"), tokens(30))
-    kept.spill()
-    assert len(kept) == 0
+    kept.tiers.spill()
+    assert len(kept.tiers.kept) == 0
     assert found is not None and kept.load(found, 2, size) == 0
 
 
@@ -159,8 +159,8 @@ def test_conversations_expire() -> None:
     kept = sessions(clock=clock)
     kept.keep(Owner("a"), tokens(20), 1)
     clock.now_us += 200_000_000
-    kept.settle()
-    assert len(kept) == 0 and kept.freed() == [1]
+    kept.tiers.settle()
+    assert len(kept.tiers.kept) == 0 and kept.tiers.freed() == [1]
 
 
 def test_a_model_that_cannot_cut_a_sequence_reuses_whole_ones_only() -> None:
@@ -194,7 +194,7 @@ def test_only_its_owner_can_change_a_conversation() -> None:
     kept.keep(Owner("b", "one"), tokens(20), 1)
     assert changed(kept, "one", "delete") is None
     assert changed(kept, kept.listed("b")[0].id, "delete") is None
-    assert len(kept) == 1
+    assert len(kept.tiers.kept) == 1
 
 
 @pytest.mark.parametrize("action", ["delete", "reset"])
@@ -205,7 +205,7 @@ def test_deleted_conversations_are_gone(action: SessionAction) -> None:
     kept.keep(Owner("a", "two"), tokens(20), 3)
     assert changed(kept, "one", action) is not None
     assert [info.key for info in kept.listed("a")] == ["two"]
-    assert sorted(kept.freed()) == [1, 2]
+    assert sorted(kept.tiers.freed()) == [1, 2]
 
 
 def test_a_fork_copies_nothing_and_is_a_conversation_of_its_own() -> None:
@@ -214,12 +214,12 @@ def test_a_fork_copies_nothing_and_is_a_conversation_of_its_own() -> None:
     kept.keep(Owner("a", "one"), tokens(20), 1)
     fork = changed(kept, "one", "fork", "two")
     assert fork is not None and fork.key == "two" and cells.calls == []
-    assert kept.resident_tokens == 20
+    assert kept.tiers.resident_tokens == 20
     kept.keep(Owner("a", "one"), tokens(30), 2)
     assert sorted(info.key or "" for info in kept.listed("a")) == ["one", "two"]
-    assert kept.freed() == [], "the fork still has the cells"
+    assert kept.tiers.freed() == [], "the fork still has the cells"
     changed(kept, "two", "delete")
-    assert kept.freed() == [1]
+    assert kept.tiers.freed() == [1]
 
 
 def test_forks_share_one_copy_in_memory() -> None:
@@ -227,10 +227,10 @@ def test_forks_share_one_copy_in_memory() -> None:
     kept = sessions(cells)
     kept.keep(Owner("a", "one"), tokens(20), 1)
     changed(kept, "one", "fork", "two")
-    kept.spill()
+    kept.tiers.spill()
     changed(kept, "two", "fork", "three")
     assert cells.copies == 1
-    assert kept.counters().ram_bytes == 100
+    assert kept.tiers.counters().ram_bytes == 100
     assert {info.tier for info in kept.listed("a")} == {"ram"}
 
 
@@ -242,16 +242,16 @@ def test_pinned_conversations_stay() -> None:
     assert info is not None and info.pinned
     for index in range(1, 5):
         kept.keep(Owner("a"), tokens(20, first=100 * index), index)
-    while kept.spill():
+    while kept.tiers.spill():
         pass
     assert [info.key for info in kept.listed("a")][-1] == "pinned"
     clock.now_us += 200_000_000
-    kept.settle()
+    kept.tiers.settle()
     assert [info.key for info in kept.listed("a")] == ["pinned"]
     changed(kept, "pinned", "unpin")
     clock.now_us += 200_000_000
-    kept.settle()
-    assert len(kept) == 0 and kept.counters().expired == 2
+    kept.tiers.settle()
+    assert len(kept.tiers.kept) == 0 and kept.tiers.counters().expired == 2
 
 
 def test_pins_take_no_more_than_half_of_the_room() -> None:
@@ -267,8 +267,8 @@ def test_a_tenant_with_many_conversations_evicts_its_own() -> None:
     kept.keep(Owner("quiet"), tokens(20), 40)
     for index in range(12):
         kept.keep(Owner("loud"), tokens(20, first=100 * index), index)
-        kept.spill()
-    while kept.spill():
+        kept.tiers.spill()
+    while kept.tiers.spill():
         pass
     assert len(kept.listed("quiet")) == 1 and len(kept.listed("loud")) == 3
 
@@ -277,8 +277,8 @@ def test_spilling_without_copying_frees_only_what_is_already_copied() -> None:
     cells = Cells()
     kept = sessions(cells)
     kept.keep(Owner("a"), tokens(20), 1)
-    assert not kept.spill(copying=False) and cells.copies == 0
-    assert kept.spill() and cells.copies == 1
+    assert not kept.tiers.spill(copying=False) and cells.copies == 0
+    assert kept.tiers.spill() and cells.copies == 1
 
 
 def test_conversations_are_copied_ahead_into_free_memory_and_leave_at_once_then() -> None:
@@ -286,8 +286,8 @@ def test_conversations_are_copied_ahead_into_free_memory_and_leave_at_once_then(
     kept = sessions(cells, ram=250)
     for slot in range(3):
         kept.keep(Owner("a"), tokens(20, first=100 * slot), slot)
-    assert [kept.back_up() for _ in range(3)] == [True, True, False], "each of the copies takes 100 bytes"
-    assert [kept.spill(copying=False) for _ in range(3)] == [True, True, False]
+    assert [kept.tiers.back_up() for _ in range(3)] == [True, True, False], "each of the copies takes 100 bytes"
+    assert [kept.tiers.spill(copying=False) for _ in range(3)] == [True, True, False]
     assert cells.copies == 2
 
 
@@ -308,7 +308,7 @@ def test_a_model_that_cannot_cut_goes_back_to_a_checkpoint() -> None:
     kept.keep(Owner("a"), tokens(40), 1, states)
     found, size = kept.match(Owner("a"), np.append(tokens(30), 7).astype(np.int32))
     assert found is not None and size == 24
-    kept.spill()
+    kept.tiers.spill()
     assert kept.listed("a")[0].checkpoints == 2
     assert kept.match(Owner("a"), tokens(30))[1] == 24
     cells.calls.clear()
