@@ -24,7 +24,7 @@ from gateway.config_limits import ImagesConfig as ImagesConfig
 from gateway.config_limits import LimitsConfig as LimitsConfig
 from gateway.config_limits import Section, zone_of
 from gateway.config_models import EngineConfig as EngineConfig
-from gateway.config_models import LocalPath
+from gateway.config_models import LocalPath, engine_conflicts
 from gateway.config_models import LoraConfig as LoraConfig
 from gateway.config_models import ModelConfig as ModelConfig
 from gateway.config_money import AlertsConfig as AlertsConfig
@@ -226,6 +226,7 @@ def _default_data_dir(environ: Mapping[str, str]) -> str:
 def conflicts(config: Config) -> Iterator[tuple[str, str]]:
     """What no single type can say, as (path, problem)."""
     yield from _name_conflicts(config)
+    yield from engine_conflicts(config.models)
     yield from provider_conflicts(config.providers)
     yield from route_conflicts(config.routes, config.providers, {model.name for model in config.models})
     try:

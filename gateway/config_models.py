@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Annotated
 
 from msgspec import Meta
@@ -92,3 +93,10 @@ class ModelConfig(Section, frozen=True, kw_only=True):
     def local(self) -> bool:
         """Whether an engine here runs it."""
         return self.script is None
+
+
+def engine_conflicts(models: tuple[ModelConfig, ...]) -> Iterator[tuple[str, str]]:
+    """Settings of engines that exclude each other, as (path, problem)."""
+    for i, model in enumerate(models):
+        if model.engine.kv_type != "f16" and model.engine.flash_attention == "off":
+            yield f"models[{i}].engine.flash_attention", f"off is not possible with kv_type {model.engine.kv_type}"

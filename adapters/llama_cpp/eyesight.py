@@ -37,7 +37,9 @@ class Eyesight:
         check(path)
         self.turns = turns = Turns(lease, shared=settings.lease_path is not None)
         gpu = settings.gpu_layers != 0
-        self._projector = projector = Projector(path, model, threads=threads, gpu=gpu, pause=turns.pause)
+        self._projector = projector = Projector(
+            path, model, threads=threads, gpu=gpu, pause=turns.pause, flash_attention=settings.flash_attention
+        )
         if not projector.sees:
             raise gguf.GGUFError("it is not a projector for images")
 

@@ -31,6 +31,8 @@ VOCABULARY_BYTES_PER_TOKEN = 400
 # Kinds of tensors that llama.cpp copies into another order for the CPU, and how many rows they need for that.
 REPACKED = {"Q4_0": 8, "Q4_K": 8, "IQ4_NL": 8, "MXFP4": 8}
 Q8_0_SHARE = 34 / 64
+# Without flash attention, what each head of a token has for each cell: its weight in F32, and copied in F16.
+WEIGHT_BYTES = 4 + 2
 
 
 def look(load: Load) -> tuple[Need, ModelCard]:
@@ -78,7 +80,7 @@ def need(header: gguf.GGUF, settings: EngineSettings) -> Need:
         files += _repacked_bytes(header)
     size = PROCESS_BYTES + files + int(cells * cell_bytes * kv_share) + prepared
     size += header.vocabulary * VOCABULARY_BYTES_PER_TOKEN + outputs
-    computing = _computing_bytes(header, batch_tokens, cells or facts.context_tokens)
+    computing = _computing_bytes(header, settings, batch_tokens, cells or facts.context_tokens)
     return Need(size + computing, computing)
 
 
@@ -121,12 +123,14 @@ def _tensor_bytes(tensor: gguf.Tensor) -> int:
     return math.prod(tensor.shape) // values * size
 
 
-def _computing_bytes(header: gguf.GGUF, batch_tokens: int, cells: int) -> int:
-    """Activations of a batch, and which of the cells each of its tokens sees, in a window and in all."""
+def _computing_bytes(header: gguf.GGUF, settings: EngineSettings, batch_tokens: int, cells: int) -> int:
+    """Activations of a batch, and which of the cells each of its tokens sees, in a window and in all; how much of them,
+    where flash attention does not take that tile by tile."""
     width = header.embedding_length or 0
     wide = _number(header, "feed_forward_length", 4 * width)
     masks = 2 if f"{header.architecture}.attention.sliding_window" in header.metadata else 1
-    return batch_tokens * (3 * width + 2 * wide) * 4 + masks * batch_tokens * cells * 2
+    weights = _number(header, "attention.head_count", 0) * WEIGHT_BYTES if settings.flash_attention == "off" else 0
+    return batch_tokens * (3 * width + 2 * wide) * 4 + batch_tokens * cells * (masks * 2 + weights)
 
 
 def _number(header: gguf.GGUF, name: str, otherwise: int) -> int:

@@ -27,6 +27,9 @@ def open_store(path: Path, settings: EngineSettings, buffers: Buffers) -> Store 
         return None
     folder = Path(settings.session_dir)
     others = [*build(), settings.kv_type, settings.gpu_layers, "unified"]
+    if settings.flash_attention == "off":
+        # Without it llama.cpp holds values the other way round.
+        others.append("transposed")
     store = Store(folder, partial(compatibility, path, folder, others), settings.session_key, buffers)
     store.start()
     return store

@@ -267,6 +267,7 @@ def _context(
             batch_tokens=context_tokens,
             outputs_max=context_tokens,
             threads=threads,
+            flash_attention=settings.flash_attention,
             embeddings=True,
             lease=lease,
         )
@@ -286,6 +287,7 @@ def _context(
         outputs_max=slots,
         threads=threads,
         kv_type=settings.kv_type,
+        flash_attention=settings.flash_attention,
         lease=lease,
         buffers=buffers,
     )
@@ -318,7 +320,7 @@ def _scheduler(
         chunk_tokens=settings.chunk_tokens,
         target_gap_us=settings.target_gap_ms * 1000,
         padding=padding,
-        tile=TILE_TOKENS if settings.gpu_layers == 0 else 1,
+        tile=TILE_TOKENS if settings.gpu_layers == 0 and settings.flash_attention != "off" else 1,
     )
     masks = Masks(context.vocabulary_size, settings.parallel)
     looking = eyes.looking(context) if eyes else None

@@ -41,7 +41,8 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
     `context_tokens` bounds one request, `cache_tokens` is the size of the KV pool they all share, `parallel` the number
     of sequences computed together, `target_gap_ms` the longest gap a running stream should see while prompts are
     processed beside it, `tool_format` and `reasoning_format` name rows of tools.py and reasoning.py. memory.py says
-    what becomes of `weights`.
+    what becomes of `weights`. `flash_attention` is on where llama.cpp has it for the model and the device, unless it is
+    "off"; "on" computes it elsewhere too.
 
     Idle conversations may occupy `session_ram_bytes` outside the pool and `session_disk_bytes` below `session_dir`
     (None: they are not written to disk), `session_count_max` of them in all. In memory they last `session_ttl_s` after
@@ -66,6 +67,7 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
     session_key: bytes | None = None
     public_prefixes: tuple[ChatPrompt | TextPrompt, ...] = ()
     kv_type: Literal["f16", "q8_0"] = "f16"
+    flash_attention: Literal["auto", "on", "off"] = "auto"
     batch_padding: Literal["auto", "on", "off"] = "auto"
     weights: Literal["auto", "copied", "mapped"] = "auto"
     embeddings: bool | None = None

@@ -22,6 +22,11 @@ from adapters.llama_cpp.buffers import Buffers
 from adapters.llama_cpp.kept import NEVER, State
 
 KV_TYPES = {"f16": ll.GGML_TYPE_F16, "q8_0": ll.GGML_TYPE_Q8_0}
+FLASH_ATTENTION = {
+    "auto": ll.LLAMA_FLASH_ATTN_TYPE_AUTO,
+    "on": ll.LLAMA_FLASH_ATTN_TYPE_ENABLED,
+    "off": ll.LLAMA_FLASH_ATTN_TYPE_DISABLED,
+}
 TOKEN_NULL = -1
 UINT8_POINTER = ctypes.POINTER(ctypes.c_uint8)
 ERROR_LEVEL = 4
@@ -283,6 +288,7 @@ class Context:
         threads: int,
         lease: AbstractContextManager[None],
         kv_type: str = "f16",
+        flash_attention: str = "auto",
         embeddings: bool = False,
         buffers: Buffers | None = None,
     ) -> None:
@@ -293,6 +299,7 @@ class Context:
         params.n_outputs_max = batch_tokens if embeddings else outputs_max
         params.n_threads = params.n_threads_batch = threads
         params.type_k = params.type_v = KV_TYPES[kv_type]
+        params.flash_attn_type = FLASH_ATTENTION[flash_attention]
         params.kv_unified = True
         # A sliding window's own cache would have room for the windows of all sequences, which is about as much as all
         # cells: 41 windows of 1,024 tokens against a pool of 32,768. So a full one costs nothing, and can be cut.

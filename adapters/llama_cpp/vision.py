@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from adapters.llama_cpp.images import ImageTokens
-from adapters.llama_cpp.native import Model, NativeError, complaints
+from adapters.llama_cpp.native import FLASH_ATTENTION, Model, NativeError, complaints
 
 Int32s = npt.NDArray[np.int32]
 Float32s = npt.NDArray[np.float32]
@@ -36,13 +36,23 @@ class Projector:
     `two_dimensional`: each position of an image has a row and a column (M-RoPE).
     """
 
-    def __init__(self, path: Path, model: Model, *, threads: int, gpu: bool, pause: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        model: Model,
+        *,
+        threads: int,
+        gpu: bool,
+        pause: Callable[[], None],
+        flash_attention: str = "auto",
+    ) -> None:
         self._pause = pause
         self._encoding = False
         self._evaluated = ll.ggml_backend_sched_eval_callback(self._between)
         params = mtmd.mtmd_context_params_default()
         params.use_gpu = gpu
         params.n_threads = threads
+        params.flash_attn_type = FLASH_ATTENTION[flash_attention]
         params.print_timings = False
         params.cb_eval = self._evaluated
         with complaints(mtmd.mtmd_helper_log_set) as errors:

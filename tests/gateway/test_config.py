@@ -81,6 +81,10 @@ def test_words_that_old_yaml_takes_for_booleans_are_text(tmp_path: Path) -> None
 
 
 REFUSED = [
+    (
+        "models:\n  - name: a\n    path: a\n    engine:\n      kv_type: q8_0\n      flash_attention: off\n",
+        ":6: at models[0].engine.flash_attention: off is not possible with kv_type q8_0",
+    ),
     ("server:\n  port: x\n", ':2: at server.port: expected int between 1 and 65535, got "x"'),
     ("server:\n  port: 0\n", ":2: at server.port: expected int between 1 and 65535, got 0"),
     ("server:\n  port: true\n", ":2: at server.port: expected int between 1 and 65535, got true"),

@@ -41,6 +41,10 @@ SHAPES: dict[str, tuple[Callable[[Path], Path], EngineSettings]] = {
         EngineSettings(context_tokens=2048, cache_tokens=4096, kv_type="q8_0", threads=1),
     ),
     "more cells than a context": (random_gguf.llama_tiny, EngineSettings(context_tokens=1024, threads=1)),
+    "no flash attention": (
+        random_gguf.llama_tiny,
+        EngineSettings(context_tokens=4096, cache_tokens=4096, flash_attention="off", threads=1),
+    ),
     "packed": (packed, EngineSettings(context_tokens=1024, cache_tokens=1024, threads=1)),
     "windows": (random_shapes.gemma2, EngineSettings(context_tokens=512, cache_tokens=512, threads=1)),
     "recurrent": (random_shapes.jamba, EngineSettings(context_tokens=1024, cache_tokens=1024, threads=1)),

@@ -30,8 +30,17 @@ def model(tiny_model: Path) -> Model:
     return Model(tiny_model, gpu_layers=0, progress=lambda fraction: None)
 
 
-def context(model: Model, cells: int = 1024) -> Context:
-    return Context(model, cells=cells, slots=12, batch_tokens=512, outputs_max=12, threads=1, lease=nullcontext())
+def context(model: Model, cells: int = 1024, flash_attention: str = "auto") -> Context:
+    return Context(
+        model,
+        cells=cells,
+        slots=12,
+        batch_tokens=512,
+        outputs_max=12,
+        threads=1,
+        lease=nullcontext(),
+        flash_attention=flash_attention,
+    )
 
 
 def decode(context: Context, tokens: np.ndarray, position: int, slot: int) -> tuple[int, int]:
@@ -65,6 +74,15 @@ def test_a_restored_state_continues_to_the_bit(model: Model) -> None:
     ctx.remove(0)
     assert ctx.restore(0, state)
     assert greedy(ctx, 0, len(PROMPT), token) == wanted
+
+
+def test_without_flash_attention_the_same_is_said_but_states_are_others(model: Model) -> None:
+    flash, plain = context(model, flash_attention="on"), context(model, flash_attention="off")
+    decode(flash, PROMPT, 0, 0)
+    decode(plain, PROMPT, 0, 0)
+    assert np.corrcoef(flash.logits(1)[0], plain.logits(1)[0])[0, 1] > 0.99
+    assert not plain.restore(1, flash.save(0))
+    assert plain.restore(1, plain.save(0))
 
 
 @pytest.mark.parametrize("damage", ["truncated", "garbage", "empty"])

@@ -207,7 +207,7 @@ def test_files_that_were_damaged_or_belong_elsewhere_mean_a_new_computation(
     assert damaged.ask(HISTORY, "talk") == (first, 0)
     assert damaged.counters.corrupt == 1
     damaged.close()
-    for changed in ({"session_key": KEY}, {"kv_type": "q8_0"}):
+    for changed in ({"session_key": KEY}, {"kv_type": "q8_0"}, {"flash_attention": "off"}):
         other = Client(tiny_model, folder, **changed)
         clients.append(other)
         assert other.listed() == []

@@ -238,11 +238,12 @@ def test_a_projector_that_cannot_be_used_is_said_so(
     asyncio.run(run())
 
 
-def test_a_projector_gives_way_while_it_encodes(tiny_model: Path, projector: Path) -> None:
+@pytest.mark.parametrize("flash", ["auto", "off"])
+def test_a_projector_gives_way_while_it_encodes(tiny_model: Path, projector: Path, flash: str) -> None:
     quiet()
     pauses: list[int] = []
     model = Model(tiny_model, gpu_layers=0, progress=lambda fraction: None)
-    eyes = Projector(projector, model, threads=1, gpu=False, pause=lambda: pauses.append(1))
+    eyes = Projector(projector, model, threads=1, gpu=False, pause=lambda: pauses.append(1), flash_attention=flash)
     assert not pauses, "loading is no encoding"
     (embeddings,) = eyes.encode(png(64, 64))
     assert embeddings.shape == (IMAGE_TOKENS, model.embedding_size)
