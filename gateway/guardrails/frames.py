@@ -8,15 +8,13 @@ its texts are decided, and the same but for what was masked. Where something is 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
 from adapters.said import Ending, Piece, Pieces, answered, saying_instead
-from gateway.config_guardrails import Stage
-from gateway.guardrails import GuardrailFailed, Span
-from gateway.guardrails.rules import OUTCOMES, Found, Guardrails, Rule
-from gateway.guardrails.watch import Channel, Complete, Released, Said
+from gateway.guardrails.rules import Duty
+from gateway.guardrails.watch import Channel, Released, Said
 
 # How much is held back at most; what is then there of a text is looked at as if it were all.
 HELD_BYTES_MAX = 16 << 20
@@ -25,52 +23,44 @@ _NOTHING = Pieces([], frozenset())
 
 
 class Look:
-    """One guardrail over one stream. `spans` are all that it found, `blocked` the choices that it ended."""
+    """One guardrail over one stream. `blocked` are the choices that it ended."""
 
-    def __init__(self, rule: Rule, stage: Stage) -> None:
-        self.rule = rule
-        self.stage = stage
-        self.spans: list[Span] = []
+    def __init__(self, duty: Duty) -> None:
+        self.duty = duty
         self.blocked: set[int] = set()
-        self.given_up = False
-        self.seconds = 0.0
         self._channels: dict[Key, Channel[Said]] = {}
 
-    async def feed(self, said: Iterable[Said], ended: Iterable[Key], passed: list[Said]) -> None:
-        """Add what goes on to `passed` when texts came and others have ended; raises GuardrailFailed."""
+    async def feed(self, said: Sequence[Said], ended: Iterable[Key], passed: list[Said]) -> None:
+        """Add what goes on to `passed` when texts came and others have ended; raises `guardrail_unavailable`."""
+        if self.duty.failed:
+            passed += said
+        elif not await self.duty.does(self._look(said, ended, passed)):
+            passed += [one for channel in self._channels.values() for one in channel.give_up()]
+            there = {(one.of, one.at) for one in passed}
+            passed += [one for one in said if (one.of, one.at) not in there]
+
+    async def _look(self, said: Iterable[Said], ended: Iterable[Key], passed: list[Said]) -> None:
         for one in said:
-            if self.given_up:
-                passed.append(one)
-            elif one.choice not in self.blocked:
-                self._note(await self._channel(one).add(one), one.choice, passed)
-                if self.rule.config.action == "log":
+            if one.choice not in self.blocked:
+                key = one.choice, one.key
+                channel = self._channels.get(key)
+                if channel is None:
+                    channel = self._channels[key] = Channel(self.duty)
+                self._note(await channel.add(one), one.choice, passed)
+                if self.duty.action == "log":
                     passed.append(one)
         for key in ended:
-            if (channel := self._channels.pop(key, None)) is not None:
+            channel = self._channels.get(key)
+            if channel is not None:
                 self._note(await channel.end(), key[0], passed)
-
-    def _channel(self, said: Said) -> Channel[Said]:
-        key = said.choice, said.key
-        if key not in self._channels:
-            scan = self.rule.guardrail.scan
-            whole = self.stage == "after"
-            self._channels[key] = Channel(Complete(scan) if whole else scan(), self.rule.config.action)
-        return self._channels[key]
+                self._channels.pop(key, None)
 
     def _note(self, released: Released[Said], choice: int, passed: list[Said]) -> None:
-        self.spans += released.spans
+        self.duty.spans += released.spans
         passed += released.events
-        if released.spans and self.rule.config.action == "block":
+        if released.spans and self.duty.action == "block":
             self.blocked.add(choice)
             self._channels = {key: one for key, one in self._channels.items() if key[0] != choice}
-
-    def give_up(self, said: Iterable[Said], passed: list[Said]) -> None:
-        """Add all that is held, as it came, with what was to be looked at; from now on nothing is."""
-        self.given_up = True
-        passed += [one for channel in self._channels.values() for one in channel.give_up()]
-        self._channels.clear()
-        there = {(one.of, one.at) for one in passed}
-        passed += [one for one in said if (one.of, one.at) not in there]
 
 
 class Waiting(msgspec.Struct, eq=False):
@@ -88,27 +78,18 @@ class Waiting(msgspec.Struct, eq=False):
 class Frames:
     """One stream behind guardrails. `outputs` counts the events shown that said something."""
 
-    def __init__(
-        self,
-        all: Guardrails,
-        rules: Sequence[tuple[Rule, Stage]],
-        who: Found,
-        choices: int,
-        ending: Ending,
-    ) -> None:
+    def __init__(self, duties: Sequence[Duty], choices: int, ending: Ending) -> None:
         self.outputs = 0
         self._over = False
-        self._all = all
-        self._who = who
         self._choices = choices
         self._ending = ending
-        self._looks = [Look(rule, stage) for rule, stage in rules]
+        self._looks = [Look(duty) for duty in duties]
         self._waiting: deque[Waiting] = deque()
         self._numbered: dict[int, Waiting] = {}
         self._count = 0
         self._size = 0
         self._open: dict[int, set[Key]] = {}
-        self._unsealed: set[tuple[int, tuple[str, ...]]] = set()
+        self._unsealed: set[Key] = set()
         self._blocked: set[int] = set()
         self._finished: set[int] = set()
         self._closed = False
@@ -141,10 +122,7 @@ class Frames:
             return
         self._closed = True
         for look in self._looks:
-            self._all.took(look.rule, look.seconds)
-            if not look.given_up:
-                outcome = OUTCOMES[look.rule.config.action] if look.spans else "passed"
-                self._all.note(look.rule, look.stage, outcome, self._who, look.spans)
+            look.duty.close()
 
     async def _arrived(self, frame: bytes) -> tuple[list[Said], list[Key]]:
         """The texts of an event, and those that it ends."""
@@ -181,7 +159,7 @@ class Frames:
     async def _look(self, said: list[Said], ended: list[Key]) -> None:
         for look in self._looks:
             passed: list[Said] = []
-            await self._through(look, said, ended, passed)
+            await look.feed(said, ended, passed)
             for choice in look.blocked - self._blocked:
                 self._blocked.add(choice)
                 # What the others have of it is all there is.
@@ -196,21 +174,6 @@ class Frames:
             if one.text != piece.place.text:
                 waiting.texts = {**waiting.texts, one.at: one.text}
                 self._unsealed.add((piece.choice, piece.around))
-
-    async def _through(self, look: Look, said: list[Said], ended: Collection[Key], passed: list[Said]) -> None:
-        started_s = self._all.clock()
-        try:
-            async with look.rule.limit():
-                await look.feed(said, ended, passed)
-            return
-        except TimeoutError:
-            reason = GuardrailFailed("it took too long")
-        except GuardrailFailed as failure:
-            reason = failure
-        finally:
-            look.seconds += self._all.clock() - started_s
-        look.give_up(said, passed)
-        self._all.failed(look.rule, look.stage, self._who, reason)
 
     def _ready(self) -> Iterable[bytes]:
         """The events at the front of the line that are decided."""

@@ -29,7 +29,7 @@ from gateway.config_guardrails import Stage
 from gateway.errors import GatewayError
 from gateway.guardrails import GuardrailFailed, Span, masked
 from gateway.guardrails.frames import Frames
-from gateway.guardrails.rules import OUTCOMES, Found, Guardrails, Rule
+from gateway.guardrails.rules import OUTCOMES, Duty, Found, Guardrails, Rule
 from gateway.guardrails.texts import R, Request, Tokens, texts_of, token_ids, with_texts
 from gateway.guardrails.watch import Watch
 
@@ -153,16 +153,18 @@ class Guarding:
 
     def frames(self, choices: int, ending: Ending) -> Frames:
         """What looks at a stream that is passed on."""
-        return Frames(self._all, self._watching, self._who, choices, ending)
+        return Frames(self._duties(), choices, ending)
+
+    def watch(self, events: AsyncIterator[Event], choices: int) -> AsyncIterator[Event]:
+        """The answer as it may go on to the client; raises `guardrail_unavailable` too."""
+        return Watched(self._duties(), events, choices) if self._watching else events
+
+    def _duties(self) -> list[Duty]:
+        return [Duty(self._all, rule, stage, self._who) for rule, stage in self._watching]
 
     @property
     def _watching(self) -> list[tuple[Rule, Stage]]:
         return [(rule, stage) for stage in _WATCHING for rule in self._rules if stage in rule.config.stages]
-
-    def watch(self, events: AsyncIterator[Event], choices: int) -> AsyncIterator[Event]:
-        """The answer as it may go on to the client; raises `guardrail_unavailable` too."""
-        rules = self._watching
-        return Watched(self._all, rules, self._who, events, choices) if rules else events
 
 
 _WATCHING: tuple[Stage, ...] = ("during", "after")
@@ -188,20 +190,9 @@ class Watched:
     generated, and the usage is that of what was sent.
     """
 
-    def __init__(
-        self,
-        all: Guardrails,
-        rules: Sequence[tuple[Rule, Stage]],
-        who: Found,
-        events: AsyncIterator[Event],
-        choices: int,
-    ) -> None:
-        self._all = all
-        self._who = who
+    def __init__(self, duties: Sequence[Duty], events: AsyncIterator[Event], choices: int) -> None:
         self._events = events
-        self._stages = [
-            (rule, stage, Watch(rule.guardrail, rule.config.action, complete=stage == "after")) for rule, stage in rules
-        ]
+        self._watches = [Watch(duty) for duty in duties]
         self._left = choices
         self._ready: deque[Event] = deque()
         self._usage = Usage()
@@ -227,8 +218,11 @@ class Watched:
 
     async def _pass(self, event: Event) -> None:
         batch = [event]
-        for rule, stage, watch in self._stages:
-            batch = [passed for one in batch for passed in await self._look(rule, stage, watch, one)]
+        for watch in self._watches:
+            passed: list[Event] = []
+            for one in batch:
+                await watch.feed(one, passed)
+            batch = passed
             self._blocked = self._blocked or bool(watch.blocked)
         self._left -= sum(isinstance(one, ChoiceFinished) for one in batch)
         self._ready += batch
@@ -238,21 +232,6 @@ class Watched:
             # What is still being generated would be thrown away.
             self._ready.append(Finished(Usage()))
             await self.aclose()
-
-    async def _look(self, rule: Rule, stage: Stage, watch: Watch, event: Event) -> list[Event]:
-        started_s = self._all.clock()
-        try:
-            async with rule.limit():
-                return await watch.feed(event)
-        except TimeoutError:
-            reason = GuardrailFailed("it took too long")
-        except GuardrailFailed as failure:
-            reason = failure
-        finally:
-            watch.seconds += self._all.clock() - started_s
-        passed = watch.give_up(event)
-        self._all.failed(rule, stage, self._who, reason)
-        return passed
 
     def _counted(self, event: Event) -> Event:
         """The event, with what was sent up to it as the usage of an answer of which some was not."""
@@ -276,11 +255,8 @@ class Watched:
         if self._ended:
             return
         self._ended = True
-        for rule, stage, watch in self._stages:
-            self._all.took(rule, watch.seconds)
-            if not watch.given_up:
-                outcome = OUTCOMES[rule.config.action] if watch.spans else "passed"
-                self._all.note(rule, stage, outcome, self._who, watch.spans)
+        for watch in self._watches:
+            watch.duty.close()
 
     async def aclose(self) -> None:
         self._end()

@@ -6,8 +6,9 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import nullcontext
+from typing import TypeVar
 
 import msgspec
 
@@ -22,6 +23,8 @@ from gateway.telemetry import Telemetry
 # Combinations of what a key is given and of a target whose guardrails are remembered.
 APPLYING_MAX = 1000
 LOCAL_KINDS = ("regex", "pii")
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -69,9 +72,14 @@ class Rule:
         """Whether what it cannot look at may pass."""
         return self.config.on_failure == "open" or self.config.action == "log"
 
-    def limit(self) -> asyncio.Timeout | nullcontext[None]:
-        """The time that looking at something may take; what is looked at here is bounded by its work."""
-        return nullcontext() if self.config.kind in LOCAL_KINDS else asyncio.timeout(self.config.timeout_s)
+    async def within(self, work: Awaitable[T]) -> T:
+        """What `work` comes to in the time that looking at something may take; what is looked at here is bounded by its
+        work. Raises GuardrailFailed."""
+        try:
+            async with nullcontext() if self.config.kind in LOCAL_KINDS else asyncio.timeout(self.config.timeout_s):
+                return await work
+        except TimeoutError:
+            raise GuardrailFailed("it took too long") from None
 
     def unavailable(self) -> GatewayError:
         return errors.error("guardrail_unavailable", f"The guardrail '{self.name}' cannot be asked. Try again shortly.")
@@ -133,20 +141,13 @@ class Guardrails:
         """What a guardrail finds in these texts; raises GuardrailFailed."""
         started = self.clock()
         try:
-            async with rule.limit():
-                return await rule.guardrail.find(texts)
-        except TimeoutError:
-            raise GuardrailFailed("it took too long") from None
+            return await rule.within(rule.guardrail.find(texts))
         finally:
             self.took(rule, self.clock() - started)
 
     async def try_out(self, rule: Rule, text: str) -> Trial:
         """What would happen to a text; raises GuardrailFailed. Nothing of it is counted or told."""
-        try:
-            async with rule.limit():
-                (spans,) = await rule.guardrail.find([text])
-        except TimeoutError:
-            raise GuardrailFailed("it took too long") from None
+        (spans,) = await rule.within(rule.guardrail.find([text]))
         if not spans:
             return Trial("passed", spans, None)
         action = rule.config.action
@@ -181,3 +182,41 @@ class Guardrails:
     async def close(self) -> None:
         for rule in self.rules.values():
             await rule.guardrail.close()
+
+
+class Duty:
+    """A guardrail at work on one answer that streams. `spans` are all that it found; once it has `failed`, nothing more
+    is looked at."""
+
+    def __init__(self, all: Guardrails, rule: Rule, stage: Stage, who: Found) -> None:
+        self.rule = rule
+        self.stage = stage
+        self.spans: list[Span] = []
+        self.failed = False
+        self._all = all
+        self._who = who
+        self._seconds = 0.0
+
+    @property
+    def action(self) -> Action:
+        return self.rule.config.action
+
+    async def does(self, work: Awaitable[None]) -> bool:
+        """Whether some of its work was done; raises `guardrail_unavailable` where nothing may pass without."""
+        started_s = self._all.clock()
+        try:
+            await self.rule.within(work)
+            return True
+        except GuardrailFailed as reason:
+            self.failed = True
+            self._all.failed(self.rule, self.stage, self._who, reason)
+            return False
+        finally:
+            self._seconds += self._all.clock() - started_s
+
+    def close(self) -> None:
+        """Count what it did."""
+        self._all.took(self.rule, self._seconds)
+        if not self.failed:
+            outcome = OUTCOMES[self.action] if self.spans else "passed"
+            self._all.note(self.rule, self.stage, outcome, self._who, self.spans)

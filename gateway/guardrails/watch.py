@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from functools import partial
 from typing import Generic, TypeVar
 
 import msgspec
@@ -25,8 +24,8 @@ from adapters.types import (
     TextDelta,
     ToolCallDelta,
 )
-from gateway.config_guardrails import Action
-from gateway.guardrails import Guardrail, Scan, Scanned, Span
+from gateway.guardrails import Scan, Scanned, Span
+from gateway.guardrails.rules import Duty
 
 # How much of an answer is held back where it is looked at only when it is complete.
 HELD_CHARS_MAX = 1 << 20
@@ -78,9 +77,10 @@ class Released(msgspec.Struct, Generic[D], frozen=True):
 class Channel(Generic[D]):
     """One kind of text of one choice, on its way through one scan."""
 
-    def __init__(self, scan: Scan, action: Action) -> None:
-        self._scan = scan
-        self._action = action
+    def __init__(self, duty: Duty) -> None:
+        scan = duty.rule.guardrail.scan
+        self._scan = Complete(scan) if duty.stage == "after" else scan()
+        self._action = duty.action
         self._held: deque[tuple[D, int, int]] = deque()
         self._spans: deque[Span] = deque()
         self._length = 0
@@ -96,24 +96,30 @@ class Channel(Generic[D]):
     async def end(self) -> Released[D]:
         return self._release(await self._scan.feed("", last=True))
 
+    def holds(self, event: object) -> bool:
+        return any(one is event for one, _, _ in self._held)
+
     def give_up(self) -> list[D]:
-        """All that is held, as it came."""
-        events = [event for event, _, _ in self._held]
-        self._held.clear()
-        return events
+        """All that is held, as it came but for what was found in it so far."""
+        self._settled = self._length
+        return self._settle()
 
     def _release(self, scanned: Scanned) -> Released[D]:
-        self._settled = settled = scanned.settled
+        self._settled = scanned.settled
         if scanned.spans and self._action == "block":
-            settled = min(settled, scanned.spans[0].start)
+            self._settled = min(self._settled, scanned.spans[0].start)
         self._spans += scanned.spans
+        return Released(self._settle(), list(scanned.spans))
+
+    def _settle(self) -> list[D]:
+        """The events that end where the text is decided."""
         events: list[D] = []
-        while self._held and self._held[0][2] <= settled:
+        while self._held and self._held[0][2] <= self._settled:
             event, start, end = self._held.popleft()
             changed = self._masked(event, start, end)
             if changed is not None:
                 events.append(changed)
-        return Released(events, list(scanned.spans))
+        return events
 
     def _masked(self, event: D, start: int, end: int) -> D | None:
         """The event without what was found in its part of the text; None when nothing is left of it."""
@@ -158,52 +164,44 @@ def _with_text(event: D, text: str) -> D | None:
 
 
 class Watch:
-    """One guardrail over one answer. `spans` are all that it found, `blocked` the choices that it ended.
+    """One guardrail over one answer. What is found is masked where its action says so, ends its choice where it says
+    block, and is only noted for log. `blocked` are the choices that it ended."""
 
-    What is found is masked where the action says so, ends its choice where it says block, and is only noted for log.
-    """
-
-    def __init__(self, guardrail: Guardrail, action: Action, *, complete: bool) -> None:
-        self._scan: Callable[[], Scan] = partial(Complete, guardrail.scan) if complete else guardrail.scan
-        self._action = action
-        self._channels: dict[int, tuple[tuple[object, ...], Channel[Delta]]] = {}
-        self.given_up = False
+    def __init__(self, duty: Duty) -> None:
+        self.duty = duty
         self.blocked: set[int] = set()
-        self.spans: list[Span] = []
-        self.seconds = 0.0
+        self._channels: dict[int, tuple[tuple[object, ...], Channel[Delta]]] = {}
 
-    async def feed(self, event: Event) -> list[Event]:
-        """What goes on after an event came; raises GuardrailFailed."""
-        if isinstance(event, Started | Finished) or self.given_up:
-            return [event]
+    async def feed(self, event: Event, passed: list[Event]) -> None:
+        """Add what goes on to `passed` when an event came; raises `guardrail_unavailable`."""
+        if isinstance(event, Started | Finished) or self.duty.failed:
+            passed.append(event)
+        elif event.choice not in self.blocked and not await self.duty.does(self._look(event, passed)):
+            channels = [channel for _, channel in self._channels.values()]
+            held = any(channel.holds(event) for channel in channels)
+            passed += [one for channel in channels for one in channel.give_up()]
+            if not held:
+                passed.append(event)
+
+    async def _look(self, event: Delta | ChoiceFinished, passed: list[Event]) -> None:
         choice = event.choice
-        if choice in self.blocked:
-            return []
-        delta = None if isinstance(event, ChoiceFinished) else event
         key = type(event), event.index if isinstance(event, ToolCallDelta) else 0
         known = self._channels.get(choice)
-        events: list[Event] = []
         if known is not None and known[0] != key:
-            events = self._noted(await known[1].end(), choice)
+            self._note(await known[1].end(), choice, passed)
             self._channels.pop(choice, None)
-        if delta is not None and choice not in self.blocked:
-            known = self._channels.setdefault(choice, (key, Channel(self._scan(), self._action)))
-            events += self._noted(await known[1].add(delta), choice)
-        if choice not in self.blocked and (delta is None or self._action == "log"):
-            events.append(event)
-        return events
+            known = None
+        if not isinstance(event, ChoiceFinished) and choice not in self.blocked:
+            if known is None:
+                known = self._channels[choice] = key, Channel(self.duty)
+            self._note(await known[1].add(event), choice, passed)
+        if choice not in self.blocked and (isinstance(event, ChoiceFinished) or self.duty.action == "log"):
+            passed.append(event)
 
-    def _noted(self, released: Released[Delta], choice: int) -> list[Event]:
-        self.spans += released.spans
-        events: list[Event] = [*released.events]
-        if not released.spans or self._action != "block":
-            return events
-        self.blocked.add(choice)
-        self._channels.pop(choice, None)
-        return [*events, ChoiceFinished(choice, "content_filter")]
-
-    def give_up(self, event: Event) -> list[Event]:
-        """All that is held, as it came, up to `event`; from now on nothing is looked at."""
-        self.given_up = True
-        held: list[Event] = [one for _, channel in self._channels.values() for one in channel.give_up()]
-        return held if any(one is event for one in held) else [*held, event]
+    def _note(self, released: Released[Delta], choice: int, passed: list[Event]) -> None:
+        self.duty.spans += released.spans
+        passed += released.events
+        if released.spans and self.duty.action == "block":
+            self.blocked.add(choice)
+            self._channels.pop(choice, None)
+            passed.append(ChoiceFinished(choice, "content_filter"))

@@ -261,3 +261,40 @@ def test_a_log_that_fails_changes_nothing() -> None:
     passed, _ = watched(guardrails("log", Failing(), found=found), events)
     assert passed == events
     assert [one.outcome for one in found] == ["failed"]
+
+
+class Holding:
+    """Holds each text back until its end; finds what is written as `[...]` at once, and fails at the word `bad`."""
+
+    def __init__(self) -> None:
+        self._text = ""
+
+    async def find(self, given: Sequence[str]) -> list[Sequence[Span]]:
+        raise GuardrailFailed("away")
+
+    def scan(self) -> Holding:
+        return Holding()
+
+    async def feed(self, piece: str, *, last: bool) -> Scanned:
+        if "bad" in piece:
+            raise GuardrailFailed("away")
+        start, self._text = len(self._text), self._text + piece
+        end = self._text.find("]") + 1
+        if last or not end > start:
+            return Scanned(len(self._text) if last else 0)
+        return Scanned(end, [Span(self._text.index("["), end, "x", "***")])
+
+    async def close(self) -> None: ...
+
+
+def test_what_was_released_before_it_failed_open_is_not_lost() -> None:
+    events = answer(ReasoningDelta(0, "let me think"), *texts("bad"))
+    passed, _ = watched(guardrails("mask", Holding(), on_failure="open"), events)
+    assert passed == events
+
+
+def test_what_was_found_before_it_failed_open_is_masked_all_the_same() -> None:
+    passed, _ = watched(
+        guardrails("mask", Holding(), on_failure="open"), answer(*texts("it is [se", "cret] so", "bad"))
+    )
+    assert text_of(passed) == "it is *** sobad"
