@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from adapters.types import Outlet
+
 
 class Backlog:
     """The part of a `Sink` that holds: its stream is asked to pause when more than `bytes_max` wait."""
@@ -45,3 +47,10 @@ class Backlog:
         """Wait for the next change."""
         self.changed.clear()
         await self.changed.wait()
+
+
+async def drained(outlet: Outlet) -> None:
+    """Wait until more may be written, just after a `write` that asked for a pause."""
+    open = asyncio.Event()
+    outlet.when_drained(open.set)
+    await open.wait()

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 
-from adapters.backlog import Backlog
+from adapters.backlog import Backlog, drained
 from adapters.said import answered, ending, saying_instead
 from adapters.types import Caller, Finished, Inbound, Relay, Relayed, Sink, Started, Usage
 from gateway.guardrails.guarding import Guarding
@@ -114,6 +114,4 @@ class Line:
         self.open()
         before, self._shown = self._shown, outputs
         if not self._sink.write(data, outputs - before):
-            drained = asyncio.Event()
-            self._sink.when_drained(drained.set)
-            await drained.wait()
+            await drained(self._sink)

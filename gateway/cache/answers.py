@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import msgspec
 
+from adapters.backlog import drained
 from adapters.types import (
     ChoiceFinished,
     Embeddings,
@@ -92,7 +93,7 @@ class Answer(msgspec.Struct, frozen=True, array_like=True):
                     sink.begin(item.content_type)
                 case Piece():
                     if not sink.write(item.data, item.outputs):
-                        await _drained(sink)
+                        await drained(sink)
                 case Relayed():
                     return item
             if count % PIECES_PER_TURN == 0:
@@ -131,14 +132,3 @@ class Tape:
     def cut(self, at_us: int) -> bytes:
         """All of it, as `read` reads it."""
         return msgspec.msgpack.encode((at_us, self.usage, self.served, self._items))
-
-
-async def _drained(sink: Outlet) -> None:
-    drained: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def then() -> None:
-        if not drained.done():
-            drained.set_result(None)
-
-    sink.when_drained(then)
-    await drained
