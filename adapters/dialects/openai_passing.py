@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import msgspec
@@ -16,37 +16,16 @@ from adapters.dialects.endings import OpenAIEnding
 from adapters.dialects.failures import failure_in_stream
 from adapters.dialects.openai_completions import MAX_TOKENS_DEFAULT
 from adapters.dialects.openai_usage import WireUsage, parse_usage
-from adapters.dialects.passing import Passing, Signs, any_inside, decoded, strange
-from adapters.dialects.splicing import SEARCHED_BYTES_MAX, Members, Parts, members_decoder, replace_one, splice
+from adapters.dialects.passing import Addresses, Passing, Signs, decoded, strange
+from adapters.dialects.plain import NOTHING, all_text, chosen, fields_of
+from adapters.dialects.splicing import Parts, replace_one, splice
 from adapters.errors import BrokeOff, InvalidRequest
 from adapters.types import Head, Inbound, Usage
 
 TAIL_BYTES = 4096
 # Pieces of a stream that are kept until they are joined to find the last bytes in them.
 TAIL_PIECES = 16
-NOTHING = msgspec.Raw(b"null")
 
-# What stands in a request that needs a capability.
-SIGNS = Signs(
-    {
-        "tools": (b'"tools"',),
-        "tool_choice": (b'"tool_choice"',),
-        "parallel_tools": (b'"parallel_tool_calls"',),
-        "images": (b'"image_url"',),
-        "audio": (b'"input_audio"',),
-        "documents": (b'"file"',),
-        "json_object": (b'"json_object"',),
-        "json_schema": (b'"json_schema"', b'"guided_json"'),
-        "grammars": (b'"grammar"', b'"structured_outputs"', b'"guided_'),
-        "logprobs": (b'logprobs"',),
-        "logit_bias": (b'"logit_bias"',),
-        "reasoning": (b'"reasoning_effort"', b'"reasoning"'),
-        "suffix": (b'"suffix"',),
-        "echo": (b'"echo"',),
-        "token_ids": (b'"prompt"', b'"input"'),
-        "dimensions": (b'"dimensions"',),
-    }
-)
 
 _USAGE = re.compile(rb'"usage"\s*:\s*\{')
 # Text that an event brings, be it of an answer, of a call or of a thought.
@@ -127,18 +106,12 @@ _usage_decoder = msgspec.json.Decoder(WireUsage | None)
 
 
 def read_chat(body: bytes) -> Head:
-    """The head of a chat completion. A large one is read once, for all that is asked of it later."""
-    members = wire.decode(members_decoder, body) if len(body) > SEARCHED_BYTES_MAX else None
-    fields = wire.decode(_chat_decoder, body if members is None else _object(members, ChatFields.__struct_fields__))
+    """The head of a chat completion."""
+    fields, members = fields_of(_chat_decoder, body)
     head = _head(fields, fields.max_completion_tokens or fields.max_tokens)
     if members is None:
         return head
     return replace(head, members=members, plain=_is_plain(body, members.get("messages", NOTHING)))
-
-
-def _object(members: Members, names: Iterable[str]) -> bytes:
-    """An object with those of the members that are there."""
-    return b"{%b}" % b",".join([b"%b:%b" % (_encode(name), members[name]) for name in names if name in members])
 
 
 def _is_plain(body: bytes, messages: msgspec.Raw) -> bool:
@@ -146,17 +119,9 @@ def _is_plain(body: bytes, messages: msgspec.Raw) -> bool:
     if body.find(b"[", body.find(b"[") + 1) < 0 and bytes(memoryview(messages)[:1]) == b"[":
         return True  # The only list is that of the messages.
     try:
-        return all(_is_text(one.content) for one in _said_decoder.decode(messages))
+        return all_text([one.content for one in _said_decoder.decode(messages)], _texts_decoder)
     except (msgspec.DecodeError, RecursionError):
         return False
-
-
-def _is_text(content: msgspec.Raw) -> bool:
-    """Whether a content is text or nothing. Raises `DecodeError` for parts of which one is something else."""
-    first = bytes(memoryview(content)[:1])
-    if first == b"[":
-        _texts_decoder.decode(content)
-    return first in (b'"', b"n", b"[")
 
 
 def read_completion(body: bytes) -> Head:
@@ -201,8 +166,7 @@ def rewrite(inbound: Inbound, model: str, style: Style) -> Parts:
         return replace_one(inbound.body, "model", _encode(model), head.members)
     replaced: dict[str, bytes] = {"model": _encode(model)}
     added: dict[str, bytes] = {}
-    names = RoutedFields.__struct_fields__
-    fields = _routed_decoder.decode(inbound.body if head.members is None else _object(head.members, names))
+    fields = _routed_decoder.decode(chosen(inbound, RoutedFields.__struct_fields__))
     if want_usage:
         options = fields.stream_options
         given = options if isinstance(options, dict) else {}
@@ -316,28 +280,6 @@ class ChunkWatch:
         return b"".join(self._tail)[-TAIL_BYTES:]
 
 
-def may_need(inbound: Inbound, capabilities: Collection[str]) -> bool:
-    """Goes by the bytes of names and values anywhere in the body; escaped ones count as any. Addresses of images are
-    looked for in the messages, where there may be one."""
-    head, body = inbound.head, inbound.body
-    if head.plain and head.members is not None:
-        body = _object(head.members, [name for name in head.members if name != "messages"])
-    escaped = b"\\" in body and b"\\u00" in body
-    if "image_urls" in capabilities and not head.plain and (escaped or b'"image_url"' in body) and _names_images(body):
-        return True
-    if "n" in capabilities and inbound.head.n > 1:
-        return True
-    return SIGNS.in_body(body, capabilities, escaped=escaped)
-
-
-def _names_images(body: bytes) -> bool:
-    """Whether a message has an image by its address; what is not as it should be counts as one."""
-    try:
-        return any(True for _ in _addresses(body))
-    except (msgspec.DecodeError, RecursionError):
-        return True
-
-
 def _addresses(body: bytes) -> Iterator[str]:
     for message in msgspec.json.decode(body, type=_Shown).messages:
         for part in message.content if isinstance(message.content, list) else ():
@@ -345,12 +287,6 @@ def _addresses(body: bytes) -> Iterator[str]:
                 url = _url_of(part["image_url"])
                 if not url.startswith("data:"):
                     yield url
-
-
-def inside(inbound: Inbound) -> bool:
-    """As `Passing` says."""
-    body = inbound.body
-    return not inbound.head.plain and (b'"image_url"' in body or b"\\u00" in body) and any_inside(_addresses, body)
 
 
 def _url_of(image: object) -> str:
@@ -368,9 +304,44 @@ class _Shown(msgspec.Struct):
     messages: list[_ShownMessage] = []
 
 
+_ADDRESSES = Addresses(b'"image_url"', _addresses)
+# What stands in a request that needs a capability.
+_SIGNS = Signs(
+    {
+        "tools": (b'"tools"',),
+        "tool_choice": (b'"tool_choice"',),
+        "parallel_tools": (b'"parallel_tool_calls"',),
+        "images": (b'"image_url"',),
+        "audio": (b'"input_audio"',),
+        "documents": (b'"file"',),
+        "json_object": (b'"json_object"',),
+        "json_schema": (b'"json_schema"', b'"guided_json"'),
+        "grammars": (b'"grammar"', b'"structured_outputs"', b'"guided_'),
+        "logprobs": (b'logprobs"',),
+        "logit_bias": (b'"logit_bias"',),
+        "reasoning": (b'"reasoning_effort"', b'"reasoning"'),
+        "suffix": (b'"suffix"',),
+        "echo": (b'"echo"',),
+        "token_ids": (b'"prompt"', b'"input"'),
+        "dimensions": (b'"dimensions"',),
+    },
+    said=("messages",),
+    addresses=_ADDRESSES,
+)
 _NEUTRAL = frozenset(("model", "user", "safety_identifier", "prompt_cache_key", "session_id"))
 _SPOILT = re.compile(rb'"finish_reason"\s*:\s*"(?:content_filter|error)"')
 
-CHAT = Passing("chat", read_chat, rewrite, ChunkWatch, usage_of, may_need, _NEUTRAL, _SPOILT, inside, OpenAIEnding)
+CHAT = Passing(
+    kind="chat",
+    read_head=read_chat,
+    rewrite=rewrite,
+    watch=ChunkWatch,
+    usage_of=usage_of,
+    may_need=_SIGNS.may_need,
+    neutral=_NEUTRAL,
+    spoilt=_SPOILT,
+    inside=_ADDRESSES.inside,
+    ending=OpenAIEnding,
+)
 COMPLETION = replace(CHAT, kind="completion", read_head=read_completion, inside=lambda inbound: False)
 EMBEDDING = replace(CHAT, kind="embedding", read_head=read_embedding, inside=lambda inbound: False)

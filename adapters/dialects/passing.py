@@ -11,6 +11,7 @@ import msgspec
 
 from adapters.dialects.client import Style
 from adapters.dialects.endings import Ending
+from adapters.dialects.plain import searched
 from adapters.dialects.splicing import Parts
 from adapters.errors import BrokeOff, UpstreamInvalid
 from adapters.public import leads_inside
@@ -42,25 +43,56 @@ def strange() -> UpstreamInvalid:
     return UpstreamInvalid("The provider's answer is not what was agreed on.")
 
 
-def any_inside(addresses: Callable[[bytes], Iterable[str]], body: bytes) -> bool:
-    """Whether any address in a body is none of the public internet. What is not as it should be is for others to
-    refuse."""
-    try:
-        return any(map(leads_inside, addresses(body)))
-    except (msgspec.DecodeError, RecursionError):
-        return False
+class Addresses(msgspec.Struct, frozen=True):
+    """What requests of a dialect have fetched by its address: `found` gives the addresses in a body, which has the
+    `sign` wherever there is one."""
+
+    sign: bytes
+    found: Callable[[bytes], Iterable[str]]
+
+    def any(self, inbound: Inbound) -> bool:
+        """Whether anything is to be fetched; what is not as it should be counts as that."""
+        try:
+            return self._may_be(inbound) and any(True for _ in self.found(inbound.body))
+        except (msgspec.DecodeError, RecursionError):
+            return True
+
+    def inside(self, inbound: Inbound) -> bool:
+        """Whether any address is none of the public internet. What is not as it should be is for others to refuse."""
+        try:
+            return self._may_be(inbound) and any(map(leads_inside, self.found(inbound.body)))
+        except (msgspec.DecodeError, RecursionError):
+            return False
+
+    def _may_be(self, inbound: Inbound) -> bool:
+        return not inbound.head.plain and (self.sign in inbound.body or _escaped(inbound.body))
+
+
+def _escaped(body: bytes) -> bool:
+    """Whether a name or a value may be spelled with escapes."""
+    return b"\\" in body and b"\\u00" in body
 
 
 class Signs:
-    """What stands in a request that needs a capability, by capability."""
+    """What stands in a request that needs a capability, by capability. `said` are the members that need not be searched
+    where there is nothing but text in them."""
 
-    def __init__(self, table: Mapping[str, tuple[bytes, ...]]) -> None:
+    def __init__(self, table: Mapping[str, tuple[bytes, ...]], said: Collection[str], addresses: Addresses) -> None:
         self.table = table
+        self._said = said
+        self._addresses = addresses
 
-    def in_body(self, body: bytes, capabilities: Collection[str], *, escaped: bool) -> bool:
-        """Whether there is one of any of the capabilities; in a body with `escaped` names and values may be any."""
+    def may_need(self, inbound: Inbound, capabilities: Collection[str]) -> bool:
+        """Goes by the bytes of names and values anywhere in the body; escaped ones count as any."""
+        if "image_urls" in capabilities and self._addresses.any(inbound):
+            return True
+        if "n" in capabilities and inbound.head.n > 1:
+            return True
         signs = _signs(self, frozenset(capabilities))
-        return bool(signs) and (escaped or any(sign in body for sign in signs))
+        if not signs:
+            return False
+        body = searched(inbound, self._said)
+        return _escaped(body) or any(sign in body for sign in signs)
 
 
 @functools.lru_cache(256)
@@ -131,7 +163,7 @@ class NamedWatch:
         return self._last
 
 
-class Passing(msgspec.Struct, frozen=True):
+class Passing(msgspec.Struct, frozen=True, kw_only=True):
     """One dialect.
 
     `read_head` raises `InvalidRequest` for what is not a JSON object of the dialect; `rewrite` gives a body with the

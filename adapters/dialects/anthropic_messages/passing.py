@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from itertools import chain
 from typing import Annotated, Any
 
@@ -16,23 +16,12 @@ from adapters.dialects.anthropic_messages.events_in import WireUsage, parse_usag
 from adapters.dialects.anthropic_messages.fields import Metadata
 from adapters.dialects.client import Style
 from adapters.dialects.failures import failure_in_stream
-from adapters.dialects.passing import NamedWatch, Passing, Signs, any_inside, decoded, strange
-from adapters.dialects.splicing import Parts, rename, splice
+from adapters.dialects.passing import Addresses, NamedWatch, Passing, Signs, decoded, strange
+from adapters.dialects.plain import NOTHING, all_text, fields_of
+from adapters.dialects.splicing import Members, Parts, rename, replace_one
 from adapters.errors import UpstreamInvalid
 from adapters.types import Head, Inbound, Usage
 
-# What stands in a request that needs a capability.
-SIGNS = Signs(
-    {
-        "tools": (b'"tools"',),
-        "tool_choice": (b'"tool_choice"',),
-        "parallel_tools": (b'"disable_parallel_tool_use"',),
-        "images": (b'"image"',),
-        "documents": (b'"document"',),
-        "json_schema": (b'"json_schema"',),
-        "reasoning": (b'"thinking"', b'"effort"'),
-    }
-)
 # What of a stream has to be looked at; anything else is shown as it comes.
 _TOLD = (b'"usage"', b'"error"', b"message_stop")
 
@@ -48,28 +37,61 @@ class _Head(wire.RequestFields, kw_only=True):
     metadata: Metadata | None = None
 
 
-class _Message(msgspec.Struct):
+class _Begun(msgspec.Struct):
     usage: WireUsage | None = None
+
+
+class _Message(msgspec.Struct, forbid_unknown_fields=True):
+    """A message of a request of which only its content is looked at."""
+
+    content: msgspec.Raw
+    role: msgspec.Raw = NOTHING
+
+
+class _Text(msgspec.Struct, tag="text", forbid_unknown_fields=True):
+    """A block that is nothing but text."""
+
+    text: msgspec.Raw = NOTHING
+    cache_control: msgspec.Raw = NOTHING
 
 
 class _Event(msgspec.Struct):
     """What may be looked at in an event, or in a whole answer."""
 
     type: str = ""
-    message: _Message | None = None
+    message: _Begun | None = None
     usage: WireUsage | None = None
 
 
+_messages_decoder = msgspec.json.Decoder(list[_Message])
+_texts_decoder = msgspec.json.Decoder(list[_Text])
 _head_decoder = msgspec.json.Decoder(_Head)
 _event_decoder = msgspec.json.Decoder(_Event)
 
 
 def read_head(body: bytes) -> Head:
     """The head of a request."""
-    fields = wire.decode(_head_decoder, body)
+    fields, members = fields_of(_head_decoder, body)
     wire.refuse_redirects(fields)
     user = fields.metadata.user_id if fields.metadata is not None else None
-    return Head(fields.model, bool(fields.stream), fields.max_tokens, session_key=user or None, usage_wanted=True)
+    return Head(
+        fields.model,
+        bool(fields.stream),
+        fields.max_tokens,
+        session_key=user or None,
+        usage_wanted=True,
+        members=members,
+        plain=members is not None and _is_plain(members),
+    )
+
+
+def _is_plain(members: Members) -> bool:
+    """Whether there is nothing but text in the messages and what stands before them."""
+    try:
+        said = [one.content for one in _messages_decoder.decode(members.get("messages", NOTHING))]
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    return all_text([members.get("system", NOTHING), *said], _texts_decoder)
 
 
 def rewrite(inbound: Inbound, model: str, style: Style) -> Parts:
@@ -77,7 +99,7 @@ def rewrite(inbound: Inbound, model: str, style: Style) -> Parts:
     body says the version of the dialect instead."""
     if style.anthropic_version:
         return rename(inbound.body, "model", "anthropic_version", _encode(style.anthropic_version))
-    return splice(inbound.body, {"model": _encode(model)}, {})
+    return replace_one(inbound.body, "model", _encode(model), inbound.head.members)
 
 
 def usage_of(body: bytes) -> Usage:
@@ -110,29 +132,6 @@ def watch(inbound: Inbound) -> NamedWatch:
     return NamedWatch(_TOLD, b"event: content_block_delta\n", Events())
 
 
-def may_need(inbound: Inbound, capabilities: Collection[str]) -> bool:
-    """Goes by the bytes of names and values anywhere in the body; escaped ones count as any. Addresses of images and
-    documents are looked for where there may be one."""
-    body, escaped = inbound.body, b"\\u00" in inbound.body
-    if "image_urls" in capabilities and (escaped or b'"url"' in body) and _names_images(body):
-        return True
-    return SIGNS.in_body(body, capabilities, escaped=escaped)
-
-
-def _names_images(body: bytes) -> bool:
-    """Whether anything said is to be fetched; what is not as it should be counts as that."""
-    try:
-        return any(True for _ in _addresses(body))
-    except (msgspec.DecodeError, RecursionError):
-        return True
-
-
-def inside(inbound: Inbound) -> bool:
-    """As `Passing` says."""
-    body = inbound.body
-    return (b'"url"' in body or b"\\u00" in body) and any_inside(_addresses, body)
-
-
 def _addresses(body: bytes) -> Iterator[str]:
     said = msgspec.json.decode(body, type=_Said)
     return chain(_fetched(said.messages), _fetched(said.system))
@@ -155,7 +154,33 @@ class _Said(msgspec.Struct):
     system: Any = None
 
 
+_ADDRESSES = Addresses(b'"url"', _addresses)
+# What stands in a request that needs a capability.
+_SIGNS = Signs(
+    {
+        "tools": (b'"tools"',),
+        "tool_choice": (b'"tool_choice"',),
+        "parallel_tools": (b'"disable_parallel_tool_use"',),
+        "images": (b'"image"',),
+        "documents": (b'"document"',),
+        "json_schema": (b'"json_schema"',),
+        "reasoning": (b'"thinking"', b'"effort"'),
+    },
+    said=("messages", "system"),
+    addresses=_ADDRESSES,
+)
 _NEUTRAL = frozenset(("model", "metadata"))
 _SPOILT = re.compile(rb'"stop_reason"\s*:\s*"refusal"')
 
-MESSAGES = Passing("chat", read_head, rewrite, watch, usage_of, may_need, _NEUTRAL, _SPOILT, inside, MessageEnding)
+MESSAGES = Passing(
+    kind="chat",
+    read_head=read_head,
+    rewrite=rewrite,
+    watch=watch,
+    usage_of=usage_of,
+    may_need=_SIGNS.may_need,
+    neutral=_NEUTRAL,
+    spoilt=_SPOILT,
+    inside=_ADDRESSES.inside,
+    ending=MessageEnding,
+)

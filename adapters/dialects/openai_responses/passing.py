@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from itertools import chain
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import Meta
 from msgspec.structs import replace
 
 from adapters.dialects import openai_wire as wire
@@ -18,28 +19,15 @@ from adapters.dialects.openai_responses.fields import Id
 from adapters.dialects.openai_responses.request_in import parse_compaction, refuse_kept
 from adapters.dialects.openai_responses.request_out import ENCRYPTED, thoughtful
 from adapters.dialects.openai_usage import WireUsage, parse_usage
-from adapters.dialects.passing import NamedWatch, Passing, Signs, any_inside, decoded, strange
+from adapters.dialects.passing import Addresses, NamedWatch, Passing, Signs, decoded, strange
+from adapters.dialects.plain import NOTHING, all_text, chosen, fields_of
 from adapters.dialects.splicing import Parts, replace_one, splice
 from adapters.types import Head, Inbound, Usage
 
-# What stands in a request that needs a capability.
-SIGNS = Signs(
-    {
-        "tools": (b'"tools"',),
-        "tool_choice": (b'"tool_choice"',),
-        "parallel_tools": (b'"parallel_tool_calls"',),
-        "images": (b'"input_image"',),
-        "audio": (b'"input_audio"',),
-        "documents": (b'"input_file"',),
-        "json_object": (b'"json_object"',),
-        "json_schema": (b'"json_schema"',),
-        "grammars": (b'"grammar"',),
-        "logprobs": (b'"top_logprobs"', b'logprobs"'),
-        "reasoning": (b'"reasoning"',),
-    }
-)
 # What of a stream has to be looked at; anything else is shown as it comes.
 _TOLD = (*(b'"%b"' % kind.encode() for kind in ENDS), b"[DONE]")
+
+_None = Annotated[list[msgspec.Raw], Meta(max_length=0)]
 
 _encode = msgspec.json.Encoder().encode
 
@@ -65,6 +53,31 @@ class _Routed(msgspec.Struct):
     include: Any = msgspec.UNSET
 
 
+class _Message(msgspec.Struct, forbid_unknown_fields=True):
+    """A message of which only its content is looked at, and no item of another kind."""
+
+    content: msgspec.Raw
+    type: Literal["message"] = "message"
+    role: msgspec.Raw = NOTHING
+    id: msgspec.Raw = NOTHING
+    status: msgspec.Raw = NOTHING
+    phase: msgspec.Raw = NOTHING
+
+
+class _InputText(msgspec.Struct, tag="input_text", forbid_unknown_fields=True):
+    """A part that is nothing but text."""
+
+    text: msgspec.Raw = NOTHING
+
+
+class _OutputText(msgspec.Struct, tag="output_text", forbid_unknown_fields=True):
+    """The same of an earlier answer."""
+
+    text: msgspec.Raw = NOTHING
+    annotations: _None = []
+    logprobs: _None = []
+
+
 class _Response(msgspec.Struct):
     """What is looked at in an answer."""
 
@@ -78,6 +91,8 @@ class _Event(msgspec.Struct):
     response: _Response | None = None
 
 
+_items_decoder = msgspec.json.Decoder(list[_Message])
+_texts_decoder = msgspec.json.Decoder(list[_InputText | _OutputText])
 _head_decoder = msgspec.json.Decoder(_Head)
 _routed_decoder = msgspec.json.Decoder(_Routed)
 _response_decoder = msgspec.json.Decoder(_Response)
@@ -86,7 +101,7 @@ _event_decoder = msgspec.json.Decoder(_Event)
 
 def read_head(body: bytes) -> Head:
     """The head of a request; one that needs what was kept is refused."""
-    fields = wire.decode(_head_decoder, body)
+    fields, members = fields_of(_head_decoder, body)
     wire.refuse_redirects(fields)
     refuse_kept(fields.store, fields.previous_response_id, fields.conversation, fields.background)
     return Head(
@@ -95,7 +110,19 @@ def read_head(body: bytes) -> Head:
         fields.max_output_tokens,
         session_key=fields.prompt_cache_key or None,
         usage_wanted=True,
+        members=members,
+        plain=members is not None and _is_plain(members.get("input", NOTHING)),
     )
+
+
+def _is_plain(given: msgspec.Raw) -> bool:
+    """Whether an input is text, or messages that are."""
+    if bytes(memoryview(given)[:1]) != b"[":
+        return all_text([given], _texts_decoder)
+    try:
+        return all_text([one.content for one in _items_decoder.decode(given)], _texts_decoder)
+    except (msgspec.DecodeError, RecursionError):
+        return False
 
 
 def read_compaction(body: bytes) -> Head:
@@ -115,7 +142,7 @@ def rewrite(inbound: Inbound, model: str, style: Style) -> Parts:
 
     Who left it out will send the answer's thoughts back and expect them to be known; so they are asked for encrypted.
     """
-    fields = _routed_decoder.decode(inbound.body)
+    fields = _routed_decoder.decode(chosen(inbound, _Routed.__struct_fields__))
     replaced: dict[str, bytes] = {"model": _encode(model)}
     added: dict[str, bytes] = {}
     wanted = [("store", fields.store, b"false")] if fields.store in (msgspec.UNSET, None) else []
@@ -127,7 +154,7 @@ def rewrite(inbound: Inbound, model: str, style: Style) -> Parts:
         wanted.append(("max_output_tokens", fields.max_output_tokens, b"%d" % inbound.output_tokens_max))
     for name, given, value in wanted:
         (added if given is msgspec.UNSET else replaced)[name] = value
-    return splice(inbound.body, replaced, added)
+    return splice(inbound.body, replaced, added, inbound.head.members)
 
 
 def usage_of(body: bytes) -> Usage:
@@ -161,29 +188,6 @@ def watch(inbound: Inbound) -> NamedWatch:
     return NamedWatch(_TOLD, b'.delta"', Events())
 
 
-def may_need(inbound: Inbound, capabilities: Collection[str]) -> bool:
-    """Goes by the bytes of names and values anywhere in the body; escaped ones count as any. Addresses of images and
-    files are looked for in the input."""
-    body, escaped = inbound.body, b"\\u00" in inbound.body
-    if "image_urls" in capabilities and (escaped or b'_url"' in body) and _names_images(body):
-        return True
-    return SIGNS.in_body(body, capabilities, escaped=escaped)
-
-
-def _names_images(body: bytes) -> bool:
-    """Whether anything in the input is to be fetched; what is not as it should be counts as that."""
-    try:
-        return any(True for _ in _addresses(body))
-    except (msgspec.DecodeError, RecursionError):
-        return True
-
-
-def inside(inbound: Inbound) -> bool:
-    """As `Passing` says."""
-    body = inbound.body
-    return (b'_url"' in body or b"\\u00" in body) and any_inside(_addresses, body)
-
-
 def _addresses(body: bytes) -> Iterator[str]:
     return _fetched(msgspec.json.decode(body, type=_Said).input)
 
@@ -205,9 +209,39 @@ class _Said(msgspec.Struct):
     input: Any = None
 
 
+_ADDRESSES = Addresses(b'_url"', _addresses)
+# What stands in a request that needs a capability.
+_SIGNS = Signs(
+    {
+        "tools": (b'"tools"',),
+        "tool_choice": (b'"tool_choice"',),
+        "parallel_tools": (b'"parallel_tool_calls"',),
+        "images": (b'"input_image"',),
+        "audio": (b'"input_audio"',),
+        "documents": (b'"input_file"',),
+        "json_object": (b'"json_object"',),
+        "json_schema": (b'"json_schema"',),
+        "grammars": (b'"grammar"',),
+        "logprobs": (b'"top_logprobs"', b'logprobs"'),
+        "reasoning": (b'"reasoning"',),
+    },
+    said=("input",),
+    addresses=_ADDRESSES,
+)
 # An answer repeats for whom it is.
 _NEUTRAL = frozenset(("model",))
 _SPOILT = re.compile(rb'"reason"\s*:\s*"content_filter"')
 
-RESPONSES = Passing("chat", read_head, rewrite, watch, usage_of, may_need, _NEUTRAL, _SPOILT, inside, ResponseEnding)
+RESPONSES = Passing(
+    kind="chat",
+    read_head=read_head,
+    rewrite=rewrite,
+    watch=watch,
+    usage_of=usage_of,
+    may_need=_SIGNS.may_need,
+    neutral=_NEUTRAL,
+    spoilt=_SPOILT,
+    inside=_ADDRESSES.inside,
+    ending=ResponseEnding,
+)
 COMPACTION = replace(RESPONSES, read_head=read_compaction, rewrite=rewrite_compaction)

@@ -81,7 +81,7 @@ def test_a_bound_is_put_where_the_target_knows_it() -> None:
 def test_what_a_request_may_need() -> None:
     def may_need(capability: str, **fields: object) -> bool:
         body = body_of(**fields)
-        return openai_passing.may_need(Inbound("openai_chat", body, openai_passing.read_chat(body)), {capability})
+        return openai_passing.CHAT.may_need(Inbound("openai_chat", body, openai_passing.read_chat(body)), {capability})
 
     assert may_need("n", n=2) and not may_need("n", n=1)
     assert may_need("tools", tools=[]) and not may_need("tools", tool_choice="auto")
@@ -169,8 +169,10 @@ def test_what_is_not_text_in_a_large_body_is_seen(messages: Any, plain: bool) ->
     body = json.dumps({"model": "m", "messages": messages}).encode()
     inbound = Inbound("openai_chat", body, openai_passing.read_chat(body))
     assert inbound.head.plain is plain
-    assert openai_passing.may_need(inbound, {"image_urls"}) is (PICTURE in list(messages))
-    assert not plain or not openai_passing.may_need(inbound, {"images", "audio", "documents", "image_urls", "tools"})
+    assert openai_passing.CHAT.may_need(inbound, {"image_urls"}) is (PICTURE in list(messages))
+    assert not plain or not openai_passing.CHAT.may_need(
+        inbound, {"images", "audio", "documents", "image_urls", "tools"}
+    )
 
 
 @pytest.mark.parametrize(
@@ -198,7 +200,7 @@ def test_what_stands_beside_the_messages_of_a_large_body_counts(fields: dict[str
         for more in ({}, fields):
             body = json.dumps({"model": "m", "messages": [said], **more}).encode()
             head = openai_passing.read_chat(body)
-            assert openai_passing.may_need(Inbound("openai_chat", body, head), {capability}) is bool(more)
+            assert openai_passing.CHAT.may_need(Inbound("openai_chat", body, head), {capability}) is bool(more)
 
 
 @pytest.mark.parametrize("text", ['{"model": "m", "model": "m", %s}', '{"model": "m", "mod\\u0065l": "m", %s}'])

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
+from adapters.providers import PROVIDERS
 from adapters.relay import PASSING
 from adapters.types import DialectName, Inbound
 
 FAR = "http://169.254.169.254/"
 HERE = "data:image/png;base64,aGk="
+LONG = 'It was "dark", and stormy. ' * 400
 
 
 def may_need(dialect: DialectName, fields: dict[str, Any], *capabilities: str, ascii: bool = False) -> bool:
@@ -53,17 +55,75 @@ ADDRESSES: list[tuple[DialectName, dict[str, Any], bool]] = [
 ]
 
 
+@pytest.mark.parametrize("more", [{}, {"zz": LONG}], ids=["small", "large"])
 @pytest.mark.parametrize(("dialect", "fields", "far"), ADDRESSES)
-def test_what_may_have_to_be_fetched(dialect: DialectName, fields: dict[str, Any], far: bool) -> None:
+def test_what_may_have_to_be_fetched(
+    dialect: DialectName, fields: dict[str, Any], far: bool, more: dict[str, Any]
+) -> None:
+    fields = fields | more
     assert may_need(dialect, fields, "image_urls") == far
     spelt = may_need(dialect, fields | {"x": "\u00e4"}, "image_urls", ascii=True)
     assert spelt == far, "escapes are no reason to think otherwise"
 
 
+@pytest.mark.parametrize("text", ["hi", LONG], ids=["small", "large"])
 @pytest.mark.parametrize("dialect", ["anthropic_messages", "openai_responses"])
-def test_signs_and_escapes(dialect: DialectName) -> None:
-    plain: Any = {"messages": [], "input": "hi"}
+def test_signs_and_escapes(dialect: DialectName, text: str) -> None:
+    plain: Any = {"messages": [{"role": "user", "content": text}], "input": text}
     assert not may_need(dialect, plain, "tools", "images", "documents", "reasoning")
     assert may_need(dialect, plain | {"tools": []}, "tools") and not may_need(dialect, plain | {"tools": []}, "images")
     assert may_need(dialect, plain | {"x": "\u00e4"}, "tools", ascii=True), "a name could be spelt with it"
     assert not may_need(dialect, plain | {"x": "\u00e4"}, ascii=True)
+
+
+def said(*parts: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": [*parts, {"type": "text", "text": LONG}]}]}
+
+
+def put(*parts: Any, **item: Any) -> dict[str, Any]:
+    return {"input": [{"role": "user", "content": [*parts, {"type": "input_text", "text": LONG}], **item}]}
+
+
+OUTPUT = {"type": "output_text", "text": "t", "annotations": []}
+
+
+@pytest.mark.parametrize(
+    ("dialect", "fields", "plain"),
+    [
+        ("anthropic_messages", said(), True),
+        ("anthropic_messages", said({"type": "text", "text": "t", "cache_control": {"type": "ephemeral"}}), True),
+        ("anthropic_messages", said() | {"system": [{"type": "text", "text": "be kind"}]}, True),
+        ("anthropic_messages", said() | {"system": [{"type": "image", "source": {"url": FAR}}]}, False),
+        ("anthropic_messages", said({"type": "thinking", "thinking": "t", "signature": "s"}), False),
+        ("anthropic_messages", said({"type": "text", "text": "t", "citations": [{"url": FAR}]}), False),
+        ("anthropic_messages", said() | {"system": {"source": {"url": FAR}}}, False),
+        ("openai_responses", {"input": LONG}, True),
+        ("openai_responses", put(), True),
+        ("openai_responses", put(OUTPUT, type="message", id="m", status="completed"), True),
+        ("openai_responses", put(OUTPUT | {"annotations": [{"url": FAR}]}), False),
+        ("openai_responses", put({"type": "input_file", "file_url": FAR}), False),
+        ("openai_responses", put(type="function_call"), False),
+        ("openai_responses", put(output=[{"image_url": FAR}]), False),
+        ("openai_responses", {"input": [LONG]}, False),
+        ("openai_responses", {"input": {"image_url": FAR, "text": LONG}}, False),
+    ],
+)
+def test_what_says_nothing_but_text(dialect: DialectName, fields: dict[str, Any], plain: bool) -> None:
+    body = json.dumps({"model": "m", "max_tokens": 5} | fields).encode()
+    head = PASSING[dialect].read_head(body)
+    assert (head.plain, head.members is None) == (plain, False)
+
+
+@pytest.mark.parametrize("dialect", ["anthropic_messages", "openai_responses"])
+def test_large_bodies_are_rewritten_like_small_ones(dialect: DialectName) -> None:
+    passing = PASSING[dialect]
+    for more in ({}, {"store": None, "include": ["x"]}, {"store": False, "max_output_tokens": 9}):
+        sent = []
+        for text in ("hi", LONG):
+            fields = {"max_tokens": 5, "zz": text, "model": "m", "messages": [], "input": "hi"} | more
+            body = json.dumps(fields).encode()
+            inbound = Inbound(dialect, body, passing.read_head(body), output_tokens_max=7)
+            written = json.loads(b"".join(passing.rewrite(inbound, "theirs", PROVIDERS["openai"].style)))
+            assert written.pop("zz") == text
+            sent.append(written)
+        assert sent[0] == sent[1] and sent[0]["model"] == "theirs"
