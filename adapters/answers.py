@@ -17,27 +17,21 @@ HIGH_WATER_BYTES = 64 * 1024
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """A whole response; names of headers are in lower case."""
+    """A whole response."""
 
     status: int
     headers: Headers
     body: bytes
 
-    def header(self, name: bytes) -> bytes | None:
-        return header_of(self.headers, name)
 
-
-def header_of(headers: Headers, name: bytes) -> bytes | None:
-    """The first header of a name in lower case."""
-    for known, value in headers:
-        if known == name:
-            return value
-    return None
+def as_text(headers: Headers) -> dict[str, str]:
+    """Headers for those who read them as text."""
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in headers.items()}
 
 
 def check_encoding(headers: Headers) -> None:
     """Raises for a body that nobody here can read."""
-    encoding = header_of(headers, b"content-encoding") or b"identity"
+    encoding = headers.get(b"content-encoding", b"identity")
     if encoding.lower() != b"identity":
         raise UpstreamInvalid("The provider compressed its answer, which was not asked for.")
 
@@ -47,7 +41,7 @@ class Whole(msgspec.Struct, eq=False):
 
     _left: int
     status: int = 0
-    headers: Headers = []
+    headers: Headers = {}
     _parts: list[bytes] = []
 
     @property
@@ -76,15 +70,12 @@ class Reading:
 
     def __init__(self) -> None:
         self.status = 0
-        self.headers: Headers = []
+        self.headers: Headers = {}
         self._flow: Flow | None = None
         self._pieces: deque[bytes] = deque()
         self._waiting_bytes = 0
         self._ended = False
         self._changed = asyncio.Event()
-
-    def header(self, name: bytes) -> bytes | None:
-        return header_of(self.headers, name)
 
     def on_head(self, status: int, headers: Headers, flow: Flow) -> None:
         self.status, self.headers, self._flow = status, headers, flow

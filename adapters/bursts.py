@@ -19,12 +19,15 @@ class Burst:
     """
 
     def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._written_s = -1.0
         self._waiting: deque[Callable[[], None]] = deque()
 
     def add(self, write: Callable[[], None]) -> None:
         """Call `write`, now or soon."""
-        loop = asyncio.get_running_loop()
+        loop = self._loop
+        if loop is None:
+            loop = self._loop = asyncio.get_running_loop()
         now_s = loop.time()
         if self._waiting:
             self._waiting.append(write)

@@ -7,7 +7,8 @@ response ended where it said, both sides want to keep it, and nothing came behin
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from itertools import chain
 from typing import Literal, Protocol, cast
 
 import httptools
@@ -16,7 +17,9 @@ import msgspec
 from adapters.bursts import Burst
 from adapters.errors import BrokeOff, Timeout, UpstreamInvalid
 
-Headers = list[tuple[bytes, bytes]]
+# By names in lower case; of several of a name the first.
+Headers = Mapping[bytes, bytes]
+_LENGTHS = (b"content-length", b"transfer-encoding")
 # A body, or its pieces in order.
 Body = bytes | tuple[bytes | memoryview, ...]
 
@@ -48,10 +51,7 @@ class Flow(Protocol):
 
 
 class Receiver(Protocol):
-    """Takes a response as it comes: its head, then pieces of its body. An `AdapterError` raised here ends it.
-
-    Names of headers are in lower case.
-    """
+    """Takes a response as it comes: its head, then pieces of its body. An `AdapterError` raised here ends it."""
 
     def on_head(self, status: int, headers: Headers, flow: Flow) -> None: ...
 
@@ -79,14 +79,14 @@ class Connection(asyncio.Protocol):
         # A request that is still to be sent.
         self._unsent: Body = b""
         self._pieces: list[bytes] = []
-        # What the parser finds of a body; it asks for this once.
+        self._fields: dict[bytes, bytes] = {}
+        # What the parser finds of a body and of headers; it asks for these once.
         self.on_body = self._pieces.append
+        self.on_header = self._fields.setdefault
         self._parser = httptools.HttpResponseParser(self)
         self._receiver: Receiver | None = None
         self._timeouts = Timeouts()
         self._done: asyncio.Future[None] = loop.create_future()
-        self._headers: Headers = []
-        self._header_bytes = 0
         self._unfinished_bytes = 0
         self._state: Literal["idle", "head", "interim", "body", "complete", "closed"] = "idle"
         self._until_close = self._keep = False
@@ -100,11 +100,13 @@ class Connection(asyncio.Protocol):
 
     async def run(self, request: Body, receiver: Receiver, timeouts: Timeouts) -> None:
         """Send a request and hand its response to `receiver`; whoever is cancelled here drops the connection."""
+        self.answered = False
         if not self.open:
             raise BrokeOff("The connection to the upstream broke off.")
         self._receiver, self._timeouts = receiver, timeouts
-        self._state, self._until_close, self.answered = "head", False, False
-        self._headers, self._header_bytes, self._unfinished_bytes = [], 0, 0
+        self._state, self._until_close = "head", False
+        self._fields.clear()
+        self._unfinished_bytes = 0
         self._since_s = self._last_s = now_s = self._loop.time()
         self._done = done = self._loop.create_future()
         self._due_s = now_s + timeouts.total_s
@@ -120,7 +122,7 @@ class Connection(asyncio.Protocol):
 
     def _send(self) -> None:
         request, self._unsent = self._unsent, b""
-        if not self.open:
+        if self._state == "closed":
             return
         if isinstance(request, bytes):
             self._transport.write(request)
@@ -211,6 +213,8 @@ class Connection(asyncio.Protocol):
             self._finish(self._keep)
         elif self._unfinished_bytes > self._bounds.header_bytes_max:
             self._fail(UpstreamInvalid("A line of the upstream's answer is too long."))
+        elif len(self._fields) > self._bounds.header_count_max:
+            self._fail(UpstreamInvalid("The upstream's answer has too many headers."))
 
     def eof_received(self) -> None:
         self._over(None)
@@ -224,40 +228,39 @@ class Connection(asyncio.Protocol):
         if self._state == "complete":
             raise UpstreamInvalid("Something came behind the upstream's answer.")
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._header_bytes += len(name) + len(value) + 4
-        over = self._header_bytes > self._bounds.header_bytes_max or len(self._headers) >= self._bounds.header_count_max
-        if over:
-            self._stop(UpstreamInvalid("The head of the upstream's answer is too large."))
-        if self._state == "head":
-            self._headers.append((name.lower(), value))
-
     def on_headers_complete(self) -> None:
         status: int = self._parser.get_status_code()
         if status < 200:
             self._state = "interim"
             return
         assert self._receiver is not None
+        headers = {name.lower(): value for name, value in reversed(self._fields.items())}
+        if len(headers) > self._bounds.header_count_max or self._head_is_too_large():
+            self._stop(UpstreamInvalid("The head of the upstream's answer is too large."))
         self._state = "body"
         self._unfinished_bytes = 0
         self._keep = bool(self._parser.should_keep_alive())
         if not self._keep:
-            names = {name for name, _ in self._headers}
-            self._until_close = not names & {b"content-length", b"transfer-encoding"} and status not in (204, 304)
+            self._until_close = headers.keys().isdisjoint(_LENGTHS) and status not in (204, 304)
         try:
-            self._receiver.on_head(status, self._headers, self)
+            self._receiver.on_head(status, headers, self)
         except Exception as exc:
             self._stop(exc)
 
     def on_message_complete(self) -> None:
         if self._state == "interim":
             self._state = "head"
-            self._headers = []
+            self._fields.clear()
         else:
             self._state = "complete"
             self._unfinished_bytes = 0
 
     # How it ends
+
+    def _head_is_too_large(self) -> bool:
+        """Whether the headers are, of which all that came so far is the most they can be."""
+        bytes_max = self._bounds.header_bytes_max
+        return self._unfinished_bytes > bytes_max and sum(map(len, chain(*self._fields.items()))) > bytes_max
 
     def _stop(self, error: Exception) -> None:
         """Raise out of the parser, which hides the exceptions of its callbacks."""

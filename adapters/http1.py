@@ -145,7 +145,8 @@ class Direct:
         """A kept connection may have died unnoticed: then, if nothing came back, the request is sent once more."""
         timeouts = timeouts or self._timeouts
         request = joined(head, body)
-        if (connection := self._take()) is not None:
+        if self._idle:
+            connection = self._idle.pop()
             try:
                 await connection.run(request, receiver, timeouts)
                 return
@@ -177,14 +178,6 @@ class Direct:
         for connection in list(self._connections):
             self._drop(connection)
         self._idle.clear()
-
-    def _take(self) -> Connection | None:
-        while self._idle:
-            connection = self._idle.pop()
-            if connection.open:
-                return connection
-            self._drop(connection)
-        return None
 
     def _ended(self, connection: Connection, reusable: bool) -> None:
         """A connection has no request any more."""

@@ -9,7 +9,7 @@ from urllib.parse import quote, quote_from_bytes, unquote_to_bytes
 
 import msgspec
 
-from adapters.answers import Reading, check_encoding, streamed
+from adapters.answers import Reading, as_text, check_encoding, streamed
 from adapters.aws import EVENT_STREAM, MessageSplitter
 from adapters.dialects.failures import failure
 from adapters.dialects.recognised import latest, usage_in
@@ -73,7 +73,7 @@ class Exchange:
         head = await upstream.head(outgoing.method, target, outgoing.body, _passed(outgoing.headers))
         self._reading = await self._stack.enter_async_context(streamed(upstream.wire, head, outgoing.body))
         self.status = self._reading.status
-        named = {name.decode("latin-1"): value.decode("latin-1") for name, value in self._reading.headers}
+        named = as_text(self._reading.headers)
         self.content_type = named.get("content-type", "application/octet-stream")
         self.headers = {name: one for name, one in named.items() if name in ANSWER_HEADERS or name.startswith(AMAZON)}
         if self.status in (401, 402, 403, 407) or 300 <= self.status < 400:

@@ -103,7 +103,7 @@ class Proxied:
                 gap = Gap(whole)
                 response = await self._answered(request)
                 try:
-                    names = [(name.lower(), value) for name, value in response.headers.raw]
+                    names = {name.lower(): value for name, value in reversed(response.headers.raw)}
                     receiver.on_head(response.status_code, names, gap)
                     async for data in response.aiter_raw():
                         receiver.on_data(data)

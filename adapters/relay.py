@@ -11,7 +11,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 
-from adapters.answers import Whole, check_encoding, header_of
+from adapters.answers import Whole, as_text, check_encoding
 from adapters.connection import Flow, Headers
 from adapters.dialects import openai_passing
 from adapters.dialects.anthropic_messages.passing import MESSAGES
@@ -110,8 +110,7 @@ class Relaying:
     def _check(self, status: int, headers: Headers, body: bytes) -> None:
         """Raise what an answer other than success means."""
         if status != 200:
-            named = {name.decode("latin-1"): value.decode("latin-1") for name, value in headers}
-            raise self._own(failure(status, body, named, self._now_s()))
+            raise self._own(failure(status, body, as_text(headers), self._now_s()))
         check_encoding(headers)
 
     def _own(self, error: AdapterError) -> AdapterError:
@@ -149,7 +148,7 @@ class _Stream:
             self.refused.on_head(status, headers, flow)
             return
         check_encoding(headers)
-        if not (header_of(headers, b"content-type") or b"").lower().startswith(b"text/event-stream"):
+        if not headers.get(b"content-type", b"").lower().startswith(b"text/event-stream"):
             raise UpstreamInvalid("The provider answered with something that is not a stream.")
 
     def on_data(self, data: bytes) -> None:

@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 import msgspec
 from msgspec.structs import replace
 
-from adapters.answers import Answer, Reading, fetch, streamed
+from adapters.answers import Answer, Reading, as_text, fetch, streamed
 from adapters.aws import EVENT_STREAM, MessageSplitter
 from adapters.capabilities import Request, refusal
 from adapters.dialects import (
@@ -311,8 +311,7 @@ class Remote:
         return self._failed(Answer(reading.status, reading.headers, await _some(reading)))
 
     def _failed(self, answer: Answer) -> AdapterError:
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in answer.headers}
-        return failure(answer.status, answer.body, headers, self._now_s())
+        return failure(answer.status, answer.body, as_text(answer.headers), self._now_s())
 
     def _own(self, error: AdapterError) -> AdapterError:
         """The error with nothing in it that tells about the account or the network."""
@@ -347,7 +346,7 @@ async def _some(reading: Reading) -> bytes:
 
 async def _splitter(reading: Reading) -> Splitter:
     """How the body is split; raises when it is no stream at all, such as a page that a proxy put there."""
-    given = (reading.header(b"content-type") or b"").partition(b";")[0].strip().lower()
+    given = reading.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
     if given == EVENT_STREAM.encode():
         return MessageSplitter()
     if given == b"text/event-stream":

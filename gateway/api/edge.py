@@ -247,6 +247,11 @@ class Edge:
             raise errors.error("permission_denied", "Without keys, only requests to a loopback address are served.")
         return Visitor(_credential(headers), address)
 
+    def known(self, visitor: Visitor) -> Principal | None:
+        """Who was admitted before and still may."""
+        admitted = visitor.admitted
+        return admitted if admitted is not None and self._recognises(admitted) and not self.draining else None
+
     async def admit(
         self, permission: str, visitor: Visitor, state: dict[str, Any], scope: Scope | None = None
     ) -> Principal:
@@ -254,10 +259,6 @@ class Edge:
         look at."""
         if self.draining:
             raise shutting_down()
-        admitted = visitor.admitted
-        if admitted is not None and self._recognises(admitted):
-            state["principal"] = admitted
-            return admitted
         principal = None
         if visitor.credential is None and scope is not None and self._log_ins is not None:
             principal = await self._log_ins.authenticate(scope)

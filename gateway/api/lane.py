@@ -257,7 +257,10 @@ class Exchange(RequestResponseCycle):
         if heading.visitor is None:
             address = edge.client(self._connection.client, heading.headers)[0]
             heading.visitor = edge.visitor(heading.headers, address, heading.hostname)
-        principal = await edge.admit(lane.permissions[heading.path], heading.visitor, self._state)
+        principal = edge.known(heading.visitor)
+        if principal is None:
+            principal = await edge.admit(lane.permissions[heading.path], heading.visitor, self._state)
+        self._state["principal"] = principal
         if self.more_body or self._size > passer.body_bytes_max or not heading.is_json:
             check_body_headers(heading.texts(), passer.body_bytes_max)
             await self._read(passer.body_bytes_max)

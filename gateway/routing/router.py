@@ -156,6 +156,9 @@ class Router:
 
     def takes(self, inbound: Inbound) -> bool:
         """Whether a target can be passed the request as it came, and all others at least its translation."""
+        if self._only is not None:
+            relay = self._only.relay
+            return relay is not None and relay.takes(inbound)
         taking = [target.relay is not None and target.relay.takes(inbound) for target in self.targets]
         return all(taking) or (any(taking) and self._translator.takes(inbound))
 

@@ -147,7 +147,7 @@ class Kept:
 
     def __init__(self, *, pausing: bool = False) -> None:
         self.status = 0
-        self.headers: Headers = []
+        self.headers: Headers = {}
         self.data = b""
         self.pieces = 0
         self.pausing = pausing
