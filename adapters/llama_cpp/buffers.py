@@ -40,15 +40,16 @@ class Buffers:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="buffers", initializer=step_back)
 
     def take(self, size: int) -> State:
-        """An array of shape (size,), whatever it holds. Half as much again is got ready for the next one."""
+        """An array of shape (size,), whatever it holds. Another one like it is got ready, which may be half as large
+        again."""
         with self._lock:
-            fitting = [one for one in self._spare if size <= len(one) <= _rounded(size + size // 2)]
+            fitting = [one for one in self._spare if _fits(size, len(one))]
             whole = min(fitting, key=len, default=None)
             if whole is not None:
                 self._spare = [one for one in self._spare if one is not whole]
         if whole is None:
             whole = np.empty(_rounded(size + size // GROWTH_SHARE), np.uint8)
-        self.prepare(size + size // 2)
+        self._prepare(size, 1, _most(size))
         state = whole[:size]
         weakref.finalize(state, self._put, whole).atexit = False
         return state
@@ -56,13 +57,15 @@ class Buffers:
     def prepare(self, size: int, count: int = 1) -> None:
         """Has memory for `count` states of up to `size` bytes touched, as far as there is room and it is not there
         already."""
-        size = _rounded(size)
+        self._prepare(size, count, _rounded(size))
+
+    def _prepare(self, size: int, count: int, whole: int) -> None:
         with self._lock:
-            ready = sum(one >= size for one in (*map(len, self._spare), *self._coming))
-            missing = min(count, self._spare_bytes_max // size) - ready
-            self._coming += [size] * missing
+            ready = sum(_fits(size, one) for one in (*map(len, self._spare), *self._coming))
+            missing = min(count, self._spare_bytes_max // whole) - ready
+            self._coming += [whole] * missing
         for _ in range(missing):
-            self._thread.submit(self._touch, size)
+            self._thread.submit(self._touch, whole)
 
     @property
     def spare_bytes(self) -> int:
@@ -82,12 +85,20 @@ class Buffers:
         self._put(whole)
 
     def _put(self, whole: State) -> None:
-        """The largest are kept, because anything smaller fits into them."""
+        """What has lain there longest goes: nobody wants memory of that size any more."""
         with self._lock:
             self._spare.append(whole)
-            self._spare.sort(key=len)
             while sum(map(len, self._spare)) > self._spare_bytes_max:
                 self._spare.pop(0)
+
+
+def _fits(size: int, whole: int) -> bool:
+    """Whether memory of `whole` bytes has room for a state of `size`, and not far too much."""
+    return size <= whole <= _most(size)
+
+
+def _most(size: int) -> int:
+    return _rounded(size + size // 2)
 
 
 def _rounded(size: int) -> int:

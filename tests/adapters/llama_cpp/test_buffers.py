@@ -14,7 +14,7 @@ def address(state: np.ndarray) -> int:
 
 
 def test_memory_that_nobody_has_any_more_is_handed_out_again() -> None:
-    buffers = Buffers(32 * UNIT_BYTES)  # Room for what is prepared meanwhile too, or the smallest would go.
+    buffers = Buffers(32 * UNIT_BYTES)
     first = buffers.take(UNIT_BYTES - 5)
     buffers.settle()
     assert first.shape == (UNIT_BYTES - 5,)
@@ -69,3 +69,22 @@ def test_a_small_state_does_not_take_a_large_piece() -> None:
     buffers.settle()
     small = buffers.take(100)
     assert small.base is not None and len(small.base) == UNIT_BYTES
+
+
+def test_larger_memory_at_hand_does_not_keep_what_fits_from_being_prepared() -> None:
+    buffers = Buffers(64 * UNIT_BYTES)
+    buffers.prepare(24 * UNIT_BYTES)
+    held = [buffers.take(12 * UNIT_BYTES)]
+    buffers.settle()
+    assert buffers.spare_bytes == (24 + 18) * UNIT_BYTES
+    held.append(buffers.take(12 * UNIT_BYTES))
+    assert [len(one.base) // UNIT_BYTES for one in held if one.base is not None] == [14, 18]
+
+
+def test_memory_of_a_size_that_nobody_wants_any_more_goes() -> None:
+    buffers = Buffers(24 * UNIT_BYTES)
+    buffers.prepare(20 * UNIT_BYTES)
+    buffers.settle()
+    held = buffers.take(4 * UNIT_BYTES)
+    buffers.settle()
+    assert buffers.spare_bytes == 6 * UNIT_BYTES and len(held) == 4 * UNIT_BYTES
