@@ -10,6 +10,8 @@ from adapters.llama_cpp.kept import PUBLIC, Int32s, Kept, Owner, common_prefix
 # part of the memory they leave to what is copied out of the context meanwhile.
 READS_AHEAD_MAX = 2
 READS_AHEAD_SHARE = 2
+# The end of a conversation that another one has all the rest of is at most one in so many of its tokens.
+TAIL_SHARE = 8
 
 
 def longest(
@@ -49,15 +51,18 @@ def meant(kept: Iterable[Kept], owner: Owner, tokens: Int32s) -> Kept | None:
     return alike if alike is not None and common_prefix(alike.tokens, tokens) else None
 
 
-def continues(new: Kept, old: Kept) -> bool:
-    """Whether `new` makes `old` superfluous: it holds all of it, or it is a later form of the same conversation. One
-    of another name stays, however alike they are."""
+def continues(new: Kept, old: Kept, tail_max: int) -> bool:
+    """Whether `new` makes `old` superfluous: it holds all of it but an end of at most `tail_max` tokens, or it is a
+    later form of the same conversation. One of another name stays, however alike they are."""
     if (new.owner.tenant, new.owner.variant) != (old.owner.tenant, old.owner.variant):
         return False
     if old.owner.key not in (None, new.owner.key):
         return False
     size = common_prefix(old.tokens, new.tokens)
-    return size == len(old.tokens) or (old.owner.key is not None and size * 2 >= len(old.tokens))
+    tail = len(old.tokens) - size
+    if old.owner.key is not None and size >= tail:
+        return True
+    return tail <= min(tail_max, size // TAIL_SHARE)
 
 
 def first_to_go(kept: Iterable[Kept], loose: Iterable[Kept], size: Callable[[Kept], int]) -> Kept:

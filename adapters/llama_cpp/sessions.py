@@ -107,7 +107,8 @@ class Sessions:
             self.tiers.vacate(slot)
             return
         kept = Kept(owner, tokens.copy(), self._now_us())
-        replaced = [old for old in self.tiers.kept if continues(kept, old)]
+        tail_max = KEEP_TOKENS_MIN if self._cells.partial_states else 0
+        replaced = [old for old in self.tiers.kept if continues(kept, old, tail_max)]
         if replaced:
             self._inherit(kept, max(replaced, key=lambda old: (old.owner.key is not None, len(old.tokens))))
         kept.pinned |= owner.tenant == PUBLIC

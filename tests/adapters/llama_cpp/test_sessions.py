@@ -103,6 +103,23 @@ def test_a_continued_conversation_replaces_the_shorter_one() -> None:
     assert kept.tiers.freed() == [1] and kept.tiers.freed() == []
 
 
+@pytest.mark.parametrize(("tail", "partial", "others"), [(16, True, []), (17, True, [1]), (1, False, [1])])
+def test_a_conversation_that_ended_otherwise_is_kept_for_what_the_next_one_lacks_of_it(
+    tail: int, partial: bool, others: list[int]
+) -> None:
+    kept = sessions(Cells(partial))
+    kept.keep(Owner("a"), np.append(tokens(160), tokens(tail, 900)).astype(np.int32), 1)
+    kept.keep(Owner("a"), tokens(200), 2)
+    assert [one.slot for one in kept.tiers.kept] == [*others, 2]
+
+
+def test_conversations_that_only_begin_alike_are_kept_however_short_they_are() -> None:
+    kept = sessions()
+    for end in (7, 8):
+        kept.keep(Owner("a"), np.append(tokens(20), tokens(3, 100 * end)).astype(np.int32), end)
+    assert len(kept.tiers.kept) == 2
+
+
 def test_spilled_conversations_are_restored_and_cut() -> None:
     cells = Cells()
     kept = sessions(cells)
