@@ -24,6 +24,7 @@ from adapters.conversation import (
     ToolChoice,
 )
 from adapters.generation import Constraint, Effort, Generation, Lora, Sampling, Thinking
+from adapters.members import Members
 
 # What conversations are made of and how answers are generated belongs to the canonical types too, and is imported from
 # here.
@@ -142,7 +143,7 @@ class Head(msgspec.Struct, frozen=True):
     n: int = 1
     session_key: str | None = None
     usage_wanted: bool = False
-    members: Mapping[str, msgspec.Raw] | None = None
+    members: Members | None = None
     plain: bool = False
 
 

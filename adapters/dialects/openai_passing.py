@@ -111,7 +111,7 @@ def read_chat(body: bytes) -> Head:
     head = _head(fields, fields.max_completion_tokens or fields.max_tokens)
     if members is None:
         return head
-    return replace(head, members=members, plain=_is_plain(body, members.get("messages", NOTHING)))
+    return replace(head, members=members, plain=_is_plain(members.outline, members.values.get("messages", NOTHING)))
 
 
 def _is_plain(body: bytes, messages: msgspec.Raw) -> bool:

@@ -14,9 +14,9 @@ from json.scanner import c_make_scanner  # type: ignore[attr-defined]
 import msgspec
 
 from adapters.errors import InvalidRequest
+from adapters.members import Members
 
 Parts = tuple[bytes | memoryview, ...]
-Members = Mapping[str, msgspec.Raw]
 
 # Below this a copy costs less than a view.
 COPIED_BYTES_MAX = 16 * 1024
@@ -87,13 +87,13 @@ def _around(body: bytes, begin: int, value: bytes, end: int) -> Parts:
     return view[:begin], value, view[end:]
 
 
-def _spans(body: bytes, names: Mapping[str, bytes], members: Members | None) -> dict[str, tuple[int, int]]:
+def _spans(body: bytes, names: Mapping[str, bytes], read: Members | None) -> dict[str, tuple[int, int]]:
     """Where the values of members are that are known to be there.
 
     A name of letters that occurs once, quoted, can only be that member, unless some name is spelled with escapes.
     """
     if len(body) > SEARCHED_BYTES_MAX:
-        return _measured(body, names, members_decoder.decode(body) if members is None else members)
+        return _measured(body, names, read or Members(members_decoder.decode(body), body))
     found: dict[str, tuple[int, int]] = {}
     for name in names:
         if (span := _span(body, name)) is None:
@@ -121,24 +121,25 @@ def _span(body: bytes, name: str) -> tuple[int, int] | None:
     return None if text is None else text.span(1)
 
 
-def _measured(body: bytes, names: Mapping[str, bytes], values: Members) -> dict[str, tuple[int, int]]:
+def _measured(body: bytes, names: Mapping[str, bytes], read: Members) -> dict[str, tuple[int, int]]:
     """The same for large bodies, by the lengths of all values, which takes one pass over them.
 
     Of two members of a name only the last one's length is known, so each has to be where its value is.
     """
     found: dict[str, tuple[int, int]] = {}
-    at = body.index(b"{") + 1
-    while (key := _KEY.match(body, at)) is not None:
+    outline = read.outline
+    at = outline.index(b"{") + 1
+    while (key := _KEY.match(outline, at)) is not None:
         name = _name_decoder.decode(key[1])
-        value = memoryview(values.get(name, _NOTHING))
+        value = memoryview(read.values.get(name, _NOTHING))
         begin, end = key.end(), key.end() + value.nbytes
-        following = _FOLLOWING.match(body, end)
-        if following is None or not body.startswith(value, begin):
+        following = _FOLLOWING.match(outline, end)
+        if following is None or not outline.startswith(value, begin):
             return _walked(body, names)
         if name in names and name in found:
             raise _twice(name)
         if name in names:
-            found[name] = begin, end
+            found[name] = read.place(begin), read.place(end)
         at = following.end()
     return found if len(found) == len(names) else _walked(body, names)
 

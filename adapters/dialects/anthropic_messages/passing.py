@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import Annotated, Any
 
@@ -18,7 +18,7 @@ from adapters.dialects.client import Style
 from adapters.dialects.failures import failure_in_stream
 from adapters.dialects.passing import Addresses, NamedWatch, Passing, Signs, decoded, strange
 from adapters.dialects.plain import NOTHING, all_text, fields_of
-from adapters.dialects.splicing import Members, Parts, rename, replace_one
+from adapters.dialects.splicing import Parts, rename, replace_one
 from adapters.errors import UpstreamInvalid
 from adapters.types import Head, Inbound, Usage
 
@@ -81,11 +81,11 @@ def read_head(body: bytes) -> Head:
         session_key=user or None,
         usage_wanted=True,
         members=members,
-        plain=members is not None and _is_plain(members),
+        plain=members is not None and _is_plain(members.values),
     )
 
 
-def _is_plain(members: Members) -> bool:
+def _is_plain(members: Mapping[str, msgspec.Raw]) -> bool:
     """Whether there is nothing but text in the messages and what stands before them."""
     try:
         said = [one.content for one in _messages_decoder.decode(members.get("messages", NOTHING))]

@@ -111,7 +111,7 @@ def read_head(body: bytes) -> Head:
         session_key=fields.prompt_cache_key or None,
         usage_wanted=True,
         members=members,
-        plain=members is not None and _is_plain(members.get("input", NOTHING)),
+        plain=members is not None and _is_plain(members.values.get("input", NOTHING)),
     )
 
 

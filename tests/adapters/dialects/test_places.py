@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters.dialects.places import TokenIds, places, put
+from adapters.members import Members
 from adapters.said import readable, saying
 from adapters.types import Head, Inbound
 
@@ -111,7 +112,7 @@ def test_half_a_surrogate_cannot_be_read() -> None:
 
 def test_only_what_changed_is_other_bytes() -> None:
     body = b'{ "messages": [\n {"content" : "a \\u0062", "x":1.50 }, {"content":"c"}], "arguments": "{ }" ,"zz":[1e2]}'
-    inbound = Inbound("openai_chat", body, Head("m", members={}, plain=True))
+    inbound = Inbound("openai_chat", body, Head("m", members=Members({}, body), plain=True))
     where = asyncio.run(readable(inbound))
     assert where is not None and [one.text for one in where] == ["a b", "c", "{ }"]
     assert saying(inbound, where, ["a b", "c", "{ }"]) is inbound
