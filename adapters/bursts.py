@@ -23,22 +23,28 @@ class Burst:
         self._written_s = -1.0
         self._waiting: deque[Callable[[], None]] = deque()
 
-    def add(self, write: Callable[[], None]) -> None:
-        """Call `write`, now or soon."""
+    def first(self) -> bool:
+        """Whether this is the first write of its moment, and made by the caller."""
         loop = self._loop
         if loop is None:
             loop = self._loop = asyncio.get_running_loop()
         now_s = loop.time()
-        if self._waiting:
-            self._waiting.append(write)
-            if len(self._waiting) >= WRITES_MAX:
-                self._write()
-        elif now_s == self._written_s:
-            self._waiting.append(write)
-            loop.call_soon(self._write)
-        else:
-            self._written_s = now_s
+        if self._waiting or now_s == self._written_s:
+            return False
+        self._written_s = now_s
+        return True
+
+    def add(self, write: Callable[[], None]) -> None:
+        """Call `write`, now or soon."""
+        if self.first():
             write()
+            return
+        assert self._loop is not None
+        self._waiting.append(write)
+        if len(self._waiting) == 1:
+            self._loop.call_soon(self._write)
+        elif len(self._waiting) >= WRITES_MAX:
+            self._write()
 
     def _write(self) -> None:
         try:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 
 import msgspec
 
-from adapters.diverting import Take, divert
+from adapters.diverting import divert
 from adapters.errors import AdapterError, EngineFailed, Timeout
 from adapters.types import (
     Caller,
@@ -51,7 +51,7 @@ class Record(msgspec.Struct, eq=False):
     def event(self, event: Event) -> None:
         """Note the next event of the stream; the last one ends the record."""
         kind = type(event)
-        if isinstance(event, TextDelta):
+        if type(event) is TextDelta:
             self.passed(len(event.logprobs) or 1)
         elif kind is ToolCallDelta:
             self.passed(1)
@@ -180,17 +180,22 @@ class Stream:
             await durable(self.meter)
         return event
 
-    def divert(self, take: Take) -> None:
-        """As `Direct` says, where the adapter has such a stream and nothing has to look at its events."""
+    def divert(
+        self, ready: Callable[[], bool], render: Callable[[Event], bytes], write: Callable[[bytes], None]
+    ) -> None:
+        """Have events written in the call in which they come while their reader waits and all is `ready`, where the
+        adapter has such a stream and nothing has to look at its events."""
         note = self._record.event
 
-        def take_noted(event: Event) -> bool:
-            taken = take(event)
-            if taken:
-                note(event)
-            return taken
+        def take(event: Event) -> bool:
+            if not ready():
+                return False
+            if rendered := render(event):
+                write(rendered)
+            note(event)
+            return True
 
-        divert(self._events, take_noted)
+        divert(self._events, take)
 
     async def _read(self) -> Event:
         """The adapter's next event. An end without `Finished` is a failure, and so is the timer's cancellation."""

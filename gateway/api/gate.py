@@ -23,6 +23,10 @@ class Gate(asyncio.Transport):
         self._size = 0
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
+        if not self._pieces and self._burst.first():
+            if not self._transport.is_closing():
+                self._transport.write(data)
+            return
         self._pieces.append(data)
         self._size += len(data)
         if self._size > WAITING_BYTES_MAX:

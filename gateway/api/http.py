@@ -277,6 +277,8 @@ class Connection(Protocol):
     is that one, or somebody's who wants to see what is sent."""
 
     send: Send
+    # What was put last, or sent by whoever puts.
+    last: bytes
 
     def ready(self) -> bool:
         """Whether a part of the answer that is under way can be written now."""
@@ -308,6 +310,7 @@ class EventStreamResponse:
         ]
         self.failure: GatewayError | None = None
         self._events = events
+        self._connection: Connection | None = None
         self._started = False
         self._last = b""
         self._tells = True
@@ -315,7 +318,8 @@ class EventStreamResponse:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             with CancelOnDisconnect(receive):
-                await self._relay(send, _connection(scope, send))
+                self._connection = _connection(scope, send)
+                await self._relay(send)
         except ClientDisconnected:
             await self._close()
             raise
@@ -330,35 +334,30 @@ class EventStreamResponse:
             if not self._tells:
                 return
             request_id, anthropic = scope["state"]["request_id"], speaks_anthropic(scope)
-            event = error_event(self.failure, request_id, anthropic=anthropic, last=self._last)
+            event = error_event(self.failure, request_id, anthropic=anthropic, last=self._sent_last())
             await send({"type": "http.response.body", "body": event, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _relay(self, send: Send, connection: Connection | None) -> None:
+    async def _relay(self, send: Send) -> None:
+        connection = self._connection
         async for event in self._events:
             begins = not self._started
             if begins:
                 self._started = True
                 await send({"type": "http.response.start", "status": self.status, "headers": self.headers})
             await send({"type": "http.response.body", "body": event, "more_body": True})
-            self._last = event
-            if begins and connection is not None:
-                self._divert(connection)
+            if connection is None:
+                self._last = event
+                continue
+            connection.last = event
+            if begins and hasattr(self._events, "divert"):
+                self._events.divert(connection.ready, connection.put)
         if not self._started:
             self._started = True
             await send({"type": "http.response.start", "status": self.status, "headers": self.headers})
 
-    def _divert(self, connection: Connection) -> None:
-        divert = getattr(self._events, "divert", None)
-        if divert is None:
-            return
-        put = connection.put
-
-        def write(event: bytes) -> None:
-            put(event)
-            self._last = event
-
-        divert(connection.ready, write)
+    def _sent_last(self) -> bytes:
+        return self._last if self._connection is None else self._connection.last
 
     async def _close(self) -> None:
         """Close the source; the closing goes on when this task is cancelled once more."""

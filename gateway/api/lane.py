@@ -100,7 +100,7 @@ class Exchange(RequestResponseCycle):
     _wanted = False
     _left = False
     _then: Callable[[], None] | None = None
-    _head = _last = b""
+    _head = last = b""
     _passage: Passage
     _arrived_s: float
     _request_id: str
@@ -221,6 +221,7 @@ class Exchange(RequestResponseCycle):
         return not (self.flow.write_paused or self.disconnected) and self.chunked_encoding is True
 
     def put(self, part: bytes) -> None:
+        self.last = part
         self.transport.write(b"%x\r\n%b\r\n" % (len(part), part))
 
     # The request
@@ -311,7 +312,7 @@ class Exchange(RequestResponseCycle):
     def write(self, data: bytes, outputs: int) -> bool:
         if not self.disconnected:
             self.transport.write(b"%b%x\r\n%b\r\n" % (self._head, len(data), data))
-            self._head, self._last = b"", data
+            self._head, self.last = b"", data
         return not self.flow.write_paused
 
     def when_drained(self, then: Callable[[], None]) -> None:
@@ -343,7 +344,7 @@ class Exchange(RequestResponseCycle):
     def _fail(self, error: GatewayError, request_id: str) -> tuple[int, str]:
         """The error as a status while there is none yet, else as the last event."""
         if self.response_started:
-            event = error_event(error, request_id, anthropic=self.heading.anthropic, last=self._last)
+            event = error_event(error, request_id, anthropic=self.heading.anthropic, last=self.last)
             self._end(b"%b%x\r\n%b\r\n0\r\n\r\n" % (self._head, len(event), event))
             return 200, error.code
         answer = error_response(error, request_id, anthropic=self.heading.anthropic)

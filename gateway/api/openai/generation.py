@@ -151,16 +151,7 @@ class Frames:
 
     def divert(self, ready: Callable[[], bool], write: Callable[[bytes], None]) -> None:
         """Have what comes written in the call in which it comes, while `ready` says that nothing has to wait."""
-        render = self._render
-
-        def take(event: Event) -> bool:
-            if not ready():
-                return False
-            if frame := render(event):
-                write(frame)
-            return True
-
-        self._stream.divert(take)
+        self._stream.divert(ready, self._render, write)
 
     async def aclose(self) -> None:
         await self._stream.aclose()

@@ -30,6 +30,9 @@ class Waiting(Burst):
         super().__init__()
         self.go: list[Callable[[], None]] = []
 
+    def first(self) -> bool:
+        return False
+
     def add(self, write: Callable[[], None]) -> None:
         self.go.append(write)
 

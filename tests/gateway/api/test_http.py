@@ -179,6 +179,7 @@ class Open:
         self.queue: asyncio.Queue[bytes | None] = asyncio.Queue()
         self.sent: list[tuple[str, bytes]] = []
         self.is_ready = True
+        self.last = b""
         self.write: Callable[[bytes], None] | None = None
 
     async def send(self, message: Message) -> None:
@@ -193,6 +194,7 @@ class Open:
         return self.is_ready
 
     def put(self, part: bytes) -> None:
+        self.last = part
         self.sent.append(("put", part))
 
     def __aiter__(self) -> Open:
