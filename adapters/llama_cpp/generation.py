@@ -237,32 +237,31 @@ class TextGeneration:
 
     def arrived(self, delta: Delta) -> None:
         """Keep a delta for the consumer; one that lags gets the text of a choice in one piece."""
-        if self._begun and not delta.text and delta.finish is None and not delta.logprobs:
-            return
+        if delta.finish is None and self._begun:
+            if not delta.text and not delta.logprobs:
+                return
+            take, waiter = self._take, self._waiter
+            if take is not None and waiter is not None and not waiter.done():
+                self._offer(delta, take, waiter)
+                return
         self._begun = True
-        waiter = self._waiter
-        waiting = waiter is not None and not waiter.done()
-        if waiting and self._take is not None and delta.finish is None:
-            self._offer(delta, self._take)
-            return
         self._arrived.append(delta)
         if len(self._arrived) > self._lagging_max:
             self._arrived = merged(self._arrived)
         self._wake()
 
-    def _offer(self, delta: Delta, take: Take) -> None:
+    def _offer(self, delta: Delta, take: Take, waiter: asyncio.Future[None]) -> None:
         """Send what a delta tells the short way, as far as it is open. What goes wrong there is this request's alone:
         the connection to the worker, which calls this, has others to serve."""
-        assert self._waiter is not None
         try:
             events = iter(self._told(delta))
             for event in events:
                 if not take(event):
                     self._declined = [event, *events]
-                    self._wake()
+                    waiter.set_result(None)
                     return
         except Exception as error:
-            self._waiter.set_exception(error)
+            waiter.set_exception(error)
 
     def fail(self, error: AdapterError) -> None:
         """The first failure of a part is the failure of the request; one that has begun cannot be tried again."""

@@ -215,20 +215,20 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     load_us: int
 
 
-class Progress(msgspec.Struct, frozen=True, tag="progress"):
+class Progress(msgspec.Struct, frozen=True, tag="progress", array_like=True):
     fraction: float
 
 
-class Ready(msgspec.Struct, frozen=True, tag="ready"):
+class Ready(msgspec.Struct, frozen=True, tag="ready", array_like=True):
     info: ModelInfo
 
 
-class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):
+class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed", array_like=True):
     code: str
     message: str
 
 
-class Prepared(msgspec.Struct, frozen=True, tag="prepared"):
+class Prepared(msgspec.Struct, frozen=True, tag="prepared", array_like=True):
     """`max_tokens` is the effective bound on the output after clamping to the context; `thinking`: the prompt has begun
     the model's thoughts.
 
@@ -243,14 +243,14 @@ class Prepared(msgspec.Struct, frozen=True, tag="prepared"):
     message_ends: tuple[int, ...] = ()
 
 
-class Refused(msgspec.Struct, frozen=True, tag="refused"):
+class Refused(msgspec.Struct, frozen=True, tag="refused", array_like=True):
     id: int
     code: str
     message: str
     param: str | None = None
 
 
-class Cancelled(msgspec.Struct, frozen=True, tag="cancelled"):
+class Cancelled(msgspec.Struct, frozen=True, tag="cancelled", array_like=True):
     id: int
 
 
@@ -339,17 +339,17 @@ class GrammarCounters(msgspec.Struct, frozen=True, kw_only=True, array_like=True
     compile_us: int = 0
 
 
-class Step(msgspec.Struct, frozen=True, tag="step"):
+class Step(msgspec.Struct, frozen=True, tag="step", array_like=True):
     """Everything one engine step produced; sequences that gained nothing are absent. What `sessions` and `grammars`
-    count is there when it has changed."""
+    count is there when it has changed, `load` when it should be told again."""
 
     deltas: list[Delta]
-    load: Busyness
+    load: Busyness | None = None
     sessions: SessionCounters | None = None
     grammars: GrammarCounters | None = None
 
 
-class Embedded(msgspec.Struct, frozen=True, tag="embedded"):
+class Embedded(msgspec.Struct, frozen=True, tag="embedded", array_like=True):
     """`vectors`: one item per input, little-endian float32, L2-normalised."""
 
     id: int
@@ -357,7 +357,7 @@ class Embedded(msgspec.Struct, frozen=True, tag="embedded"):
     prompt_tokens: int
 
 
-class Reranked(msgspec.Struct, frozen=True, tag="reranked"):
+class Reranked(msgspec.Struct, frozen=True, tag="reranked", array_like=True):
     """`scores`: one per document, as the model gives them."""
 
     id: int
@@ -365,7 +365,7 @@ class Reranked(msgspec.Struct, frozen=True, tag="reranked"):
     prompt_tokens: int
 
 
-class Inspected(msgspec.Struct, frozen=True, tag="inspected"):
+class Inspected(msgspec.Struct, frozen=True, tag="inspected", array_like=True):
     """`tokens`: int32 in the machine's order, of which nobody has to make numbers who only counts them; none of a
     `Detokenize`, whose answer is `text`, as a chat's prompt is."""
 
@@ -374,12 +374,12 @@ class Inspected(msgspec.Struct, frozen=True, tag="inspected"):
     text: str
 
 
-class SessionList(msgspec.Struct, frozen=True, tag="session_list"):
+class SessionList(msgspec.Struct, frozen=True, tag="session_list", array_like=True):
     id: int
     sessions: list[SessionInfo]
 
 
-class SessionChanged(msgspec.Struct, frozen=True, tag="session_changed"):
+class SessionChanged(msgspec.Struct, frozen=True, tag="session_changed", array_like=True):
     """`info` None: the tenant has no such session."""
 
     id: int

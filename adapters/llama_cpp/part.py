@@ -100,7 +100,6 @@ class Part:
         self.prompt_tokens = 0
         self.max_tokens = 0
         self.thinking = False
-        self.completion_tokens = 0
         self.reasoning_tokens = 0
         self.cached_tokens: int | None = None
         self.cache: CacheReport | None = None
@@ -109,11 +108,14 @@ class Part:
         self.prefill_us = 0
         self.decode_us = 0
         self._request = request
-        self._engine = engine = request.engine
-        self._queue, self._counters = engine.places.queue, engine.counters
+        self._engine = request.engine
         self._choices = choices
         self._unfinished = choices
         self._entry: Entry | None = None
+
+    @property
+    def completion_tokens(self) -> int:
+        return 0 if self._entry is None else self._entry.produced
 
     def join(self, caller: Caller, committed: bool) -> None:
         entry = Entry(
@@ -153,13 +155,11 @@ class Part:
 
     def delta(self, delta: Delta) -> None:
         entry = self._entry
-        if entry is None or self.stage is not Stage.RUNNING:
+        if entry is None or not entry.running:
             return
-        if tokens := delta.tokens:
-            self.completion_tokens += tokens
+        entry.produced += delta.tokens
+        if delta.reasoning_tokens:
             self.reasoning_tokens += delta.reasoning_tokens
-            self._counters.completion_tokens += tokens
-            self._queue.served(entry, tokens)
         if delta.cached_tokens >= 0:
             self._prefilled(entry, delta)
         if not self.cancelled:
@@ -214,5 +214,6 @@ class Part:
     def _over(self, finished: bool = False) -> None:
         self.stage = Stage.OVER
         self._engine.worker.forget(self.id)
+        self._engine.counters.completion_tokens += self.completion_tokens
         if self._entry is not None:
             (self._engine.places.finished if finished else self._engine.places.leave)(self._entry)

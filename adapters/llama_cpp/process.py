@@ -77,7 +77,8 @@ class Sink(Protocol):
 
 
 class Timing(msgspec.Struct, frozen=True, kw_only=True):
-    """The clock and the waits of a worker's supervision; `silence_s` bounds how long a busy worker may say nothing."""
+    """The clock and the waits of a worker's supervision; `silence_s` is how long a busy worker may say nothing,
+    looked at four times in that."""
 
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
@@ -157,7 +158,7 @@ class Worker:
         self.load_s: float | None = None
         self._spawned_s = 0.0
         self._ready_s: float | None = None
-        self._heard_s = 0.0
+        self._heard = False
         self._failures = 0
         self._load_failures: list[float] = []
         self._load_crashes = 0
@@ -231,7 +232,7 @@ class Worker:
         if error := self.unavailable():
             raise error
         if not self._sinks:
-            self._heard_s = self._timing.clock()
+            self._heard = True  # The silence of a worker that has nothing to do does not count.
         number = next(self._ids)
         self._sinks[number] = sink
         return number
@@ -251,9 +252,10 @@ class Worker:
     # Reports. `Step` is the hot path: one frame carries the deltas of many requests.
 
     def _receive(self, report: Report) -> None:
-        self._heard_s = self._timing.clock()
+        self._heard = True
         if type(report) is Step:
-            self.busyness = report.load
+            if report.load is not None:
+                self.busyness = report.load
             if report.sessions is not None:
                 self.sessions.report(report.sessions)
             if report.grammars is not None:
@@ -425,15 +427,18 @@ class Worker:
         await loop.create_unix_connection(lambda: link, sock=ours)
         self.pid = process.pid
         self._link = link
-        self._heard_s = self._timing.clock()
         if self._stopped():
             link.abort("the model was stopped")
         link.send(self.load)
+        heard_s = self._timing.clock()
         try:
             while not link.closed.done():
                 await asyncio.wait({link.closed}, timeout=self._timing.silence_s / 4)
+                now_s = self._timing.clock()
                 busy = self._sinks or self.state != "ready"
-                if busy and self._timing.clock() - self._heard_s >= self._timing.silence_s:
+                if self._heard or not busy:
+                    self._heard, heard_s = False, now_s
+                elif now_s - heard_s >= self._timing.silence_s:
                     link.abort(f"the worker was silent for {self._timing.silence_s:.0f} s")
         finally:
             link.abort("the supervision was cancelled")

@@ -64,8 +64,8 @@ class Rates(msgspec.Struct, frozen=True):
 class Entry(msgspec.Struct, eq=False, kw_only=True):
     """One request in the queue. `max_tokens` bounds each of its `choices`.
 
-    A `committed` entry belongs to a request that has already begun to answer; it is never evicted.
-    The fields after `committed` are the queue's.
+    A `committed` entry belongs to a request that has already begun to answer; it is never evicted. Whoever runs an
+    entry counts in `produced` the output tokens that it gets. All other fields after `committed` are the queue's.
     """
 
     tenant: str
@@ -83,6 +83,7 @@ class Entry(msgspec.Struct, eq=False, kw_only=True):
     started_s: float = 0.0
     prefill_mark_s: float = 0.0
     produced: int = 0
+    charged: int = 0
 
 
 class _Tenant(msgspec.Struct, eq=False):
@@ -186,6 +187,7 @@ class FairQueue:
             if len(self._tenants) >= TENANTS_MAX:
                 self._tenants = {name: other for name, other in self._tenants.items() if other.active()}
             tenant = self._tenants[entry.tenant] = _Tenant()
+        self._charge_all()
         if not tenant.active():
             active = [other.counter for other in self._tenants.values() if other.active()]
             tenant.counter = max(tenant.counter, min(active, default=0.0))
@@ -200,6 +202,8 @@ class FairQueue:
         The first in line for a free slot keeps its turn until enough slots are free: nobody overtakes it any more.
         """
         granted = []
+        if self.waiting:
+            self._charge_all()
         while self.waiting and self.slots_taken < self.parallel:
             if self._head is None:
                 best = min(
@@ -224,11 +228,16 @@ class FairQueue:
             granted.append(entry)
         return granted
 
-    def served(self, entry: Entry, output_tokens: int) -> None:
-        """`output_tokens` more were produced for a running entry."""
-        entry.produced += output_tokens
+    def _charge(self, entry: Entry) -> None:
+        """Bring a tenant's counter up to what was produced for a running entry. That is not done for each token, but
+        before counters are compared, before their weight changes, and before the entry goes."""
         tenant = self._tenants[entry.tenant]
-        tenant.counter += OUTPUT_COST * output_tokens / tenant.weight
+        tenant.counter += OUTPUT_COST * (entry.produced - entry.charged) / tenant.weight
+        entry.charged = entry.produced
+
+    def _charge_all(self) -> None:
+        for entry in self._running.values():
+            self._charge(entry)
 
     def prefilled(self, entry: Entry, cached_tokens: int) -> None:
         """The prompt of a running entry is done; `cached_tokens` of it did not have to be computed."""
@@ -257,6 +266,7 @@ class FairQueue:
     def leave(self, entry: Entry) -> None:
         """Remove a waiting or running entry at once; an entry that is neither is left alone."""
         if entry.running:
+            self._charge(entry)
             entry.running = False
             del self._running[entry.number]
             self.slots_taken -= entry.slots

@@ -78,6 +78,11 @@ class Scheduler:
     def idle(self) -> bool:
         return not self._running and not self._waiting
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """How many run and how many wait."""
+        return len(self._running), len(self._waiting)
+
     def blind(self) -> set[int]:
         return blind(self._running)
 

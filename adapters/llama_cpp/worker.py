@@ -28,6 +28,7 @@ from adapters.llama_cpp.lease import StepLease
 from adapters.llama_cpp.loading import Loaded, LoadError, load, now_us
 from adapters.llama_cpp.lora import UnknownLora
 from adapters.llama_cpp.messages import (
+    Busyness,
     Cancel,
     Cancelled,
     ChangeSession,
@@ -67,6 +68,7 @@ from adapters.llama_cpp.thoughts import Thoughts
 TOKENISER_THREADS = 2
 IDLE_WAIT_S = 5.0
 QUIET_S = 0.1
+LOAD_EVERY_S = 0.05
 COMPILER_THREADS = 2
 CLOSE_WAIT_S = 4.0
 # The tables that constraints need are made when the worker has had nothing to do for so long, if not needed before.
@@ -115,6 +117,8 @@ class Worker:
         self._forgotten: set[int] = set()
         self._worked_s = 0.0
         self._told = GrammarCounters()
+        self._told_size = -1, -1
+        self._told_s = 0.0
         self._thoughts_end: list[int] = []
         if loaded.reasoning is not None:
             ended_by = loaded.reasoning.ended_by
@@ -195,10 +199,11 @@ class Worker:
             self._worked_s = time.monotonic()
             more = not scheduler.stalled
         news = scheduler.sessions.tiers.news()
-        grammars = self._loaded.compiler.counters
-        if deltas or news is not None or grammars != self._told:
-            self._link.send(Step(deltas, scheduler.busyness(), news, grammars if grammars != self._told else None))
-            self._told = grammars
+        counted = self._loaded.compiler.counters
+        grammars = None if counted == self._told else counted
+        if deltas or news is not None or grammars is not None:
+            self._told = counted
+            self._link.send(Step(deltas, self._load(scheduler, bool(deltas)), news, grammars))
         while scheduler.failures:
             id, reason = scheduler.failures.popitem()
             self._link.send(Refused(id, "unsupported_schema", f"The grammar became too complex: {reason}."))
@@ -206,6 +211,15 @@ class Worker:
             scheduler.cancel(id)
             self._link.send(Refused(id, "engine_failed", "The engine could not encode an image of this request."))
         return more
+
+    def _load(self, scheduler: Scheduler, working: bool) -> Busyness | None:
+        """How busy the worker is. While it is `working` and as many run and wait as was told, that is told seldom: what
+        is told with each token costs the gateway more than the token."""
+        size, now_s = scheduler.size, time.monotonic()
+        if working and size == self._told_size and now_s - self._told_s < LOAD_EVERY_S:
+            return None
+        self._told_size, self._told_s = size, now_s
+        return scheduler.busyness()
 
     def _interrupted(self, scheduler: Scheduler) -> bool:
         """Whether something came up in the moment that is waited before conversations go to disk: the next turn often

@@ -56,7 +56,7 @@ class Simulation:
                 computed += int(part)
             else:
                 decoding = True
-                self.queue.served(one, one.choices)
+                one.produced += one.choices
                 self.service[one.tenant] += 2.0 * one.choices
                 prompt[1] += 1
                 if prompt[1] >= one.max_tokens:
@@ -88,8 +88,8 @@ def test_output_costs_twice_and_weight_divides() -> None:
     queue.join(entry("light", prompt=0), 0.0)
     queue.join(entry("heavy", prompt=0, weight=4.0), 0.0)
     queue.dispatch(0.0)
-    queue.served(light, 10)
-    queue.served(heavy, 39)
+    light.produced += 10
+    heavy.produced += 39
     queue.finished(light, 0.0)
     assert tenants(queue.dispatch(0.0)) == "heavy"
 
@@ -259,7 +259,7 @@ def test_a_promise_follows_what_was_observed() -> None:
     with pytest.raises(QueueFull) as early:
         engine.queue.join(entry(output=1000), 0.0)
     for one in list(engine.queue.dispatch(0.0)) + engine.running:
-        engine.queue.served(one, 20)
+        one.produced += 20
         engine.queue.finished(one, 0.4)
     engine.running.clear()
     engine.prompts.clear()
@@ -331,7 +331,7 @@ def test_invariants_hold_under_any_sequence(parallel: int, depth: int, operation
         elif running:
             one = running[pick % len(running)]
             if operation == "serve":
-                queue.served(one, pick)
+                one.produced += pick
             elif operation == "shrink" and left[id(one)] > 1:
                 left[id(one)] -= 1
                 queue.shrink(one, left[id(one)])
