@@ -22,7 +22,7 @@ HOUR_US = 3_600_000_000
 Status = Literal["posted", "voided", "expired", "correction"]
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+class Entry(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """What one request used and cost.
 
     `id` is the reservation's and unique; `request_id` is what the client saw and may repeat. `cost_nano` None: the
@@ -46,9 +46,10 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fa
     user_id: str | None = None
     team_id: str | None = None
     org_id: str | None = None
+    # As in `Usage`.
     prompt_tokens: int = 0
-    cached_tokens: int = 0
     completion_tokens: int = 0
+    cached_tokens: int = 0
     reasoning_tokens: int = 0
     cache_write_tokens: int = 0
     cache_write_1h_tokens: int = 0

@@ -9,11 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-
-import msgspec
 
 from gateway.ledger import Entry
 from gateway.ledger.writer import Commit, bring_in, records
@@ -23,8 +20,8 @@ from gateway.state.database import DatabaseUnavailable
 from gateway.state.outbox import Outbox, OutboxError
 
 # How long the database waits for more entries, how many it takes at once, and how many are remembered for it before it
-# has to read them from the disk.
-FOLLOW_S = 0.25
+# has to read them from the disk. Whoever reads what they change does not wait so long, and large groups cost less.
+FOLLOW_S = 1.0
 GROUP_MAX = 1000
 BEHIND_MAX = 20_000
 # A disk that answered this quickly, so many times in a row, is waited for in place: handing the wait to a thread and
@@ -33,14 +30,6 @@ QUICK_S = 0.001
 QUICK_TIMES = 32
 
 log = logging.getLogger(__name__)
-
-
-class Kept(msgspec.Struct, frozen=True):
-    """Entries that are in a segment of the outbox and not in the database."""
-
-    entries: Sequence[Entry]
-    segment: int
-    size_bytes: int
 
 
 class DiskFirst:
@@ -57,9 +46,11 @@ class DiskFirst:
         self._turn = asyncio.Lock()
         self._appender = Appender(self._append)
         self._quick_times = 0
-        # What the database does not have, unless it is to read that from the disk.
-        self._behind: deque[Kept] = deque()
-        self._behind_entries = self._behind_bytes = 0
+        # What the database does not have, unless it is to read that from the disk; and of each segment in which some of
+        # it may be, how many entries had been kept with its last one.
+        self._behind: list[Entry] = []
+        self._behind_bytes = 0
+        self._segments: dict[int, int] = {}
         self._from_disk = False
         self._kept = self._followed = 0
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
@@ -101,14 +92,13 @@ class DiskFirst:
         self._quick_times = self._quick_times + 1 if took_s < QUICK_S else 0
         self._kept += len(entries)
         if not self._from_disk:
-            kept = Kept(entries, segment, sum(map(len, data)))
-            self._behind.append(kept)
-            self._behind_entries += len(entries)
-            self._behind_bytes += kept.size_bytes
-        if self._behind_entries > BEHIND_MAX:
+            self._behind += entries
+            self._behind_bytes += sum(map(len, data))
+            self._segments[segment] = self._kept
+        if len(self._behind) > BEHIND_MAX:
             self._leave_to_disk()
         self._more.set()
-        if self._behind_entries >= GROUP_MAX:
+        if len(self._behind) >= GROUP_MAX:
             self._hurry.set()
 
     def _append(self, records: Sequence[bytes]) -> tuple[int, float]:
@@ -161,25 +151,21 @@ class DiskFirst:
 
     async def _take(self) -> None:
         """Commit the next entries, and forget the segments that hold no later ones."""
-        group: list[Entry] = []
-        taken: list[Kept] = []
-        for kept in self._behind:
-            if taken and len(group) + len(kept.entries) > GROUP_MAX:
-                break
-            taken.append(kept)
-            group += kept.entries
+        group = self._behind[:GROUP_MAX]
         await self._commit(group)
         if self._from_disk:
             return
-        for kept in taken:
-            self._behind.popleft()
-            self._behind_bytes -= kept.size_bytes
-        self._behind_entries -= len(group)
+        # Entries are of about the same size.
+        self._behind_bytes -= self._behind_bytes * len(group) // len(self._behind)
+        del self._behind[: len(group)]
         self._followed += len(group)
-        needed = (self._behind or taken[-1:])[0].segment
-        if taken[0].segment < needed:
+        earlier = list(self._segments.items())[:-1]  # The last one is still added to.
+        over = [number for number, kept in earlier if kept <= self._followed]
+        for number in over:
+            del self._segments[number]
+        if over:
             async with self._turn:
-                await asyncio.to_thread(self._outbox.remove_before, needed)
+                await asyncio.to_thread(self._outbox.remove_before, over[-1] + 1)
 
     async def _read(self) -> None:
         """Commit what is on the disk; from its beginning on entries are remembered again."""
@@ -201,7 +187,8 @@ class DiskFirst:
     def _leave_to_disk(self) -> None:
         self._from_disk = True
         self._behind.clear()
-        self._behind_entries = self._behind_bytes = 0
+        self._segments.clear()
+        self._behind_bytes = 0
 
     def _tell(self, reached: int) -> None:
         """Wake those who wait for no more than this."""

@@ -7,7 +7,6 @@ import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from functools import partial
 from itertools import islice
 from typing import Protocol
 
@@ -120,10 +119,10 @@ class Writer:
             log.warning("%d requests had no end when the gateway before this one did", len(lost))
         journal.clear()
 
-    def begin(self, draft: Entry) -> None:
+    def begin(self, id: str, draft: Callable[[], Entry]) -> None:
         """A request is under way, and will be added under the same id; a plain call."""
         if self._journal is not None:
-            self._journal.begin(draft.id, partial(msgspec.json.encode, draft))
+            self._journal.begin(id, lambda: msgspec.json.encode(draft()))
 
     def add(self, entry: Entry) -> Durable:
         """Record an entry; a plain call. One that comes alone may be durable at its end."""

@@ -463,7 +463,7 @@ def rate_headers(requests: Room | None, tokens: Room | None) -> dict[str, str]:
     return headers
 
 
-@functools.lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=4096)
 def _duration(total_ms: int) -> str:
     """A length of time as OpenAI writes it: `17ms`, `8.64s`, `6m0s`, `1h0m5s`. Requests of a moment have the same."""
     if 0 < total_ms < 1000:

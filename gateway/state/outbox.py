@@ -52,48 +52,53 @@ class Outbox:
         """Raises OutboxError when the directory cannot be used, or another process uses it."""
         self._bytes_max = bytes_max
         self._segment_bytes_max = segment_bytes_max
-        self._writing: tuple[Path, int] | None = None
+        # The number and the descriptor of the segment that is added to.
+        self._writing: tuple[int, int] | None = None
         with _translated(directory), contextlib.ExitStack() as opened:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._directory = os.open(directory, os.O_RDONLY)
             opened.callback(os.close, self._directory)
             fcntl.flock(self._directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._sizes = {path: path.stat().st_size for path in sorted(directory.glob("*.outbox"))}
+            # By number.
+            self._sizes = {int(path.stem): path.stat().st_size for path in sorted(directory.glob("*.outbox"))}
             opened.pop_all()
         self._path = directory
-        self._next = 1 + max((int(path.stem) for path in self._sizes), default=0)
+        self._next = 1 + max(self._sizes, default=0)
 
     @property
     def size_bytes(self) -> int:
         """What it holds; 0 when nothing waits."""
         return sum(self._sizes.values())
 
+    def _file(self, number: int) -> Path:
+        return self._path / f"{number:016d}.outbox"
+
     def append(self, records: Sequence[bytes]) -> int:
         """Add records; they are on the disk when this returns, in the segment of this number, which only grows. Raises
         OutboxFull and OutboxError."""
-        if any(len(record) > RECORD_BYTES_MAX for record in records):
-            raise ValueError(f"a record has at most {RECORD_BYTES_MAX} bytes")
-        data = b"".join(map(_framed, records))
+        data = b"".join([_framed(record) for record in records])
         if self.size_bytes + len(data) > self._bytes_max:
             raise OutboxFull(f"the outbox {self._path} holds {self.size_bytes} of {self._bytes_max} bytes")
-        with _translated(self._path):
-            path, descriptor = self._writing or self._start_segment()
+        try:
+            number, descriptor = self._writing or self._start_segment()
             try:
-                _write(descriptor, data, self._sizes[path])
+                _write(descriptor, data, self._sizes[number])
                 os.fdatasync(descriptor)
             except OSError:
                 # After a failed sync the kernel may call the same pages clean, so this file is never trusted again.
                 self._end_segment()
                 raise
-        self._sizes[path] += len(data)
-        if self._sizes[path] >= self._segment_bytes_max:
+        except OSError as error:
+            raise _unusable(self._path, error) from error
+        self._sizes[number] += len(data)
+        if self._sizes[number] >= self._segment_bytes_max:
             self._end_segment()
-        return int(path.stem)
+        return number
 
     def segments(self) -> Iterator[Segment]:
         """What there is now, oldest first; call `remove` for each whose records are safe elsewhere."""
         self._end_segment()
-        for path in tuple(self._sizes):
+        for path in map(self._file, tuple(self._sizes)):
             with _translated(self._path):
                 data = path.read_bytes()
             records = tuple(_records(data))
@@ -102,34 +107,34 @@ class Outbox:
 
     def remove(self, segment: Segment) -> None:
         """Forget a segment. One whose file is gone is forgotten even when that was not synced: it may come again."""
-        self._remove([segment.path])
+        self._remove([int(segment.path.stem)])
 
     def remove_before(self, number: int) -> None:
         """Forget all segments with smaller numbers."""
-        self._remove([path for path in self._sizes if int(path.stem) < number])
+        self._remove([one for one in self._sizes if one < number])
 
     def clear(self) -> None:
         """Forget everything."""
         self._end_segment()
         self.remove_before(self._next)
 
-    def _remove(self, paths: Sequence[Path]) -> None:
+    def _remove(self, numbers: Sequence[int]) -> None:
         with _translated(self._path):
-            for path in paths:
-                path.unlink(missing_ok=True)
-                self._sizes.pop(path, None)
-            if paths:
+            for number in numbers:
+                self._file(number).unlink(missing_ok=True)
+                self._sizes.pop(number, None)
+            if numbers:
                 os.fsync(self._directory)
 
     def close(self) -> None:
         self._end_segment()
         os.close(self._directory)
 
-    def _start_segment(self) -> tuple[Path, int]:
-        path = self._path / f"{self._next:016d}.outbox"
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    def _start_segment(self) -> tuple[int, int]:
+        number = self._next
+        descriptor = os.open(self._file(number), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         self._next += 1
-        self._sizes[path] = 0
+        self._sizes[number] = 0
         # Without the room, because the disk is nearly full or knows no such thing, the file grows as it is written.
         with contextlib.suppress(AttributeError, OSError):
             os.posix_fallocate(descriptor, 0, self._segment_bytes_max)
@@ -139,20 +144,22 @@ class Outbox:
             # What is written to a file whose name may be lost is not safe.
             os.close(descriptor)
             raise
-        self._writing = path, descriptor
+        self._writing = number, descriptor
         return self._writing
 
     def _end_segment(self) -> None:
         if self._writing is None:
             return
-        (path, descriptor), self._writing = self._writing, None
+        (number, descriptor), self._writing = self._writing, None
         # The room that is left goes at the latest with the file.
         with contextlib.suppress(OSError):
-            os.ftruncate(descriptor, self._sizes[path])
+            os.ftruncate(descriptor, self._sizes[number])
         os.close(descriptor)
 
 
 def _framed(record: bytes) -> bytes:
+    if len(record) > RECORD_BYTES_MAX:
+        raise ValueError(f"a record has at most {RECORD_BYTES_MAX} bytes")
     length = _CRC.pack(len(record))
     return _CRC.pack(zlib.crc32(record, zlib.crc32(length))) + length + record
 
@@ -170,17 +177,20 @@ def _records(data: bytes) -> Iterator[bytes]:
 
 
 def _write(descriptor: int, data: bytes, at: int) -> None:
-    rest = memoryview(data)
-    while rest:
-        written = os.pwrite(descriptor, rest, at)
-        rest, at = rest[written:], at + written
+    while data:
+        written = os.pwrite(descriptor, data, at)
+        data, at = data[written:], at + written
 
 
 @contextlib.contextmanager
 def _translated(path: Path) -> Iterator[None]:
     try:
         yield
-    except BlockingIOError:
-        raise OutboxError(f"another gateway uses the outbox {path}; each needs a data directory of its own") from None
     except OSError as error:
-        raise OutboxError(f"the outbox {path} cannot be used: {error.strerror}") from error
+        raise _unusable(path, error) from error
+
+
+def _unusable(path: Path, error: OSError) -> OutboxError:
+    if isinstance(error, BlockingIOError):
+        return OutboxError(f"another gateway uses the outbox {path}; each needs a data directory of its own")
+    return OutboxError(f"the outbox {path} cannot be used: {error.strerror}")

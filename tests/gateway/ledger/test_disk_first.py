@@ -101,7 +101,7 @@ def test_what_the_database_missed_for_long_is_read_from_the_disk(
         for turn in range(20):
             await asyncio.gather(*(ledger.add(entry(f"{turn} {n}")) for n in range(7)))
         assert isinstance(ledger.keeper, DiskFirst)
-        assert sum(len(kept.entries) for kept in ledger.keeper._behind) <= 17
+        assert len(ledger.keeper._behind) <= 17
         while not ledger.complete:
             await ledger.keeper.caught_up()
         assert len(await all_entries(ledger)) == 140
