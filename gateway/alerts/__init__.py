@@ -24,6 +24,7 @@ from gateway.state.database import Database, DatabaseError, Value
 from gateway.telemetry import Telemetry
 
 PENDING_MAX = 1000
+# Of one channel.
 WAITING_MAX = 10_000
 TOLD_MAX = 10_000
 BATCH = 20
@@ -163,23 +164,26 @@ class Alerts:
             row: tuple[Value, ...] = (alert.id, "log", payload, now_us, now_us, 1, now_us, "sent")
             if not await inside.execute(insert, *row):
                 return False
-            counted = await inside.query("SELECT COUNT(*) AS waiting FROM alerts WHERE done_us IS NULL")
-            full = int(str(counted[0]["waiting"])) >= WAITING_MAX
             for channel in self._channels:
+                counting = "SELECT COUNT(*) AS waiting FROM alerts WHERE done_us IS NULL AND channel = $1"
+                (counted,) = await inside.query(counting, channel)
+                full = int(str(counted["waiting"])) >= WAITING_MAX
                 row = (alert.id, channel, payload, now_us, now_us, 0, now_us if full else None, "full" if full else "")
                 await inside.execute(insert, *row)
         return True
 
     async def deliver(self) -> None:
-        """Try what is due."""
-        if self._database is None:
+        """Try what is due by the channels there are; what others were to tell waits for them to come back."""
+        if self._database is None or not self._channels:
             return
+        count = len(self._channels)
         rows = await self._database.query(
-            f"SELECT {', '.join(_Row.__struct_fields__)} FROM alerts WHERE done_us IS NULL AND next_us <= $1 "
-            f"ORDER BY next_us LIMIT {BATCH}",
+            f"SELECT {', '.join(_Row.__struct_fields__)} FROM alerts WHERE done_us IS NULL "
+            f"AND channel IN {places(1, count)} AND next_us <= ${count + 1} ORDER BY next_us LIMIT {BATCH}",
+            *self._channels,
             self._now_us(),
         )
-        due = [row for row in msgspec.convert(rows, list[_Row], strict=False) if row.channel in self._channels]
+        due = msgspec.convert(rows, list[_Row], strict=False)
         await asyncio.gather(*(self._try(row, self._database) for row in due))
 
     async def _try(self, row: _Row, database: Database) -> None:
@@ -203,12 +207,11 @@ class Alerts:
         await database.execute(sql, row.id, row.channel, lease_us, next_us, now_us if over else None, outcome)
 
     async def _sweep(self) -> None:
-        """Once a day forget what was told long ago."""
+        """Once a day forget what was told long ago, or is to be told by a channel that has been gone for so long."""
         now_us = self._now_us()
         if self._database is not None and now_us - self._swept_us >= SWEEP_US:
             self._swept_us = now_us
-            sql = "DELETE FROM alerts WHERE created_us < $1 AND done_us IS NOT NULL"
-            await self._database.execute(sql, now_us - KEPT_US)
+            await self._database.execute("DELETE FROM alerts WHERE created_us < $1", now_us - KEPT_US)
 
 
 def told(alert: Alert, now_us: int) -> Told:

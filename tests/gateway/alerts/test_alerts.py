@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from gateway.alerts import ATTEMPTS_MAX, LEASE_US, PAUSE_FIRST_US, PAUSE_MAX_US, Alerts
+from gateway.alerts import ATTEMPTS_MAX, BATCH, LEASE_US, PAUSE_FIRST_US, PAUSE_MAX_US, Alerts
 from gateway.alerts.channels import NotDelivered
 from gateway.limits.limiter import Alert, Balance
 from gateway.state.database import Database
@@ -170,3 +170,19 @@ def test_without_a_database_alerts_are_logged(caplog: pytest.LogCaptureFixture) 
     asyncio.run(scenario())
     (record,) = caplog.records
     assert record.message == "wallet:w has no credit left: its keys are paused until it is topped up"
+
+
+def test_a_channel_that_is_no_longer_configured_keeps_nobody_from_being_told(tmp_path: Path) -> None:
+    async def scenario(bench: Bench) -> None:
+        gone = Alerts(bench.database, {"gone": Ear()}, bench.read, bench.telemetry, now_us=lambda: bench.now_us)
+        for number in range(BATCH):
+            gone.add(msgspec.structs.replace(ALERT, id=f"{ALERT.id}:{number}"))
+        await gone.store()
+        bench.now_us += 1
+        alerts = bench.replica()
+        alerts.add(ALERT)
+        await alerts.store()
+        await alerts.deliver()
+        assert [id for id, _, _ in bench.ear.heard] == [ALERT.id]
+
+    run(tmp_path, scenario)
