@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from typing import Any
 
 import anthropic
@@ -25,8 +26,9 @@ TOOL = {
 
 
 @pytest.fixture(scope="module")
-def client(server: Server) -> Anthropic:
-    return Anthropic(base_url=server.url, api_key=ADMIN_KEY)
+def client(server: Server) -> Iterator[Anthropic]:
+    with Anthropic(base_url=server.url, api_key=ADMIN_KEY) as client:
+        yield client
 
 
 def test_a_stream_is_the_same_as_the_whole(client: Anthropic) -> None:
@@ -115,8 +117,9 @@ def test_errors(client: Anthropic, server: Server) -> None:
     with pytest.raises(anthropic.NotFoundError) as missing:
         client.messages.create(model="none", max_tokens=5, messages=PARIS)
     assert missing.value.type == "not_found_error" and missing.value.request_id
-    with pytest.raises(anthropic.AuthenticationError):
-        Anthropic(base_url=server.url, api_key="wrong").messages.create(model="demo", max_tokens=5, messages=PARIS)
+    wrong = Anthropic(base_url=server.url, api_key="wrong")
+    with wrong, pytest.raises(anthropic.AuthenticationError):
+        wrong.messages.create(model="demo", max_tokens=5, messages=PARIS)
 
 
 def test_the_key_in_its_own_header_a_session_and_a_retry(server: Server) -> None:

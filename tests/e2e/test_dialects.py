@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import boto3  # type: ignore[import-untyped]
@@ -222,11 +223,8 @@ def test_amazons_client_in_its_own_dialect(mocks: dict[str, Mock], front: Server
     }
     whole = client.converse(**ask)
     assert whole["output"]["message"]["content"][-1]["text"] == "Grüße"
-    told = [
-        event["contentBlockDelta"]["delta"]["text"]
-        for event in client.converse_stream(**ask)["stream"]
-        if "contentBlockDelta" in event
-    ]
+    with closing(client.converse_stream(**ask)["stream"]) as stream:
+        told = [event["contentBlockDelta"]["delta"]["text"] for event in stream if "contentBlockDelta" in event]
     assert "".join(told) == "Grüße, 世界"
     # The API of each model: its own dialect as the body.
     mock.scripts = [script(TextDelta(0, "Grüße")), script(TextDelta(0, "Grüße, "), TextDelta(0, "世界"))]
@@ -239,8 +237,8 @@ def test_amazons_client_in_its_own_dialect(mocks: dict[str, Mock], front: Server
     answer = client.invoke_model(**invoke)
     assert json.loads(answer["body"].read())["content"][-1]["text"] == "Grüße"
     assert answer["ResponseMetadata"]["HTTPHeaders"]["x-gateway-cost-usd"] == "0.000039"
-    streamed = client.invoke_model_with_response_stream(**invoke)
-    events = [json.loads(event["chunk"]["bytes"]) for event in streamed["body"]]
+    with closing(client.invoke_model_with_response_stream(**invoke)["body"]) as stream:
+        events = [json.loads(event["chunk"]["bytes"]) for event in stream]
     assert "".join(event.get("delta", {}).get("text", "") for event in events) == "Grüße, 世界"
     assert mock.asked[-1].messages == (Message("user", "hi"),)
     client.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from collections.abc import Iterator
 
 import numpy as np
 import openai
@@ -24,8 +25,9 @@ TOOL = {
 
 
 @pytest.fixture(scope="module")
-def client(server: Server) -> OpenAI:
-    return OpenAI(base_url=f"{server.url}/v1", api_key=ADMIN_KEY)
+def client(server: Server) -> Iterator[OpenAI]:
+    with OpenAI(base_url=f"{server.url}/v1", api_key=ADMIN_KEY) as client:
+        yield client
 
 
 def test_chat(client: OpenAI) -> None:
@@ -186,8 +188,9 @@ def test_errors_are_structured(client: OpenAI, server: Server) -> None:
         "invalid_request_error",
     )
     assert bad.value.request_id
-    with pytest.raises(openai.AuthenticationError) as unknown:
-        OpenAI(base_url=f"{server.url}/v1", api_key="gw_live_nonsense").models.list()
+    stranger = OpenAI(base_url=f"{server.url}/v1", api_key="gw_live_nonsense")
+    with stranger, pytest.raises(openai.AuthenticationError) as unknown:
+        stranger.models.list()
     assert unknown.value.code == "invalid_api_key"
     long = [{"role": "user", "content": "word " * 20_000}]
     with pytest.raises(openai.BadRequestError) as much:
@@ -197,7 +200,7 @@ def test_errors_are_structured(client: OpenAI, server: Server) -> None:
 
 def test_time_outs_and_no_retries_for_a_bad_request(server: Server) -> None:
     impatient = OpenAI(base_url=f"{server.url}/v1", api_key=ADMIN_KEY, timeout=0.005, max_retries=0)
-    with pytest.raises(openai.APITimeoutError):
+    with impatient, pytest.raises(openai.APITimeoutError):
         impatient.chat.completions.create(model="demo", messages=PARIS)
 
 

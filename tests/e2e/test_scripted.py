@@ -29,8 +29,10 @@ answers:
 
 def test_the_sdk_gets_what_the_script_says(tmp_path: Path) -> None:
     (tmp_path / "canned.yaml").write_text(SCRIPT)
-    with Server(tmp_path, config=CONFIG) as server:
-        client = openai.OpenAI(base_url=f"{server.url}/v1", api_key=ADMIN_KEY, max_retries=0)
+    with (
+        Server(tmp_path, config=CONFIG) as server,
+        openai.OpenAI(base_url=f"{server.url}/v1", api_key=ADMIN_KEY, max_retries=0) as client,
+    ):
 
         def say(text: str) -> str:
             stream = client.chat.completions.create(

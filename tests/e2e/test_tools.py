@@ -87,8 +87,9 @@ def formats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def client(formats: Server) -> OpenAI:
-    return OpenAI(base_url=f"{formats.url}/v1", api_key=ADMIN_KEY, max_retries=0)
+def client(formats: Server) -> Iterator[OpenAI]:
+    with OpenAI(base_url=f"{formats.url}/v1", api_key=ADMIN_KEY, max_retries=0) as client:
+        yield client
 
 
 def ask(client: OpenAI, model: str, **fields: Any) -> Any:
