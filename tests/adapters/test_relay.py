@@ -26,7 +26,8 @@ from tests.adapters.upstream import Peer, Script, Upstream, answering, client, r
 
 CALLER = Caller("r", "t")
 USAGE = {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9, "prompt_tokens_details": {"cached_tokens": 3}}
-QUICK = Timeouts(connect_s=20, first_byte_s=0.4, idle_s=0.4, total_s=20)
+PATIENT = Timeouts(connect_s=20, first_byte_s=20, idle_s=20, total_s=20)
+IMPATIENT = Timeouts(connect_s=20, first_byte_s=0.4, idle_s=0.4, total_s=20)
 
 
 def chunk(text: str | None = None, **more: object) -> bytes:
@@ -106,7 +107,7 @@ def asked(**fields: object) -> Inbound:
     return inbound({"model": "public", "messages": [{"role": "user", "content": "hi"}], **fields})
 
 
-def relaying(up: Upstream) -> Relaying:
+def relaying(up: Upstream, timeouts: Timeouts = PATIENT) -> Relaying:
     settings = UpstreamSettings(
         name="p",
         kind="openai-compatible",
@@ -114,7 +115,7 @@ def relaying(up: Upstream) -> Relaying:
         api_key=Secret("upstream-key"),
         headers={"x-more": "1"},
     )
-    return Relaying("their-model", Provider(settings, client=client(timeouts=QUICK)))
+    return Relaying("their-model", Provider(settings, client=client(timeouts=timeouts)))
 
 
 def relayed(script: Script, request: Inbound, sink: Shown | None = None) -> tuple[Relayed, Shown]:
@@ -127,13 +128,13 @@ def relayed(script: Script, request: Inbound, sink: Shown | None = None) -> tupl
     return run(main()), shown
 
 
-def failing(script: Script, request: Inbound) -> tuple[AdapterError, Shown]:
+def failing(script: Script, request: Inbound, timeouts: Timeouts = PATIENT) -> tuple[AdapterError, Shown]:
     shown = Shown()
 
     async def main() -> AdapterError:
         async with upstream(script) as up:
             with pytest.raises(AdapterError) as failure:
-                await relaying(up).relay(request, CALLER, shown)
+                await relaying(up, timeouts).relay(request, CALLER, shown)
             for secret in ("upstream-key", "127.0.0.1", str(up.port), "their-model"):
                 assert secret not in failure.value.message
             return failure.value
@@ -354,7 +355,7 @@ def test_a_stream_cut_or_stalled_at_any_event() -> None:
                 else:
                     await peer.gone()
 
-            failure, shown = failing(script, asked(stream=True))
+            failure, shown = failing(script, asked(stream=True), PATIENT if reset else IMPATIENT)
             assert isinstance(failure, BrokeOff if reset else Timeout)
             assert sse(*CHUNKS, end=b"").startswith(shown.data)
 

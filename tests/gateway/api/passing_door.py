@@ -37,7 +37,7 @@ from tests.fakes import HELLO, Scripted
 from tests.gateway.api.wire import Served, outcomes, serve
 
 BODY_BYTES_MAX = 3_000_000
-QUICK = Timeouts(connect_s=20, first_byte_s=0.5, idle_s=0.5, total_s=20)
+PATIENT = Timeouts(connect_s=20, first_byte_s=20, idle_s=20, total_s=20)
 
 
 TIMED = (*HELLO[:-1], Finished(Usage(7, 2, 3), Timings(1500, 2500, 4000)))
@@ -75,7 +75,7 @@ async def opened(
     near: Adapter | None = None,
 ) -> AsyncIterator[Door]:
     async with upstream(script) as up:
-        client = HttpClient(proxies={}, timeouts=QUICK)
+        client = HttpClient(proxies={}, timeouts=PATIENT)
         url = f"http://127.0.0.1:{up.port}" + ("/v1" if kind.startswith("open") else "")
         place = {"region": "eu", "project": "mine"} if kind.startswith("vertex") else {}
         settings = UpstreamSettings(name="p", kind=kind, base_url=url, api_key=Secret("upstream-key"), **place)
