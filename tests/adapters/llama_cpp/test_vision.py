@@ -15,7 +15,6 @@ from adapters.llama_cpp import LlamaCpp, vision
 from adapters.llama_cpp.images import Sight, position
 from adapters.llama_cpp.messages import Busyness, EngineSettings
 from adapters.llama_cpp.native import Model, NativeError, quiet
-from adapters.llama_cpp.process import Timing
 from adapters.llama_cpp.vision import Projector
 from adapters.types import (
     Caller,
@@ -86,7 +85,7 @@ def with_model(
             mmproj=str(projector) if projector else None,
             image_cache_bytes=cache,
         )
-        model = LlamaCpp("m", str(path), settings, timing=Timing(silence_s=20))
+        model = LlamaCpp("m", str(path), settings)
         await model.start()
         assert model.status().state == "ready", model.status().reason
         try:
