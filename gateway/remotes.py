@@ -8,12 +8,9 @@ from adapters.connection import Timeouts
 from adapters.remote import RemoteModel
 from adapters.upstream import UpstreamSettings
 from gateway.config import ProviderConfig, RouteConfig, TargetConfig
-from gateway.config_providers import MirrorConfig
-from gateway.config_routing import HealthConfig, HedgeConfig
+from gateway.config_routing import HedgeConfig
 from gateway.routing.balance import RouteSettings
-from gateway.routing.health import HealthSettings
 from gateway.routing.hedging import HedgeSettings
-from gateway.routing.mirror import MirrorSettings
 
 
 def upstream_settings(provider: ProviderConfig) -> UpstreamSettings:
@@ -48,11 +45,6 @@ def upstream_settings(provider: ProviderConfig) -> UpstreamSettings:
     )
 
 
-def health_settings(health: HealthConfig) -> HealthSettings:
-    """How a provider is asked whether it is well."""
-    return msgspec.convert(health, HealthSettings, from_attributes=True)
-
-
 def remote_model(route: RouteConfig, target: TargetConfig) -> RemoteModel:
     """A target of a route."""
     return RemoteModel(
@@ -78,8 +70,3 @@ def hedge_settings(hedge: HedgeConfig) -> HedgeSettings:
         percentile=hedge.percentile,
         share_max=hedge.share_max,
     )
-
-
-def mirror_settings(mirror: MirrorConfig) -> MirrorSettings:
-    """Which requests of a route are copied."""
-    return msgspec.convert(mirror, MirrorSettings, from_attributes=True)

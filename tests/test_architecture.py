@@ -174,7 +174,7 @@ GATEWAY_EDGES = {
     "retention": {"audit", "config_money", "ledger", "limits", "regularly", "state"},
     "sessions": {"auth", "catalog", "errors"},
     "idempotency": {"config", "errors", "ledger", "limits", "state"},
-    "routing": {"catalog", "config_providers"},
+    "routing": {"catalog", "config_providers", "config_routing"},
     "library": {"routing", "secret", "state"},
     "cli_models": {"audit", "cli_links", "hubs", "command", "library", "model_files", "state"},
     "cli_links": {"audit", "command", "hubs", "library", "model_files", "state"},

@@ -17,7 +17,7 @@ from gateway.app.ways import Place, Way
 from gateway.catalog import Adapter, Catalog, Price, price_place, price_table
 from gateway.config import Config, ProviderConfig, RouteConfig, TargetConfig
 from gateway.config_providers import MirrorConfig
-from gateway.remotes import hedge_settings, mirror_settings, remote_model, route_settings
+from gateway.remotes import hedge_settings, remote_model, route_settings
 from gateway.routing.backoff import RetryBudget
 from gateway.routing.breaker import Breaker
 from gateway.routing.decisions import Decisions
@@ -200,11 +200,11 @@ class Serving:
         shadows = shadows or [local[mirror.model]]
         telemetry, name = self._telemetry, route.name
         if telemetry is None:
-            return Mirror(name, shadows, mirror_settings(mirror))
+            return Mirror(name, shadows, mirror)
         return Mirror(
             name,
             shadows,
-            mirror_settings(mirror),
+            mirror,
             told=lambda outcome: telemetry.mirrored(name, outcome),
             timed=lambda side, seconds: telemetry.mirror_took(name, side, seconds),
         )

@@ -14,7 +14,7 @@ from adapters.asking import knock
 from adapters.remote import Remote, RemoteModel
 from gateway.config import ProviderConfig
 from gateway.regularly import Regularly
-from gateway.remotes import health_settings, upstream_settings
+from gateway.remotes import upstream_settings
 from gateway.routing.addresses import Addresses
 from gateway.routing.health import Checks, Condition
 
@@ -45,7 +45,7 @@ class Place:
         self._checking: Regularly | None = None
         if checked and (health := provider.health) is not None:
             upstream, name = self.upstream, f"{provider.name}{'' if address is None else f' at {address}'}"
-            self.condition = Condition(health_settings(health))
+            self.condition = Condition(health)
             checks = Checks(name, self.condition, lambda: knock(upstream, health.path, health.timeout_s))
             self._checking = Regularly(checks.check, health.interval_s)
 

@@ -5,20 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 
-import msgspec
-
 from adapters.errors import AdapterError, Busy
+from gateway.config_routing import HealthConfig
 
 log = logging.getLogger(__name__)
-
-
-class HealthSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """How often an origin is asked, and how many answers in a row change what is thought of it."""
-
-    interval_s: float = 10.0
-    healthy_after: int = 2
-    unhealthy_after: int = 3
-    status: int = 200
 
 
 class Condition:
@@ -27,7 +17,7 @@ class Condition:
     `ill` says why it is not; `recoveries` counts how often it came back.
     """
 
-    def __init__(self, settings: HealthSettings) -> None:
+    def __init__(self, settings: HealthConfig) -> None:
         self.settings = settings
         self.ill: str | None = None
         self.recoveries = 0

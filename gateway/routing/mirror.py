@@ -15,7 +15,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-import msgspec
 from msgspec.structs import replace
 
 from adapters.capabilities import Request, repeatable
@@ -32,6 +31,7 @@ from adapters.types import (
     Started,
 )
 from gateway.catalog import Adapter, relay_of
+from gateway.config_providers import MirrorConfig
 
 log = logging.getLogger(__name__)
 
@@ -39,15 +39,6 @@ Outcome = Literal["ok", "failed", "dropped"]
 # Copies wait behind everything else, where a local model is the shadow.
 WEIGHT = 0.01
 PRIORITY = -1_000_000
-
-
-class MirrorSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """A `share` of the requests is copied; `running_max` copies run at once, and `waiting_max` wait for that."""
-
-    share: float = 1.0
-    running_max: int = 4
-    waiting_max: int = 16
-    timeout_s: float = 60.0
 
 
 class Mirror:
@@ -60,7 +51,7 @@ class Mirror:
         self,
         route: str,
         shadows: Sequence[Adapter],
-        settings: MirrorSettings,
+        settings: MirrorConfig,
         *,
         told: Callable[[Outcome], None] = lambda outcome: None,
         timed: Callable[[Literal["real", "shadow"], float], None] = lambda side, seconds: None,

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 import pytest
 
 from adapters.errors import Overloaded, Timeout
+from gateway.config_routing import HealthConfig
 from gateway.routing.breaker import Breaker
-from gateway.routing.health import Checks, Condition, HealthSettings
+from gateway.routing.health import Checks, Condition
 from gateway.routing.standing import Standing
 
-SETTINGS = HealthSettings(interval_s=10, healthy_after=2, unhealthy_after=3)
+SETTINGS = HealthConfig(interval_s=10, healthy_after=2, unhealthy_after=3)
 
 
 @pytest.mark.parametrize(

@@ -25,10 +25,11 @@ from adapters.types import (
     NativePart,
     RerankRequest,
 )
+from gateway.config_providers import MirrorConfig
 from gateway.routing.backoff import RetryBudget
 from gateway.routing.balance import RouteSettings
 from gateway.routing.breaker import Breaker
-from gateway.routing.mirror import Mirror, MirrorSettings
+from gateway.routing.mirror import Mirror
 from gateway.routing.router import Router
 from gateway.routing.standing import Standing
 from gateway.routing.trip import Target
@@ -70,7 +71,7 @@ class Scene:
         self.mirror = Mirror(
             "route",
             [shadow],
-            MirrorSettings(**settings),  # type: ignore[arg-type]
+            MirrorConfig(provider="p", model="shadow", **settings),  # type: ignore[arg-type]
             told=self._told,
             timed=self._timed,
             draw=random.Random(5).random,

@@ -5,15 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from gateway.api.admin.targets import TargetRoutes
+from gateway.config_routing import HealthConfig
 from gateway.routing.breaker import Breaker
-from gateway.routing.health import Condition, HealthSettings
+from gateway.routing.health import Condition
 from gateway.routing.standing import Standing
 from gateway.state.database import Database
 from tests.gateway.api.admin.desk import Desk, at_desk
 
 
 def test_how_targets_do(tmp_path: Path) -> None:
-    tired, ill = Standing(Breaker()), Standing(Breaker(), Condition(HealthSettings(unhealthy_after=1, interval_s=9)))
+    tired, ill = Standing(Breaker()), Standing(Breaker(), Condition(HealthConfig(unhealthy_after=1, interval_s=9)))
     tired.breaker.failed(100, retry_after_s=30)
     tired.learn(0.25)
     assert ill.condition is not None
