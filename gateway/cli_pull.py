@@ -15,9 +15,9 @@ from gateway import cli_datasets, command
 
 if TYPE_CHECKING:
     from gateway.config import Config
+    from gateway.library.messages import Progress
     from gateway.library.names import Kind, Reference
-    from gateway.library.pull import Pull
-    from gateway.library.pulling import Progress
+    from gateway.library.pulls import Pull
     from gateway.library.shelf import Shelf
 
 CELLS_MIN, CELLS_MAX = 10, 30
@@ -81,7 +81,7 @@ async def _known_to_the_library(config: Config, options: argparse.Namespace, ref
 
 async def _carry_out(config: Config, options: argparse.Namespace, reference: Reference, shelf: Shelf | None) -> Pull:
     from gateway.hubs import open_pulls
-    from gateway.library.pulling import answer, watch
+    from gateway.library.messages import answer, watch
 
     pulls = open_pulls(config, shelf)
     pull = pulls.start(reference, "dataset" if options.dataset else "model", update=options.update)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from gateway.library.files import Files
     from gateway.library.garbage import Collector
     from gateway.library.hub import HubSettings
-    from gateway.library.pull import Pulls
+    from gateway.library.pulls import Pulls
     from gateway.library.shelf import Shelf
     from gateway.library.store import LockFile
     from gateway.state.database import Database
@@ -42,7 +42,7 @@ def open_pulls(config: Config, shelf: Shelf | None = None, room_bytes: Callable[
     model may be where its name leaves that open. Raises Unusable."""
     from gateway.library import machine
     from gateway.library.hub import Hub
-    from gateway.library.pull import Pulls
+    from gateway.library.pulls import Pulls
     from gateway.library.store import Store
 
     return Pulls(

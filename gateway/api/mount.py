@@ -62,7 +62,7 @@ from gateway.library.finding import Finding
 from gateway.library.garbage import Collector
 from gateway.library.importing import Imports
 from gateway.library.links import Links
-from gateway.library.pulling import Ask
+from gateway.library.messages import Ask
 from gateway.limits.limiter import Limiter, wall_us
 from gateway.limits.wallets import Wallets
 from gateway.passthrough import PassThrough

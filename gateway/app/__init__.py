@@ -56,7 +56,7 @@ from gateway.idempotency import Idempotency
 from gateway.inference import Inference
 from gateway.ledger.caught_up import CaughtUp
 from gateway.ledger.store import Ledger
-from gateway.library.pulling import Ask
+from gateway.library.messages import Ask
 from gateway.limits.orphans import NAME_CHARS
 from gateway.limits.wallets import Wallets
 from gateway.logs import AccessLog

@@ -21,7 +21,7 @@ from gateway.app.models import open_adapters
 from gateway.app.pooling import open_pool
 from gateway.app.workers import Station
 from gateway.config import Config
-from gateway.library.pulling import Ask, answer_bytes, elsewhere
+from gateway.library.messages import Ask, answer_bytes, elsewhere
 from gateway.telemetry import Telemetry
 
 # So long a process that answers waits until it knows the models; without them it begins all the same.

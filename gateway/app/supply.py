@@ -10,11 +10,11 @@ from gateway.config import Config
 from gateway.hubs import open_pulls
 from gateway.library.errors import LibraryError
 from gateway.library.machine import WEIGHTS_SHARE
+from gateway.library.messages import Asked, Told, answer
 from gateway.library.names import Reference, select
-from gateway.library.pulling import Asked, Told, answer
 
 if TYPE_CHECKING:
-    from gateway.library.pull import Pull, Pulls
+    from gateway.library.pulls import Pull, Pulls
     from gateway.library.shelf import Shelf
 
 # What is said before anybody can know how long a pull takes.

@@ -18,8 +18,8 @@ from gateway.library.drives import check_writable
 from gateway.library.errors import Cancelled, LibraryError, NoSpace, NotFound, Unusable
 from gateway.library.files import File
 from gateway.library.importing import Imports
+from gateway.library.messages import Ask, Progress, watch
 from gateway.library.names import path_problem
-from gateway.library.pulling import Ask, Progress, watch
 from gateway.library.requests import Dataset, Requests, Wish
 from gateway.library.rows import Row, rows_of
 

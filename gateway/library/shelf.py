@@ -21,7 +21,7 @@ from gateway.library.store import LockFile, Pinned, Store, pin_name
 from gateway.state.database import DatabaseError
 
 if TYPE_CHECKING:
-    from gateway.library.pull import Pull
+    from gateway.library.pulls import Pull
 
 TELL_EVERY_S = 1.0
 

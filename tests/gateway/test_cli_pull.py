@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from gateway.cli_pull import Bar, text_of
 from gateway.config import Config, LibraryConfig
 from gateway.hubs import cache_folder
-from gateway.library.pulling import Progress
+from gateway.library.messages import Progress
 
 HALF = Progress(
     id="1",

@@ -17,8 +17,8 @@ from gateway.api.http import EventStreamResponse, Response
 from gateway.auth.records import not_found
 from gateway.library.datasets import Datasets
 from gateway.library.errors import InvalidReference
+from gateway.library.messages import Ask, Asked, Progress, Told, Verb, watch
 from gateway.library.names import Kind, Reference, parse
-from gateway.library.pulling import Ask, Asked, Progress, Told, Verb, watch
 from gateway.library.requests import ROWS_MAX, Request, Wish
 
 WAIT_S_MAX = 3600.0

@@ -15,7 +15,7 @@ from gateway.library.hub import Hosts, HubSettings
 from gateway.library.hub import Hub as Client
 from gateway.library.importing import Imports
 from gateway.library.names import parse
-from gateway.library.pull import Pull, Pulls
+from gateway.library.pulls import Pull, Pulls
 from gateway.library.shelf import Shelf
 from gateway.library.store import LockFile, Store
 from tests.databases import open_migrated

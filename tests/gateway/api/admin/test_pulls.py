@@ -11,7 +11,7 @@ import pytest
 from gateway.api.admin.pulls import PullRoutes
 from gateway.app.supply import LazyPulls
 from gateway.config import Config, LibraryConfig
-from gateway.library.pulling import answer_bytes, elsewhere
+from gateway.library.messages import answer_bytes, elsewhere
 from gateway.state.database import Database
 from tests.gateway.api.admin.desk import Desk, at_desk
 

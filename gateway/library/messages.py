@@ -12,7 +12,7 @@ from gateway.library.errors import LibraryError
 from gateway.library.names import Kind, parse
 
 if TYPE_CHECKING:
-    from gateway.library.pull import Pulls
+    from gateway.library.pulls import Pulls
 
 Status = Literal["queued", "running", "verifying", "paused", "succeeded", "failed", "cancelled"]
 ENDED: tuple[Status, ...] = ("succeeded", "failed", "cancelled")

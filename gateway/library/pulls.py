@@ -13,8 +13,8 @@ from pathlib import Path
 from gateway.library.errors import Cancelled, LibraryError
 from gateway.library.files import Status as FileStatus
 from gateway.library.hub import Hub, Resolution, check_facts
+from gateway.library.messages import ENDED, Progress, Status
 from gateway.library.names import Kind, Reference, RemoteFile, Selection, select, select_dataset
-from gateway.library.pulling import ENDED, Progress, Status
 from gateway.library.shelf import Shelf
 from gateway.library.store import LockFile, Pinned, Store, pin_name
 from gateway.library.transfer import Transfer

@@ -27,9 +27,9 @@ from gateway.library.errors import (
 )
 from gateway.library.hub import Hosts, HubSettings
 from gateway.library.hub import Hub as Client
+from gateway.library.messages import Progress, answer, watch
 from gateway.library.names import RemoteFile, parse
-from gateway.library.pull import Pull, Pulls
-from gateway.library.pulling import Progress, answer, watch
+from gateway.library.pulls import Pull, Pulls
 from gateway.library.store import LockFile, Store
 from gateway.library.transfer import Transfer
 from gateway.secret import Secret
