@@ -32,7 +32,7 @@ from adapters.llama_cpp.memory import (
 )
 from adapters.llama_cpp.messages import EngineSettings, Load, ModelInfo
 from adapters.llama_cpp.native import TOKEN_NULL, Context, Model, NativeError, Unfit, Vocabulary, quiet
-from adapters.llama_cpp.pacing import TILE_TOKENS, Limits, Rates
+from adapters.llama_cpp.pacing import TILE_TOKENS, Limits, Rates, block
 from adapters.llama_cpp.prompts import Prompts
 from adapters.llama_cpp.sampling import Recommended
 from adapters.llama_cpp.scheduler import Scheduler
@@ -315,12 +315,14 @@ def _scheduler(
     eyes: Eyesight | None,
 ) -> Scheduler:
     padding = _padding(context, settings, rates)
+    tiled = settings.gpu_layers == 0 and settings.flash_attention != "off"
     limits = Limits(
         parallel=settings.parallel,
         chunk_tokens=settings.chunk_tokens,
         target_gap_us=settings.target_gap_ms * 1000,
         padding=padding,
-        tile=TILE_TOKENS if settings.gpu_layers == 0 and settings.flash_attention != "off" else 1,
+        tile=TILE_TOKENS if tiled else 1,
+        block=block(context.heads, context.threads) if tiled else None,
     )
     masks = Masks(context.vocabulary_size, settings.parallel)
     looking = eyes.looking(context) if eyes else None

@@ -235,6 +235,8 @@ class Model:
         self.vocabulary = Vocabulary(vocab)
         self.context_train: int = ll.llama_model_n_ctx_train(model)
         self.embedding_size: int = ll.llama_model_n_embd(model)
+        # Recurrent models have none.
+        self.heads: int = max(1, ll.llama_model_n_head(model))
         self.parameters: int = ll.llama_model_n_params(model)
         self.size_bytes: int = ll.llama_model_size(model)
         # A recurrent state cannot be cut or copied in part; llama.cpp does so silently wrong when asked.
@@ -251,8 +253,7 @@ class Model:
     @property
     def kv_bytes_per_token(self) -> int:
         """Size of one F16 cell; an upper bound, since it takes every layer for a full attention layer."""
-        heads = max(1, ll.llama_model_n_head(self.pointer))
-        head_size = self.embedding_size // heads
+        head_size = self.embedding_size // self.heads
         kv_heads: int = ll.llama_model_n_head_kv(self.pointer)
         layers: int = ll.llama_model_n_layer(self.pointer)
         return 2 * 2 * layers * kv_heads * int(head_size)
@@ -330,6 +331,8 @@ class Context:
         self._adapted: tuple[tuple[int, float], ...] = ()
         self.cells: int = ll.llama_n_ctx(context)
         self.slots: int = ll.llama_n_seq_max(context)
+        self.heads = model.heads
+        self.threads = threads
         self.batch_tokens = batch_tokens
         self.outputs_max = outputs_max
         self.partial_sequences = model.partial_sequences

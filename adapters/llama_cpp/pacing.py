@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
+from math import ceil
 
 CHUNK_TOKENS_MIN = 16
-# llama.cpp's CPU attention works on 64 rows at a time and falls to single rows below that: measured on 2,000 cells, 64
-# rows take 127 ms, 63 take 235, 65 take 172 and 128 take 221. It deals heads times rows out to the threads, four equal
-# parts for each, and computes a tile that the end of a part cuts once more: with two threads and 14 heads 64 rows need
-# 1.43 times as many tiles as they fill, 128 rows 1.14 and 256 rows 1.00 times; with 16 or 32 heads none is cut.
+# llama.cpp's flash attention works on 64 rows at a time on a CPU, and on single rows below that: measured on 2,000
+# cells, 64 rows take 127 ms, 63 take 235, 65 take 172 and 128 take 221.
 TILE_TOKENS = 64
+# What more tiles than are filled `block` puts up with, as fewer tokens make a smaller gap.
+TILES_EXCESS_MAX = 1.15
 # A tile is computed over all cells that any of its rows needs, so that the rows of streams make a tile of prompts walk
 # over theirs. Measured with 100M and 0.5B parameters, from this number on that costs more than a step for themselves.
 APART_CELLS_MIN = 192
@@ -17,17 +19,25 @@ APART_CELLS_MIN = 192
 
 class Limits:
     """Fixed numbers of a scheduler: `parallel` sequences, `chunk_tokens` per step, the target gap in microseconds,
-    to how many rows a decode of so many is padded, and the `tile` of tokens that is computed as fast as any part of it
-    (1: no such thing)."""
+    to how many rows a decode of so many is padded, the `tile` of tokens that is computed as fast as any part of it
+    (1: no such thing), and the `block` of tiles that is computed fastest, two of them unless it is given."""
 
     def __init__(
-        self, *, parallel: int, chunk_tokens: int, target_gap_us: int, padding: Mapping[int, int], tile: int
+        self,
+        *,
+        parallel: int,
+        chunk_tokens: int,
+        target_gap_us: int,
+        padding: Mapping[int, int],
+        tile: int,
+        block: int | None = None,
     ) -> None:
         self.parallel = parallel
         self.chunk_tokens = chunk_tokens
         self.target_gap_us = target_gap_us
         self.padding = padding
         self.tile = tile
+        self.block = block or 2 * tile
 
 
 class Rates:
@@ -45,15 +55,35 @@ class Rates:
             self.prefill_us += 0.6 * (spent_us / (prompt_tokens + decoding) - self.prefill_us)
 
 
+def block(heads: int, threads: int) -> int:
+    """The tokens of two, three or four tiles, whichever is computed with the least waste for its size.
+
+    Flash attention deals heads times rows out in four equal parts for each thread, and a tile that the end of a part
+    cuts is computed twice. With three threads and 16 heads 128 rows take 1.34 times the tiles that they fill, 192 rows
+    1.00; measured with four threads and 12 heads, a token of 256 rows costs 0.7 to 0.8 times what one of 128 does.
+    """
+
+    def excess(tiles: int) -> float:
+        rows = tiles * TILE_TOKENS
+        total = rows * heads
+        part = ceil(total / (4 * threads)) if threads > 1 else total
+        ends = sorted({*range(0, total, part), *range(0, total, rows), total})
+        computed: int = sum(ceil((end - start) / TILE_TOKENS) for start, end in pairwise(ends))
+        return computed / (tiles * heads)
+
+    return TILE_TOKENS * min((2, 3, 4), key=lambda tiles: (max(excess(tiles), TILES_EXCESS_MAX), tiles))
+
+
 def paced(limits: Limits, room: float, decoding: int) -> int:
     """Prompt tokens beside `decoding` rows when the target gap has time for `room` of them.
 
-    Pairs of tiles, or else one tile. The first pair may take up to twice the target and the first tile four times,
-    because less would make everything slower: part of a tile costs about as much as all of it, and going by that cost
-    would lead to ever smaller parts. Where even that is too slow, as few tokens as the target asks for.
+    Blocks, or else pairs of tiles, or else one tile. The first block or pair may take up to twice the target and the
+    first tile four times, because less would make everything slower: part of a tile costs about as much as all of it,
+    and going by that cost would lead to ever smaller parts. Where even that is too slow, as few tokens as the target
+    asks for.
     """
     total = int(room)
-    for unit, excess in ((2 * limits.tile, 2), (limits.tile, 4)):
+    for unit, excess in ((limits.block, 2), (2 * limits.tile, 2), (limits.tile, 4)):
         if total * excess >= unit:
             total = max(total // unit, decoding // unit + 1) * unit
             break

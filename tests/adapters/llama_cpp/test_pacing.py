@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.llama_cpp.pacing import Limits, ending, paced, padding, shares
+from adapters.llama_cpp.pacing import Limits, block, ending, paced, padding, shares
 
 
 @pytest.mark.parametrize(
@@ -15,6 +15,20 @@ from adapters.llama_cpp.pacing import Limits, ending, paced, padding, shares
 def test_a_prompt_budget_is_whole_tiles_unless_one_is_far_too_slow(room: int, tokens: int) -> None:
     limits = Limits(parallel=4, chunk_tokens=512, target_gap_us=200_000, padding={}, tile=64)
     assert paced(limits, room, 0) == tokens
+
+
+@pytest.mark.parametrize(("room", "tokens"), [(400, 384), (96, 192), (95, 128), (63, 64), (10, 16)])
+def test_larger_blocks_where_there_is_room_for_them(room: int, tokens: int) -> None:
+    limits = Limits(parallel=4, chunk_tokens=512, target_gap_us=200_000, padding={}, tile=64, block=192)
+    assert paced(limits, room, 0) == tokens
+
+
+@pytest.mark.parametrize(
+    ("heads", "threads", "tokens"),
+    [(14, 1, 128), (12, 2, 128), (14, 2, 128), (12, 3, 128), (16, 3, 192), (32, 3, 192), (12, 4, 256), (32, 4, 128)],
+)
+def test_a_block_is_cut_as_little_as_its_size_is_worth(heads: int, threads: int, tokens: int) -> None:
+    assert block(heads, threads) == tokens
 
 
 @pytest.mark.parametrize(("size", "added"), [(48, 0), (49, 15), (63, 1), (64, 0), (65, 0)])
