@@ -33,7 +33,7 @@ RATES = (
 )
 
 
-class Price(msgspec.Struct, frozen=True, omit_defaults=True):
+class Price(msgspec.Struct, frozen=True, omit_defaults=True, cache_hash=True):
     """Nano-USD per million tokens; `table` is the version of the price table it stands in.
 
     `write_nano` is for input that the provider is to keep for later prompts, None: as other input; `write_1h_nano` for

@@ -19,6 +19,8 @@ from gateway.limits.wallets import REVENUE, Transfer
 
 HOUR_US = 3_600_000_000
 
+# Where an entry is summed up: the hour, tenant, key, user, team, model, provider and organisation.
+Place = tuple[int, str, str, str, str, str, str, str]
 Status = Literal["posted", "voided", "expired", "correction"]
 
 
@@ -103,19 +105,6 @@ class Durable:
                 waiter.set_result(None)
 
 
-class Place(msgspec.Struct, frozen=True):
-    """Where an entry is summed up."""
-
-    hour_us: int
-    tenant: str
-    key_id: str
-    user_id: str
-    team_id: str
-    model: str
-    provider: str
-    org_id: str = ""
-
-
 class Sums(msgspec.Struct):
     """What a number of entries come to."""
 
@@ -151,7 +140,10 @@ def fold(entries: Iterable[Entry]) -> Batch:
     transfers: list[Transfer] = []
     hours: dict[Place, Sums] = {}
     for entry in entries:
-        hours.setdefault(_place(entry), Sums()).add(entry)
+        place = _place(entry)
+        if (sums := hours.get(place)) is None:
+            sums = hours[place] = Sums()
+        sums.add(entry)
         for account in entry.accounts:
             if account.startswith(WALLET):
                 transfers.extend(_transfer(entry, account))
@@ -164,7 +156,7 @@ def _place(entry: Entry) -> Place:
     hour_us = entry.at_us - entry.at_us % HOUR_US
     user_id, team_id = entry.user_id or "", entry.team_id or ""
     tenant, org_id = entry.tenant, entry.org_id or ""
-    return Place(hour_us, tenant, entry.key_id, user_id, team_id, entry.model, entry.provider, org_id)
+    return hour_us, tenant, entry.key_id, user_id, team_id, entry.model, entry.provider, org_id
 
 
 def transfer_id(entry_id: str, wallet: str) -> str:

@@ -121,7 +121,7 @@ class Ledger:
         entries = list({entry.id: entry for entry in reversed(entries)}.values())[::-1]
 
         async def write(inside: Statements) -> None:
-            await inside.insert("ledger", COLUMNS, [to_row(entry) for entry in entries])
+            await inside.insert("ledger", COLUMNS, map(to_row, entries))
             await _sum_up(inside, fold(entries))
 
         async def write_new(some: Sequence[Entry], inside: Statements) -> int:
@@ -261,8 +261,7 @@ async def _sum_up(inside: Statements, batch: Batch) -> None:
     columns = (*HOUR_COLUMNS, "org_id", *SUM_COLUMNS)
     merged: dict[tuple[Value, ...], tuple[str, Sums]] = {}
     for place, sums in batch.hours.items():
-        *key, org_id = msgspec.structs.astuple(place)
-        merged.setdefault(tuple(key), (org_id, Sums()))[1].join(sums)
+        merged.setdefault(place[:-1], (place[-1], Sums()))[1].join(sums)
     rows = [(*key, org_id, *msgspec.structs.astuple(sums)) for key, (org_id, sums) in merged.items()]
     # Sorted, so that two writers of one database never wait for each other's rows crosswise.
     rows.sort()

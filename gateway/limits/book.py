@@ -331,17 +331,20 @@ class Book:
 
     def _hold(self, ask: Ask, windows: Windows, accounts: list[Account], worst_case: tuple[int, int, int]) -> Grant:
         output_tokens, tokens, nano = worst_case
-        slots = []
+        slots, gates, names, places = [], [], [], []
         for rate, window in windows:
             if rate.unit == "requests":
                 window.add(1)
             else:
                 slots.append((rate.key, window.hold(tokens)))
-        running, gates = self._running, [gate.key for gate in ask.gates]
-        for key in gates:
+        running, now_us = self._running, self._now_us
+        for gate in ask.gates:
+            key = gate.key
             running[key] = running.get(key, 0) + 1
-        now_us = self._now_us
-        places = [account.hold(nano, now_us) for account in accounts]
+            gates.append(key)
+        for budget, account in zip(ask.budgets, accounts, strict=True):
+            names.append(budget.account)
+            places.append(account.hold(nano, now_us))
         # By position, which is quicker than by name, and as in the definition.
         grant = Grant(
             ask.id,
@@ -351,7 +354,7 @@ class Book:
             nano,
             tuple(slots),
             tuple(gates),
-            tuple([budget.account for budget in ask.budgets]),
+            tuple(names),
             tuple(places),
             *self._rooms(windows),
         )

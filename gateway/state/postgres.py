@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import asyncpg
@@ -113,7 +113,7 @@ class Postgres:
         with _translated():
             return _changed(await self._pool.execute(sql, *parameters))
 
-    async def insert(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Value]]) -> None:
+    async def insert(self, table: str, columns: Sequence[str], rows: Iterable[Sequence[Value]]) -> None:
         with _translated():
             await self._pool.executemany(_insertion(table, columns), rows)
 
@@ -198,7 +198,7 @@ class _Inside:
         with _translated():
             return _changed(await self._connection.execute(sql, *parameters))
 
-    async def insert(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Value]]) -> None:
+    async def insert(self, table: str, columns: Sequence[str], rows: Iterable[Sequence[Value]]) -> None:
         with _translated():
             await self._connection.executemany(_insertion(table, columns), rows)
 

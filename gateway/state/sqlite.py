@@ -18,8 +18,8 @@ import os
 import re
 import sqlite3
 import tempfile
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
-from itertools import chain
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
@@ -92,7 +92,7 @@ class Sqlite:
         async with self._turn:
             return await _run(self._writer, sql, parameters)
 
-    async def insert(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Value]]) -> None:
+    async def insert(self, table: str, columns: Sequence[str], rows: Iterable[Sequence[Value]]) -> None:
         async with self._turn:
             await _Inside(self._writer).insert(table, columns, rows)
 
@@ -150,7 +150,7 @@ class _Inside:
     async def execute(self, sql: str, *parameters: Value) -> int:
         return await _run(self._writer, sql, parameters)
 
-    async def insert(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Value]]) -> None:
+    async def insert(self, table: str, columns: Sequence[str], rows: Iterable[Sequence[Value]]) -> None:
         for sql, parameters in _insertions(table, columns, rows):
             await _run(self._writer, sql, tuple(parameters))
 
@@ -169,7 +169,7 @@ class _AtOnce:
         with _translated():
             return max(self._connection.execute(_numbered(sql), parameters).rowcount, 0)
 
-    async def insert(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Value]]) -> None:
+    async def insert(self, table: str, columns: Sequence[str], rows: Iterable[Sequence[Value]]) -> None:
         with _translated():
             for sql, parameters in _insertions(table, columns, rows):
                 self._connection.execute(sql, parameters)
@@ -271,19 +271,22 @@ async def _run(connection: aiosqlite.Connection, sql: str, parameters: tuple[Val
 
 
 def _insertions(
-    table: str, columns: Sequence[str], rows: Sequence[Sequence[Value]]
+    table: str, columns: Sequence[str], rows: Iterable[Sequence[Value]]
 ) -> Iterator[tuple[str, list[Value]]]:
     """Statements that add rows, and their parameters.
 
     Each statement gives up the interpreter and has to get it back from a busy event loop, so they add many rows; their
-    numbers of rows are few, so that SQLite knows the statements already.
+    numbers of rows are few, so that SQLite knows the statements already. Rows are taken as they are needed: to make
+    all of them at once would keep the event loop waiting for longer.
     """
-    start = 0
-    for many in ROWS_TOGETHER:
-        sql = _insertion(table, tuple(columns), many)
-        while len(rows) - start >= many:
-            yield sql, list(chain.from_iterable(rows[start : start + many]))
-            start += many
+    left = iter(rows)
+    while some := list(islice(left, ROWS_TOGETHER[0])):
+        start = 0
+        for many in ROWS_TOGETHER:
+            sql = _insertion(table, tuple(columns), many)
+            while len(some) - start >= many:
+                yield sql, list(chain.from_iterable(some[start : start + many]))
+                start += many
 
 
 @functools.lru_cache(maxsize=16)

@@ -111,7 +111,7 @@ def test_a_batch_sums_up_charges_transfers_and_hours() -> None:
         ("world:revenue", "wallet:w", 1),
     ]
     ((place, sums),) = batch.hours.items()
-    assert (place.hour_us, sums.requests, sums.cost_nano, sums.prompt_tokens) == (3_600_000_000, 3, 6, 3)
+    assert (place[0], sums.requests, sums.cost_nano, sums.prompt_tokens) == (3_600_000_000, 3, 6, 3)
 
 
 def test_corrections_give_back_but_never_take() -> None:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -40,7 +40,7 @@ class Flaky:
     async def execute(self, sql: str, *parameters: Value) -> int:
         return await self._inner.execute(sql, *parameters)
 
-    async def insert(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Value]]) -> None:
+    async def insert(self, table: str, columns: Sequence[str], rows: Iterable[Sequence[Value]]) -> None:
         await self._inner.insert(table, columns, rows)
 
     async def run(self, work: Callable[[Statements], Coroutine[Any, Any, T]]) -> T:
