@@ -215,7 +215,7 @@ class ChunkRenderer:
             case RefusalDelta():
                 return self._opening[event.choice] + b'"refusal":' + wire.quoted(event.text) + self._closing
             case ToolCallDelta():
-                calls = _encode({"tool_calls": [delta_fields(event)]})[1:-1]
+                calls = wire.one_line(_encode({"tool_calls": [delta_fields(event)]}))[1:-1]
                 return self._opening[event.choice] + calls + self._closing
             case ChoiceFinished():
                 flag = b"," + _encode(MALFORMED_CALL)[1:-1] if event.malformed_call else b""
@@ -238,7 +238,7 @@ class ChunkRenderer:
 
     def _text(self, event: TextDelta) -> bytes:
         if self._logprobs and event.logprobs:
-            logprobs = _encode(_logprobs(event.logprobs))
+            logprobs = wire.one_line(_encode(_logprobs(event.logprobs)))
             end = b'},"logprobs":%b,"finish_reason":null}' % logprobs + self._chunks.after
             return self._before_text[event.choice] + wire.quoted(event.text) + end
         if not event.text:

@@ -93,7 +93,7 @@ class ChunkRenderer:
         logprobs = b"null"
         if self._top is not None and event.logprobs:
             fields, self._offsets[event.choice] = _logprobs(event.logprobs, self._top, self._offsets[event.choice])
-            logprobs = _encode(fields)
+            logprobs = wire.one_line(_encode(fields))
         elif not event.text:
             return b""
         return self._opening + wire.quoted(event.text) + self._middle[event.choice] + logprobs + self._closing
