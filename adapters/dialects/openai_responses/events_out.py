@@ -19,6 +19,7 @@ from adapters.dialects.openai_responses.objects import (
     text_part,
 )
 from adapters.dialects.openai_responses.request_in import ResponsesInbound
+from adapters.errors import UpstreamInvalid
 from adapters.types import (
     ChoiceFinished,
     Event,
@@ -46,20 +47,24 @@ _PREFIXES: dict[Kind, str] = {"reasoning": "rs", "text": "msg", "refusal": "msg"
 
 
 class _Open:
-    """The item that is being written."""
+    """The item that is being written. `call` is the one it is, and `number` that among the calls."""
 
-    def __init__(self, kind: Kind, id: str, index: int, call: ToolCall | None = None) -> None:
+    def __init__(self, kind: Kind, id: str, index: int, call: ToolCall | None, number: int | None) -> None:
         self.kind = kind
         self.id = id
         self.index = index
         self.call = call
-        self.text = ""
+        self.number = number
+        self.parts: list[str] = []
         self.signature: str | None = None
         self.logprobs: list[Fields] = []
 
 
 class ChunkRenderer:
-    """The events of one stream, one item after the other."""
+    """The events of one stream, one item after the other.
+
+    Raises `UpstreamInvalid` when a call goes on after something else has begun, since its item is closed by then.
+    """
 
     def __init__(self, head: wire.ResponseHead, inbound: ResponsesInbound) -> None:
         self._head = head
@@ -67,6 +72,7 @@ class ChunkRenderer:
         self._number = 0
         self._output: list[Fields] = []
         self._open: _Open | None = None
+        self._calls: set[int] = set()
         self._reason: FinishReason | None = None
         self._more: Fields = {}
 
@@ -85,12 +91,8 @@ class ChunkRenderer:
                 return self._delta("refusal", event.text)
             case ReasoningDelta():
                 return self._reasoning(event)
-            case ToolCallDelta(id=str() as id, name=str() as name):
-                closed = self._close()
-                opened = self._begin("call", ToolCall(id, name, ""))
-                return closed + opened + (self._delta("call", event.arguments) if event.arguments else b"")
             case ToolCallDelta():
-                return self._delta("call", event.arguments)
+                return self._call(event)
             case ChoiceFinished():
                 self._reason = event.reason
                 return self._close()
@@ -108,21 +110,31 @@ class ChunkRenderer:
             frames += self._close()
         return frames
 
+    def _call(self, event: ToolCallDelta) -> bytes:
+        frames = b""
+        if self._open is None or self._open.number != event.index:
+            if event.index in self._calls:
+                raise UpstreamInvalid("The model's calls came mixed up.")
+            self._calls.add(event.index)
+            call = ToolCall(event.id or f"call_{event.index}", event.name or "", "")
+            frames = self._close() + self._begin("call", call, event.index)
+        return frames + (self._delta("call", event.arguments) if event.arguments else b"")
+
     def _delta(self, kind: Kind, text: str, logprobs: list[Fields] | None = None) -> bytes:
         frames = b""
         if self._open is None or self._open.kind != kind:
             frames = self._close() + self._begin(kind)
         item = self._open
         assert item is not None
-        item.text += text
+        item.parts.append(text)
         item.logprobs += logprobs or []
         more = {"logprobs": logprobs or []} if kind == "text" else {}
         return frames + self._of(item, _EVENTS[kind][0] + ".delta", delta=text, **more)
 
-    def _begin(self, kind: Kind, call: ToolCall | None = None) -> bytes:
+    def _begin(self, kind: Kind, call: ToolCall | None = None, number: int | None = None) -> bytes:
         index = len(self._output)
         id = f"{_PREFIXES[kind]}_{self._head.id.removeprefix('resp_')}_{index}"
-        self._open = item = _Open(kind, id, index, call)
+        self._open = item = _Open(kind, id, index, call, number)
         match kind:
             case "call":
                 assert call is not None
@@ -145,21 +157,21 @@ class ChunkRenderer:
         item, self._open = self._open, None
         if item is None:
             return b""
-        event, field = _EVENTS[item.kind]
+        text, (event, field) = "".join(item.parts), _EVENTS[item.kind]
         more: Fields = {"logprobs": item.logprobs} if item.kind == "text" else {}
         if item.call is not None:
             more["name"] = item.call.name
-        frames = self._of(item, event + ".done", **{field: item.text}, **more)
+        frames = self._of(item, event + ".done", **{field: text}, **more)
         match item.kind:
             case "call":
                 assert item.call is not None
-                made = call_item(item.id, ToolCall(item.call.id, item.call.name, item.text))
+                made = call_item(item.id, ToolCall(item.call.id, item.call.name, text))
             case "reasoning":
-                part: Fields = {"type": "summary_text", "text": item.text}
+                part: Fields = {"type": "summary_text", "text": text}
                 frames += self._of(item, "response.reasoning_summary_part.done", part=part)
-                made = reasoning_item(item.id, item.text, item.signature, self._inbound.thoughts)
+                made = reasoning_item(item.id, text, item.signature, self._inbound.thoughts)
             case _:
-                part = text_part(item.text, item.logprobs) if item.kind == "text" else refusal_part(item.text)
+                part = text_part(text, item.logprobs) if item.kind == "text" else refusal_part(text)
                 frames += self._of(item, "response.content_part.done", part=part)
                 made = message_item(item.id, [part], "incomplete" if self._reason in INCOMPLETE else "completed")
         self._output.append(made)

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from adapters.dialects import openai_wire as wire
 from adapters.dialects.client import Style
 from adapters.dialects.openai_responses import ChunkRenderer, parse_request, render_answer, render_request
-from adapters.errors import InvalidRequest
+from adapters.errors import InvalidRequest, UpstreamInvalid
 from adapters.sse import EventSplitter
 from adapters.types import (
     ChatRequest,
@@ -251,3 +251,23 @@ def test_a_bare_call() -> None:
     whole = json.loads(render_answer(HEAD, parse_request(body()), folded))
     assert [item["type"] for item in whole["output"]] == ["function_call"]
     assert whole["status"] == "completed"
+
+
+MIXED: dict[str, list[Event]] = {
+    "another call": [
+        ToolCallDelta(0, 0, '{"a":', "call_1", "f"),
+        ToolCallDelta(0, 1, "{}", "call_2", "g"),
+        ToolCallDelta(0, 0, "1}"),
+    ],
+    "text": [ToolCallDelta(0, 0, '{"a":', "call_1", "f"), TextDelta(0, "so"), ToolCallDelta(0, 0, "1}")],
+}
+
+
+@pytest.mark.parametrize("way", MIXED)
+def test_calls_that_come_mixed_up_are_not_taken_for_each_other(way: str) -> None:
+    renderer = ChunkRenderer(HEAD, parse_request(body(stream=True)))
+    *first, last = [Started(5), *MIXED[way]]
+    for event in first:
+        renderer.render(event)
+    with pytest.raises(UpstreamInvalid):
+        renderer.render(last)
