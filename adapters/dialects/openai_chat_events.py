@@ -117,7 +117,7 @@ class EventParser:
         self._started = self._done = False
         self._finished: set[int] = set()
         self._calls: dict[tuple[int, int], str] = {}
-        self._thoughts: dict[int, str] = {}
+        self._thoughts: dict[int, list[str]] = {}
 
     def feed(self, kind: str, payload: bytes) -> list[Event]:
         """The events of the next chunk."""
@@ -184,9 +184,12 @@ class EventParser:
         text = delta.reasoning_content or delta.reasoning or ""
         if not text:
             text = "".join(detail.text or detail.summary or "" for detail in details)
-            if signature is not None and text == self._thoughts.get(choice):
+            if signature is not None and text == "".join(self._thoughts.get(choice, ())):
                 text = ""
-        self._thoughts[choice] = "" if signature is not None else self._thoughts.get(choice, "") + text
+        if signature is not None:
+            self._thoughts.pop(choice, None)
+        elif text:
+            self._thoughts.setdefault(choice, []).append(text)
         if text or signature:
             yield ReasoningDelta(choice, text, signature)
         for detail in details:
