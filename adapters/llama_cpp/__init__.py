@@ -117,7 +117,7 @@ class LlamaCpp:
             FairQueue(PREPARING_MAX, PREPARING_DEPTH_MAX), timing.clock, lambda: Rates(PREPARE_US_PER_TOKEN, 0.0)
         )
         self._embedding = Line(FairQueue(EMBEDDING_MAX, queue_depth_max), timing.clock, self._rates)
-        self._engine = Engine(self._worker, self._places, self._preparing, self.counters)
+        self._engine = Engine(self._worker, self._places, self._preparing, self.counters, self._enter)
         self._questions = 0
         self._asleep = Asleep(settings)
 
@@ -367,6 +367,22 @@ class LlamaCpp:
     async def _take_turn_and_ask(
         self, command: Callable[[int], Command], size: int, caller: Caller
     ) -> Embedded | Reranked:
+        try:
+            entry = await self._turn(size, caller)
+        except ModelLoading:  # Who waits when the worker dies waits for the next one.
+            await self._enter(caller.tenant)
+            entry = await self._turn(size, caller)
+        try:
+            question = Question(self._worker, lambda: self._embedding.leave(entry))
+        except AdapterError:
+            self._embedding.leave(entry)
+            raise
+        answer = await question.ask(command(question.id), EMBED_TIMEOUT_S)
+        assert isinstance(answer, Embedded | Reranked)
+        return answer
+
+    async def _turn(self, size: int, caller: Caller) -> Entry:
+        """A place for about `size` tokens, taken."""
         turn = Turn()
         entry = Entry(
             tenant=caller.tenant,
@@ -377,14 +393,7 @@ class LlamaCpp:
             priority=caller.priority,
         )
         await take_turn(self._embedding, entry, turn)
-        try:
-            question = Question(self._worker, lambda: self._embedding.leave(entry))
-        except AdapterError:
-            self._embedding.leave(entry)
-            raise
-        answer = await question.ask(command(question.id), EMBED_TIMEOUT_S)
-        assert isinstance(answer, Embedded | Reranked)
-        return answer
+        return entry
 
     # Tokeniser
 

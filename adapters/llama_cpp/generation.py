@@ -12,6 +12,7 @@ from adapters.errors import (
     AdapterError,
     Busy,
     EngineFailed,
+    ModelLoading,
     Timeout,
     Unavailable,
 )
@@ -111,6 +112,7 @@ class TextGeneration:
         self._preparing = 0
         self._preparing_entry: Entry | None = None
         self._joined = 0
+        self._granted = False
         self._arrived: list[Delta] = []
         self._lagging_max = LAGGING_DELTAS_MAX + 2 * len(prompts) * generation.n
         self._waiter: asyncio.Future[None] | None = None
@@ -138,14 +140,9 @@ class TextGeneration:
         self.engine.counters.requests += 1
         unfinished = len(self._prompts) * self._generation.n
         try:
-            await self._prepare()
-            self._join_next()
-            started = False
-            while unfinished:
-                arrived = await self._next_deltas()
-                if not started:
-                    started = True
-                    yield self._started()
+            arrived = await self._first_deltas()
+            yield self._started()
+            while True:
                 declined, self._declined = self._declined, []
                 for event in declined:
                     yield event
@@ -153,6 +150,9 @@ class TextGeneration:
                     for event in self._told(delta):
                         yield event
                     unfinished -= delta.finish is not None
+                if not unfinished:
+                    break
+                arrived = await self._next_deltas()
             yield self._finished()
         except Busy:
             self.engine.counters.rejected += 1
@@ -162,6 +162,24 @@ class TextGeneration:
             raise
         finally:
             self._give_up()
+
+    async def _first_deltas(self) -> list[Delta]:
+        """The first output. Who waits in line when the engine dies gets in line again once it is back; who was at work
+        may be what it died of."""
+        try:
+            return await self._in_turn()
+        except ModelLoading:
+            if self._granted:
+                raise
+        self._parts, self._offsets, self._error = [], {}, None
+        self._preparing = self._joined = 0
+        await self.engine.enter(self._caller.tenant)
+        return await self._in_turn()
+
+    async def _in_turn(self) -> list[Delta]:
+        await self._prepare()
+        self._join_next()
+        return await self._next_deltas()
 
     def _told(self, delta: Delta) -> Iterable[Event]:
         """What a delta tells, as events."""
@@ -214,7 +232,8 @@ class TextGeneration:
         part = self._parts[self._joined]
         self._joined += 1
         try:
-            part.join(self._caller, committed=self._joined > 1)
+            endless = self._generation.ignore_eos and not self._generation.stop
+            part.join(self._caller, endless=endless, committed=self._joined > 1)
         except Busy as error:
             self.fail(error)
 
@@ -232,6 +251,7 @@ class TextGeneration:
             self.engine.preparing.leave(self._preparing_entry)
 
     def part_started(self) -> None:
+        self._granted = True
         if self._joined < len(self._parts) and not self._given_up:
             self._join_next()
 

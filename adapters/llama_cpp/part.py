@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from enum import Enum, auto
 from typing import Protocol
 
@@ -43,12 +44,14 @@ class Counters(msgspec.Struct):
 
 
 class Engine(msgspec.Struct, frozen=True):
-    """What requests of one model share: the worker, the line for its slots and the line for its tokenisers."""
+    """What requests of one model share: the worker, the line for its slots and the line for its tokenisers. `enter`
+    waits, on behalf of a tenant, until the worker can be asked; it raises when that is not going to be."""
 
     worker: Worker
     places: Line
     preparing: Line
     counters: Counters
+    enter: Callable[[str], Awaitable[object]]
 
 
 def refused(answer: Refused) -> AdapterError:
@@ -117,12 +120,13 @@ class Part:
     def completion_tokens(self) -> int:
         return 0 if self._entry is None else self._entry.produced
 
-    def join(self, caller: Caller, committed: bool) -> None:
+    def join(self, caller: Caller, endless: bool, committed: bool) -> None:
         entry = Entry(
             tenant=caller.tenant,
             owner=self,
             prompt_tokens=self.prompt_tokens,
             max_tokens=self.max_tokens,
+            endless=endless,
             choices=self._choices,
             weight=caller.weight,
             priority=caller.priority,

@@ -62,7 +62,7 @@ class Rates(msgspec.Struct, frozen=True):
 
 
 class Entry(msgspec.Struct, eq=False, kw_only=True):
-    """One request in the queue. `max_tokens` bounds each of its `choices`.
+    """One request in the queue. `max_tokens` bounds each of its `choices`; when it is `endless` nothing else does.
 
     A `committed` entry belongs to a request that has already begun to answer; it is never evicted. Whoever runs an
     entry counts in `produced` the output tokens that it gets. All other fields after `committed` are the queue's.
@@ -72,6 +72,7 @@ class Entry(msgspec.Struct, eq=False, kw_only=True):
     owner: Owner
     prompt_tokens: int
     max_tokens: int
+    endless: bool = False
     choices: int = 1
     weight: float = 1.0
     priority: int = 0
@@ -252,11 +253,13 @@ class FairQueue:
         entry.slots = slots
 
     def finished(self, entry: Entry, now_s: float) -> None:
-        """A running entry came to its own end, which teaches how long outputs are and how fast they come."""
+        """A running entry came to its own end, which teaches how long outputs are and how fast they come. One that was
+        cut by its bound would have been longer: it teaches nothing where longer ones are expected."""
         per_choice = entry.produced / entry.choices
-        if self._output_tokens is None:
-            self._output_tokens = per_choice
-        self._output_tokens += SMOOTHING * (per_choice - self._output_tokens)
+        expected = self._expected_tokens(entry)
+        if per_choice < entry.max_tokens or per_choice > expected:
+            known = per_choice if self._output_tokens is None else self._output_tokens
+            self._output_tokens = known + SMOOTHING * (per_choice - known)
         if per_choice and entry.choices <= self.parallel:
             decoded_s = now_s - entry.started_s - (self._prefill_total_s - entry.prefill_mark_s)
             gap_s = max(decoded_s, 0.0) / per_choice
@@ -359,8 +362,13 @@ class FairQueue:
         The pace is the slower of what the engine's steps take now and what finished entries saw: a step takes longer
         as contexts grow, so neither alone tells what is to come.
         """
-        expected = OUTPUT_TOKENS_GUESS if self._output_tokens is None else self._output_tokens
         produced = entry.produced / entry.choices
-        left = max(expected - produced, 1.0 + produced / 4)
+        left = max(self._expected_tokens(entry) - produced, 1.0 + produced / 4)
         gap_s = max(self.rates.decode_us_per_token * 1e-6, self._gap_s)
         return min(left, max(entry.max_tokens - produced, 0.0)) * gap_s
+
+    def _expected_tokens(self, entry: Entry) -> float:
+        """How long each output of an entry would be without its bound."""
+        if entry.endless:
+            return entry.max_tokens
+        return OUTPUT_TOKENS_GUESS if self._output_tokens is None else self._output_tokens

@@ -272,6 +272,37 @@ def test_a_promise_follows_what_was_observed() -> None:
     assert late.value.retry_after_s == pytest.approx(20 * 0.4 / 20), "outputs of 20 tokens, one each 20 ms"
 
 
+def promised_tokens(queue: FairQueue, max_tokens: int, *, endless: bool = False) -> float:
+    """After how many tokens of the one that runs a full line says that it has a place."""
+    queue.rates = Rates(0.0, 1e6)
+    others = [entry(prompt=0, output=max_tokens, endless=endless) for _ in range(2)]
+    for one in others:
+        queue.join(one, 0.0)
+        queue.dispatch(0.0)
+    with pytest.raises(QueueFull) as refusal:
+        queue.join(entry(prompt=0, output=max_tokens), 0.0)
+    for one in others:
+        queue.leave(one)
+    return refusal.value.retry_after_s or 0.0
+
+
+def test_the_length_of_an_answer_that_only_its_bound_ends_is_known() -> None:
+    queue = FairQueue(1, 1)
+    assert promised_tokens(queue, 1500) == 256
+    assert promised_tokens(queue, 1500, endless=True) == 1500
+
+
+def test_a_bound_teaches_nothing_of_longer_answers() -> None:
+    queue = FairQueue(1, 1)
+    for max_tokens, produced, expected in ((8, 8, 256), (1000, 1000, 1000), (2000, 1200, 1040), (8, 8, 1040)):
+        one = entry(prompt=0, output=max_tokens)
+        queue.join(one, 0.0)
+        queue.dispatch(0.0)
+        one.produced = produced
+        queue.finished(one, 0.0)
+        assert promised_tokens(queue, 1500) == expected
+
+
 def refused(queue: FairQueue, tenant: str) -> float:
     with pytest.raises(QueueFull) as refusal:
         queue.join(entry(tenant), 0.0)
