@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from typing import Protocol
 
 # So many writes wait at most: enough for each to cost little, while the first are not kept waiting for long.
 WRITES_MAX = 16
+
+
+class Writing(Protocol):
+    """Somebody who has something to write."""
+
+    def flush(self) -> None:
+        """Write it."""
+        ...
 
 
 class Burst:
@@ -21,7 +29,7 @@ class Burst:
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._written_s = -1.0
-        self._waiting: deque[Callable[[], None]] = deque()
+        self._waiting: deque[Writing] = deque()
 
     def first(self) -> bool:
         """Whether this is the first write of its moment, and made by the caller."""
@@ -34,13 +42,10 @@ class Burst:
         self._written_s = now_s
         return True
 
-    def add(self, write: Callable[[], None]) -> None:
-        """Call `write`, now or soon."""
-        if self.first():
-            write()
-            return
+    def wait(self, writing: Writing) -> None:
+        """Let somebody who is not the first write soon."""
         assert self._loop is not None
-        self._waiting.append(write)
+        self._waiting.append(writing)
         if len(self._waiting) == 1:
             self._loop.call_soon(self._write)
         elif len(self._waiting) >= WRITES_MAX:
@@ -49,7 +54,7 @@ class Burst:
     def _write(self) -> None:
         try:
             while self._waiting:
-                self._waiting.popleft()()
+                self._waiting.popleft().flush()
         finally:
             if self._waiting:  # One that raises, by a bug of ours, is no reason to forget the others.
                 asyncio.get_running_loop().call_soon(self._write)

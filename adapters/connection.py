@@ -111,7 +111,10 @@ class Connection(asyncio.Protocol):
         self._done = done = self._loop.create_future()
         self._due_s = now_s + timeouts.total_s
         self._unsent = request
-        self._burst.add(self._send)
+        if self._burst.first():
+            self.flush()
+        else:
+            self._burst.wait(self)
         try:
             await done
         except asyncio.CancelledError:
@@ -120,7 +123,8 @@ class Connection(asyncio.Protocol):
             self._fail(BrokeOff("The request was given up."))
             raise
 
-    def _send(self) -> None:
+    def flush(self) -> None:
+        """Send the request."""
         request, self._unsent = self._unsent, b""
         if self._state == "closed":
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Iterator
 from typing import Annotated, Any
 
@@ -23,7 +24,7 @@ from adapters.errors import BrokeOff, InvalidRequest
 from adapters.types import Head, Inbound, Usage
 
 TAIL_BYTES = 4096
-# Pieces of a stream that are kept until they are joined to find the last bytes in them.
+# Of so many pieces of a stream the last bytes are kept.
 TAIL_PIECES = 16
 
 
@@ -228,7 +229,7 @@ class ChunkWatch:
         self._hide_usage = not inbound.head.usage_wanted
         self._uncounted = 3 * inbound.head.n
         self._said = False
-        self._tail: list[bytes] = []
+        self._tail: deque[bytes] = deque(maxlen=TAIL_PIECES)
 
     def passed(self, frames: bytes, events: int) -> tuple[bytes, int]:
         if self.done:
@@ -237,8 +238,6 @@ class ChunkWatch:
         if not plain or (b'"usage"' in frames and _USAGE.search(frames)):
             frames, events = self._looked_at(frames)
         self._tail.append(frames if len(frames) <= TAIL_BYTES else frames[-TAIL_BYTES:])
-        if len(self._tail) > TAIL_PIECES:
-            self._tail = [self._end_of_tail()]
         if self._uncounted:
             skipped = min(self._uncounted, events)
             self._uncounted -= skipped

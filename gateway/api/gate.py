@@ -19,26 +19,26 @@ class Gate(asyncio.Transport):
         self._transport = transport
         self._close = close
         self._burst = burst
-        self._pieces: list[bytes | bytearray | memoryview] = []
-        self._size = 0
+        self._waiting = b""
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        if not self._pieces and self._burst.first():
+        if self._waiting:
+            self._waiting += data
+        elif self._burst.first():
             if not self._transport.is_closing():
                 self._transport.write(data)
             return
-        self._pieces.append(data)
-        self._size += len(data)
-        if self._size > WAITING_BYTES_MAX:
+        else:
+            self._waiting = bytes(data)
+            self._burst.wait(self)
+        if len(self._waiting) > WAITING_BYTES_MAX:
             self.flush()
-        elif len(self._pieces) == 1:
-            self._burst.add(self.flush)
 
     def flush(self) -> None:
         """Write what waits; for a connection that is closed by then it is nobody's any more."""
-        pieces, self._pieces, self._size = self._pieces, [], 0
-        if pieces and not self._transport.is_closing():
-            self._transport.write(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+        waiting, self._waiting = self._waiting, b""
+        if waiting and not self._transport.is_closing():
+            self._transport.write(waiting)
 
     def is_closing(self) -> bool:
         return self._transport.is_closing()

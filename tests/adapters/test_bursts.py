@@ -8,10 +8,22 @@ from functools import partial
 
 import pytest
 
-from adapters.bursts import WRITES_MAX, Burst
+from adapters.bursts import WRITES_MAX, Burst, Writing
 from adapters.connection import Bounds, Connection, Timeouts
 from adapters.errors import BrokeOff
 from tests.adapters.upstream import OK, Kept, run
+
+
+class Written:
+    def __init__(self, flush: Callable[[], None]) -> None:
+        self.flush = flush
+
+
+def add(burst: Burst, write: Callable[[], None]) -> None:
+    if burst.first():
+        write()
+    else:
+        burst.wait(Written(write))
 
 
 def test_the_first_of_a_moment_is_written_at_once_and_what_follows_when_the_loop_comes_round() -> None:
@@ -20,13 +32,13 @@ def test_the_first_of_a_moment_is_written_at_once_and_what_follows_when_the_loop
         clock = [5.0]
         loop.time = lambda: clock[0]  # type: ignore[method-assign]
         for name in ("a", "b"):
-            burst.add(partial(written.append, name))
+            add(burst, partial(written.append, name))
         clock[0] = 5.001  # What waits goes first, whenever that is.
-        burst.add(partial(written.append, "c"))
+        add(burst, partial(written.append, "c"))
         seen.append(written[:])
         await asyncio.sleep(0)
         seen.append(written[:])
-        burst.add(partial(written.append, "d"))
+        add(burst, partial(written.append, "d"))
         seen.append(written[:])
         return seen
 
@@ -38,7 +50,7 @@ def test_many_do_not_wait_for_the_loop() -> None:
         loop, burst, written, counts = asyncio.get_running_loop(), Burst(), list[int](), list[int]()
         loop.time = lambda: 5.0  # type: ignore[method-assign]
         for number in range(WRITES_MAX + 2):
-            burst.add(partial(written.append, number))
+            add(burst, partial(written.append, number))
             counts.append(len(written))
         await asyncio.sleep(0)
         assert written == list(range(WRITES_MAX + 2))
@@ -53,7 +65,7 @@ def test_by_a_clock_that_goes_on_everybody_writes_at_once() -> None:
         ticks = iter(range(100))
         loop.time = lambda: float(next(ticks))  # type: ignore[method-assign]
         for number in range(3):
-            burst.add(partial(written.append, number))
+            add(burst, partial(written.append, number))
         return len(written)
 
     assert asyncio.run(main()) == 3
@@ -65,7 +77,7 @@ def test_a_write_that_fails_keeps_nobody_else_from_writing() -> None:
         loop.time = lambda: 5.0  # type: ignore[method-assign]
         loop.set_exception_handler(lambda _, context: failed.append(context["exception"]))
         for write in (list[str]().clear, partial(list[str]().remove, "b"), partial(written.append, "a")):
-            burst.add(write)
+            add(burst, write)
         for _ in range(2):
             await asyncio.sleep(0)
         assert [type(one) for one in failed] == [ValueError]
@@ -77,8 +89,11 @@ def test_a_write_that_fails_keeps_nobody_else_from_writing() -> None:
 class Held(Burst):
     """Lets nothing out."""
 
-    def add(self, write: Callable[[], None]) -> None:
-        self.write = write
+    def first(self) -> bool:
+        return False
+
+    def wait(self, writing: Writing) -> None:
+        self.held = writing
 
 
 class Silent(asyncio.Transport):
@@ -102,7 +117,7 @@ def test_an_answer_that_comes_before_its_request_was_sent_is_none() -> None:
         running = asyncio.create_task(connection.run(b"POST / HTTP/1.1\r\n\r\n", Kept(), Timeouts()))
         await asyncio.sleep(0)
         connection.data_received(OK)
-        held.write()
+        held.held.flush()
         with pytest.raises(BrokeOff):
             await running
         assert ended == [False] and not connection.answered

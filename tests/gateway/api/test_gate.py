@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
-from adapters.bursts import Burst
+from adapters.bursts import Burst, Writing
 from gateway.api.gate import WAITING_BYTES_MAX, Gate
 
 
@@ -28,13 +27,13 @@ class Waiting(Burst):
 
     def __init__(self) -> None:
         super().__init__()
-        self.go: list[Callable[[], None]] = []
+        self.go: list[Writing] = []
 
     def first(self) -> bool:
         return False
 
-    def add(self, write: Callable[[], None]) -> None:
-        self.go.append(write)
+    def wait(self, writing: Writing) -> None:
+        self.go.append(writing)
 
 
 def opened() -> tuple[Gate, Wire, Waiting]:
@@ -47,7 +46,7 @@ def test_the_pieces_of_a_moment_are_one_write() -> None:
     gate.write(b"head")
     gate.write(b"body")
     assert wire.written == [] and len(waiting.go) == 1
-    waiting.go[0]()
+    waiting.go[0].flush()
     assert wire.written == [b"headbody"]
     gate.write(b"more")
     assert len(waiting.go) == 2
@@ -58,7 +57,7 @@ def test_much_does_not_wait_so_that_the_transport_can_say_stop() -> None:
     gate.write(b"head")
     gate.write(bytes(WAITING_BYTES_MAX))
     assert wire.written == [b"head" + bytes(WAITING_BYTES_MAX)]
-    waiting.go[0]()
+    waiting.go[0].flush()
     assert len(wire.written) == 1
 
 
@@ -66,5 +65,5 @@ def test_what_waits_when_the_connection_closes_goes_nowhere() -> None:
     gate, wire, waiting = opened()
     gate.write(b"late")
     wire.closed = True
-    waiting.go[0]()
+    waiting.go[0].flush()
     assert wire.written == [] and gate.is_closing()
