@@ -132,9 +132,11 @@ class DiskFirst:
                 self._more.clear()
                 await self._more.wait()
                 continue
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._hurry.wait(), FOLLOW_S)
+            # What came while the group before was committed is no reason to hurry.
             self._hurry.clear()
+            if not (self._closing or self._waiting or len(self._behind) >= GROUP_MAX):
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._hurry.wait(), FOLLOW_S)
             try:
                 await (self._read() if self._from_disk else self._take())
             except Exception as error:

@@ -211,6 +211,34 @@ def test_an_entry_that_comes_alone_to_a_quick_disk_is_durable_at_once(
     assert {"alone", "behind it", "unlucky"} < committed and len(committed) == QUICK_TIMES + 3
 
 
+def test_what_comes_during_a_commit_waits_for_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disk_first, "FOLLOW_S", 3600)
+    monkeypatch.setattr(disk_first, "GROUP_MAX", 4)
+
+    async def run() -> tuple[list[int], list[int]]:
+        groups, begun, go_on = list[int](), asyncio.Event(), asyncio.Event()
+
+        async def commit(entries: Sequence[Entry]) -> None:
+            groups.append(len(entries))
+            begun.set()
+            await go_on.wait()
+
+        keeper = DiskFirst(commit, Outbox(tmp_path / "outbox"), 0)
+        await keeper.start()
+        await keeper.keep([entry(f"{n}") for n in range(4)])
+        await begun.wait()
+        await keeper.keep([entry("during the commit")])
+        go_on.set()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        alone = groups.copy()
+        await keeper.caught_up()
+        await keeper.close()
+        return alone, groups
+
+    assert asyncio.run(run()) == ([4], [4, 1])
+
+
 def test_everything_can_be_asked_for(tmp_path: Path) -> None:
     async def scenario(ledger: Ledger, database: Flaky) -> None:
         await ledger.add(entry("a", at_us=1))
