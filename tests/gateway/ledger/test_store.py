@@ -252,14 +252,15 @@ def test_a_price_fix_is_corrected_once(tmp_path: Path) -> None:
 def test_what_died_with_a_process_is_expired_once_unless_it_was_settled(tmp_path: Path) -> None:
     async def scenario(_: Ledger, database: Flaky) -> None:
         for _turn in range(2):
-            dying = Ledger(database, None, Journal(tmp_path / "j"), retry_s=0)
+            journal = Journal(tmp_path / "j")
+            dying = Ledger(database, None, journal, retry_s=0)
             await dying.start()
             for name in ("lost", "settled", "ended"):
                 dying.begin(name, partial(entry, name, status="voided", outcome=""))
             await asyncio.shield(dying.add(entry("ended")))
             # It was committed, and the process died before it could note that.
             await dying.commit([entry("settled")])
-            await asyncio.sleep(0)
+            journal.flush()
             next_one = Ledger(database, None, Journal(tmp_path / "j"), retry_s=0)
             await next_one.start()
             await next_one.close()
