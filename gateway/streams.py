@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 
 import msgspec
 
-from adapters.diverting import divert
+from adapters.diverting import Take, divert
 from adapters.errors import AdapterError, EngineFailed, Timeout
 from adapters.types import (
     Caller,
@@ -180,22 +180,10 @@ class Stream:
             await durable(self.meter)
         return event
 
-    def divert(
-        self, ready: Callable[[], bool], render: Callable[[Event], bytes], write: Callable[[bytes], None]
-    ) -> None:
-        """Have events written in the call in which they come while their reader waits and all is `ready`, where the
-        adapter has such a stream and nothing has to look at its events."""
-        note = self._record.event
-
-        def take(event: Event) -> bool:
-            if not ready():
-                return False
-            if rendered := render(event):
-                write(rendered)
-            note(event)
-            return True
-
-        divert(self._events, take)
+    def divert(self, taker: Callable[[Callable[[Event], None]], Take]) -> None:
+        """As `Direct` says, where the adapter has such a stream and nothing has to look at its events. `taker` is given
+        what is to be told of all that is taken."""
+        divert(self._events, taker(self._record.event))
 
     async def _read(self) -> Event:
         """The adapter's next event. An end without `Finished` is a failure, and so is the timer's cancellation."""

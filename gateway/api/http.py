@@ -277,15 +277,12 @@ class Connection(Protocol):
     is that one, or somebody's who wants to see what is sent."""
 
     send: Send
-    # What was put last, or sent by whoever puts.
+    # What went out last, whichever way; whoever sends beside a taker says so here.
     last: bytes
 
-    def ready(self) -> bool:
-        """Whether a part of the answer that is under way can be written now."""
-        ...
-
-    def put(self, part: bytes) -> None:
-        """Write one, right after `ready` was true."""
+    def taker(self, render: Callable[[T], bytes], note: Callable[[T], None]) -> Callable[[T], bool]:
+        """What writes events of the answer that is under way as `render` makes them, and notes them; it declines
+        (False) what cannot be written now."""
         ...
 
 
@@ -351,7 +348,7 @@ class EventStreamResponse:
                 continue
             connection.last = event
             if begins and hasattr(self._events, "divert"):
-                self._events.divert(connection.ready, connection.put)
+                self._events.divert(connection.taker)
         if not self._started:
             self._started = True
             await send({"type": "http.response.start", "status": self.status, "headers": self.headers})

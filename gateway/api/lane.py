@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from starlette.types import ASGIApp, Scope
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
@@ -36,6 +36,7 @@ from gateway.errors import GatewayError
 from gateway.logs import Fields
 from gateway.streams import Passage
 
+T = TypeVar("T")
 STREAM_HEADERS = b"cache-control: no-cache\r\nx-accel-buffering: no\r\ntransfer-encoding: chunked\r\n"
 # Targets whose headers are kept as they were rendered.
 SAID_MAX = 1024
@@ -217,12 +218,20 @@ class Exchange(RequestResponseCycle):
 
     # What goes through ASGI, as `http.Connection`
 
-    def ready(self) -> bool:
-        return not (self.flow.write_paused or self.disconnected) and self.chunked_encoding is True
+    def taker(self, render: Callable[[T], bytes], note: Callable[[T], None]) -> Callable[[T], bool]:
+        """One function of our own for each token of a stream, as each costs more than what it does."""
+        flow, write = self.flow, self.transport.write
 
-    def put(self, part: bytes) -> None:
-        self.last = part
-        self.transport.write(b"%x\r\n%b\r\n" % (len(part), part))
+        def take(event: T) -> bool:
+            if flow.write_paused or self.disconnected or self.chunked_encoding is not True:
+                return False
+            if part := render(event):
+                self.last = part
+                write(b"%x\r\n%b\r\n" % (len(part), part))
+            note(event)
+            return True
+
+        return take
 
     # The request
 

@@ -6,12 +6,14 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from typing import Generic, TypeVar
 
 import msgspec
 from starlette.requests import Request
 
 from adapters.dialects.openai_wire import EventRenderer, Folded, Inbound, ResponseHead
+from adapters.diverting import Take
 from adapters.errors import InvalidRequest
 from adapters.types import Caller, Event, Finished, Served, Timings, TokenCount
 from gateway.api.http import EventStreamResponse, Response, json_response, run_until_disconnect
@@ -129,6 +131,9 @@ def _log(request: Request, stream: Stream) -> dict[str, str | int | float]:
     return log
 
 
+Taker = Callable[[Callable[[Event], bytes], Callable[[Event], None]], Take]
+
+
 class Frames:
     """The events of a stream as ready server-sent events."""
 
@@ -149,9 +154,9 @@ class Frames:
             frame = self._render(event)
         return frame
 
-    def divert(self, ready: Callable[[], bool], write: Callable[[bytes], None]) -> None:
-        """Have what comes written in the call in which it comes, while `ready` says that nothing has to wait."""
-        self._stream.divert(ready, self._render, write)
+    def divert(self, taker: Taker) -> None:
+        """Have what comes written in the call in which it comes, while nothing has to wait."""
+        self._stream.divert(partial(taker, self._render))
 
     async def aclose(self) -> None:
         await self._stream.aclose()

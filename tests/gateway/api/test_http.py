@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import TypeVar
 
 import pytest
 from starlette.requests import Request
@@ -23,6 +24,7 @@ from gateway.api.http import (
 )
 from tests.gateway.api.wire import Client, Served, run, serve, until
 
+T = TypeVar("T")
 JSON = b"Content-Type: application/json\r\n"
 
 
@@ -178,9 +180,8 @@ class Open:
     def __init__(self) -> None:
         self.queue: asyncio.Queue[bytes | None] = asyncio.Queue()
         self.sent: list[tuple[str, bytes]] = []
-        self.is_ready = True
         self.last = b""
-        self.write: Callable[[bytes], None] | None = None
+        self.write: Callable[[bytes], bool] | None = None
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.body":
@@ -190,12 +191,13 @@ class Open:
         await asyncio.Event().wait()
         raise AssertionError("the client stays")
 
-    def ready(self) -> bool:
-        return self.is_ready
+    def taker(self, render: Callable[[T], bytes], note: Callable[[T], None]) -> Callable[[T], bool]:
+        def take(event: T) -> bool:
+            self.last = render(event)
+            self.sent.append(("put", self.last))
+            return True
 
-    def put(self, part: bytes) -> None:
-        self.last = part
-        self.sent.append(("put", part))
+        return take
 
     def __aiter__(self) -> Open:
         return self
@@ -206,9 +208,9 @@ class Open:
             raise EngineFailed("The engine died.")
         return item
 
-    def divert(self, ready: Callable[[], bool], write: Callable[[bytes], None]) -> None:
-        assert ready == self.ready
-        self.write = write
+    def divert(self, taker: Callable[..., Callable[[bytes], bool]]) -> None:
+        assert taker == self.taker
+        self.write = taker(bytes, lambda _: None)
 
     async def aclose(self) -> None: ...
 
