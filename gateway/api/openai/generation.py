@@ -24,6 +24,8 @@ from gateway.metering import Meter
 from gateway.streams import Stream
 
 RequestT = TypeVar("RequestT")
+# As `http.Connection.taker`: given how events are written and what is told of them, what takes them.
+Taker = Callable[[Callable[[Event], bytes], Callable[[Event], None]], Take]
 
 OPENAI_VERSION = "2020-10-01"
 SESSION_KEY_CHARS_MAX = 512
@@ -129,9 +131,6 @@ def _log(request: Request, stream: Stream) -> dict[str, str | int | float]:
     log: dict[str, str | int | float] = request.state.log
     log |= {"model": stream.target.name, "prompt_tokens": stream.started.prompt_tokens}
     return log
-
-
-Taker = Callable[[Callable[[Event], bytes], Callable[[Event], None]], Take]
 
 
 class Frames:
