@@ -304,6 +304,7 @@ WORKER_SIDE = {
     "explain",
     "sampling",
     "embedder",
+    "preparation",
     "prompts",
     "lease",
     "boundaries",

@@ -23,16 +23,13 @@ import msgspec
 from adapters.llama_cpp.confine import confine
 from adapters.llama_cpp.embedder import Job
 from adapters.llama_cpp.keeping import public
-from adapters.llama_cpp.kept import Int32s
 from adapters.llama_cpp.lease import StepLease
 from adapters.llama_cpp.loading import Loaded, LoadError, load, now_us
-from adapters.llama_cpp.lora import UnknownLora
 from adapters.llama_cpp.messages import (
     Busyness,
     Cancel,
     Cancelled,
     ChangeSession,
-    ChatPrompt,
     Command,
     Detokenize,
     Embed,
@@ -44,7 +41,6 @@ from adapters.llama_cpp.messages import (
     Load,
     LoadFailed,
     Prepare,
-    Prepared,
     Progress,
     Ready,
     Refused,
@@ -54,16 +50,14 @@ from adapters.llama_cpp.messages import (
     SessionList,
     Start,
     Step,
-    TextPrompt,
-    TokenPrompt,
     frame,
 )
 from adapters.llama_cpp.native import NativeError
+from adapters.llama_cpp.preparation import Preparation
 from adapters.llama_cpp.prompts import Refusal
 from adapters.llama_cpp.scheduler import Scheduler
 from adapters.llama_cpp.sequence import Sequence
 from adapters.llama_cpp.sessions import Changed
-from adapters.llama_cpp.thoughts import Thoughts
 
 TOKENISER_THREADS = 2
 IDLE_WAIT_S = 5.0
@@ -104,7 +98,7 @@ class Worker:
     def __init__(self, link: Link, loaded: Loaded, wake: threading.Event) -> None:
         self._link = link
         self._loaded = loaded
-        self._pieces = loaded.vocabulary
+        self._preparation = Preparation(loaded)
         self._inbox: deque[Callable[[], object]] = deque()
         self._closed = threading.Event()
         self._wake = wake
@@ -119,11 +113,6 @@ class Worker:
         self._told = GrammarCounters()
         self._told_size = -1, -1
         self._told_s = 0.0
-        self._thoughts_end: list[int] = []
-        if loaded.reasoning is not None:
-            ended_by = loaded.reasoning.ended_by
-            ending = loaded.vocabulary.tokenize(ended_by, add_special=False, parse_special=True)
-            self._thoughts_end = ending.tolist()
         if loaded.store is not None:
             loaded.store.wake = self._wake.set
 
@@ -242,13 +231,13 @@ class Worker:
         try:
             match command:
                 case Prepare():
-                    report = self._prepare(command)
+                    sequences, report = self._preparation.sequences(command)
+                    self._post(partial(self._hold, command.id, sequences))
                 case Embed() | Rerank():
-                    inputs = self._texts(command) if isinstance(command, Embed) else self._pairs(command)
-                    self._post(partial(self._submit_job, Job(command.id, inputs)))
                     report = None
+                    self._post(partial(self._submit_job, Job(command.id, self._preparation.inputs(command))))
                 case _:
-                    report = self._inspect(command)
+                    report = self._preparation.inspected(command)
         except Refusal as refusal:
             report = Refused(command.id, refusal.code, refusal.message, refusal.param)
         except Exception as error:
@@ -259,75 +248,6 @@ class Worker:
             self._post(partial(self._settle, command.id))
         if report is not None:
             self._link.send(report)
-
-    def _prepare(self, command: Prepare) -> Report:
-        try:
-            adapters = self._loaded.loras.chosen(command.generation.loras)
-        except UnknownLora as error:
-            raise Refusal("invalid_value", str(error), "lora") from None
-        prompt = self._loaded.prompts.prepare(command)
-        plan = self._loaded.guidance.plan(command)
-        sequences = [
-            Sequence(
-                command.id,
-                choice,
-                prompt.tokens,
-                command.generation,
-                tenant=command.tenant,
-                session_key=command.session_key,
-                max_tokens=prompt.max_tokens,
-                pieces=self._pieces,
-                echo=prompt.echo,
-                recommended=self._loaded.recommended,
-                adapters=adapters,
-                thoughts=self._thoughts(command, prompt.thinking),
-                guide=self._loaded.guidance.guide(command, plan, thinking=prompt.thinking, answering=prompt.answering),
-                explain=command.explain,
-                spans=prompt.spans,
-            )
-            for choice in range(command.generation.n)
-        ]
-        self._post(partial(self._hold, command.id, sequences))
-        return Prepared(command.id, len(prompt.tokens), prompt.max_tokens, prompt.thinking, prompt.message_ends)
-
-    def _thoughts(self, command: Prepare, thinking: bool) -> Thoughts | None:
-        """What follows the thoughts of one choice of a conversation, for a model that has any."""
-        reasoning = self._loaded.reasoning
-        if reasoning is None or not isinstance(command.prompt, ChatPrompt):
-            return None
-        most = command.generation.reasoning_tokens_max
-        return Thoughts(reasoning, self._thoughts_end, thinking=thinking, tokens_max=most)
-
-    def _texts(self, command: Embed) -> list[Int32s]:
-        prompts = self._loaded.prompts
-        inputs = [
-            prompts.tokens(TextPrompt(one, special=False) if isinstance(one, str) else TokenPrompt(one))
-            for one in command.inputs
-        ]
-        return self._bounded(inputs, "Input", "input")
-
-    def _pairs(self, command: Rerank) -> list[Int32s]:
-        pairs = self._loaded.prompts.pairs(command.query, command.documents)
-        return self._bounded(pairs, "The query with document", "documents")
-
-    def _bounded(self, inputs: list[Int32s], noun: str, param: str) -> list[Int32s]:
-        limit = self._loaded.info.context_tokens
-        for index, tokens in enumerate(inputs):
-            if not 0 < len(tokens) <= limit:
-                raise Refusal(
-                    "context_length_exceeded" if len(tokens) else "invalid_value",
-                    f"{noun} {index} has {len(tokens)} tokens; between 1 and {limit} are possible.",
-                    param,
-                )
-        return inputs
-
-    def _inspect(self, command: Inspect | Detokenize) -> Report:
-        prompts = self._loaded.prompts
-        if isinstance(command, Detokenize):
-            return Inspected(command.id, b"", prompts.text(command.tokens))
-        text = prompts.show(command.prompt) if isinstance(command.prompt, ChatPrompt) else ""
-        tokens = prompts.tokens(command.prompt, special=command.special)
-        return Inspected(command.id, tokens.tobytes(), text)
 
     # On the main thread
 
