@@ -36,7 +36,6 @@ from adapters.llama_cpp.pacing import TILE_TOKENS, Limits, Rates, block
 from adapters.llama_cpp.prompts import Prompts
 from adapters.llama_cpp.sampling import Recommended
 from adapters.llama_cpp.scheduler import Scheduler
-from adapters.llama_cpp.sessions import Sessions
 from adapters.llama_cpp.store import Store
 from adapters.llama_cpp.templates import CHATML, ChatTemplate, TemplateError
 
@@ -56,7 +55,7 @@ class LoadError(Exception):
         self.message = message
 
 
-class Loaded(msgspec.Struct, frozen=True):
+class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     """A model in memory and what works on it; exactly one of `scheduler` and `embedder` is set."""
 
     info: ModelInfo
@@ -130,22 +129,20 @@ def load(
     )
     compiler = Compiler(model.vocabulary)
     return Loaded(
-        info,
-        model.vocabulary,
-        context,
-        Prompts(
+        info=info,
+        vocabulary=model.vocabulary,
+        context=context,
+        prompts=Prompts(
             model.vocabulary, template, context_tokens, tool_format, reasoning_format, _rerank_template(header), sight
         ),
-        reasoning_format,
-        compiler,
-        Guidance(compiler, model.vocabulary, tool_format, reasoning_format),
-        _recommended(header),
-        loras,
-        store,
-        _scheduler(context, settings, rates, contended, open_sessions(context, settings, store), eyes)
-        if generates
-        else None,
-        None if generates else Embedder(context, ranks=ranks, contended=contended),
+        reasoning=reasoning_format,
+        compiler=compiler,
+        guidance=Guidance(compiler, model.vocabulary, tool_format, reasoning_format),
+        recommended=_recommended(header),
+        loras=loras,
+        store=store,
+        scheduler=_scheduler(context, settings, rates, contended, store, eyes) if generates else None,
+        embedder=None if generates else Embedder(context, ranks=ranks, contended=contended),
     )
 
 
@@ -153,9 +150,14 @@ def _header(path: Path, settings: EngineSettings) -> gguf.GGUF:
     try:
         header = gguf.read(path)
     except (gguf.GGUFError, OSError) as error:
-        raise LoadError("model_invalid", f"{path.name}: {error}") from error
+        raise LoadError("model_invalid", f"{path.name}: {_problem(error)}") from error
     _check_kv_type(header, settings)
     return header
+
+
+def _problem(error: Exception) -> str:
+    """What is wrong with a file, without the folder that it lies in: clients are told."""
+    return error.strerror or type(error).__name__ if isinstance(error, OSError) else str(error)
 
 
 def _model(path: Path, header: gguf.GGUF, settings: EngineSettings, progress: Callable[[float], None]) -> Model:
@@ -187,7 +189,7 @@ def _loras(model: Model, header: gguf.GGUF, settings: EngineSettings, generates:
             lora.check(path, header)
             digests.append(lora.digest(path))
         except (gguf.GGUFError, OSError) as error:
-            raise LoadError("model_invalid", f"LoRA adapter {file.name!r}: {error}") from error
+            raise LoadError("model_invalid", f"LoRA adapter {file.name!r}: {_problem(error)}") from error
         model.add_lora(path)
     return Loras(settings.loras, digests)
 
@@ -303,7 +305,7 @@ def _eyes(
     try:
         return Eyesight(model, settings, threads, lease, wake) if settings.mmproj else None
     except (gguf.GGUFError, OSError, NativeError) as error:
-        raise LoadError("model_invalid", f"{Path(settings.mmproj or '').name}: {error}") from error
+        raise LoadError("model_invalid", f"{Path(settings.mmproj or '').name}: {_problem(error)}") from error
 
 
 def _scheduler(
@@ -311,7 +313,7 @@ def _scheduler(
     settings: EngineSettings,
     rates: Rates,
     contended: Callable[[], bool],
-    sessions: Sessions,
+    store: Store | None,
     eyes: Eyesight | None,
 ) -> Scheduler:
     padding = _padding(context, settings, rates)
@@ -324,6 +326,7 @@ def _scheduler(
         tile=TILE_TOKENS if tiled else 1,
         block=block(context.heads, context.threads) if tiled else None,
     )
+    sessions = open_sessions(context, settings, store)
     masks = Masks(context.vocabulary_size, settings.parallel)
     looking = eyes.looking(context) if eyes else None
     return Scheduler(context, sessions, limits, rates, now_us, contended, masks, looking)

@@ -34,3 +34,14 @@ def test_adapters_that_do_not_fit(tiny_model: Path, embedding_model: Path, tmp_p
     error = refusal(tiny_model, settings)
     assert error.code == "model_invalid" and error.message.startswith("LoRA adapter 'wide': ")
     assert "only possible for models that generate" in refusal(embedding_model, settings).message
+
+
+def test_files_that_are_gone_are_told_without_their_folders(tiny_model: Path, tmp_path: Path) -> None:
+    gone = tmp_path / "gone.gguf"
+    refusals = [
+        refusal(gone, EngineSettings()),
+        refusal(tiny_model, EngineSettings(loras=(LoraFile(name="a", path=str(gone)),))),
+        refusal(tiny_model, EngineSettings(mmproj=str(gone))),
+    ]
+    for error in refusals:
+        assert "No such file" in error.message and str(tmp_path) not in error.message
