@@ -149,7 +149,10 @@ class DiskFirst:
                 if self._closing:
                     return
                 await asyncio.sleep(self._retry_s)
+                continue
             self._tell(self._followed)
+            if self._outbox.wants_spare:
+                await asyncio.to_thread(self._outbox.prepare)
 
     async def _take(self) -> None:
         """Commit the next entries, and forget the segments that hold no later ones."""

@@ -2,7 +2,9 @@
 
 It is a directory of segments, files that are only ever appended to. A record is its CRC-32 and its length (four bytes
 each, little-endian), then its bytes; the CRC covers the length too, so no run of zeros is a record. A segment has its
-room on the disk from the beginning, so that a sync has no more to write than the records. One whose process died ends
+room on the disk from the beginning, so that a sync has no more to write than the records; where somebody has prepared
+it there are zeros in it already, so that the file system has nothing to note either, for which it would wait for
+whatever else is written to the disk. One whose process died ends
 in what is left of that, or in part of a record, which nobody was told is safe: reading stops there, and writing goes on
 in a new one. What has been taken out is not written down: a segment goes when all of it is safe elsewhere, so after a
 crash some records come a second time, and whoever takes them has to know them again.
@@ -22,6 +24,9 @@ import msgspec
 
 BYTES_MAX = 1 << 30
 SEGMENT_BYTES_MAX = 4 << 20
+# The next segment before it has a number. Its zeros are written so many at a time, as others wait for the disk too.
+SPARE = "spare"
+ZEROS = bytes(256 * 1024)
 RECORD_BYTES_MAX = 1 << 20
 _CRC = struct.Struct("<I")
 _HEAD = struct.Struct("<II")
@@ -44,7 +49,8 @@ class Segment(msgspec.Struct, frozen=True):
 
 
 class Outbox:
-    """One directory of one process. Every call takes a disk's time: make them in a thread, one after the other."""
+    """One directory of one process. Every call takes a disk's time: make them in a thread, one after the other.
+    `prepare` may run beside the others."""
 
     def __init__(
         self, directory: Path, *, bytes_max: int = BYTES_MAX, segment_bytes_max: int = SEGMENT_BYTES_MAX
@@ -54,11 +60,13 @@ class Outbox:
         self._segment_bytes_max = segment_bytes_max
         # The number and the descriptor of the segment that is added to.
         self._writing: tuple[int, int] | None = None
+        self._has_spare = False
         with _translated(directory), contextlib.ExitStack() as opened:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._directory = os.open(directory, os.O_RDONLY)
             opened.callback(os.close, self._directory)
             fcntl.flock(self._directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            (directory / SPARE).unlink(missing_ok=True)
             # By number.
             self._sizes = {int(path.stem): path.stat().st_size for path in sorted(directory.glob("*.outbox"))}
             opened.pop_all()
@@ -128,16 +136,65 @@ class Outbox:
 
     def close(self) -> None:
         self._end_segment()
+        self._drop_spare()
         os.close(self._directory)
+
+    @property
+    def wants_spare(self) -> bool:
+        """Whether the next segment is worth preparing: so much is added that it will be needed, and it is not there."""
+        return (
+            not self._has_spare
+            and self._writing is not None
+            and self._sizes[self._writing[0]] >= self._segment_bytes_max // 4
+        )
+
+    def prepare(self) -> None:
+        """Fill the next segment with zeros. Where that cannot be, it begins like the first one."""
+        try:
+            descriptor = os.open(self._path / SPARE, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            try:
+                for at in range(0, self._segment_bytes_max, len(ZEROS)):
+                    _write(descriptor, ZEROS[: self._segment_bytes_max - at], at)
+                    os.fdatasync(descriptor)
+            finally:
+                os.close(descriptor)
+        except OSError:
+            self._drop_spare()
+        else:
+            self._has_spare = True
+
+    def _drop_spare(self) -> None:
+        self._has_spare = False
+        # It holds nothing, and the next process removes it.
+        with contextlib.suppress(OSError):
+            (self._path / SPARE).unlink(missing_ok=True)
+
+    def _use_spare(self, path: Path) -> int | None:
+        """The descriptor of the prepared segment, which is this file from now on; None: there is none."""
+        if not self._has_spare:
+            return None
+        self._has_spare = False
+        try:
+            descriptor = os.open(self._path / SPARE, os.O_WRONLY)
+        except OSError:
+            return None
+        try:
+            (self._path / SPARE).rename(path)
+        except OSError:
+            os.close(descriptor)
+            return None
+        return descriptor
 
     def _start_segment(self) -> tuple[int, int]:
         number = self._next
-        descriptor = os.open(self._file(number), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        descriptor = self._use_spare(self._file(number))
+        if descriptor is None:
+            descriptor = os.open(self._file(number), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            # Without the room, because the disk is nearly full or knows no such thing, the file grows as it is written.
+            with contextlib.suppress(AttributeError, OSError):
+                os.posix_fallocate(descriptor, 0, self._segment_bytes_max)
         self._next += 1
         self._sizes[number] = 0
-        # Without the room, because the disk is nearly full or knows no such thing, the file grows as it is written.
-        with contextlib.suppress(AttributeError, OSError):
-            os.posix_fallocate(descriptor, 0, self._segment_bytes_max)
         try:
             os.fsync(self._directory)
         except OSError:

@@ -40,6 +40,58 @@ def test_records_come_back_in_order_over_many_segments(tmp_path: Path) -> None:
     assert contents(tmp_path) == [b"later"]
 
 
+def test_a_prepared_segment_is_the_next_one(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path, segment_bytes_max=1000)
+    wanted = [outbox.wants_spare]
+    outbox.append([b"x" * 300])
+    wanted.append(outbox.wants_spare)
+    outbox.prepare()
+    assert [*wanted, outbox.wants_spare] == [False, True, False]
+    assert (tmp_path / "spare").read_bytes() == bytes(1000)
+    outbox.append([b"y" * 700])
+    prepared = (tmp_path / "spare").stat().st_ino
+    outbox.append([b"z"])
+    (_, second) = sorted(tmp_path.iterdir())
+    assert (second.stat().st_ino, second.stat().st_size) == (prepared, 1000)
+    outbox.append([b"later"])
+    # Whoever reads them sees no zeros, also where the process dies now.
+    assert list(_records(second.read_bytes())) == [b"z", b"later"]
+    outbox.close()
+    assert contents(tmp_path) == [b"x" * 300, b"y" * 700, b"z", b"later"]
+
+
+@pytest.mark.parametrize("call", ["pwrite", "fdatasync", "open"])
+def test_what_cannot_be_prepared_is_not_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    outbox = Outbox(tmp_path, segment_bytes_max=1000)
+    outbox.append([b"x" * 300])
+
+    def fail(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, call, fail)
+        outbox.prepare()
+    assert outbox.wants_spare and not (tmp_path / "spare").exists()
+    outbox.append([b"y" * 700])
+    outbox.append([b"z"])
+    outbox.close()
+    assert contents(tmp_path) == [b"x" * 300, b"y" * 700, b"z"]
+
+
+def test_a_prepared_segment_that_is_gone_is_not_missed(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path, segment_bytes_max=1000)
+    outbox.append([b"x" * 990])
+    outbox.append([b"x" * 300])
+    outbox.prepare()
+    (tmp_path / "spare").unlink()
+    outbox.append([b"y" * 700])
+    outbox.append([b"z"])
+    outbox.close()
+    (tmp_path / "spare").write_bytes(bytes(1000))  # What a process leaves behind that dies.
+    assert contents(tmp_path) == [b"x" * 990, b"x" * 300, b"y" * 700, b"z"]
+    assert not (tmp_path / "spare").exists()
+
+
 def test_empty_again_it_holds_nothing(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path)
     assert (outbox.size_bytes, list(outbox.segments())) == (0, [])

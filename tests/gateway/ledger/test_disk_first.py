@@ -239,6 +239,20 @@ def test_what_comes_during_a_commit_waits_for_more(tmp_path: Path, monkeypatch: 
     assert asyncio.run(run()) == ([4], [4, 1])
 
 
+def test_the_next_segment_is_prepared_in_time(tmp_path: Path) -> None:
+    async def scenario(ledger: Ledger, database: Flaky) -> None:
+        spare, numbers = tmp_path / "outbox" / "spare", iter(range(200))
+        while not spare.exists():
+            await ledger.add(entry(f"{next(numbers)}"))
+            await ledger.keeper.caught_up()
+        assert len(files(tmp_path)) == 1
+        for number in numbers:
+            await ledger.add(entry(f"{number}"))
+        assert len(await all_entries(ledger)) == 200
+
+    with_ledger(tmp_path, scenario, segment_bytes_max=20_000)
+
+
 def test_everything_can_be_asked_for(tmp_path: Path) -> None:
     async def scenario(ledger: Ledger, database: Flaky) -> None:
         await ledger.add(entry("a", at_us=1))
