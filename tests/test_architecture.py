@@ -282,6 +282,7 @@ CONFINED = {
 }
 # The half of the engine that lives in the worker process. The gateway process must never load it.
 WORKER_SIDE = {
+    "arrays",
     "native",
     "backends",
     "batch",

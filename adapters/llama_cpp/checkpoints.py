@@ -11,7 +11,8 @@ from collections.abc import Collection
 
 import numpy as np
 
-from adapters.llama_cpp.kept import Checkpoint, Int32s
+from adapters.llama_cpp.arrays import Int32s
+from adapters.llama_cpp.kept import Checkpoint
 
 BOUNDARIES_MAX = 3
 CHECKPOINTS_MAX = 8

@@ -6,13 +6,10 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from adapters.llama_cpp.arrays import Float32s, Int32s
 from adapters.llama_cpp.batch import Batch
 from adapters.llama_cpp.messages import Embedded, Reranked
-
-Int32s = npt.NDArray[np.int32]
-Float32s = npt.NDArray[np.float32]
 
 CONTENDED_TOKENS_MAX = 128
 

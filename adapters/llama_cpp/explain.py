@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from adapters.llama_cpp.kept import Int32s, Kept, common_prefix
+from adapters.llama_cpp.arrays import Int32s
+from adapters.llama_cpp.kept import Kept, common_prefix
 from adapters.llama_cpp.messages import CacheReport
 from adapters.types import Tier
 

@@ -7,7 +7,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from adapters.llama_cpp import gguf
-from adapters.llama_cpp.images import Encoder, Float32s, Sight, Turns
+from adapters.llama_cpp.arrays import Float32s
+from adapters.llama_cpp.images import Encoder, Sight, Turns
 from adapters.llama_cpp.looking import Looking
 from adapters.llama_cpp.messages import EngineSettings
 from adapters.llama_cpp.native import Context, Model

@@ -24,12 +24,12 @@ import msgspec
 import numpy as np
 from llguidance import LLExecutor, LLMatcher, LLParserLimits, LLTokenizer
 
+from adapters.llama_cpp.arrays import Float32s
 from adapters.llama_cpp.gbnf import to_lark
 from adapters.llama_cpp.messages import GrammarCounters
 from adapters.llama_cpp.native import Vocabulary
 from adapters.llama_cpp.prompts import Refusal
 from adapters.llama_cpp.schema import SOURCE_BYTES_MAX, check_pattern, check_schema, unsupported
-from adapters.llama_cpp.sequence import Float32s
 from adapters.llama_cpp.sequence import Guide as AnyGuide
 from adapters.llama_cpp.vetting import LEXER_STATES_MAX
 from adapters.types import Constraint

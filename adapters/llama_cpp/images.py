@@ -22,13 +22,10 @@ from typing import Protocol
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from adapters.llama_cpp import pictures
+from adapters.llama_cpp.arrays import Float32s, Int32s
 from adapters.types import ImagePart, Message, TextPart
-
-Int32s = npt.NDArray[np.int32]
-Float32s = npt.NDArray[np.float32]
 
 SLICE_S = 0.05
 LEASE_REST_S = 0.0005

@@ -10,11 +10,11 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from adapters.llama_cpp.arrays import Int32s
 from adapters.llama_cpp.images import whole
 from adapters.llama_cpp.records import Record
 from adapters.types import SessionInfo, Tier
 
-Int32s = npt.NDArray[np.int32]
 State = npt.NDArray[np.uint8]
 
 # The owner of what every tenant may share. A tenant's name comes from a key or a configuration and holds no NUL.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
+from adapters.llama_cpp.arrays import Float32s, Int32s
 from adapters.llama_cpp.batch import Batch
-from adapters.llama_cpp.images import Float32s, Image, Int32s, Span, position
+from adapters.llama_cpp.images import Image, Span, position
 from adapters.llama_cpp.kept import Cells
 from adapters.llama_cpp.sequence import Guide, Sequence
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 
-from adapters.llama_cpp.kept import PUBLIC, Int32s, Kept, Owner, common_prefix
+from adapters.llama_cpp.arrays import Int32s
+from adapters.llama_cpp.kept import PUBLIC, Kept, Owner, common_prefix
 
 # Reads for requests that still wait: how many at a time, since those that have their turn read after them, and which
 # part of the memory they leave to what is copied out of the context meanwhile.

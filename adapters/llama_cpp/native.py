@@ -15,8 +15,8 @@ from typing import Any
 import llama_cpp
 import llama_cpp.llama_cpp as ll
 import numpy as np
-import numpy.typing as npt
 
+from adapters.llama_cpp.arrays import Float32s, Int32s
 from adapters.llama_cpp.batch import Batch, EmbeddingBatch
 from adapters.llama_cpp.buffers import Buffers
 from adapters.llama_cpp.kept import NEVER, State
@@ -40,9 +40,6 @@ FAULTS = (
     "done_getting_tensors",
     "key ",
 )
-
-Int32s = npt.NDArray[np.int32]
-Float32s = npt.NDArray[np.float32]
 
 
 class NativeError(RuntimeError):

@@ -3,7 +3,7 @@ on tokeniser threads."""
 
 from __future__ import annotations
 
-from adapters.llama_cpp.kept import Int32s
+from adapters.llama_cpp.arrays import Int32s
 from adapters.llama_cpp.loading import Loaded
 from adapters.llama_cpp.lora import UnknownLora
 from adapters.llama_cpp.messages import (

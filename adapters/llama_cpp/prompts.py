@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 from msgspec.structs import replace
 
+from adapters.llama_cpp.arrays import Int32s
 from adapters.llama_cpp.boundaries import in_tokens, message_ends
 from adapters.llama_cpp.images import Shown, Sight, Span, marked, shown, split
 from adapters.llama_cpp.kept import common_prefix
@@ -20,8 +20,6 @@ from adapters.llama_cpp.teaching import spell, teach
 from adapters.llama_cpp.templates import ChatTemplate, TemplateError
 from adapters.llama_cpp.tools import GENERIC, ToolFormat
 from adapters.types import Message
-
-Int32s = npt.NDArray[np.int32]
 
 
 class Refusal(Exception):

@@ -14,10 +14,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from adapters.llama_cpp.arrays import Float32s, Int64s
 from adapters.types import Sampling
-
-Float32s = npt.NDArray[np.float32]
-Int64s = npt.NDArray[np.int64]
 
 BLOCK = 64
 GREEDY_TEMPERATURE = 1e-3

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from adapters.llama_cpp import checkpoints
+from adapters.llama_cpp.arrays import Float32s
 from adapters.llama_cpp.batch import Batch
 from adapters.llama_cpp.explain import explain
 from adapters.llama_cpp.images import position, whole
@@ -20,7 +21,7 @@ from adapters.llama_cpp.looking import Engine, Looking, Masks, blind, blocked
 from adapters.llama_cpp.messages import Busyness, Delta
 from adapters.llama_cpp.pacing import Limits, Rates, padding
 from adapters.llama_cpp.planning import Plan, Planner
-from adapters.llama_cpp.sequence import Float32s, Sequence
+from adapters.llama_cpp.sequence import Sequence
 from adapters.llama_cpp.sessions import Sessions
 from adapters.types import Tier
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from adapters.llama_cpp.arrays import Float32s, Int32s
 from adapters.llama_cpp.images import Span, position
-from adapters.llama_cpp.kept import Checkpoint, Int32s, Kept, Owner, State
+from adapters.llama_cpp.kept import Checkpoint, Kept, Owner, State
 from adapters.llama_cpp.lora import NO_ADAPTERS, AdapterSet
 from adapters.llama_cpp.messages import CacheReport, Delta
 from adapters.llama_cpp.sampling import NO_ADVICE, Recommended, Sampler, log_normaliser, top
@@ -17,8 +17,6 @@ from adapters.llama_cpp.thoughts import Thoughts
 from adapters.types import FinishReason, Generation, TokenLogprob, TopLogprob
 
 JUMP_TOKENS_MAX = 64
-
-Float32s = npt.NDArray[np.float32]
 
 
 class Guide(Protocol):

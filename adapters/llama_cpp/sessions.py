@@ -10,19 +10,9 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
+from adapters.llama_cpp.arrays import Int32s
 from adapters.llama_cpp.images import position
-from adapters.llama_cpp.kept import (
-    NEVER,
-    PUBLIC,
-    Budget,
-    Cells,
-    Checkpoint,
-    Disk,
-    Int32s,
-    Kept,
-    Owner,
-    common_prefix,
-)
+from adapters.llama_cpp.kept import NEVER, PUBLIC, Budget, Cells, Checkpoint, Disk, Kept, Owner, common_prefix
 from adapters.llama_cpp.matching import continues, longest, meant
 from adapters.llama_cpp.tiers import KEEP_TOKENS_MIN, Tiers
 from adapters.types import SessionAction, SessionInfo

@@ -16,13 +16,10 @@ from pathlib import Path
 import llama_cpp.llama_cpp as ll
 import llama_cpp.mtmd_cpp as mtmd
 import numpy as np
-import numpy.typing as npt
 
+from adapters.llama_cpp.arrays import Float32s, Int32s
 from adapters.llama_cpp.images import ImageTokens
 from adapters.llama_cpp.native import FLASH_ATTENTION, Model, NativeError, complaints
-
-Int32s = npt.NDArray[np.int32]
-Float32s = npt.NDArray[np.float32]
 
 FINGERPRINT_BLOCKS = 64
 FINGERPRINT_BLOCK_BYTES = 1 << 16

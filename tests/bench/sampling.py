@@ -18,9 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
+from adapters.llama_cpp.arrays import Float32s
 from adapters.llama_cpp.batch import Batch
 from adapters.llama_cpp.native import Context, Model, quiet
-from adapters.llama_cpp.sampling import Float32s, Sampler
+from adapters.llama_cpp.sampling import Sampler
 from adapters.types import Sampling
 
 STEPS = 60

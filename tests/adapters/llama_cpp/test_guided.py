@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from adapters.llama_cpp.arrays import Float32s
 from adapters.llama_cpp.kept import Budget
 from adapters.llama_cpp.messages import Delta
 from adapters.llama_cpp.pacing import Limits, Rates
 from adapters.llama_cpp.scheduler import Scheduler
-from adapters.llama_cpp.sequence import Float32s, Guide, Sequence
+from adapters.llama_cpp.sequence import Guide, Sequence
 from adapters.llama_cpp.sessions import Sessions
 from adapters.types import Generation, Sampling
 from tests.adapters.llama_cpp.fake_engine import VOCABULARY, FakeEngine, FakePieces, predicted

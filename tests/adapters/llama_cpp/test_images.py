@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from adapters.llama_cpp import images
-from adapters.llama_cpp.images import Encoder, Image, ImageTokens, Int32s, Sight, Span, Turns
+from adapters.llama_cpp.arrays import Int32s
+from adapters.llama_cpp.images import Encoder, Image, ImageTokens, Sight, Span, Turns
 from adapters.llama_cpp.kept import common_prefix
 from adapters.types import ImagePart, Message, TextPart
 from tests.models.random_vision import png

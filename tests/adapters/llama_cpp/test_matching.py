@@ -6,7 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.llama_cpp.kept import Int32s, Kept, Owner, common_prefix
+from adapters.llama_cpp.arrays import Int32s
+from adapters.llama_cpp.kept import Kept, Owner, common_prefix
 from adapters.llama_cpp.matching import longest
 
 KEYS = st.sampled_from([None, "one", "two"])

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 
 from adapters.llama_cpp import gguf
+from adapters.llama_cpp.arrays import Float32s, Int32s
 from adapters.llama_cpp.batch import Batch
-from adapters.llama_cpp.kept import Budget, Int32s
+from adapters.llama_cpp.kept import Budget
 from adapters.llama_cpp.messages import CacheReport, Delta
 from adapters.llama_cpp.native import Context, Model, quiet
 from adapters.llama_cpp.pacing import Limits, Rates
 from adapters.llama_cpp.scheduler import Scheduler
-from adapters.llama_cpp.sequence import Float32s, Sequence
+from adapters.llama_cpp.sequence import Sequence
 from adapters.llama_cpp.sessions import Sessions
 from adapters.types import Generation, Sampling
 from tests.models import random_shapes
