@@ -55,6 +55,12 @@ class Pull:
     def done_bytes(self) -> int:
         return self._whole_bytes + (self._transfer.done_bytes if self._transfer else 0)
 
+    def begin(self) -> None:
+        """Its files are fetched from here on. Raises Cancelled when somebody has stopped it."""
+        if self.stop.is_set():
+            raise Cancelled("stopped")
+        self.status = "running"
+
     def begin_file(self, transfer: Transfer) -> None:
         self._transfer = transfer
 
@@ -219,6 +225,8 @@ class Pulls:
     async def _carry_out(self, pull: Pull) -> None:
         following = None if self._shelf is None else asyncio.create_task(self._shelf.follow(pull))
         try:
+            await asyncio.to_thread(self._resolve, pull)
+            pull.begin()
             await asyncio.to_thread(self._fetch_all, pull)
             if pull.status != "cancelled":
                 pull.status = "succeeded"
@@ -244,15 +252,16 @@ class Pulls:
             if pull.status in ENDED:
                 pull.ended.set()
 
-    def _fetch_all(self, pull: Pull) -> None:
-        """In a thread: resolve the name, write down what it means, fetch each file, show it under its name."""
+    def _resolve(self, pull: Pull) -> None:
+        """In a thread: find out what the name stands for."""
         if pull.resolution is None:
             resolution = self._resolved(pull)
             pull.files, pull.resolution = self._chosen(pull, resolution), resolution
-        if pull.stop.is_set():
-            raise Cancelled("stopped")
-        pull.status = "running"
+
+    def _fetch_all(self, pull: Pull) -> None:
+        """In a thread: write down what the name means, fetch each file, show it under its name."""
         repo, resolution = pull.reference.repo, pull.resolution
+        assert resolution is not None
         pull.pinned = Pinned(str(pull.reference), pull.kind, resolution.commit, pull.files)
         self._pins.write(pin_name(pull.reference, pull.kind), pull.pinned)
         for file in pull.files:

@@ -331,6 +331,31 @@ def test_a_cancelled_pull_leaves_nothing(hub: Hub, tmp_path: Path) -> None:
     assert leftovers(tmp_path) == []
 
 
+def test_a_pull_that_is_cancelled_just_before_it_fetches_stays_cancelled(hub: Hub, tmp_path: Path) -> None:
+    async def test(place: Place) -> None:
+        loop, pull = asyncio.get_running_loop(), place.pulls.start(NAME)
+
+        class Stop(threading.Event):
+            """Whoever looks at it in a thread for the first time sees what was true just before it was set."""
+
+            looked = False
+
+            def is_set(self) -> bool:
+                before = super().is_set()
+                if threading.current_thread() is not threading.main_thread() and not self.looked:
+                    self.looked = True
+                    asyncio.run_coroutine_threadsafe(place.pulls.cancel(pull), loop)
+                    self.wait()
+                return before
+
+        pull.stop = Stop()
+        await pull.ended.wait()
+        assert pull.status == "cancelled"
+
+    with_place(hub, tmp_path, test)
+    assert leftovers(tmp_path) == []
+
+
 def test_the_rate_is_that_of_what_is_fetched(tmp_path: Path) -> None:
     now_s = 0.0
     pull = Pull(NAME, "model", False, lambda: now_s)
