@@ -56,13 +56,31 @@ def test_shares_spend_the_budget_and_no_more(pending: list[int], budget: int) ->
     ("pending", "given_out", "kept"),
     [
         ([400, 400], [400, 112], [400, 0]),
-        ([300, 300], [300, 212], [300, 212]),
-        ([128, 128, 128, 128, 128], [128, 128, 128, 124, 0], [128, 128, 128, 0, 0]),
+        ([128, 128, 128, 128, 128], [128, 128, 128, 124, 0], [128, 0, 0, 0, 0]),
+        ([40, 40, 40, 40, 40, 40], [40, 40, 40, 40, 40, 40], [40, 40, 40, 40, 0, 0]),
         ([4000, 100, 200, 300], [128, 100, 200, 84], [128, 100, 200, 0]),
+        ([400, 100, 100], [312, 100, 100], [128, 100, 100]),
         ([4000, 600], [128, 384], [128, 384]),
+        ([100, 20], [100, 20], [100, 20]),
     ],
 )
-def test_a_prompt_does_not_begin_in_a_step_that_others_end_in_and_nearly_fill(
+def test_a_step_ends_with_the_shortest_prompts_that_are_enough_for_one(
     pending: list[int], given_out: list[int], kept: list[int]
 ) -> None:
-    assert ending(pending, given_out) == kept
+    limits = Limits(parallel=4, chunk_tokens=512, target_gap_us=200_000, padding={}, tile=64)
+    assert ending(limits, pending, given_out) == kept
+
+
+def test_where_larger_steps_are_faster_a_step_ends_with_prompts_that_nearly_fill_it() -> None:
+    limits = Limits(parallel=4, chunk_tokens=512, target_gap_us=200_000, padding={}, tile=1)
+    assert ending(limits, [300, 300], [300, 212]) == [300, 212]
+    assert ending(limits, [200, 200, 300], [200, 200, 112]) == [200, 200, 0]
+
+
+@given(st.lists(st.integers(1, 600), min_size=1, max_size=20))
+def test_every_step_moves_the_oldest_by_a_quarter_or_to_its_end(pending: list[int]) -> None:
+    limits = Limits(parallel=4, chunk_tokens=512, target_gap_us=200_000, padding={}, tile=64)
+    before = shares(pending, 512)
+    after = ending(limits, pending, before)
+    assert after[0] >= min(before[0], sum(before) // 4)
+    assert all(now in (0, was) for now, was in zip(after[1:], before[1:], strict=True))

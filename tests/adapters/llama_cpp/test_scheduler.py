@@ -256,49 +256,6 @@ def test_a_long_prompt_takes_small_steps_while_streams_of_other_models_wait() ->
     assert max(chunks) == 40_000 // 1000, "what the target gap allows"
 
 
-def test_short_prompts_that_came_together_are_computed_in_full_chunks() -> None:
-    bench = Bench(chunk=64, parallel=6)
-    for id in range(5):
-        bench.submit(id, prompt(32, seed=id), 20)
-    bench.run()
-    sizes = [sum(count for _, count in batch) for batch in bench.engine.batches]
-    assert sizes[:3] == [64, 62 + 2, 34 + 3], "prompt tokens and one of each stream that has begun"
-
-
-def test_a_burst_of_many_prompts_is_computed_one_after_the_other() -> None:
-    bench = Bench(chunk=64, parallel=8)
-    for id in range(8):
-        bench.submit(id, prompt(56, seed=id), 60)
-    bench.run()
-    prompts = [batch for batch in bench.engine.batches if any(count > 1 for _, count in batch)]
-    assert [[count for _, count in batch if count > 1] for batch in prompts] == [[56]] * 8
-
-
-@pytest.mark.parametrize(("arrived_us", "tokens"), [(None, 32), (20_000, 61)])
-def test_a_prompt_gets_small_chunks_beside_a_stream_unless_it_came_with_it(arrived_us: int | None, tokens: int) -> None:
-    bench = Bench(chunk=64)
-    bench.submit(1, prompt(32, seed=1), 60)
-    bench.step()
-    bench.now_us += 50_000
-    bench.submit(2, prompt(60, seed=2), 4, arrived_us=arrived_us)
-    bench.step()
-    assert sum(count for _, count in bench.engine.batches[-1]) == tokens
-
-
-def test_long_streams_and_a_prompt_take_turns() -> None:
-    bench = Bench(chunk=64)
-    bench.submit(1, prompt(600, seed=1), 60)
-    while not bench.cached(1):
-        bench.step()
-    bench.submit(2, prompt(200, seed=2), 4)
-    begun = len(bench.engine.batches)
-    while not bench.cached(2):
-        bench.step()
-    sizes = [sum(count for _, count in batch) for batch in bench.engine.batches[begun:]]
-    assert sizes[::2] == [1] * len(sizes[::2]) and set(sizes[1:-1:2]) == {32}
-    assert bench.text(2)[:3] == expected(prompt(200, seed=2))[:3]
-
-
 def test_long_streams_of_two_adapters_and_a_prompt_all_move() -> None:
     bench = Bench(chunk=64)
     for id in (1, 2):
