@@ -349,7 +349,9 @@ def _padding(context: Context, settings: EngineSettings, rates: Rates) -> dict[i
     slow = rates.decode_us > CALIBRATION_STEP_US_MAX
     if settings.batch_padding == "off" or settings.gpu_layers or slow or settings.parallel > PADDED_MAX:
         return {}
-    spent_us = {size: min(_time(context, [1] * size) for _ in range(3)) for size in range(3, settings.parallel + 4)}
+    # In rounds, as what disturbs one measurement mostly disturbs the next one too.
+    rounds = [{size: _time(context, [1] * size) for size in range(3, settings.parallel + 4)} for _ in range(3)]
+    spent_us = {size: min(spent[size] for spent in rounds) for size in rounds[0]}
     best = {size: min(range(size, -(-size // 4) * 4 + 1), key=spent_us.__getitem__) for size in sizes}
     return {size: rows for size, rows in best.items() if spent_us[rows] < 0.9 * spent_us[size]}
 
