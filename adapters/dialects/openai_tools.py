@@ -123,6 +123,15 @@ def parse_arguments(text: str, path: str) -> str:
     return text
 
 
+def arguments_json(arguments: str) -> msgspec.Raw:
+    """A model's arguments as JSON; those that broke off, which a stream would have shown as they are, are none."""
+    try:
+        msgspec.json.decode(arguments, type=dict[str, Any])
+    except (msgspec.DecodeError, RecursionError):
+        return msgspec.Raw(b"{}")
+    return msgspec.Raw(arguments.encode())
+
+
 def json_object(text: str | bytes, path: str, expected: str) -> dict[str, Any]:
     """`text` decoded; raises unless it is one JSON object of bearable depth, as templates walk it recursively."""
     try:

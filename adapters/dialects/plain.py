@@ -4,7 +4,7 @@ but text, so that nothing else has to be searched for in their long parts."""
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any, TypeVar
 
 import msgspec
@@ -62,6 +62,16 @@ def searched(inbound: Inbound, said: Collection[str]) -> bytes:
     if not inbound.head.plain:
         return members.outline
     return object_of(members, [name for name in members.values if name not in said])
+
+
+def objects(value: Any) -> Iterator[dict[str, Any]]:
+    """All objects inside of what was decoded, which may be one itself."""
+    if isinstance(value, dict):
+        yield value
+        value = list(value.values())
+    if isinstance(value, list):
+        for one in value:
+            yield from objects(one)
 
 
 def all_text(contents: Iterable[msgspec.Raw], parts: msgspec.json.Decoder[Any]) -> bool:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from adapters.dialects import openai_wire as wire
+from adapters.dialects.openai_tools import arguments_json
 from adapters.errors import UpstreamInvalid
 from adapters.types import (
     ChatRequest,
@@ -230,16 +231,7 @@ def _thought_block(thought: Thought, shown: bool) -> dict[str, object]:
 
 
 def _call_block(call: ToolCall) -> dict[str, object]:
-    return {"type": "tool_use", "id": call.id, "name": call.name, "input": _object(call.arguments)}
-
-
-def _object(text: str) -> msgspec.Raw:
-    """Arguments as JSON; those that broke off, which a stream would have shown as they are, are none."""
-    try:
-        msgspec.json.decode(text, type=dict[str, object])
-    except (msgspec.DecodeError, RecursionError):
-        return msgspec.Raw(b"{}")
-    return msgspec.Raw(text.encode())
+    return {"type": "tool_use", "id": call.id, "name": call.name, "input": arguments_json(call.arguments)}
 
 
 # Models

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from itertools import chain
 from typing import Annotated, Any
 
 import msgspec
@@ -17,7 +16,7 @@ from adapters.dialects.anthropic_messages.fields import Metadata
 from adapters.dialects.client import Style
 from adapters.dialects.failures import failure_in_stream
 from adapters.dialects.passing import Addresses, NamedWatch, Passing, Signs, decoded, strange
-from adapters.dialects.plain import NOTHING, all_text, fields_of
+from adapters.dialects.plain import NOTHING, all_text, fields_of, objects
 from adapters.dialects.splicing import Parts, rename, replace_one
 from adapters.errors import UpstreamInvalid
 from adapters.types import Head, Inbound, Usage
@@ -134,17 +133,10 @@ def watch(inbound: Inbound) -> NamedWatch:
 
 def _addresses(body: bytes) -> Iterator[str]:
     said = msgspec.json.decode(body, type=_Said)
-    return chain(_fetched(said.messages), _fetched(said.system))
-
-
-def _fetched(node: Any) -> Iterator[str]:
-    if isinstance(node, list):
-        yield from chain.from_iterable(map(_fetched, node))
-    elif isinstance(node, dict):
-        source = node.get("source")
+    for one in objects([said.messages, said.system]):
+        source = one.get("source")
         if isinstance(source, dict) and "url" in source:
             yield str(source["url"])
-        yield from chain.from_iterable(map(_fetched, node.values()))
 
 
 class _Said(msgspec.Struct):

@@ -9,6 +9,7 @@ import msgspec
 
 from adapters.aws import event_message
 from adapters.dialects import openai_wire as wire
+from adapters.dialects.openai_tools import arguments_json
 from adapters.errors import UpstreamInvalid
 from adapters.types import (
     ChatRequest,
@@ -135,12 +136,7 @@ def render_answer(head: wire.ResponseHead, request: ChatRequest, folded: wire.Fo
 
 
 def _tool_use(call: ToolCall) -> Fields:
-    try:
-        msgspec.json.decode(call.arguments, type=dict[str, Any])
-        arguments = msgspec.Raw(call.arguments.encode())
-    except (msgspec.DecodeError, RecursionError):
-        arguments = msgspec.Raw(b"{}")
-    return {"toolUse": {"toolUseId": call.id, "name": call.name, "input": arguments}}
+    return {"toolUse": {"toolUseId": call.id, "name": call.name, "input": arguments_json(call.arguments)}}
 
 
 def _stop_fields(end: ChoiceFinished) -> Fields:

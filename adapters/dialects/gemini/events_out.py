@@ -9,7 +9,8 @@ import msgspec
 
 from adapters.dialects import openai_wire as wire
 from adapters.dialects.gemini.events_in import REASONS
-from adapters.dialects.gemini.request_in import SIGNED
+from adapters.dialects.gemini.request_in import own
+from adapters.dialects.openai_tools import arguments_json
 from adapters.types import (
     ChatRequest,
     ChoiceFinished,
@@ -72,7 +73,7 @@ class ChunkRenderer:
 
     def _thought(self, event: ReasoningDelta) -> bytes:
         """Nobody but their makers can read signatures, so that those of others are left out."""
-        signature = _own(event.signature)
+        signature = own(event.signature)
         if event.redacted is not None or not (event.text or signature):
             return b""
         part: Fields = {"text": event.text, "thought": True}
@@ -145,20 +146,11 @@ def _end(event: ChoiceFinished, refusal: str | None) -> Fields:
     return fields
 
 
-def _own(signature: str | None) -> str | None:
-    return signature.removeprefix(SIGNED) if signature is not None and signature.startswith(SIGNED) else None
-
-
 def _call_part(first: ToolCallDelta, pieces: list[str]) -> Fields:
     call = ToolCall(first.id or "", first.name or "", "".join(pieces))
-    signature = _own(first.signature)
+    signature = own(first.signature)
     return _function_call(call) | ({} if signature is None else {"thoughtSignature": signature})
 
 
 def _function_call(call: ToolCall) -> Fields:
-    try:
-        msgspec.json.decode(call.arguments, type=dict[str, Any])
-        arguments = msgspec.Raw(call.arguments.encode())
-    except (msgspec.DecodeError, RecursionError):
-        arguments = msgspec.Raw(b"{}")
-    return {"functionCall": {"id": call.id, "name": call.name, "args": arguments}}
+    return {"functionCall": {"id": call.id, "name": call.name, "args": arguments_json(call.arguments)}}

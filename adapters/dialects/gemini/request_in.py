@@ -236,6 +236,11 @@ def signed(signature: str | None) -> str | None:
     return SIGNED + signature if signature and signature != UNSIGNED else None
 
 
+def own(signature: str | None) -> str | None:
+    """The same as Gemini has it; None for one of another maker."""
+    return signature.removeprefix(SIGNED) if signature is not None and signature.startswith(SIGNED) else None
+
+
 def _result(result: FunctionResponse, ids: _Ids) -> Message:
     """A result has `output` or `error`; anything else in it is told as it is."""
     id, response = ids.of_result(result), result.response

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from adapters.dialects.client import Style
-from adapters.dialects.gemini.request_in import NAME, SIGNED, UNSIGNED
+from adapters.dialects.gemini.request_in import NAME, UNSIGNED, own
 from adapters.dialects.openai_tools import invalid
 from adapters.dialects.unsayable import check_sayable, chosen, own_source, unsupported
 from adapters.types import (
@@ -158,18 +158,14 @@ def _said(parts: Iterable[Part]) -> list[Part]:
 def _answer(message: Message, signs: bool) -> list[Any]:
     parts: list[Any] = []
     for thought in message.thoughts:
-        if (signature := _own(thought.signature)) is not None:
+        if (signature := own(thought.signature)) is not None:
             kept: Fields = {"text": thought.text, "thoughtSignature": signature}
             parts.append(kept | {"thought": True} if thought.text else kept)
     parts += [_part(part) for part in _said(message.parts)]
     for index, call in enumerate(message.tool_calls):
-        signature = _own(call.signature) or (UNSIGNED if signs and index == 0 else None)
+        signature = own(call.signature) or (UNSIGNED if signs and index == 0 else None)
         parts.append(_call(call) | ({} if signature is None else {"thoughtSignature": signature}))
     return parts
-
-
-def _own(signature: str | None) -> str | None:
-    return signature.removeprefix(SIGNED) if signature is not None and signature.startswith(SIGNED) else None
 
 
 def _call(call: ToolCall) -> Fields:

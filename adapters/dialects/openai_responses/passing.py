@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from itertools import chain
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -20,7 +19,7 @@ from adapters.dialects.openai_responses.request_in import parse_compaction, refu
 from adapters.dialects.openai_responses.request_out import ENCRYPTED, thoughtful
 from adapters.dialects.openai_usage import WireUsage, parse_usage
 from adapters.dialects.passing import Addresses, NamedWatch, Passing, Signs, decoded, strange
-from adapters.dialects.plain import NOTHING, all_text, chosen, fields_of
+from adapters.dialects.plain import NOTHING, all_text, chosen, fields_of, objects
 from adapters.dialects.splicing import Parts, replace_one, splice
 from adapters.types import Head, Inbound, Usage
 
@@ -189,18 +188,11 @@ def watch(inbound: Inbound) -> NamedWatch:
 
 
 def _addresses(body: bytes) -> Iterator[str]:
-    return _fetched(msgspec.json.decode(body, type=_Said).input)
-
-
-def _fetched(node: Any) -> Iterator[str]:
-    if isinstance(node, list):
-        yield from chain.from_iterable(map(_fetched, node))
-    elif isinstance(node, dict):
+    for one in objects(msgspec.json.decode(body, type=_Said).input):
         for name in ("image_url", "file_url"):
-            url = node.get(name)
+            url = one.get(name)
             if url is not None and not str(url).startswith("data:"):
                 yield str(url)
-        yield from chain.from_iterable(map(_fetched, node.values()))
 
 
 class _Said(msgspec.Struct):
