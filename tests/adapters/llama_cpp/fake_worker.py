@@ -176,7 +176,8 @@ class FakeWorker:
                     self.sessions.append(session(run.request.tenant, run.request.session_key))
             if run.kind == "crash" and len(run.pieces) < 100_000 - 2:
                 os.kill(os.getpid(), signal.SIGSEGV)
-        self.send(Step(deltas, Busyness(len(self.running), 0, 0, 4096, 10.0, 2000.0)))
+        told = self.steps % 2 or not self.running
+        self.send(Step(deltas, Busyness(len(self.running), 0, 0, 4096, 10.0, 2000.0) if told else None))
         time.sleep(0.001)
 
     def handle(self, command: Command) -> None:

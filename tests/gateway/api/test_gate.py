@@ -41,6 +41,22 @@ def opened() -> tuple[Gate, Wire, Waiting]:
     return Gate(wire, lambda: None, waiting), wire, waiting
 
 
+class Free(Burst):
+    """Whoever writes is the first."""
+
+    def first(self) -> bool:
+        return True
+
+
+def test_the_first_write_of_a_moment_goes_out_at_once_while_the_connection_is_open() -> None:
+    wire = Wire()
+    gate = Gate(wire, lambda: None, Free())
+    gate.write(b"token")
+    wire.closed = True
+    gate.write(b"late")
+    assert wire.written == [b"token"]
+
+
 def test_the_pieces_of_a_moment_are_one_write() -> None:
     gate, wire, waiting = opened()
     gate.write(b"head")
