@@ -32,7 +32,7 @@ class Burst:
         self._waiting: deque[Writing] = deque()
 
     def first(self) -> bool:
-        """Whether this is the first write of its moment, and made by the caller."""
+        """Whether a write now is the first of its moment; if so, the caller makes it."""
         loop = self._loop
         if loop is None:
             loop = self._loop = asyncio.get_running_loop()

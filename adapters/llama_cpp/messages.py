@@ -341,7 +341,7 @@ class GrammarCounters(msgspec.Struct, frozen=True, kw_only=True, array_like=True
 
 class Step(msgspec.Struct, frozen=True, tag="step", array_like=True):
     """Everything one engine step produced; sequences that gained nothing are absent. What `sessions` and `grammars`
-    count is there when it has changed, `load` when it should be told again."""
+    count is there when it has changed, `load` when others run or wait than was told, and now and then besides."""
 
     deltas: list[Delta]
     load: Busyness | None = None

@@ -192,7 +192,7 @@ class Worker:
         grammars = None if counted == self._told else counted
         if deltas or news is not None or grammars is not None:
             self._told = counted
-            self._link.send(Step(deltas, self._load(scheduler, bool(deltas)), news, grammars))
+            self._link.send(Step(deltas, self._busyness(scheduler, bool(deltas)), news, grammars))
         while scheduler.failures:
             id, reason = scheduler.failures.popitem()
             self._link.send(Refused(id, "unsupported_schema", f"The grammar became too complex: {reason}."))
@@ -201,7 +201,7 @@ class Worker:
             self._link.send(Refused(id, "engine_failed", "The engine could not encode an image of this request."))
         return more
 
-    def _load(self, scheduler: Scheduler, working: bool) -> Busyness | None:
+    def _busyness(self, scheduler: Scheduler, working: bool) -> Busyness | None:
         """How busy the worker is. While it is `working` and as many run and wait as was told, that is told seldom: what
         is told with each token costs the gateway more than the token."""
         size, now_s = scheduler.size, time.monotonic()
