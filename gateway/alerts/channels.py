@@ -37,6 +37,7 @@ class Webhook:
         self._secret = config.secret
         self._timeout_s = config.timeout_s
         self._now_s = now_s
+        self._ssl_context: ssl.SSLContext | None = None
         self._network = network_to(private_addresses=config.private_addresses, resolve=resolve, network=network)
 
     async def send(self, id: str, subject: str, payload: bytes) -> None:
@@ -56,9 +57,11 @@ class Webhook:
             raise NotDelivered(f"it answered with status {status}")
 
     async def _post(self, headers: dict[str, str], payload: bytes) -> int:
+        # Reading the system's certificates takes tens of milliseconds.
+        self._ssl_context = self._ssl_context or await asyncio.to_thread(ssl.create_default_context)
         async with (
             httpcore.AsyncConnectionPool(
-                ssl_context=ssl.create_default_context(), network_backend=self._network, retries=0
+                ssl_context=self._ssl_context, network_backend=self._network, retries=0
             ) as pool,
             pool.stream("POST", self._url, headers=list(headers.items()), content=payload) as response,
         ):

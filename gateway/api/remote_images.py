@@ -96,7 +96,7 @@ class RemoteImages:
 
     async def _fetch(self, url: str) -> ImagePart:
         # Reading the certificates of the system takes tens of milliseconds.
-        self._ssl_context = self._ssl_context or ssl.create_default_context()
+        self._ssl_context = self._ssl_context or await asyncio.to_thread(ssl.create_default_context)
         async with httpcore.AsyncConnectionPool(
             ssl_context=self._ssl_context, network_backend=self._network, retries=0
         ) as pool:

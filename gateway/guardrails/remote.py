@@ -93,14 +93,8 @@ class Poster:
         """The body of the answer, which has to be a 200; a redirect is a failure. Raises GuardrailFailed."""
         usual = (("content-type", "application/json"), ("user-agent", "inference-gateway"))
         try:
-            # The pool is made where it is used first, as reading the system's certificates takes tens of milliseconds.
-            self._pool = self._pool or httpcore.AsyncConnectionPool(
-                ssl_context=await asyncio.to_thread(ssl.create_default_context),
-                network_backend=self._network,
-                max_connections=CONNECTIONS_MAX,
-                retries=0,
-            )
-            async with self._pool.stream("POST", url, headers=[*usual, *headers], content=payload) as response:
+            pool = self._pool or await self._opened()
+            async with pool.stream("POST", url, headers=[*usual, *headers], content=payload) as response:
                 if response.status != 200:
                     raise GuardrailFailed(f"it answered with status {response.status}")
                 body = b""
@@ -111,6 +105,15 @@ class Poster:
                 return body
         except (OSError, *FAILURES) as error:
             raise GuardrailFailed(f"it cannot be reached: {type(error).__name__}") from error
+
+    async def _opened(self) -> httpcore.AsyncConnectionPool:
+        # Reading the system's certificates takes tens of milliseconds, in which somebody else may have come as far.
+        context = await asyncio.to_thread(ssl.create_default_context)
+        if self._pool is None:
+            self._pool = httpcore.AsyncConnectionPool(
+                ssl_context=context, network_backend=self._network, max_connections=CONNECTIONS_MAX, retries=0
+            )
+        return self._pool
 
     async def close(self) -> None:
         if self._pool is not None:

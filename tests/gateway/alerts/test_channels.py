@@ -7,6 +7,7 @@ import datetime
 import hashlib
 import hmac
 import ssl
+import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -172,3 +173,22 @@ def test_mail_goes_through_a_real_server(tmp_path: Path, security: str) -> None:
                 asyncio.run(Mail(mail(controller.port, **more)).send("i", "s", b"{}"))
     finally:
         controller.stop()
+
+
+def test_reading_certificates_does_not_hold_up_others(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    def context() -> ssl.SSLContext:
+        made.append(threading.current_thread())
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+    monkeypatch.setattr("gateway.alerts.channels.ssl.create_default_context", context)
+
+    async def send_twice() -> None:
+        hook = webhook(receiver)
+        await hook.send("i", "s", b"{}")
+        await hook.send("j", "s", b"{}")
+
+    asyncio.run(send_twice())
+    (thread,) = made
+    assert thread is not threading.main_thread()

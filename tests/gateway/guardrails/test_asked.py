@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
+from typing import Any
 
+import httpcore
 import pytest
 
 from adapters.dialects.openai_moderations import Judgement
@@ -12,6 +14,7 @@ from adapters.errors import AdapterError, Unreachable
 from gateway.config_guardrails import GuardrailConfig
 from gateway.guardrails import GuardrailFailed, Span, masked
 from gateway.guardrails.asked import Moderation, Presidio, Webhook
+from gateway.guardrails.remote import Poster
 from gateway.secret import Secret
 from tests.guards import CARD, SECRET, Guards, guards
 
@@ -137,3 +140,21 @@ def test_long_texts_are_judged_in_parts() -> None:
 def test_a_provider_that_fails() -> None:
     with pytest.raises(GuardrailFailed):
         found(Moderation(config("moderation", provider="p"), Judge(Unreachable("away"))), "x")
+
+
+def test_those_who_ask_first_share_the_connections() -> None:
+    opened: list[httpcore.AsyncMockStream] = []
+
+    class Network(httpcore.AsyncNetworkBackend):
+        async def connect_tcp(self, *args: Any, **options: Any) -> httpcore.AsyncNetworkStream:
+            opened.append(httpcore.AsyncMockStream([b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"] * 9))
+            return opened[-1]
+
+    async def main() -> None:
+        poster = Poster(private_addresses=True, network=Network())
+        answers = await asyncio.gather(*(poster.post("http://a.example/", b"{}") for _ in range(5)))
+        assert answers == [b"{}"] * 5
+        await poster.close()
+
+    asyncio.run(main())
+    assert opened and all(stream._closed for stream in opened)
