@@ -172,8 +172,8 @@ class Wallets:
 
     async def balances(self, accounts: Sequence[str]) -> dict[str, Balance]:
         """The sums of the accounts that were ever used."""
-        names = ",".join(f"${i}" for i in range(1, len(accounts) + 1))
-        rows = await self._database.query(f"SELECT * FROM balances WHERE account IN ({names})", *accounts)
+        sql = f"SELECT * FROM balances WHERE account IN {places(1, len(accounts))}"
+        rows = await self._database.query(sql, *accounts)
         return {str(row["account"]): msgspec.convert(row, Balance, strict=False) for row in rows}
 
     async def open(self, name: str, tenant: str, at_us: int, *, bonus_nano: int = 0) -> Wallet:
