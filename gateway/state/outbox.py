@@ -2,12 +2,12 @@
 
 It is a directory of segments, files that are only ever appended to. A record is its CRC-32 and its length (four bytes
 each, little-endian), then its bytes; the CRC covers the length too, so no run of zeros is a record. A segment has its
-room on the disk from the beginning, so that a sync has no more to write than the records; where somebody has prepared
-it there are zeros in it already, so that the file system has nothing to note either, for which it would wait for
-whatever else is written to the disk. One whose process died ends
-in what is left of that, or in part of a record, which nobody was told is safe: reading stops there, and writing goes on
-in a new one. What has been taken out is not written down: a segment goes when all of it is safe elsewhere, so after a
-crash some records come a second time, and whoever takes them has to know them again.
+room on the disk from the beginning, so that a sync has no more to write than the records. One that was prepared has
+zeros there, so that the file system has nothing to note of its own either, and a sync does not wait for what others
+write. One whose process died ends in what is left of that, or in part of a record, which nobody was told is safe:
+reading stops there, and writing goes on in a new one. What has been taken out is not written down: a segment goes when
+all of it is safe elsewhere, so after a crash some records come a second time, and whoever takes them has to know them
+again.
 """
 
 from __future__ import annotations
@@ -142,11 +142,10 @@ class Outbox:
     @property
     def wants_spare(self) -> bool:
         """Whether the next segment is worth preparing: so much is added that it will be needed, and it is not there."""
-        return (
-            not self._has_spare
-            and self._writing is not None
-            and self._sizes[self._writing[0]] >= self._segment_bytes_max // 4
-        )
+        writing = self._writing  # Another thread may end it meanwhile.
+        if self._has_spare or writing is None:
+            return False
+        return self._sizes[writing[0]] >= self._segment_bytes_max // 4
 
     def prepare(self) -> None:
         """Fill the next segment with zeros. Where that cannot be, it begins like the first one."""
