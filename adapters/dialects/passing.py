@@ -52,20 +52,21 @@ class Addresses(msgspec.Struct, frozen=True):
 
     def any(self, inbound: Inbound) -> bool:
         """Whether anything is to be fetched; what is not as it should be counts as that."""
+        if inbound.head.plain:
+            return False
+        outline = searched(inbound, ())
         try:
-            return self._may_be(inbound) and any(True for _ in self.found(inbound.body))
+            return (self.sign in outline or _escaped(outline)) and any(True for _ in self.found(outline))
         except (msgspec.DecodeError, RecursionError):
             return True
 
     def inside(self, inbound: Inbound) -> bool:
         """Whether any address is none of the public internet. What is not as it should be is for others to refuse."""
         try:
-            return self._may_be(inbound) and any(map(leads_inside, self.found(inbound.body)))
+            # Of a long address the outline has only the beginning, which may not be where it leads.
+            return self.any(inbound) and any(map(leads_inside, self.found(inbound.body)))
         except (msgspec.DecodeError, RecursionError):
             return False
-
-    def _may_be(self, inbound: Inbound) -> bool:
-        return not inbound.head.plain and (self.sign in inbound.body or _escaped(inbound.body))
 
 
 def _escaped(body: bytes) -> bool:

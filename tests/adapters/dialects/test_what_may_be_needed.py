@@ -127,3 +127,44 @@ def test_large_bodies_are_rewritten_like_small_ones(dialect: DialectName) -> Non
             assert written.pop("zz") == text
             sent.append(written)
         assert sent[0] == sent[1] and sent[0]["model"] == "theirs"
+
+
+LARGE = "QUJD" * 20_000
+
+
+@pytest.mark.parametrize(
+    ("dialect", "with_data", "with_address"),
+    [
+        (
+            "openai_chat",
+            lambda data: {"messages": [{"role": "user", "content": [image(f"data:image/png;base64,{data}")]}]},
+            lambda url: {"messages": [{"role": "user", "content": [image(url)]}]},
+        ),
+        (
+            "anthropic_messages",
+            lambda data: block("image", type="base64", media_type="image/png", data=data),
+            lambda url: block("image", type="url", url=url),
+        ),
+        (
+            "openai_responses",
+            lambda data: shown(type="input_image", image_url=f"data:image/png;base64,{data}"),
+            lambda url: shown(type="input_image", image_url=url),
+        ),
+    ],
+)
+def test_images_and_addresses_of_large_bodies(dialect: DialectName, with_data: Any, with_address: Any) -> None:
+    passing = PASSING[dialect]
+
+    def asked(fields: dict[str, Any]) -> tuple[bool, bool]:
+        body = json.dumps({"model": "m", "max_tokens": 5, "zz": LARGE} | fields).encode()
+        inbound = Inbound(dialect, body, passing.read_head(body))
+        return passing.may_need(inbound, frozenset(("image_urls",))), passing.inside(inbound)
+
+    assert asked(with_data(LARGE)) == (False, False)
+    assert asked(with_address("https://example.com/x.png")) == (True, False)
+    assert asked(with_address(FAR)) == (True, True)
+    assert asked(with_address(f"http://{'a' * 5000}@169.254.169.254/")) == (True, True)
+
+
+def image(url: str) -> dict[str, Any]:
+    return {"type": "image_url", "image_url": {"url": url}}
