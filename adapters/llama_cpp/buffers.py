@@ -19,6 +19,8 @@ from adapters.llama_cpp.kept import State
 UNIT_BYTES = 1 << 20
 # Conversations grow; with this much to spare, an eighth, memory fits the same one again for some turns.
 GROWTH_SHARE = 8
+# How many like the one that was taken are got ready: on a busy machine that takes longer than until the next is wanted.
+AHEAD = 2
 
 
 def step_back() -> None:
@@ -40,7 +42,7 @@ class Buffers:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="buffers", initializer=step_back)
 
     def take(self, size: int) -> State:
-        """An array of shape (size,), whatever it holds. Another one like it is got ready, which may be half as large
+        """An array of shape (size,), whatever it holds. Others like it are got ready, which may be half as large
         again."""
         with self._lock:
             fitting = [one for one in self._spare if _fits(size, len(one))]
@@ -49,7 +51,7 @@ class Buffers:
                 self._spare = [one for one in self._spare if one is not whole]
         if whole is None:
             whole = np.empty(_rounded(size + size // GROWTH_SHARE), np.uint8)
-        self._prepare(size, 1, _most(size))
+        self._prepare(size, AHEAD, _most(size))
         state = whole[:size]
         weakref.finalize(state, self._put, whole).atexit = False
         return state
