@@ -10,6 +10,7 @@ from typing import Literal
 import msgspec
 
 from adapters.errors import AdapterError
+from adapters.members import Members
 from adapters.types import (
     ChatRequest,
     CompletionRequest,
@@ -325,9 +326,9 @@ def need_of(request: Request, context_tokens: int | None) -> Need:
     """A request's worst case without asking the tokeniser: a token has a byte at least, and the context an end."""
     if isinstance(request, Inbound):
         if request.dialect == "openai_embeddings":
-            return Need(inbound_tokens(request.body))
+            return Need(inbound_tokens(request.body, request.head.members))
         head = request.head
-        tokens = TEMPLATE_TOKENS + len(request.body) if head.plain else inbound_tokens(request.body)
+        tokens = TEMPLATE_TOKENS + len(request.body) if head.plain else inbound_tokens(request.body, head.members)
         return _text_need(tokens, 1, head.n, head.max_tokens, context_tokens)
     match request:
         case ChatRequest():
@@ -349,23 +350,25 @@ def need_of(request: Request, context_tokens: int | None) -> Need:
 _IMAGE_SOURCE = re.compile(rb'"type"\s*:\s*"base64"\s*,\s*"media_type"\s*:\s*"image/[a-z]+"\s*,\s*"data"\s*:\s*"')
 
 
-def inbound_tokens(body: bytes) -> int:
+def inbound_tokens(body: bytes, members: Members | None = None) -> int:
     """What a body that nobody has parsed has at most in tokens: a byte of text is one at most.
 
     An image costs a fixed number, whether it stands in the body or only its address. In a body of more than URLS_BYTES
-    the bytes around addresses make up for the images behind them.
+    the bytes around addresses make up for the images behind them. With its `members` a large body is not searched in
+    its long texts, of which images are some.
     """
     tokens, images, at = TEMPLATE_TOKENS + len(body), 0, 0
-    if b"base64" in body:
-        while (found := body.find(b";base64,", at)) >= 0:
-            at = body.find(b'"', found)
+    outline, place = (body, int) if members is None else (members.outline, members.place)
+    if b"base64" in outline:
+        while (found := outline.find(b";base64,", at)) >= 0:
+            at = outline.find(b'"', found)
             if at < 0:
                 break
-            tokens -= at - found
+            tokens -= place(at) - place(found)
             images += 1
-        for source in _IMAGE_SOURCE.finditer(body):
-            end = body.find(b'"', source.end())
-            tokens -= max(0, end - source.end())
+        for source in _IMAGE_SOURCE.finditer(outline):
+            end = outline.find(b'"', source.end())
+            tokens -= max(0, place(end) - place(source.end()))
             images += 1
     if len(body) <= URLS_BYTES and b"image" in body:
         # Each part names its type and has a member of that name.

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
@@ -8,10 +9,12 @@ import msgspec
 import pytest
 
 from adapters.errors import EngineFailed, InvalidRequest
+from adapters.relay import PASSING
 from adapters.types import (
     Caller,
     ChatRequest,
     CompletionRequest,
+    DialectName,
     DocumentPart,
     EmbeddingRequest,
     Event,
@@ -424,3 +427,17 @@ def test_inline_images_count_as_images() -> None:
     assert small < 10_000
     assert abs(small - large) < 100 + 2 * 4096
     assert inbound_tokens(b"x" * 100_000) >= 100_000
+
+
+@pytest.mark.parametrize("dialect", ["openai_chat", "anthropic_messages"])
+def test_images_of_large_bodies_are_counted_like_those_of_small_ones(dialect: DialectName) -> None:
+    data = "QUJD" * 20_000
+    shown: dict[str, Any] = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}
+    if dialect == "anthropic_messages":
+        shown = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": data}}
+    said = {"type": "text", "text": 'a "word" ' * 10_000}
+    fields = {"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": [said, shown, said, shown]}]}
+    body = json.dumps(fields).encode()
+    head = PASSING[dialect].read_head(body)
+    assert head.members is not None and head.members.cuts
+    assert inbound_tokens(body, head.members) == inbound_tokens(body) < len(body) - 2 * len(data) + 10_000
