@@ -29,6 +29,8 @@ SHARE_TOKENS_MIN = 32
 GROWTH_TOKENS = 64
 # Copying one conversation takes as long as its absence saves in so many steps of a few streams.
 CALM_TOKENS_MIN = 32
+# What may stay in the context of a conversation that a running sequence continues from further back.
+LEFT_TOKENS_MAX = 256
 # What a disk gives at least. A conversation is only read where that is faster than computing it again.
 DISK_BYTES_PER_US = 200
 
@@ -310,12 +312,13 @@ class Scheduler:
 
     def _calm(self) -> None:
         """Moves idle conversations out of the context while others run: attention walks over every used cell, so they
-        slow each step. Those that a running sequence continues share their cells with it and cost nothing. Where only
-        the last tokens of streams are left, copying would take longer than it saves."""
+        slow each step. Those that a running sequence continues share nearly all of their cells with it and cost
+        nothing. Where only the last tokens of streams are left, copying would take longer than it saves."""
         self._vacate(self._tiers.freed())
         if all(one.ready and one.tokens_left < CALM_TOKENS_MIN for one in self._running):
             return
-        busy = [one.source for one in self._running if one.source is not None]
+        sources = [(one.source, one.cached) for one in self._running if one.source is not None]
+        busy = [kept for kept, size in sources if len(kept.tokens) - size <= LEFT_TOKENS_MAX]
         while self._running and self._spill(busy):
             pass
 

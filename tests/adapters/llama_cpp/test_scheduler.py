@@ -236,6 +236,18 @@ def test_a_conversation_that_is_being_continued_stays_where_it_is() -> None:
     assert bench.sessions.tiers.resident_tokens == 606, "and is replaced by what continued it"
 
 
+def test_a_conversation_of_which_only_the_beginning_is_continued_leaves_the_context() -> None:
+    bench = Bench()
+    bench.submit(1, prompt(600), 2)
+    bench.run()
+    other = prompt(300) + prompt(50, seed=7)
+    bench.submit(2, other, 4)
+    bench.step()
+    assert bench.sessions.tiers.resident_tokens == 0
+    bench.run()
+    assert (bench.cached(2), bench.text(2)) == ([300], expected(other, 4))
+
+
 def test_steps_with_prompt_tokens_hold_whole_tiles() -> None:
     bench = Bench(chunk=256, tile=16)
     bench.submit(1, prompt(10), 60)
