@@ -1,8 +1,8 @@
 """What is under way in this process, on the local disk, so that the next process knows what died with this one.
 
-A file of lines: `+` and a record when something begins, `-` and its id when it has ended. It is written within a
-hundredth of a second of that, if it has not ended by then, and never synced: it survives the end of the process, not
-that of the machine. The directory has to be locked by its owner, since two processes must not share a journal.
+A file of lines: `+` and a record when something begins, `-` and its id when it has ended. It is written within
+milliseconds of that, if it has not ended by then, and never synced: it survives the end of the process, not that of the
+machine. The directory has to be locked by its owner, since two processes must not share a journal.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 BYTES_MAX = 4 << 20
-# What begins within this time is written together. Requests that are passed on to a quick target end before that, and
-# nothing is written of them.
-FLUSH_S = 0.01
+# What begins within this time is written together. It is less than a stream takes to show its first token, as one of
+# which a client has seen something has to be known.
+FLUSH_S = 0.002
 
 log = logging.getLogger(__name__)
 

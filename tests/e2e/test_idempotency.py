@@ -188,7 +188,7 @@ def test_a_kill_runs_nothing_twice_that_was_charged(tmp_path: Path) -> None:
             elif answer.status_code != 200:
                 assert answer.json()["error"]["code"] == "idempotency_result_lost"
                 lost += 1
-        charged = [row for row in ledger(server) if row["status"] == "posted"]
+    charged = [row for row in ledger(server) if row["status"] == "posted"]
     assert len(charged) == len(names), "one entry for each, also for those whose result was lost"
     assert len({(row["prompt_tokens"], row["completion_tokens"]) for row in charged}) >= len(names) // 2
     assert lost < len(names) - len(finished), "most of what was cut runs again"
