@@ -81,13 +81,13 @@ def test_fifty_at_once_are_one_execution(server: Server) -> None:
 @pytest.mark.parametrize("stream", [False, True])
 def test_the_answer_outlives_a_client_that_leaves(server: Server, stream: bool) -> None:
     with server.client(key(server)) as client:
-        name, asked = named(), body(15 if stream else 200, stream=stream)
+        name, asked = named(), body(15 if stream else 1000, stream=stream)
         if stream:
             with client.stream("POST", "/v1/completions", json=asked, headers=name) as answer:
                 next(answer.iter_lines())
         else:
             with pytest.raises(httpx.ReadTimeout):
-                client.post("/v1/completions", json=asked, headers=name, timeout=0.05)
+                client.post("/v1/completions", json=asked, headers=name, timeout=0.3)
         again = client.post("/v1/completions", json=asked, headers=name)
         assert again.status_code == 200 and again.headers["idempotent-replayed"] == "true"
         assert not stream or again.text.endswith("data: [DONE]\n\n")
