@@ -24,7 +24,7 @@ Place = tuple[int, str, str, str, str, str, str, str]
 Status = Literal["posted", "voided", "expired", "correction"]
 
 
-class Entry(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """What one request used and cost.
 
     `id` is the reservation's and unique; `request_id` is what the client saw and may repeat. `cost_nano` None: the
