@@ -9,13 +9,13 @@ from hashlib import sha256
 
 import msgspec
 
+from adapters.llama_cpp.formats.row import ToolFormat
 from adapters.llama_cpp.grammar import Compiled, Compiler, Guide
 from adapters.llama_cpp.messages import ChatPrompt, Prepare
 from adapters.llama_cpp.native import Vocabulary
 from adapters.llama_cpp.prompts import Refusal
 from adapters.llama_cpp.reasoning import ReasoningFormat
 from adapters.llama_cpp.tool_grammar import Start, Word, tool_grammar, trigger_of
-from adapters.llama_cpp.tools import ToolFormat
 from adapters.types import Constraint, Tool, ToolChoice
 
 PLANS_MAX = 32
@@ -91,11 +91,11 @@ class Guidance:
             return None
         if plan.trigger:
             return compiler.guide(plan.grammar, after=plan.trigger, again=True, anchored=plan.anchored)
-        if reasoning is None or not isinstance(request.prompt, ChatPrompt) or (answering and not reasoning.answer):
+        if reasoning is None or not isinstance(request.prompt, ChatPrompt) or answering:
             return compiler.guide(plan.grammar)
         if reasoning.answer and request.prompt.tools and request.prompt.tool_choice.mode == "required":
             # A forced call stands where the answer would, with a marker of its own.
-            return compiler.guide(plan.grammar)
+            return compiler.guide(plan.grammar, after=reasoning.end.encode() if thinking else b"")
         after = (reasoning.answer or reasoning.end).encode()
         if thinking or reasoning.answer:
             return compiler.guide(plan.grammar, after=after)

@@ -17,6 +17,7 @@ from adapters.llama_cpp.buffers import Buffers
 from adapters.llama_cpp.confine import cores
 from adapters.llama_cpp.embedder import Embedder
 from adapters.llama_cpp.eyesight import Eyesight
+from adapters.llama_cpp.formats.row import ToolFormat
 from adapters.llama_cpp.grammar import Compiler, Masks
 from adapters.llama_cpp.guidance import Guidance
 from adapters.llama_cpp.keeping import open_sessions, open_store
@@ -196,7 +197,7 @@ def _loras(model: Model, header: gguf.GGUF, settings: EngineSettings, generates:
 
 def _formats(
     settings: EngineSettings, header: gguf.GGUF, vocabulary: Vocabulary
-) -> tuple[tools.ToolFormat, reasoning.ReasoningFormat | None]:
+) -> tuple[ToolFormat, reasoning.ReasoningFormat | None]:
     """How the model writes calls and thoughts: as the settings say, or else as its template shows. The vocabulary then
     shows the marks of both."""
     template = header.chat_template or ""

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from adapters.llama_cpp.formats import json_calls, literals, tagged
 from adapters.llama_cpp.formats.reader import SEEK_CHARS_MAX, SPACE, MalformedError, Piece, Reader, Reading, overlap
+from adapters.llama_cpp.formats.row import ToolFormat
 from adapters.llama_cpp.reasoning import ReasoningFormat
-from adapters.llama_cpp.tools import ToolFormat
 from adapters.types import Tool
 
 
@@ -229,6 +229,8 @@ class OutputParser:
             yield from self._reader.choose(rest)
 
     def _call(self, row: ToolFormat) -> Reading[None]:
+        if row.label_end:
+            yield from self._reader.seek(row.label_end)
         match row.body:
             case "object":
                 yield from json_calls.read_object(self._reader)
@@ -236,7 +238,7 @@ class OutputParser:
                 yield from json_calls.read_named(self._reader, row.middle_end or row.middle)
             case "tagged":
                 assert row.tags is not None
-                yield from tagged.read_tagged(self._reader, row.middle, row.tags, row.end.split()[0])
+                yield from tagged.read_tagged(self._reader, row.middle, row.middle_end, row.tags, row.end.split()[0])
             case "code":
                 assert row.style is not None
                 yield from literals.read_code(self._reader, row.style)

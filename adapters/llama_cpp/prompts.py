@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from adapters.llama_cpp.arrays import Int32s
 from adapters.llama_cpp.boundaries import in_tokens, message_ends
+from adapters.llama_cpp.formats.row import ToolFormat
 from adapters.llama_cpp.images import Shown, Sight, Span, marked, shown, split
 from adapters.llama_cpp.kept import common_prefix
 from adapters.llama_cpp.messages import ChatPrompt, Prepare, Prompt, TextPrompt
@@ -18,7 +19,7 @@ from adapters.llama_cpp.native import TOKEN_NULL, Vocabulary
 from adapters.llama_cpp.reasoning import ReasoningFormat, begun, ended
 from adapters.llama_cpp.teaching import spell, teach
 from adapters.llama_cpp.templates import ChatTemplate, TemplateError
-from adapters.llama_cpp.tools import GENERIC, ToolFormat
+from adapters.llama_cpp.tools import GENERIC
 from adapters.types import Message
 
 

@@ -37,6 +37,30 @@ FORMATS = (
         anywhere=True,
         answer="<|channel|>final<|message|>",
     ),
+    ReasoningFormat(
+        "kimi-k3",
+        ("<|end_of_msg|>", "<|open|>think<|sep|>"),
+        "<|open|>think<|sep|>",
+        "<|close|>think<|sep|>",
+        "<|close|>think<|sep|>",
+        answer="<|open|>response<|sep|>",
+    ),
+    ReasoningFormat(
+        "solar",
+        ("<|think|>",),
+        "<|think|>",
+        "<|end|>",
+        "<|end|><|begin|>assistant",
+        anywhere=True,
+        answer="<|content|>",
+    ),
+    ReasoningFormat(
+        "hy3",
+        ("<think{}>", "<think:opensource>"),
+        "<think:opensource>",
+        "</think:opensource>",
+        "</think:opensource>",
+    ),
     ReasoningFormat("gemma", ("<|channel>",), "<|channel>thought", "<channel|>", "<channel|>", anywhere=True),
     ReasoningFormat(
         "command", ("<|START_THINKING|>",), "<|START_THINKING|>", "<|END_THINKING|>", "<|END_THINKING|>", anywhere=True
@@ -76,5 +100,6 @@ def begun(row: ReasoningFormat, prompt: str) -> bool:
 
 
 def ended(row: ReasoningFormat, prompt: str) -> bool:
-    """Whether a prompt ends where thoughts do, as it does where a template closes them before they begin."""
-    return prompt.rstrip().endswith(row.end)
+    """Whether a prompt ends where an answer is to begin, as it does where a template closes thoughts before they
+    begin."""
+    return prompt.rstrip().endswith(row.answer or row.end)

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from adapters.llama_cpp.tools import GENERIC, ToolFormat
+from adapters.llama_cpp.formats.row import ToolFormat
+from adapters.llama_cpp.tools import GENERIC
 from adapters.llama_cpp.writing import written
 from adapters.types import Message, Tool, ToolCall
 

@@ -9,15 +9,16 @@ from typing import Any, Literal
 import msgspec
 
 from adapters.llama_cpp.formats.literals import Style
-from adapters.llama_cpp.formats.tagged import STRING_FLAG, TEXT, kinds_of
+from adapters.llama_cpp.formats.row import LABEL_CHARS, NUMBER, ToolFormat
+from adapters.llama_cpp.formats.tagged import STRING_FLAG, TEXT, Tags, kinds_of
 from adapters.llama_cpp.schema import close_objects
-from adapters.llama_cpp.tools import NUMBER, ToolFormat
 from adapters.types import Tool
 
 JSON_SPACE = r"[ ]|\n[ \t]{0,32}"
 """One optional space, or a new line with its indent, between the parts of JSON."""
 CALLS_MAX = 32
 DEPTH_MAX = 8
+JSON_KINDS = frozenset({"null", "boolean", "number", "array", "object"})
 _JSON_OPTIONS = {"whitespace_pattern": JSON_SPACE, "lenient": True, "coerce_one_of": True}
 
 Start = Literal["answer", "trigger"]
@@ -149,7 +150,8 @@ class _Grammar:
                 head = self._marker(tool.name + style.opening)
                 arguments = self._members(schema, schema, style, style.joint, 0)
                 body = _joined(head, arguments, self._marker(style.closing + row.end))
-        return self._new("call", body)
+        label = f"/[a-z0-9]{{{LABEL_CHARS}}}/ {self._marker(row.label_end)}" if row.label_end else ""
+        return self._new("call", _joined(label, body))
 
     def _tagged(self, root: Mapping[str, Any]) -> str:
         """The parameters in the schema's order; any at all where it names none."""
@@ -167,15 +169,21 @@ class _Grammar:
         tags = self._row.tags
         assert tags is not None
         kinds = kinds_of(schema)
-        text = self._texts(schema, tags.end)
-        value = _joined(_json(_within(schema, root)), self._marker(tags.end))
-        ways = {"true": text, "false": value}
-        if kinds is not None and kinds and "string" not in kinds:
-            del ways["true"]
-        elif kinds == TEXT or STRING_FLAG not in tags.middle:
-            del ways["false"]
-        parts = [_joined(self._marker(tags.middle.replace(STRING_FLAG, flag)), way) for flag, way in ways.items()]
-        return _joined(self._marker(tags.begin), key, parts[0] if len(parts) == 1 else f"({' | '.join(parts)})")
+        ways = []
+        if not kinds or "string" in kinds:
+            ways.append(_joined(self._middle(tags, TEXT), self._texts(schema, tags.end)))
+        if kinds != TEXT and (tags.flag or not ways):
+            value = _joined(_json(_within(schema, root)), self._marker(tags.end))
+            ways.append(_joined(self._middle(tags, (kinds or JSON_KINDS) - TEXT), value))
+        return _joined(self._marker(tags.begin), key, ways[0] if len(ways) == 1 else f"({' | '.join(ways)})")
+
+    def _middle(self, tags: Tags, kinds: frozenset[str]) -> str:
+        """The marker before a value of one of these kinds."""
+        if not tags.flag:
+            return self._marker(tags.middle)
+        words = [str(kinds == TEXT).lower()] if tags.flag == STRING_FLAG else sorted(kinds)
+        left, _, right = tags.middle.partition(tags.flag)
+        return _joined(self._marker(left), f"({' | '.join(map(json.dumps, words))})", self._marker(right))
 
     def _texts(self, schema: Any, end: str) -> str:
         """A value as bare text and what ends it."""

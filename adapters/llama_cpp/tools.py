@@ -2,66 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-import msgspec
-
 from adapters.llama_cpp.formats.literals import PYTHON, Style
-from adapters.llama_cpp.formats.tagged import Tags
-
-NUMBER = "{n}"
-"""Stands in `middle` and `prefix` for the position of the call, counted from 0."""
-
-
-class ToolFormat(msgspec.Struct, frozen=True, kw_only=True):
-    """How a family of models writes calls: `open`, then for each `begin`, the call, `end`, with `between` in between,
-    then `close`. Spaces around the markers count when a call is written, not when it is read.
-
-    The call is, by `body`: an `object` with a name and arguments under the two keys; a name, `middle`, and arguments as
-    `json` or between `tags`; or `code` in a style. `middle_end` is how `middle` ends however it begins. A chat template
-    that holds all of `marks` and none of `unless`, or one of `also`, teaches this format.
-
-    `trigger` is what begins calls in a text, `triggers` are other beginnings that are understood, after which a call
-    follows at once; with `anchored` these count at the start of an answer only. `primed` is how far the prompt has
-    already begun a call. `skips` frame text and are not shown, nor are `opening_skips` at the start of an answer.
-    """
-
-    name: str
-    marks: tuple[str, ...]
-    unless: tuple[str, ...] = ()
-    also: tuple[str, ...] = ()
-    body: Literal["object", "json", "tagged", "code"]
-    open: str = ""
-    begin: str = ""
-    middle: str = ""
-    middle_end: str = ""
-    end: str = ""
-    between: str = ""
-    close: str = ""
-    trigger: str
-    triggers: tuple[str, ...] = ()
-    anchored: bool = False
-    primed: str = ""
-    single: bool = False
-    prefix: str = ""
-    name_key: str = "name"
-    arguments_key: str = "arguments"
-    tags: Tags | None = None
-    style: Style | None = None
-    skips: tuple[str, ...] = ()
-    opening_skips: tuple[str, ...] = ()
-
-    @property
-    def markers(self) -> tuple[str, ...]:
-        """Whatever this format writes around calls and text, so that control tokens among it can be shown."""
-        tags = self.tags
-        around = (self.open, self.begin, self.middle, self.end, self.between, self.close, self.trigger, self.primed)
-        parts = (tags.begin, tags.middle, tags.end) if tags else ()
-        quotes = self.style.quotes if self.style else ()
-        return tuple(text for text in (*around, *self.triggers, *self.skips, *parts, *quotes) if text.strip())
-
+from adapters.llama_cpp.formats.row import ToolFormat
+from adapters.llama_cpp.formats.tagged_rows import TAGGED
 
 FORMATS = (
+    *TAGGED,
     ToolFormat(
         name="harmony",
         marks=("<|channel|>", "<|message|>"),
@@ -82,32 +28,6 @@ FORMATS = (
             "<|end|>",
             "<|return|>",
         ),
-    ),
-    ToolFormat(
-        name="deepseek-v3.2",
-        marks=("DSML", "function_calls"),
-        body="tagged",
-        open="<｜DSML｜function_calls>\n",
-        begin='<｜DSML｜invoke name="',
-        middle='">\n',
-        end="</｜DSML｜invoke>",
-        between="\n",
-        close="\n</｜DSML｜function_calls>",
-        trigger="<｜DSML｜function_calls>",
-        tags=Tags('<｜DSML｜parameter name="', '" string="{string}">', "</｜DSML｜parameter>\n"),
-    ),
-    ToolFormat(
-        name="deepseek-v4",
-        marks=("DSML", "tool_calls"),
-        body="tagged",
-        open="<｜DSML｜tool_calls>\n",
-        begin='<｜DSML｜invoke name="',
-        middle='">\n',
-        end="</｜DSML｜invoke>",
-        between="\n",
-        close="\n</｜DSML｜tool_calls>",
-        trigger="<｜DSML｜tool_calls>",
-        tags=Tags('<｜DSML｜parameter name="', '" string="{string}">', "</｜DSML｜parameter>\n"),
     ),
     ToolFormat(
         name="deepseek-v3",
@@ -146,62 +66,17 @@ FORMATS = (
         triggers=("<|tool_call_begin|>functions.",),
     ),
     ToolFormat(
-        name="glm",
-        marks=("<arg_key>", "<tool_call>"),
-        body="tagged",
-        begin="<tool_call>",
-        middle="\n",
-        end="</tool_call>",
-        between="\n",
-        trigger="<tool_call>",
-        tags=Tags("<arg_key>", "</arg_key>\n<arg_value>", "</arg_value>\n"),
-    ),
-    ToolFormat(
-        name="minimax-m2",
-        marks=("minimax:tool_call", "<invoke"),
-        body="tagged",
-        open="<minimax:tool_call>\n",
-        begin='<invoke name="',
-        middle='">\n',
-        end="</invoke>",
-        between="\n",
-        close="\n</minimax:tool_call>",
-        trigger="<minimax:tool_call>",
-        tags=Tags('<parameter name="', '">', "</parameter>\n"),
-    ),
-    ToolFormat(
-        name="seed-oss",
-        marks=("seed:tool_call", "<function="),
-        body="tagged",
-        begin="<seed:tool_call>\n<function=",
-        middle=">\n",
-        end="</function>\n</seed:tool_call>",
-        between="\n",
-        trigger="<seed:tool_call>",
-        tags=Tags("<parameter=", ">", "</parameter>\n"),
-    ),
-    ToolFormat(
-        name="qwen3-coder",
-        marks=("<tool_call>", "<function="),
-        body="tagged",
-        begin="<tool_call>\n<function=",
-        middle=">\n",
-        end="</function>\n</tool_call>",
-        between="\n",
-        trigger="<tool_call>",
-        triggers=("<function=",),
-        tags=Tags("<parameter=", ">\n", "\n</parameter>\n"),
-    ),
-    ToolFormat(
-        name="minicpm",
-        marks=('<function name="', '<param name="'),
-        body="tagged",
-        begin='<function name="',
-        middle='">',
-        end="</function>",
-        between="\n",
-        trigger='<function name="',
-        tags=Tags('<param name="', '">', "</param>", ("<![CDATA[", "]]>")),
+        name="solar-open",
+        marks=("<|tool_calls|>", "<|tool_call:name|>"),
+        body="json",
+        open="<|tool_calls|>",
+        begin="<|tool_call:begin|>",
+        label_end="<|tool_call:name|>",
+        middle="<|tool_call:args|>",
+        end="<|tool_call:end|>",
+        close="<|calls|>",
+        trigger="<|tool_calls|>",
+        skips=("<|begin|>assistant", "<|content|>", "<|end|>", "<|flush|>", "<|calls|>"),
     ),
     ToolFormat(
         name="gemma-4",

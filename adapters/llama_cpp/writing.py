@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 
 from adapters.llama_cpp.formats.literals import Style
-from adapters.llama_cpp.formats.tagged import STRING_FLAG, Tags
-from adapters.llama_cpp.tools import NUMBER, ToolFormat
+from adapters.llama_cpp.formats.row import LABEL_CHARS, NUMBER, ToolFormat
+from adapters.llama_cpp.formats.tagged import STRING_FLAG, TYPE_FLAG, Tags, kind_of
 from adapters.types import ToolCall
 
 
@@ -19,8 +19,12 @@ def written(row: ToolFormat, calls: Sequence[ToolCall]) -> str:
 
     Arguments that are no JSON object are written as they are where the format has JSON, and left out elsewhere.
     """
-    texts = [row.begin + _call(row, call, number) + row.end for number, call in enumerate(calls)]
+    texts = [row.begin + _label(row, number) + _call(row, call, number) + row.end for number, call in enumerate(calls)]
     return (row.open + row.between.join(texts) + row.close).removeprefix(row.primed)
+
+
+def _label(row: ToolFormat, number: int) -> str:
+    return f"{number:0{LABEL_CHARS}}{row.label_end}" if row.label_end else ""
 
 
 def _call(row: ToolFormat, call: ToolCall, number: int) -> str:
@@ -55,7 +59,8 @@ def _json(value: Any) -> str:
 def _parameter(tags: Tags, key: str, value: Any) -> str:
     text = value if isinstance(value, str) else _json(value)
     flag = "true" if isinstance(value, str) else "false"
-    return tags.begin + key + tags.middle.replace(STRING_FLAG, flag) + text + tags.end
+    middle = tags.middle.replace(STRING_FLAG, flag).replace(TYPE_FLAG, kind_of(value))
+    return tags.begin + key + middle + text + tags.end
 
 
 def literal(value: Any, style: Style) -> str:

@@ -12,9 +12,11 @@ from adapters.llama_cpp.formats.reader import MalformedError, Reader, Reading, d
 VALUE_CHARS_MAX = 1 << 20
 STRING_FLAG = "{string}"
 """Stands in the middle marker of a parameter for `true` where its value is text, and `false` where it is JSON."""
+TYPE_FLAG = "{type}"
+"""Stands there for the JSON type of the value."""
 
 Kinds = frozenset[str] | None
-TEXT: Kinds = frozenset({"string"})
+TEXT = frozenset({"string"})
 
 
 class Tags(msgspec.Struct, frozen=True):
@@ -26,13 +28,20 @@ class Tags(msgspec.Struct, frozen=True):
     end: str
     wrap: tuple[str, str] | None = None
 
+    @property
+    def flag(self) -> str:
+        """What in `middle` stands for the kind of the value, empty where nothing does."""
+        return next((flag for flag in (STRING_FLAG, TYPE_FLAG) if flag in self.middle), "")
 
-def read_tagged(reader: Reader, middle: str, tags: Tags, end: str) -> Reading[None]:
-    """A name, `middle`, and parameters until `end`, which is left to be read."""
+
+def read_tagged(reader: Reader, middle: str, middle_end: str, tags: Tags, end: str) -> Reading[None]:
+    """A name, `middle` or whatever ends with `middle_end`, and parameters until `end`, which is left to be read."""
     name = yield from reader.name()
     reader.check(name)
     closed = not middle.strip()
-    if not closed:
+    if middle_end:
+        yield from reader.seek(middle_end)
+    elif not closed:
         yield from reader.choose(middle)
     # A tag must follow, since the name alone could as well be text.
     if closed:
@@ -63,9 +72,10 @@ def _next(reader: Reader, tags: Tags, end: str) -> Reading[bool]:
 
 def _key(reader: Reader, tags: Tags) -> Reading[tuple[str, Kinds]]:
     """A parameter's key, and the kind of its value where the tag tells it."""
-    if STRING_FLAG in tags.middle:
-        key, _, attributes = (yield from reader.seek(tags.middle.rpartition(STRING_FLAG)[2])).partition('"')
-        return key, frozenset({"json" if "false" in attributes else "string"})
+    if tags.flag:
+        key, _, attributes = (yield from reader.seek(tags.middle.rpartition(tags.flag)[2])).partition('"')
+        is_text = "false" not in attributes if tags.flag == STRING_FLAG else "string" in attributes
+        return key, TEXT if is_text else frozenset({"json"})
     first, *others = tags.middle.split()
     key = (yield from reader.seek(first)).strip()
     for other in others:
@@ -127,9 +137,9 @@ def kinds_of(schema: Any) -> Kinds:
     if isinstance(types, list):
         return frozenset("number" if kind == "integer" else str(kind) for kind in types)
     if isinstance(schema.get("enum"), list):
-        return frozenset(map(_kind, schema["enum"]))
+        return frozenset(map(kind_of, schema["enum"]))
     if "const" in schema:
-        return frozenset({_kind(schema["const"])})
+        return frozenset({kind_of(schema["const"])})
     several = schema.get("anyOf") or schema.get("oneOf")
     if isinstance(several, list):
         known = [kinds_of(one) for one in several]
@@ -141,7 +151,7 @@ def as_json(text: str, kinds: Kinds) -> str:
     """A parameter's text as JSON of one of `kinds`: itself where it is such JSON, else a string."""
     bare = {"True": "true", "False": "false", "None": "null"}.get(text.strip(), text.strip())
     try:
-        kind = _kind(decode(bare, object))
+        kind = kind_of(decode(bare, object))
     except MalformedError:
         kind = "string"
     if kind == "string" and (kinds is None or "string" in kinds or not bare.startswith('"')):
@@ -149,7 +159,8 @@ def as_json(text: str, kinds: Kinds) -> str:
     return f'"{quoted(text)}"' if kinds is not None and "string" in kinds and kind not in kinds else bare
 
 
-def _kind(value: object) -> str:
+def kind_of(value: object) -> str:
+    """The JSON type of a value, numbers under one name."""
     match value:
         case None:
             return "null"

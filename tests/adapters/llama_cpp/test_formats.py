@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from adapters.llama_cpp import reasoning, tools
 from adapters.llama_cpp.formats.reader import CallPiece, Piece, ReasoningPiece, TextPiece
+from adapters.llama_cpp.formats.row import ToolFormat
 from adapters.llama_cpp.output import OutputParser
 from adapters.llama_cpp.templates import CHATML
-from adapters.llama_cpp.tools import FORMATS, GENERIC, ToolFormat, named, sniff
+from adapters.llama_cpp.tools import FORMATS, GENERIC, named, sniff
 from adapters.types import Tool
 from tests.adapters.llama_cpp.written_calls import Call, written
 
@@ -224,6 +225,20 @@ SHAPES: list[tuple[str, str, str, list[Call]]] = [
     ("harmony", "<|channel|>commentary to=assistant<|channel|>final<|message|>Hello.", "Hello.", []),
     ("kimi-k2", '<|tool_call_begin|>functions.get_weather:0<|tool_call_argument_begin|>{"city": "Paris"}'
      "<|tool_call_begin|>functions.now:1<|tool_call_argument_begin|>{}", "", [SIMPLE, EMPTY]),
+    ("kimi-k3", '<|open|>response<|sep|>Yes.<|close|>response<|sep|><|open|>tools<|sep|><|open|>call '
+     'tool="get_weather" index="1"<|sep|><|open|>argument key="city" type="string"<|sep|>Paris<|close|>argument<|sep|>'
+     '<|open|>argument key="days" type="number"<|sep|>3<|close|>argument<|sep|><|close|>call<|sep|>'
+     '<|open|>call tool="now" index="2"<|sep|>'
+     "<|close|>call<|sep|><|close|>tools<|sep|><|close|>message<|sep|><|end_of_msg|>", "Yes.",
+     [("get_weather", {"city": "Paris", "days": 3}), EMPTY]),
+    ("kimi-k3", "Hello.<|close|>response<|sep|><|close|>message<|sep|>", "Hello.", []),
+    ("hy3", "<tool_calls:opensource>\n<tool_call:opensource>get_weather<tool_sep:opensource>\n<arg_key:opensource>days"
+     "</arg_key:opensource>\n<arg_value:opensource>3</arg_value:opensource>\n</tool_call:opensource>\n"
+     "<tool_call:opensource>now<tool_sep:opensource>\n</tool_call:opensource>\n</tool_calls:opensource>", "",
+     [("get_weather", {"days": 3}), EMPTY]),
+    ("solar-open", "<|content|>Yes.<|end|><|begin|>assistant<|tool_calls|><|tool_call:begin|>a1b2c3d4e5"
+     '<|tool_call:name|>get_weather<|tool_call:args|>{"city": "Paris"}<|tool_call:end|>'
+     "<|tool_call:begin|><|tool_call:name|>now<|tool_call:args|>{}<|tool_call:end|><|calls|>", "Yes.", [SIMPLE, EMPTY]),
     ("granite-3", '<|tool_call|>[{"name": "get_weather", "arguments": {"city": "Paris"}}]', "", [SIMPLE]),
     ("phi-4", 'functools[{"name": "get_weather", "arguments": {"city": "Paris"}}]', "", [SIMPLE]),
     ("command-r7b", '<|START_ACTION|>[\n    {"tool_call_id": "0", "tool_name": "get_weather", "parameters": '
@@ -270,6 +285,9 @@ THOUGHTS = [
     ("seed", "seed-oss", "<seed:think>Hm, <b>.</seed:think>Hello.", False),
     ("gemma", "gemma-4", "<|channel>thought\nHm, <b>.<channel|>Hello.", False),
     ("apriel", "tool-calls-list", "Hm, <b>.\n[BEGIN FINAL RESPONSE]\nHello.", True),
+    ("kimi-k3", "kimi-k3", "Hm, <b>.<|close|>think<|sep|><|open|>response<|sep|>Hello.", True),
+    ("hy3", "hy3", "<think:opensource>Hm, <b>.</think:opensource>Hello.", False),
+    ("solar", "solar-open", "<|think|>Hm, <b>.<|end|><|begin|>assistant<|content|>Hello.<|end|>", False),
     ("apertus", "apertus", "<|inner_prefix|>Hm, <b>.<|inner_suffix|>Hello.", False),
     ("harmony", "harmony", "<|channel|>analysis<|message|>Hm, <b>.<|end|><|start|>assistant<|channel|>final<|message|>"
      "Hello.", False),
@@ -334,6 +352,24 @@ MARKS = [(row.name, " ".join(row.marks)) for row in FORMATS]
 @pytest.mark.parametrize(("name", "marks"), MARKS)
 def test_sniffing(name: str, marks: str) -> None:
     assert sniff(marks) == name
+
+
+# What tells the templates of families apart, as they spell it.
+TEMPLATES: list[tuple[str, str, str]] = [
+    ("kimi-k3", "kimi-k3", "{{- '<|open|>' + tag -}} {{- '<|close|>' + tag + '<|sep|>' -}} {{- '<|end_of_msg|>' -}}"),
+    ("hy3", "hy3", "{%- set HYTK = ':opensource' %}{%- set a = '<think{}>'.format(HYTK) %}"
+     "{%- set b = '<tool_calls{}>'.format(HYTK) %}{%- set c = '<arg_key{}>'.format(HYTK) %}"),
+    ("hy3", "hy3", "<think:opensource>{{ text }}</think:opensource><tool_call:opensource>{{ name }}"
+     "<tool_sep:opensource>"),
+    ("solar-open", "solar", "{{- '<|begin|>assistant<|think|>' + message.reasoning }}"
+     "{{- '<|begin|>assistant<|tool_calls|>' }}{{- '<|tool_call:begin|>' + tool_call.id "
+     "+ '<|tool_call:name|>' + tool_call.function.name }}"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("calls", "thoughts", "source"), TEMPLATES)
+def test_templates_are_recognised(calls: str, thoughts: str, source: str) -> None:
+    assert (sniff(source), reasoning.sniff(source)) == (calls, thoughts)
 
 
 def test_templates_without_tools_or_thoughts() -> None:

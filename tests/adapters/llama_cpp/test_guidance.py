@@ -74,6 +74,26 @@ def takes(model: Model, guidance: Guidance, wanted: Prepare, text: str, *, think
 REQUIRED = ToolChoice("required")
 
 
+def test_thoughts_that_the_prompt_began_end_before_a_forced_call(model: Model, compiler: Compiler) -> None:
+    guidance = Guidance(compiler, model.vocabulary, named("kimi-k3"), reasoning.named("kimi-k3"))
+    wanted = request(REQUIRED, CLOCK)
+    call = '<|open|>tools<|sep|><|open|>call tool="now" index="1"<|sep|><|close|>call<|sep|><|close|>tools<|sep|>'
+    assert takes(model, guidance, wanted, f"Hm.<|close|>think<|sep|>{call}", thinking=True)
+    assert not takes(model, guidance, wanted, "Hm.<|close|>think<|sep|>Hello", thinking=True)
+    assert takes(model, guidance, wanted, call)
+
+
+def test_an_answer_begins_with_its_marker_unless_the_prompt_has_written_it(model: Model, compiler: Compiler) -> None:
+    thoughts = reasoning.named("kimi-k3")
+    guidance = Guidance(compiler, model.vocabulary, named("kimi-k3"), thoughts)
+    wanted = request(ToolChoice(), constraint=Constraint("json_schema", '{"type":"boolean"}', param="response_format"))
+    assert takes(model, guidance, wanted, f"Hm.{thoughts.end}{thoughts.answer}true", thinking=True)
+    assert not takes(model, guidance, wanted, f"Hm.{thoughts.end}{thoughts.answer}Hello", thinking=True)
+    assert reasoning.ended(thoughts, f"<|close|>message<|sep|>{thoughts.answer}")
+    guide = guidance.guide(wanted, guidance.plan(wanted), thinking=False, answering=True)
+    assert guide is not None and guide.active
+
+
 def test_forced_calls(model: Model, guidance: Guidance) -> None:
     wanted = request(REQUIRED, WEATHER, CLOCK)
     assert takes(model, guidance, wanted, CALL)

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from llguidance import LLMatcher, LLTokenizer
 
+from adapters.llama_cpp.formats.row import ToolFormat
 from adapters.llama_cpp.tool_grammar import Word, tool_grammar
-from adapters.llama_cpp.tools import FORMATS, GENERIC, ToolFormat, named
+from adapters.llama_cpp.tools import FORMATS, GENERIC, named
 from adapters.types import Tool
 from tests.adapters.llama_cpp.test_formats import CALLS, CLOCK, EMPTY, NESTED, SIMPLE, WEATHER, parser, read
 from tests.adapters.llama_cpp.written_calls import Call, written

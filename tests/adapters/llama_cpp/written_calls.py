@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from adapters.llama_cpp import writing
-from adapters.llama_cpp.tools import ToolFormat
+from adapters.llama_cpp.formats.row import ToolFormat
 from adapters.types import ToolCall
 
 Call = tuple[str, dict[str, Any]]
