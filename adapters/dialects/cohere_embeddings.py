@@ -62,4 +62,4 @@ def parse_answer(body: bytes, request: EmbeddingRequest) -> Embeddings:
     answer = read(body, _Answer)
     given = answer.embeddings
     vectors = given.floats if isinstance(given, _Floats) else given
-    return embeddings(vectors, request, int(answer.meta.billed_units.input_tokens))
+    return embeddings(vectors, request, answer.meta.billed_units.input_tokens)

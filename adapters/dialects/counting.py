@@ -9,6 +9,7 @@ import msgspec
 
 from adapters.dialects import anthropic_messages, bedrock_converse, gemini, openai_responses
 from adapters.dialects.client import Style
+from adapters.dialects.openai_usage import reported
 from adapters.errors import UpstreamInvalid
 from adapters.types import ChatRequest
 
@@ -43,7 +44,7 @@ class Counting(msgspec.Struct, frozen=True):
             count = msgspec.json.decode(found, type=int)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise UpstreamInvalid("The provider did not say how many tokens there are.") from None
-        return max(0, count)
+        return reported(count)
 
 
 def _only(*names: str) -> Callable[[str, Mapping[str, msgspec.Raw]], Fields]:

@@ -7,6 +7,8 @@ import msgspec
 from adapters.types import Usage
 
 Count = int | float | None
+# More tokens than any request has; what is made of fewer, such as a price, fits into the integers of a database.
+TOKENS_END = 1 << 40
 
 
 class PromptDetails(msgspec.Struct):
@@ -36,30 +38,31 @@ class WireUsage(msgspec.Struct):
 
 
 def parse_usage(given: WireUsage) -> Usage:
-    """What was reported. A count that cannot be, such as a negative one, is 0: not reported.
+    """What was reported.
 
     xAI leaves the tokens of thinking out of `completion_tokens`; `total_tokens` tells.
     """
     of_prompt = given.prompt_tokens_details or given.input_tokens_details
     of_answer = given.completion_tokens_details or given.output_tokens_details
-    prompt = _count(given.prompt_tokens) or _count(given.input_tokens)
-    completion = _count(given.completion_tokens) or _count(given.output_tokens)
+    prompt = reported(given.prompt_tokens) or reported(given.input_tokens)
+    completion = reported(given.completion_tokens) or reported(given.output_tokens)
     if of_prompt is None and of_answer is None and given.prompt_cache_hit_tokens is None:
         return Usage(prompt, completion)
     of_prompt, of_answer = of_prompt or PromptDetails(), of_answer or CompletionDetails()
-    reasoning = _count(of_answer.reasoning_tokens)
-    if reasoning and _count(given.total_tokens) == prompt + completion + reasoning:
+    reasoning = reported(of_answer.reasoning_tokens)
+    if reasoning and reported(given.total_tokens) == prompt + completion + reasoning:
         completion += reasoning
     return Usage(
         prompt_tokens=prompt,
         completion_tokens=completion,
-        cached_tokens=min(prompt, _count(of_prompt.cached_tokens) or _count(given.prompt_cache_hit_tokens)),
+        cached_tokens=min(prompt, reported(of_prompt.cached_tokens) or reported(given.prompt_cache_hit_tokens)),
         reasoning_tokens=min(completion, reasoning),
-        cache_write_tokens=min(prompt, _count(of_prompt.cache_write_tokens)),
-        prompt_audio_tokens=min(prompt, _count(of_prompt.audio_tokens)),
-        completion_audio_tokens=min(completion, _count(of_answer.audio_tokens)),
+        cache_write_tokens=min(prompt, reported(of_prompt.cache_write_tokens)),
+        prompt_audio_tokens=min(prompt, reported(of_prompt.audio_tokens)),
+        completion_audio_tokens=min(completion, reported(of_answer.audio_tokens)),
     )
 
 
-def _count(value: Count) -> int:
-    return int(value) if value is not None and 0 < value < 1 << 40 else 0
+def reported(value: Count) -> int:
+    """A count as a provider tells it; 0, which is not reported, where it is none or cannot be."""
+    return int(value) if value is not None and 0 < value < TOKENS_END else 0

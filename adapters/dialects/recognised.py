@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from adapters.dialects.openai_usage import Count, WireUsage, parse_usage
+from adapters.dialects.openai_usage import Count, WireUsage, parse_usage, reported
 from adapters.types import Usage
 
 
@@ -75,12 +75,12 @@ def latest(known: Usage | None, found: Usage | None) -> Usage | None:
 
 def _of(usage: _Usage) -> Usage:
     """Anthropic's input is only what came from no cache."""
-    read, written = usage.cache_read_input_tokens or 0, usage.cache_creation_input_tokens or 0
+    read, written = reported(usage.cache_read_input_tokens), reported(usage.cache_creation_input_tokens)
     usage.prompt_tokens = usage.prompt_tokens or (usage.inputTokens or usage.input_tokens or 0) + read + written
     usage.completion_tokens = usage.completion_tokens or usage.outputTokens
     parsed = parse_usage(usage)
-    cached = min(parsed.prompt_tokens, max(parsed.cached_tokens, int(read)))
-    return msgspec.structs.replace(parsed, cached_tokens=cached, cache_write_tokens=max(0, int(written)))
+    cached = min(parsed.prompt_tokens, max(parsed.cached_tokens, read))
+    return msgspec.structs.replace(parsed, cached_tokens=cached, cache_write_tokens=written)
 
 
 def _of_google(usage: _Google) -> Usage:

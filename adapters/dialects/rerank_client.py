@@ -6,7 +6,7 @@ import math
 
 import msgspec
 
-from adapters.dialects.openai_usage import Count
+from adapters.dialects.openai_usage import Count, reported
 from adapters.errors import UpstreamInvalid
 from adapters.types import Ranking, RerankRequest
 
@@ -62,8 +62,8 @@ def parse_answer(body: bytes, request: RerankRequest) -> Ranking:
     if sorted(scores) != list(range(len(request.documents))):
         raise UpstreamInvalid("The provider sent other scores than were asked for.")
     usage = answer.usage or (answer.meta.tokens if answer.meta is not None else None) or _Usage()
-    tokens = usage.prompt_tokens or usage.input_tokens or usage.total_tokens or 0
-    return Ranking(tuple(scores[index] for index in range(len(scores))), max(0, int(tokens)))
+    tokens = reported(usage.prompt_tokens or usage.input_tokens or usage.total_tokens)
+    return Ranking(tuple(scores[index] for index in range(len(scores))), tokens)
 
 
 def _score(result: _Result) -> float:

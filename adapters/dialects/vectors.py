@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import msgspec
 
+from adapters.dialects.openai_usage import Count, reported
 from adapters.dialects.unsayable import unsupported
 from adapters.errors import UpstreamInvalid
 from adapters.types import EmbeddingRequest, Embeddings
@@ -32,7 +33,7 @@ def read(body: bytes, kind: type[T]) -> T:
         raise UpstreamInvalid("The provider's answer holds no vectors.") from None
 
 
-def embeddings(vectors: Sequence[Sequence[float]], request: EmbeddingRequest, prompt_tokens: int) -> Embeddings:
+def embeddings(vectors: Sequence[Sequence[float]], request: EmbeddingRequest, prompt_tokens: Count) -> Embeddings:
     """`vectors` in the order of the inputs as float32; raises `UpstreamInvalid` when they are not one for each, all of
     one length and finite. `prompt_tokens` is 0 where nobody tells."""
     sizes = {len(vector) for vector in vectors}
@@ -45,4 +46,4 @@ def embeddings(vectors: Sequence[Sequence[float]], request: EmbeddingRequest, pr
         packed = tuple(struct.pack(f"<{size}f", *vector) for vector in vectors)
     except OverflowError:
         raise UpstreamInvalid("The provider sent vectors that are none.") from None
-    return Embeddings(packed, size, max(0, prompt_tokens))
+    return Embeddings(packed, size, reported(prompt_tokens))

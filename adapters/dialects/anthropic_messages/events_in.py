@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from adapters.dialects.failures import failure_in_stream
+from adapters.dialects.openai_usage import reported
 from adapters.errors import UpstreamInvalid
 from adapters.types import (
     ChatRequest,
@@ -110,7 +111,7 @@ def parse_usage(*reports: WireUsage | None) -> Usage:
             "long": report.cache_creation and report.cache_creation.ephemeral_1h_input_tokens,
             "thought": report.output_tokens_details and report.output_tokens_details.thinking_tokens,
         }
-        told |= {name: max(0, value) for name, value in given.items() if isinstance(value, int)}
+        told |= {name: reported(value) for name, value in given.items() if isinstance(value, int)}
     read, written = told.get("read", 0), told.get("written", 0)
     return Usage(
         prompt_tokens=told.get("input", 0) + read + written,

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import msgspec
 
 from adapters.dialects.bedrock_converse.fields import Wire
+from adapters.dialects.openai_usage import reported
 from adapters.errors import UpstreamInvalid
 from adapters.types import (
     CacheLifetime,
@@ -89,19 +90,15 @@ _decoder = msgspec.json.Decoder(_Event)
 
 def parse_usage(given: WireUsage) -> Usage:
     """What a cache read or wrote is no part of what Amazon counts as input."""
-    read, written = _count(given.cache_read_input_tokens), _count(given.cache_write_input_tokens)
-    long = sum(_count(one.input_tokens) for one in given.cache_details or [] if one.ttl == "1h")
+    read, written = reported(given.cache_read_input_tokens), reported(given.cache_write_input_tokens)
+    long = sum(reported(one.input_tokens) for one in given.cache_details or [] if one.ttl == "1h")
     return Usage(
-        prompt_tokens=_count(given.input_tokens) + read + written,
-        completion_tokens=_count(given.output_tokens),
+        prompt_tokens=reported(given.input_tokens) + read + written,
+        completion_tokens=reported(given.output_tokens),
         cached_tokens=read,
         cache_write_tokens=written,
         cache_write_1h_tokens=min(long, written),
     )
-
-
-def _count(value: int | None) -> int:
-    return max(0, value or 0)
 
 
 class EventParser:

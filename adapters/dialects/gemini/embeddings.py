@@ -90,5 +90,5 @@ def render_vertex_request(request: EmbeddingRequest) -> bytes:
 def parse_vertex_answer(body: bytes, request: EmbeddingRequest) -> Embeddings:
     """The vectors of Vertex."""
     found = [one.embeddings for one in read(body, _Predictions).predictions]
-    tokens = sum(int(one.statistics.token_count) for one in found)
+    tokens = sum(one.statistics.token_count for one in found)
     return embeddings([one.values for one in found], request, tokens)

@@ -10,6 +10,7 @@ import msgspec
 from adapters.dialects.failures import failure_in_stream
 from adapters.dialects.gemini.fields import FunctionCall, Wire
 from adapters.dialects.gemini.request_in import signed
+from adapters.dialects.openai_usage import reported
 from adapters.errors import InvalidRequest, UpstreamInvalid
 from adapters.types import (
     ChatRequest,
@@ -109,24 +110,20 @@ _decoder = msgspec.json.Decoder(_Chunk)
 
 def parse_usage(given: WireUsage) -> Usage:
     """Thoughts are no part of what Gemini counts for candidates."""
-    said, thought = _count(given.candidates_token_count), _count(given.thoughts_token_count)
-    prompt = _count(given.prompt_token_count) + _count(given.tool_use_prompt_token_count)
+    said, thought = reported(given.candidates_token_count), reported(given.thoughts_token_count)
+    prompt = reported(given.prompt_token_count) + reported(given.tool_use_prompt_token_count)
     return Usage(
         prompt_tokens=prompt,
         completion_tokens=said + thought,
-        cached_tokens=min(_count(given.cached_content_token_count), prompt),
+        cached_tokens=min(reported(given.cached_content_token_count), prompt),
         reasoning_tokens=thought,
         prompt_audio_tokens=_audio(given.prompt_tokens_details),
         completion_audio_tokens=_audio(given.candidates_tokens_details),
     )
 
 
-def _count(value: int | None) -> int:
-    return max(0, value or 0)
-
-
 def _audio(details: list[_Modality] | None) -> int:
-    return sum(_count(one.token_count) for one in details or [] if one.modality == "AUDIO")
+    return sum(reported(one.token_count) for one in details or [] if one.modality == "AUDIO")
 
 
 def new_id() -> str:
