@@ -4,7 +4,7 @@ fields before it, llama-server's `grammar` and `json_schema`; all to one canonic
 from __future__ import annotations
 
 import re
-from typing import Annotated, Protocol
+from typing import Annotated, Any, Protocol
 
 import msgspec
 from msgspec import Meta
@@ -134,9 +134,18 @@ def _schema(raw: msgspec.Raw, param: str, *, strict: bool = True) -> list[Constr
     source = bytes(raw)
     if source == b"null":
         return []
-    if source.startswith(b'"'):
-        source = msgspec.json.decode(source, type=str).encode()
-    return [Constraint("json_schema", source.decode(), strict, param)]
+    text = schema_text(msgspec.json.decode(source, type=str), param) if source.startswith(b'"') else source.decode()
+    return [Constraint("json_schema", text, strict, param)]
+
+
+def schema_text(text: str, param: str) -> str:
+    """A JSON Schema that came as text, as it is. It is put into bodies for providers, where anything else than a whole
+    object could say what the client may not."""
+    try:
+        msgspec.json.decode(text, type=dict[str, Any] | bool)
+    except (msgspec.DecodeError, RecursionError, UnicodeError):
+        raise _invalid(param, "expected a JSON Schema", "invalid_schema") from None
+    return text
 
 
 def _regex(pattern: str | None, param: str) -> list[Constraint]:

@@ -23,6 +23,7 @@ from adapters.dialects.bedrock_converse.fields import (
 )
 from adapters.dialects.openai_parts import check_images, parse_base64, parse_image
 from adapters.dialects.openai_tools import invalid, json_object
+from adapters.dialects.structured import schema_text
 from adapters.errors import InvalidRequest
 from adapters.types import (
     CacheLifetime,
@@ -117,7 +118,8 @@ def _constraint(config: OutputConfig | None) -> Constraint | None:
     schema = config.text_format.structure.json_schema
     if config.text_format.type != "json_schema" or schema is None:
         raise invalid("outputConfig.textFormat", "expected a JSON Schema")
-    return Constraint("json_schema", schema.schema, True, "outputConfig.textFormat")
+    param = "outputConfig.textFormat"
+    return Constraint("json_schema", schema_text(schema.schema, param), True, param)
 
 
 # Messages

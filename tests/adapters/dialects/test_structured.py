@@ -94,6 +94,12 @@ def test_spellings(fields: dict[str, Any], constraint: Constraint | None) -> Non
         ({OUTPUTS: {"grammar": " "}}, OUTPUTS),
         ({OUTPUTS: {"structural_tag": {}}}, f"{OUTPUTS}.structural_tag"),
         ({OUTPUTS: {"json": SCHEMA, "whitespace_pattern": "x"}}, f"{OUTPUTS}.whitespace_pattern"),
+        ({OUTPUTS: {"json": "[]"}}, OUTPUTS),
+        ({"guided_json": "not JSON"}, "guided_json"),
+        # What would end the schema in the body of a provider, and go on with a field of its own.
+        ({"response_format": named(schema='{}}},"model":"another","x":{"y":{"z":1')}, "response_format"),
+        ({"response_format": named(schema='{"a":"\\q"}')}, "response_format"),
+        ({"json_schema": "[" * 100_000}, "json_schema"),
         ({"grammar": ""}, "grammar"),
         ({"grammar": 5}, "grammar"),
         ({"guided_choice": []}, "guided_choice"),
