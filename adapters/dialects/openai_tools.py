@@ -53,12 +53,16 @@ class ChosenTool(AllowedTool):
 
 def parse_tools(tools: list[WireTool]) -> tuple[Tool, ...]:
     """The functions in canonical form; also what the token-counting endpoints take."""
-    parsed = tuple(_tool(tool, f"tools[{index}]") for index, tool in enumerate(tools))
-    names = [tool.name for tool in parsed]
+    return distinct([_tool(tool, f"tools[{index}]") for index, tool in enumerate(tools)], "function.name")
+
+
+def distinct(tools: Sequence[Tool], field: str) -> tuple[Tool, ...]:
+    """The tools; raises where two have one name, which `field` of each says."""
+    names = [tool.name for tool in tools]
     twice = next((index for index, name in enumerate(names) if name in names[:index]), None)
     if twice is not None:
-        raise invalid(f"tools[{twice}].function.name", f"there is another function {names[twice]!r}")
-    return parsed
+        raise invalid(f"tools[{twice}].{field}", f"there is another function {names[twice]!r}")
+    return tuple(tools)
 
 
 def _tool(tool: WireTool, path: str) -> Tool:
@@ -67,14 +71,19 @@ def _tool(tool: WireTool, path: str) -> Tool:
     function = tool.function
     if function is None:
         raise InvalidRequest(f"Missing required parameter: '{path}.function'.", param=f"{path}.function")
-    parameters = bytes(function.parameters)
-    if parameters == b"null":
-        parameters = b"{}"
-    where = f"{path}.function.parameters"
-    schema = json_object(parameters, where, "expected a JSON Schema object")
-    if schema.get("type", "object") != "object":
-        raise invalid(where, "expected a schema of type 'object'")
+    parameters = object_schema(function.parameters, f"{path}.function.parameters")
     return Tool(function.name, function.description or "", parameters, bool(function.strict))
+
+
+def object_schema(given: msgspec.Raw, path: str) -> bytes:
+    """What a function takes, which is an object; null is any."""
+    parameters = bytes(given)
+    if parameters == b"null":
+        return b"{}"
+    schema = json_object(parameters, path, "expected a JSON Schema object")
+    if schema.get("type", "object") != "object":
+        raise invalid(path, "expected a schema of type 'object'")
+    return parameters
 
 
 def parse_choice(choice: str | ChosenTool | None, parallel: bool | None, tools: Sequence[Tool]) -> ToolChoice:

@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from adapters.dialects import openai_wire as wire
 from adapters.dialects.openai_reasoning import Effort
-from adapters.dialects.openai_tools import TOOLS_MAX
+from adapters.dialects.openai_tools import TOOLS_MAX, ToolName
 from adapters.dialects.structured import SchemaName, absent
 
 ITEMS_MAX = 8192
@@ -49,7 +49,7 @@ class WireFunction(msgspec.Struct):
     """A function beside which other types of tools may stand."""
 
     type: str
-    name: str | None = None
+    name: ToolName | None = None
     description: str | None = None
     parameters: msgspec.Raw = msgspec.field(default_factory=absent)
     strict: bool | None = None

@@ -8,9 +8,9 @@ import msgspec
 from msgspec.structs import replace
 
 from adapters.dialects import openai_wire as wire
-from adapters.dialects.openai_parts import check_images, parse_document, parse_image_url
+from adapters.dialects.openai_parts import check_images, check_url, parse_document, parse_image_url
 from adapters.dialects.openai_responses.fields import Body, Choice, CompactBody, Format, Item, Piece, WireFunction
-from adapters.dialects.openai_tools import invalid, json_object, parse_arguments
+from adapters.dialects.openai_tools import distinct, invalid, object_schema, parse_arguments
 from adapters.errors import InvalidRequest
 from adapters.types import (
     ChatRequest,
@@ -66,7 +66,7 @@ def parse_request(body: bytes) -> ResponsesInbound:
     wire.refuse_redirects(fields)
     if fields.prompt is not None:
         raise invalid("prompt", "prompts are not kept here; send their text")
-    tools = tuple(_tool(tool, f"tools[{index}]") for index, tool in enumerate(fields.tools or []))
+    tools = distinct([_tool(tool, f"tools[{index}]") for index, tool in enumerate(fields.tools or [])], "name")
     reasoning, text = fields.reasoning, fields.text
     effort = None if reasoning is None else reasoning.effort
     enabled = None if effort is None else effort != "none"
@@ -247,7 +247,8 @@ def _part(piece: Piece, role: Role, path: str) -> Part:
 
 def _file(piece: Piece, path: str) -> DocumentPart:
     if piece.file_url is not None:
-        return DocumentPart(b"", "application/pdf", url=piece.file_url, title=piece.filename)
+        url = check_url(piece.file_url, f"{path}.file_url")
+        return DocumentPart(b"", "application/pdf", url=url, title=piece.filename)
     return parse_document(_given(piece.file_data, f"{path}.file_data"), piece.filename, path)
 
 
@@ -255,9 +256,7 @@ def _tool(tool: WireFunction, path: str) -> Tool:
     if tool.type != "function":
         raise invalid(f"{path}.type", "expected 'function'; no other tools are run here")
     name = _given(tool.name, f"{path}.name")
-    parameters = bytes(tool.parameters)
-    parameters = b"{}" if parameters == b"null" else parameters
-    json_object(parameters, f"{path}.parameters", "expected a JSON Schema object")
+    parameters = object_schema(tool.parameters, f"{path}.parameters")
     return Tool(name, tool.description or "", parameters, tool.strict is not False)
 
 
@@ -268,7 +267,7 @@ def _choice(choice: str | Choice | None, parallel: bool, tools: Sequence[Tool]) 
             return ToolChoice("auto", (), parallel)
         case "none":
             return ToolChoice("none")
-        case "required":
+        case "required" if tools:
             return ToolChoice("required", (), parallel)
         case Choice(type="function", name=str() as name) if name in known:
             return ToolChoice("required", (name,), parallel)

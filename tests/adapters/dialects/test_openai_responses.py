@@ -131,6 +131,10 @@ def test_settings() -> None:
     )
 
 
+def function(**fields: Any) -> dict[str, Any]:
+    return {"type": "function", "name": "f"} | fields
+
+
 def said(role: str, **piece: str) -> list[Any]:
     return [{"role": role, "content": [piece]}]
 
@@ -155,12 +159,19 @@ def said(role: str, **piece: str) -> list[Any]:
             {"input": [{"role": "user", "content": [{"type": "input_file", "file_id": "f"}]}]},
             "input[0].content[0].file_data",
         ),
+        ({"input": said("user", type="input_file", file_url="http://10.0.0.1/a")}, "input[0].content[0].file_url"),
+        ({"input": said("user", type="input_file", file_url="file:///a.pdf")}, "input[0].content[0].file_url"),
         ({"input": [{"type": "function_call", "name": "f", "arguments": "{}"}]}, "input[0].call_id"),
         ({"input": [{"type": "function_call", "call_id": "c", "name": "f", "arguments": "["}]}, "input[0].arguments"),
         ({"input": [{"type": "function_call_output", "call_id": "c"}]}, "input[0].output"),
         ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
         ({"tools": [{"type": "function"}]}, "tools[0].name"),
+        ({"tools": [function(name="a b")]}, "tools[0].name"),
+        ({"tools": [function(), function()]}, "tools[1].name"),
+        ({"tools": [function(parameters={"type": "array"})]}, "tools[0].parameters"),
+        ({"tools": [function(parameters=[])]}, "tools[0].parameters"),
         ({"tool_choice": {"type": "function", "name": "f"}}, "tool_choice"),
+        ({"tool_choice": "required"}, "tool_choice"),
         ({"text": {"format": {"type": "json_schema", "name": "a"}}}, "text.format.schema"),
         ({"text": {"format": {"type": "yaml"}}}, "text.format.type"),
         ({"prompt": {"id": "p"}}, "prompt"),
