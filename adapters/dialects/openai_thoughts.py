@@ -6,7 +6,7 @@ call it belongs to, under `extra_content`, as in Google's own version of this di
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -54,6 +54,27 @@ def _detail(thought: Thought, index: int) -> dict[str, Any]:
     if thought.redacted is not None:
         return {"type": "reasoning.encrypted", "data": thought.redacted, "index": index}
     return {"type": "reasoning.text", "text": thought.text, "signature": thought.signature, "index": index}
+
+
+def whole(pieces: Iterable[ReasoningDelta]) -> Iterator[Thought]:
+    """The thoughts of an answer out of their pieces, those that nobody signed as well."""
+    texts: list[str] = []
+    for piece in pieces:
+        if piece.redacted is not None:
+            yield from _unsigned(texts)
+            texts = []
+            yield Thought("", redacted=piece.redacted)
+            continue
+        texts.append(piece.text)
+        if piece.signature is not None:
+            yield Thought("".join(texts), piece.signature)
+            texts = []
+    yield from _unsigned(texts)
+
+
+def _unsigned(texts: Sequence[str]) -> Iterator[Thought]:
+    if text := "".join(texts):
+        yield Thought(text)
 
 
 def signed(pieces: Iterable[ReasoningDelta]) -> list[Thought]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 import msgspec
 
 from adapters.dialects import openai_wire as wire
+from adapters.dialects.openai_thoughts import whole
 from adapters.dialects.openai_tools import arguments_json
 from adapters.errors import UpstreamInvalid
 from adapters.types import (
@@ -150,7 +151,7 @@ def render_answer(head: wire.ResponseHead, request: ChatRequest, folded: wire.Fo
     """The whole answer as a message: thoughts, then text, then calls."""
     choice = folded.choices[0]
     shown = request.thinking.shown is not False
-    blocks = [_thought_block(thought, shown) for thought in _thoughts(choice.thoughts)]
+    blocks = [_thought_block(thought, shown) for thought in whole(choice.thoughts)]
     if choice.text:
         blocks.append({"type": "text", "text": choice.text})
     blocks += [_call_block(call) for _, call in sorted(choice.calls.items())]
@@ -201,27 +202,6 @@ def _stop_fields(reason: FinishReason, sequence: str | None, detail: str | None,
     if refusal:
         fields["stop_details"] = {"type": "refusal", "category": None, "explanation": refusal}
     return fields
-
-
-def _thoughts(pieces: Iterable[ReasoningDelta]) -> Iterable[Thought]:
-    """Whole thoughts out of their pieces."""
-    texts: list[str] = []
-    for piece in pieces:
-        if piece.redacted is not None:
-            yield from _unsigned(texts)
-            texts = []
-            yield Thought("", redacted=piece.redacted)
-            continue
-        texts.append(piece.text)
-        if piece.signature is not None:
-            yield Thought("".join(texts), piece.signature)
-            texts = []
-    yield from _unsigned(texts)
-
-
-def _unsigned(texts: Sequence[str]) -> Iterable[Thought]:
-    if text := "".join(texts):
-        yield Thought(text)
 
 
 def _thought_block(thought: Thought, shown: bool) -> dict[str, object]:

@@ -9,6 +9,7 @@ import msgspec
 
 from adapters.aws import event_message
 from adapters.dialects import openai_wire as wire
+from adapters.dialects.openai_thoughts import whole
 from adapters.dialects.openai_tools import arguments_json
 from adapters.errors import UpstreamInvalid
 from adapters.types import (
@@ -20,6 +21,7 @@ from adapters.types import (
     ReasoningDelta,
     Started,
     TextDelta,
+    Thought,
     ToolCall,
     ToolCallDelta,
     Usage,
@@ -119,9 +121,7 @@ def _message(kind: str, fields: Fields) -> bytes:
 def render_answer(head: wire.ResponseHead, request: ChatRequest, folded: wire.Folded) -> bytes:
     """The whole answer."""
     choice = folded.choices[0]
-    content: list[Fields] = []
-    if choice.reasoning:
-        content.append({"reasoningContent": {"reasoningText": {"text": choice.reasoning}}})
+    content: list[Fields] = [{"reasoningContent": _thought(thought)} for thought in whole(choice.thoughts)]
     if choice.text:
         content.append({"text": choice.text})
     content += [_tool_use(call) for _, call in sorted(choice.calls.items())]
@@ -133,6 +133,13 @@ def render_answer(head: wire.ResponseHead, request: ChatRequest, folded: wire.Fo
         "metrics": {"latencyMs": 0},
     }
     return _encode(answer)
+
+
+def _thought(thought: Thought) -> Fields:
+    if thought.redacted is not None:
+        return {"redactedContent": thought.redacted}
+    signature = {} if thought.signature is None else {"signature": thought.signature}
+    return {"reasoningText": {"text": thought.text} | signature}
 
 
 def _tool_use(call: ToolCall) -> Fields:

@@ -10,6 +10,7 @@ import msgspec
 from adapters.dialects import openai_wire as wire
 from adapters.dialects.gemini.events_in import REASONS
 from adapters.dialects.gemini.request_in import own
+from adapters.dialects.openai_thoughts import whole
 from adapters.dialects.openai_tools import arguments_json
 from adapters.types import (
     ChatRequest,
@@ -72,12 +73,8 @@ class ChunkRenderer:
         return b""
 
     def _thought(self, event: ReasoningDelta) -> bytes:
-        """Nobody but their makers can read signatures, so that those of others are left out."""
-        signature = own(event.signature)
-        if event.redacted is not None or not (event.text or signature):
-            return b""
-        part: Fields = {"text": event.text, "thought": True}
-        return self._parts(event.choice, part if signature is None else part | {"thoughtSignature": signature})
+        part = _thought_part(event.text, event.signature)
+        return b"" if part is None else self._parts(event.choice, part)
 
     def _call(self, event: ToolCallDelta) -> bytes:
         key = event.choice, event.index
@@ -104,7 +101,8 @@ def render_answer(head: wire.ResponseHead, request: ChatRequest, folded: wire.Fo
     """The whole answer as one chunk."""
     candidates = []
     for index, choice in enumerate(folded.choices):
-        parts: list[Fields] = [{"text": choice.reasoning, "thought": True}] if choice.reasoning else []
+        thoughts = [_thought_part(thought.text, thought.signature) for thought in whole(choice.thoughts)]
+        parts = [part for part in thoughts if part is not None]
         parts += [{"text": choice.text}] if choice.text else []
         parts += [_function_call(call) for _, call in sorted(choice.calls.items())]
         end = ChoiceFinished(index, choice.reason or "stop", detail=choice.detail)
@@ -146,11 +144,22 @@ def _end(event: ChoiceFinished, refusal: str | None) -> Fields:
     return fields
 
 
+def _thought_part(text: str, signature: str | None) -> Fields | None:
+    """A thought, or the end of one; None where nothing of it is left for Gemini's clients."""
+    proof = _proof(signature)
+    return {"text": text, "thought": True} | proof if text or proof else None
+
+
 def _call_part(first: ToolCallDelta, pieces: list[str]) -> Fields:
-    call = ToolCall(first.id or "", first.name or "", "".join(pieces))
-    signature = own(first.signature)
-    return _function_call(call) | ({} if signature is None else {"thoughtSignature": signature})
+    return _function_call(ToolCall(first.id or "", first.name or "", "".join(pieces), first.signature))
 
 
 def _function_call(call: ToolCall) -> Fields:
-    return {"functionCall": {"id": call.id, "name": call.name, "args": arguments_json(call.arguments)}}
+    made = {"id": call.id, "name": call.name, "args": arguments_json(call.arguments)}
+    return {"functionCall": made} | _proof(call.signature)
+
+
+def _proof(signature: str | None) -> Fields:
+    """Nobody but their makers can read signatures, so that those of others are left out."""
+    proof = own(signature)
+    return {} if proof is None else {"thoughtSignature": proof}

@@ -19,6 +19,7 @@ from adapters.dialects.openai_responses.objects import (
     text_part,
 )
 from adapters.dialects.openai_responses.request_in import ResponsesInbound
+from adapters.dialects.openai_thoughts import whole
 from adapters.errors import UpstreamInvalid
 from adapters.types import (
     ChoiceFinished,
@@ -194,9 +195,9 @@ def render_answer(head: wire.ResponseHead, inbound: ResponsesInbound, folded: wi
     """The whole of a response."""
     (choice,) = folded.choices
     id, output = head.id.removeprefix("resp_"), list[Fields]()
-    signature = next((piece.signature for piece in choice.thoughts if piece.signature), None)
-    if choice.reasoning or signature:
-        output.append(reasoning_item(f"rs_{id}_0", choice.reasoning, signature, inbound.thoughts))
+    for thought in whole(choice.thoughts):
+        if thought.redacted is None:
+            output.append(reasoning_item(f"rs_{id}_{len(output)}", thought.text, thought.signature, inbound.thoughts))
     if choice.text or choice.refusal or not choice.calls:
         said = [text_part(choice.text, _logprobs(tuple(choice.logprobs)))] if choice.text or not choice.refusal else []
         parts = said + ([refusal_part(choice.refusal)] if choice.refusal else [])

@@ -7,7 +7,7 @@ from typing import Any
 
 from openai.lib.streaming._deltas import accumulate_delta
 
-from adapters.dialects import openai_chat, openai_wire
+from adapters.dialects import bedrock_converse, gemini, openai_chat, openai_responses, openai_wire
 from adapters.types import (
     ChatRequest,
     ChoiceFinished,
@@ -74,3 +74,36 @@ def test_thoughts_without_a_signature_are_only_text() -> None:
         {"role": "assistant", "content": "x", "reasoning_details": [{"type": "reasoning.text", "text": "a"}]}
     )
     assert message.thoughts == ()
+
+
+def test_a_whole_answer_has_the_signatures_that_a_stream_has() -> None:
+    events: list[Event] = [
+        Started(5),
+        ReasoningDelta(0, "One"),
+        ReasoningDelta(0, "", "gemini:1"),
+        ReasoningDelta(0, "Two", "openai:2"),
+        ReasoningDelta(0, "", redacted="dark"),
+        ReasoningDelta(0, "Three", "3"),
+        ToolCallDelta(0, 0, "{}", "call_1", "f", "gemini:4"),
+        ChoiceFinished(0, "tool_calls"),
+        Finished(Usage(5, 7)),
+    ]
+    folded = openai_wire.Folded(1)
+    for event in events:
+        folded.add(event)
+    asked = b'{"model":"m","input":"x","include":["reasoning.encrypted_content"]}'
+    output = json.loads(openai_responses.render_answer(HEAD, openai_responses.parse_request(asked), folded))["output"]
+    assert [(item["summary"], item["encrypted_content"]) for item in output[:3]] == [
+        ([{"type": "summary_text", "text": "One"}], None),
+        ([{"type": "summary_text", "text": "Two"}], "2"),
+        ([{"type": "summary_text", "text": "Three"}], None),
+    ]
+    (candidate,) = json.loads(gemini.render_answer(HEAD, REQUEST, folded))["candidates"]
+    assert [part.get("thoughtSignature") for part in candidate["content"]["parts"]] == ["1", None, None, "4"]
+    content = json.loads(bedrock_converse.render_answer(HEAD, REQUEST, folded))["output"]["message"]["content"]
+    assert [block["reasoningContent"] for block in content[:4]] == [
+        {"reasoningText": {"text": "One", "signature": "gemini:1"}},
+        {"reasoningText": {"text": "Two", "signature": "openai:2"}},
+        {"redactedContent": "dark"},
+        {"reasoningText": {"text": "Three", "signature": "3"}},
+    ]
