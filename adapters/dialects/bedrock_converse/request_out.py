@@ -112,10 +112,10 @@ def _turns(messages: Iterable[Message], documents: _Documents) -> Iterator[Field
         side = "assistant" if message.role == "assistant" else "user"
         if side == role:
             content += blocks
-            continue
-        if content:
-            yield {"role": role, "content": content}
-        role, content = side, blocks
+        elif blocks:
+            if content:
+                yield {"role": role, "content": content}
+            role, content = side, blocks
     if content:
         yield {"role": role, "content": content}
 

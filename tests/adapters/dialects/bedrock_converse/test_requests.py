@@ -100,6 +100,11 @@ def test_a_turn_with_tools_and_markers() -> None:
     ]
 
 
+def test_turns_alternate_where_one_between_them_is_empty() -> None:
+    messages = rendered(with_messages(USER, Message("assistant", ""), Message("user", "so?")))["messages"]
+    assert messages == [{"role": "user", "content": [{"text": "hi"}, {"text": "so?"}]}]
+
+
 def test_documents_have_names_of_their_own() -> None:
     documents = tuple(DocumentPart(b"x", "application/pdf", title=title) for title in ("A: b.pdf", "A: b.pdf", None))
     blocks = rendered(with_messages(Message("user", documents)))["messages"][0]["content"]
