@@ -40,6 +40,8 @@ STREAMS: dict[str, tuple[bytes, list[Event]]] = {
         b'event: response.output_item.added\ndata: {"type":"response.output_item.added","output_index":0,"item":{"id":"rs_1","type":"reasoning","summary":[],"encrypted_content":"gAA"}}\n\n'
         b'event: response.reasoning_summary_part.added\ndata: {"type":"response.reasoning_summary_part.added","item_id":"rs_1","output_index":0,"summary_index":0,"part":{"type":"summary_text","text":""}}\n\n'
         b'event: response.reasoning_summary_text.delta\ndata: {"type":"response.reasoning_summary_text.delta","item_id":"rs_1","output_index":0,"summary_index":0,"delta":"**Thinking**"}\n\n'
+        b'event: response.reasoning_summary_part.added\ndata: {"type":"response.reasoning_summary_part.added","item_id":"rs_1","output_index":0,"summary_index":1,"part":{"type":"summary_text","text":""}}\n\n'
+        b'event: response.reasoning_summary_text.delta\ndata: {"type":"response.reasoning_summary_text.delta","item_id":"rs_1","output_index":0,"summary_index":1,"delta":"**Calling**"}\n\n'
         b'event: response.output_item.done\ndata: {"type":"response.output_item.done","output_index":0,"item":{"id":"rs_1","type":"reasoning","summary":[{"type":"summary_text","text":"**Thinking**"}],"encrypted_content":"gAAAB=="}}\n\n'
         b'event: response.output_item.added\ndata: {"type":"response.output_item.added","output_index":1,"item":{"id":"fc_1","type":"function_call","status":"in_progress","arguments":"","call_id":"call_1","name":"f"}}\n\n'
         b'event: response.output_item.added\ndata: {"type":"response.output_item.added","output_index":2,"item":{"id":"fc_2","type":"function_call","status":"in_progress","arguments":"","call_id":"call_2","name":"g"}}\n\n'
@@ -49,6 +51,8 @@ STREAMS: dict[str, tuple[bytes, list[Event]]] = {
         [
             Started(0),
             ReasoningDelta(0, "**Thinking**"),
+            ReasoningDelta(0, "\n\n"),
+            ReasoningDelta(0, "**Calling**"),
             ReasoningDelta(0, "", "openai:gAAAB=="),
             ToolCallDelta(0, 0, "", "call_1", "f"),
             ToolCallDelta(0, 0, '{"a":1}'),

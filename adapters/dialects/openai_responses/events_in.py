@@ -58,6 +58,7 @@ class _Event(msgspec.Struct):
     type: str
     delta: str | None = None
     output_index: int = 0
+    summary_index: int = 0
     item: _Item | None = None
     response: _Response | None = None
     logprobs: list[_Token] = []
@@ -135,6 +136,8 @@ class EventParser:
                 return [RefusalDelta(0, text)]
             case "response.reasoning_summary_text.delta" | "response.reasoning_text.delta" if text:
                 return [ReasoningDelta(0, text)]
+            case "response.reasoning_summary_part.added" if event.summary_index:
+                return [ReasoningDelta(0, "\n\n")]
             case "response.output_item.added" if event.item is not None and event.item.type == "function_call":
                 return self._call(event.output_index, event.item)
             case "response.function_call_arguments.delta" if text:
