@@ -87,17 +87,27 @@ class NativePart(msgspec.Struct, frozen=True, tag="native"):
 Part = TextPart | ImagePart | ImageUrl | DocumentPart | NativePart
 
 
+# What signatures begin with that only Google or OpenAI can read.
+GEMINI = "gemini:"
+OPENAI = "openai:"
+
+
 class Thought(msgspec.Struct, frozen=True):
     """What an assistant thought before it answered, in one of several pieces.
 
-    `signature` is opaque: its maker checks with it that the thought is its own and unchanged. Those of Gemini begin
-    with `gemini:`, so that nobody else is sent one; all others are Anthropic's. `redacted` is a thought that only its
+    `signature` is opaque: its maker checks with it that the thought is its own and unchanged. Those of Gemini and
+    OpenAI say so, so that nobody else is sent one; all others are Anthropic's. `redacted` is a thought that only its
     maker can read, and then `text` is empty.
     """
 
     text: str
     signature: str | None = None
     redacted: str | None = None
+
+    @property
+    def is_anthropics(self) -> bool:
+        """Whether Anthropic will know it as its own by its signature."""
+        return self.signature is not None and not self.signature.startswith((GEMINI, OPENAI))
 
 
 class Message(msgspec.Struct, frozen=True):

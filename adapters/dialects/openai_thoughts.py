@@ -11,9 +11,8 @@ from typing import Any
 
 import msgspec
 
+from adapters.conversation import GEMINI
 from adapters.types import ReasoningDelta, Thought
-
-GEMINI = "gemini:"
 
 
 class WireDetail(msgspec.Struct):

@@ -206,7 +206,7 @@ def _thoughts(thoughts: Iterable[Thought]) -> Iterator[Fields]:
     for thought in thoughts:
         if thought.redacted is not None:
             yield {"type": "redacted_thinking", "data": thought.redacted}
-        elif thought.signature is not None and not thought.signature.startswith("gemini:"):
+        elif thought.is_anthropics:
             yield {"type": "thinking", "thinking": thought.text, "signature": thought.signature}
 
 

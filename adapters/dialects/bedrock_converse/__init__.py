@@ -27,7 +27,7 @@ LOST: Mapping[str, str] = {
     "later system messages": "all of them come first, as one",
     "names": "of speakers",
     "end user": "there is no field for it",
-    "unsigned thoughts": "and those of Gemini",
+    "unsigned thoughts": "and those of Gemini and OpenAI",
     "signatures of calls": "which only Gemini gives",
     "markers in results": "a cache point stands behind a result, not in it",
     "texts": "without a marker of one message become one; empty ones vanish",

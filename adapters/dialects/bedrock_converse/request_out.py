@@ -141,7 +141,7 @@ def _thought(thought: Thought) -> Iterator[Fields]:
     """Signatures of Claude hold on all platforms; those of others are not sent."""
     if thought.redacted is not None:
         yield {"reasoningContent": {"redactedContent": thought.redacted}}
-    elif thought.signature is not None and not thought.signature.startswith("gemini:"):
+    elif thought.is_anthropics:
         yield {"reasoningContent": {"reasoningText": {"text": thought.text, "signature": thought.signature}}}
 
 

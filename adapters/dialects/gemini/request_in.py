@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from adapters.conversation import GEMINI
 from adapters.dialects import openai_wire as wire
 from adapters.dialects.gemini.fields import (
     Body,
@@ -42,7 +43,6 @@ from adapters.types import (
 )
 
 NAME: DialectName = "gemini"
-SIGNED = "gemini:"
 # What Gemini takes in the place of a signature that nobody gave; it says nothing.
 UNSIGNED = "skip_thought_signature_validator"
 DOCUMENTS = ("application/pdf", "text/plain")
@@ -233,12 +233,12 @@ def _answer(given: Sequence[tuple[WirePart | None, msgspec.Raw]], path: str, ids
 
 def signed(signature: str | None) -> str | None:
     """A signature as canonical requests and events have it."""
-    return SIGNED + signature if signature and signature != UNSIGNED else None
+    return GEMINI + signature if signature and signature != UNSIGNED else None
 
 
 def own(signature: str | None) -> str | None:
     """The same as Gemini has it; None for one of another maker."""
-    return signature.removeprefix(SIGNED) if signature is not None and signature.startswith(SIGNED) else None
+    return signature.removeprefix(GEMINI) if signature is not None and signature.startswith(GEMINI) else None
 
 
 def _result(result: FunctionResponse, ids: _Ids) -> Message:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from adapters.conversation import OPENAI
 from adapters.dialects.failures import failure_in_stream
-from adapters.dialects.openai_responses.request_in import OPENAI
 from adapters.dialects.openai_usage import WireUsage, parse_usage
 from adapters.errors import AdapterError, UpstreamInvalid, UpstreamRefused
 from adapters.types import (

@@ -6,8 +6,9 @@ from typing import Any
 
 import msgspec
 
+from adapters.conversation import OPENAI
 from adapters.dialects import openai_wire as wire
-from adapters.dialects.openai_responses.request_in import OPENAI, ResponsesInbound
+from adapters.dialects.openai_responses.request_in import ResponsesInbound
 from adapters.types import ChatRequest, Constraint, FinishReason, Tool, ToolCall, Usage
 
 Fields = dict[str, Any]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import msgspec
 from msgspec.structs import replace
 
+from adapters.conversation import OPENAI
 from adapters.dialects import openai_wire as wire
 from adapters.dialects.openai_parts import check_images, check_url, parse_document, parse_image_url
 from adapters.dialects.openai_responses.fields import Body, Choice, CompactBody, Format, Item, Piece, WireFunction
@@ -29,9 +30,6 @@ from adapters.types import (
     ToolCall,
     ToolChoice,
 )
-
-OPENAI = "openai:"
-"""Before signatures that only OpenAI can read, so that nobody else is sent one."""
 
 _ROLES: dict[str, Role] = {"user": "user", "assistant": "assistant", "system": "system", "developer": "developer"}
 

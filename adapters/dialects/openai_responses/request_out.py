@@ -9,8 +9,8 @@ from typing import Any
 
 import msgspec
 
+from adapters.conversation import OPENAI
 from adapters.dialects.client import Style
-from adapters.dialects.openai_responses.request_in import OPENAI
 from adapters.dialects.openai_tools import invalid
 from adapters.errors import InvalidRequest
 from adapters.types import (

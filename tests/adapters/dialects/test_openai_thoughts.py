@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import json
+from types import ModuleType
 from typing import Any
 
+import pytest
+from msgspec.structs import replace
 from openai.lib.streaming._deltas import accumulate_delta
 
-from adapters.dialects import bedrock_converse, gemini, openai_chat, openai_responses, openai_wire
+from adapters.dialects import (
+    anthropic_messages,
+    bedrock_converse,
+    gemini,
+    openai_chat,
+    openai_responses,
+    openai_wire,
+)
 from adapters.types import (
     ChatRequest,
     ChoiceFinished,
@@ -107,3 +117,12 @@ def test_a_whole_answer_has_the_signatures_that_a_stream_has() -> None:
         {"redactedContent": "dark"},
         {"reasoningText": {"text": "Three", "signature": "3"}},
     ]
+
+
+@pytest.mark.parametrize("dialect", [anthropic_messages, bedrock_converse])
+def test_claude_is_sent_no_signatures_of_others(dialect: ModuleType) -> None:
+    """It would refuse the conversation, as where a route falls back from one provider to another."""
+    thoughts = (Thought("a", "gemini:1"), Thought("b", "openai:2"), Thought("c", "3"))
+    answered = replace(REQUEST, messages=(*REQUEST.messages, Message("assistant", "so", thoughts=thoughts)))
+    body = dialect.render_request(answered)
+    assert (b'"1"' in body, b":2" in body, b'"3"' in body) == (False, False, True)
