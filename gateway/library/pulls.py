@@ -8,6 +8,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from gateway.library.errors import Cancelled, LibraryError
@@ -20,6 +21,7 @@ from gateway.library.store import LockFile, Pinned, Store, pin_name
 from gateway.library.transfer import Transfer
 
 PULLS_MAX = 1000
+PULLS_AT_ONCE = 32
 RATE_OVER_S = 5.0
 CANCEL_PATIENCE_S = 1.0
 
@@ -150,12 +152,15 @@ class Pulls:
         self._clock = clock
         self._pulls: dict[str, Pull] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        # A pull takes hours: it must not have one of the threads that everything else here waits for.
+        self._threads = ThreadPoolExecutor(PULLS_AT_ONCE, "pulls")
 
     async def close(self) -> None:
         """Stop all of them; what has come stays for the next time."""
         for pull in self._pulls.values():
             pull.stop.set()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        self._threads.shutdown()
         self._hub.close()
 
     def list(self) -> list[Progress]:
@@ -223,11 +228,12 @@ class Pulls:
         self._tasks[pull.id] = asyncio.create_task(self._carry_out(pull))
 
     async def _carry_out(self, pull: Pull) -> None:
+        run = asyncio.get_running_loop().run_in_executor
         following = None if self._shelf is None else asyncio.create_task(self._shelf.follow(pull))
         try:
-            await asyncio.to_thread(self._resolve, pull)
+            await run(self._threads, self._resolve, pull)
             pull.begin()
-            await asyncio.to_thread(self._fetch_all, pull)
+            await run(self._threads, self._fetch_all, pull)
             if pull.status != "cancelled":
                 pull.status = "succeeded"
         except Cancelled:

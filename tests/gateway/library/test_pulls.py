@@ -25,10 +25,10 @@ from gateway.library.errors import (
     NotFound,
     Offline,
 )
-from gateway.library.hub import Hosts, HubSettings
+from gateway.library.hub import Hosts, HubSettings, Resolution
 from gateway.library.hub import Hub as Client
 from gateway.library.messages import Progress, answer, watch
-from gateway.library.names import RemoteFile, parse
+from gateway.library.names import Kind, Reference, RemoteFile, parse
 from gateway.library.pulls import Pull, Pulls
 from gateway.library.store import LockFile, Store
 from gateway.library.transfer import Transfer
@@ -354,6 +354,34 @@ def test_a_pull_that_is_cancelled_just_before_it_fetches_stays_cancelled(hub: Hu
 
     with_place(hub, tmp_path, test)
     assert leftovers(tmp_path) == []
+
+
+class Silent(Client):
+    """A hub that says nothing until it is let."""
+
+    def __init__(self) -> None:
+        super().__init__(HubSettings())
+        self.let = threading.Event()
+
+    def resolve(self, reference: Reference, kind: Kind = "model") -> Resolution:
+        self.let.wait()
+        raise NotFound("there is nothing")
+
+
+def test_however_much_is_pulled_nobody_else_waits_for_a_thread(tmp_path: Path) -> None:
+    async def run() -> None:
+        hub = Silent()
+        pulls = Pulls(hub, Store(tmp_path / "hub"), LockFile(tmp_path / "models.lock"))
+        started = [pulls.start(parse(f"org/model{number}")) for number in range(40)]
+        await asyncio.sleep(0)  # All of them begin.
+        try:
+            async with asyncio.timeout(20):
+                assert await asyncio.to_thread(lambda: [pull.status for pull in started]) == ["queued"] * 40
+        finally:
+            hub.let.set()
+            await pulls.close()
+
+    asyncio.run(run())
 
 
 def test_the_rate_is_that_of_what_is_fetched(tmp_path: Path) -> None:
