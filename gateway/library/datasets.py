@@ -10,6 +10,7 @@ import shutil
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 
 from adapters.disk import sync_folder
@@ -79,7 +80,7 @@ class Datasets:
             raise Unusable("there is no file to make a dataset of")
 
         async def work(file: File, folder: Path, stop: threading.Event) -> None:
-            path, found, dataset = await asyncio.to_thread(write, sources, folder, name, wish, stop)
+            path, found, dataset = await self.imports.reading(partial(write, sources, folder, name, wish, stop))
             await self.imports.finish(
                 file.id,
                 path=str(path),

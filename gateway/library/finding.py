@@ -10,6 +10,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TypeVar, cast
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 KEPT_S = 86_400.0
 KEPT_MAX = 256
 REPOS_LOOKED_AT = 5
+ASKING_MAX = 4
 
 T = TypeVar("T")
 
@@ -83,19 +85,21 @@ class Finding:
         self._clock = clock
         self._lock = threading.Lock()
         self._kept: OrderedDict[tuple[str, ...], tuple[float, object]] = OrderedDict()
+        self._threads = ThreadPoolExecutor(ASKING_MAX, "finding")
 
     def close(self) -> None:
         """End what connections there are."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
         if self._opened is not None:
             self._opened.close()
 
     async def search(self, text: str, limit: int) -> list[Found]:
         """Repositories with GGUF files, the most downloaded first."""
-        return await asyncio.to_thread(self._search, text, limit)
+        return await self._asking(lambda: self._search(text, limit))
 
     async def offers(self, name: str) -> Offers:
         """The quantisations of `owner/repo` (and `@revision`), the smallest first."""
-        return await asyncio.to_thread(self._offers, parse(name))
+        return await self._asking(lambda: self._offers(parse(name)))
 
     async def look_up(self, identity: str, repo: str | None = None) -> tuple[File, list[Match]]:
         """Where a hub has a file of the library, in `repo` or in what its name leads to; the file remembers a place
@@ -103,11 +107,15 @@ class Finding:
         file = await self._files.get(identity)
         if file.sha256 is None:
             raise InUse(f"its digest is not known: it is {file.status}")
-        matches = await asyncio.to_thread(self._matches, file, repo)
+        matches = await self._asking(lambda: self._matches(file, repo))
         best = next((match for match in matches if match.verified), None)
         if best is not None:
             file = await self._files.change(identity, repo=best.repo, commit_id=best.commit, repo_file=best.file)
         return file, matches
+
+    async def _asking(self, ask: Callable[[], T]) -> T:
+        """A hub may say nothing for a while: it has no thread that everything else here waits for."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, ask)
 
     # In threads
 

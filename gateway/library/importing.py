@@ -12,9 +12,11 @@ import re
 import shutil
 import threading
 import uuid
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
@@ -29,6 +31,7 @@ from gateway.library.taking import Look, Unsound, Way, look, take
 from gateway.state.database import DatabaseError
 
 RUNNING_MAX = 100
+READING_MAX = 8
 TELL_EVERY_S = 1.0
 QUARANTINE = "quarantine"
 # What a hub's cache calls files of large repositories: their SHA-256.
@@ -36,6 +39,8 @@ DIGEST = re.compile(r"[0-9a-f]{64}")
 
 # Makes a file in the folder that is its own, until it is told to stop.
 Work = Callable[[File, Path, threading.Event], Coroutine[Any, Any, None]]
+
+T = TypeVar("T")
 
 log = logging.getLogger("gateway.library")
 
@@ -66,6 +71,7 @@ class Imports:
         self._telling: asyncio.Task[None] | None = None
         self._stops: dict[str, threading.Event] = {}
         self._done_bytes: dict[str, int] = {}
+        self._threads = ThreadPoolExecutor(READING_MAX, "library")
 
     async def open(self) -> None:
         """Make what files need, and end what a process left behind that died."""
@@ -107,6 +113,11 @@ class Imports:
         if self._telling is not None:
             self._telling.cancel()
             await asyncio.wait([self._telling])
+        self._threads.shutdown()
+
+    async def reading(self, work: Callable[[], T]) -> T:
+        """Do what reads a whole file. It may take an hour, and has no thread that everything else here waits for."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     def done_bytes(self, identity: str) -> int | None:
         """How much of a file has been read, while somebody here is at work on it."""
@@ -256,7 +267,7 @@ class Imports:
                 raise Cancelled("it was stopped")
             seen: Look = await asyncio.to_thread(look, source)
             await self.files.change(file.id, size_bytes=seen.size_bytes, facts=seen.facts)
-            taken = await asyncio.to_thread(take, seen, folder, file.name, way, stop, self._teller(file.id))
+            taken = await self.reading(partial(take, seen, folder, file.name, way, stop, self._teller(file.id)))
         found, came = taken.digests, origin(Path(file.source))
         if came is not None and DIGEST.fullmatch(source.name) and source.name != found.sha256:
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
@@ -289,7 +300,7 @@ class Imports:
         path, stop = Path(file.path), self._stops[file.id]
         async with self._drives.turn([self._root]):
             try:
-                found = await asyncio.to_thread(digests, path, stop=stop, told=self._teller(file.id))
+                found = await self.reading(partial(digests, path, stop=stop, told=self._teller(file.id)))
                 if file.kind == "model":
                     await asyncio.to_thread(look, path)
             except Unsound as error:

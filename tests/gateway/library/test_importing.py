@@ -263,6 +263,24 @@ def test_stopping(tmp_path: Path) -> None:
     run(tmp_path, work)
 
 
+def test_however_much_is_read_nobody_else_waits_for_a_thread(tmp_path: Path) -> None:
+    async def work(bench: Bench) -> None:
+        let = threading.Event()
+
+        async def read(file: File, folder: Path, stop: threading.Event) -> None:
+            await bench.imports.reading(let.wait)
+
+        for number in range(40):
+            await bench.imports.begin(f"{number}.jsonl", "made", "", read, kind="dataset")
+        try:
+            async with asyncio.timeout(20):
+                await asyncio.to_thread(int)
+        finally:
+            let.set()
+
+    run(tmp_path, work)
+
+
 def test_there_is_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def work(bench: Bench) -> None:
         monkeypatch.setattr("gateway.library.importing.RUNNING_MAX", 1)
