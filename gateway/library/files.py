@@ -217,12 +217,13 @@ class Files:
         )
         return [_file(row) for row in rows]
 
-    async def delete(self, identity: str) -> File:
-        """Take a file away from everybody; raises InUse while there are links to it."""
+    async def delete(self, identity: str, version: int | None = None) -> File:
+        """Take a file away from everybody; raises InUse while there are links to it, and where it is not of this
+        version any more."""
         links = await self._database.query("SELECT path FROM library_links WHERE file_id = $1 LIMIT 1", identity)
         if links:
             raise InUse(f"it is linked from {links[0]['path']!r}: remove its links first")
-        return await self.change(identity, deleted_us=self._now_us(), status="error")
+        return await self.change(identity, version, deleted_us=self._now_us(), status="error")
 
     async def forget(self, identity: str) -> None:
         """A deleted file is gone."""

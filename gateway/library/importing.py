@@ -68,6 +68,8 @@ class Imports:
         self.shelf: Shelf | None = None
         self._place = ""
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        # Files about which somebody is deciding what is done to them.
+        self._undecided = set[str]()
         self._telling: asyncio.Task[None] | None = None
         self._stops: dict[str, threading.Event] = {}
         self._done_bytes: dict[str, int] = {}
@@ -177,11 +179,12 @@ class Imports:
     async def verify(self, identity: str) -> File:
         """Read a file anew, beside everything else; one that is not what it was is put into quarantine."""
         self._check_room()
-        file = await self._own(identity)
-        if file.status not in ("ready", "error") or not file.path or file.sha256 is None:
-            raise InUse(f"it cannot be verified: it is {file.status}")
-        file = await self.files.change(identity, file.version, status="verifying", reason="")
-        self._run(identity, self._verify(file))
+        with self._alone(identity):
+            file = await self._own(identity)
+            if file.status not in ("ready", "error") or not file.path or file.sha256 is None:
+                raise InUse(f"it cannot be verified: it is {file.status}")
+            file = await self.files.change(identity, file.version, status="verifying", reason="")
+            self._run(identity, self._verify(file))
         return file
 
     async def cancel(self, identity: str) -> None:
@@ -192,15 +195,37 @@ class Imports:
 
     async def delete(self, identity: str) -> None:
         """Take a file away; its bytes go in the background. A source that it is linked to stays."""
-        file = await self._own(identity)
-        if identity in self._tasks:
+        with self._alone(identity):
+            file = await self._own(identity)
+            await asyncio.to_thread(self._check_free, file)
+            file = await self.files.delete(identity, file.version)
+            self._run(identity, self._remove(file))
+
+    @contextlib.contextmanager
+    def _alone(self, identity: str) -> Iterator[None]:
+        """Nobody else here decides about a file until its work has begun; raises InUse where somebody does."""
+        if identity in self._tasks or identity in self._undecided:
             raise InUse("it is being read: cancel that first")
-        if await asyncio.to_thread(self._is_referred, file):
+        self._undecided.add(identity)
+        try:
+            yield
+        finally:
+            self._undecided.discard(identity)
+
+    def _check_free(self, file: File) -> None:
+        """Raises InUse for what the configuration or another process needs."""
+        if self._is_referred(file):
             raise InUse("the configuration names it: take it out of models first")
-        if self.shelf is not None and file.how == PULLED and await asyncio.to_thread(self.shelf.is_busy, file):
+        if self.shelf is not None and file.how == PULLED and self.shelf.is_busy(file):
             raise InUse("it is being pulled: cancel that first")
-        file = await self.files.delete(identity)
-        self._run(identity, self._remove(file))
+        lock = self._lock(file.id)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise InUse("another process is reading it") from None
+        except OSError as error:
+            raise Unusable(f"the library's folder cannot be written to: {error.strerror}") from None
+        unlock(lock)
 
     async def _own(self, identity: str) -> File:
         file = await self.files.get(identity)

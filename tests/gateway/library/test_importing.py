@@ -281,6 +281,23 @@ def test_however_much_is_read_nobody_else_waits_for_a_thread(tmp_path: Path) -> 
     run(tmp_path, work)
 
 
+def test_one_that_is_read_is_not_deleted_and_one_that_is_deleted_not_read(tmp_path: Path) -> None:
+    async def work(bench: Bench) -> None:
+        file = await bench.bring(way="copy")
+        with FileLock(bench.root / f".{file.id}.lock"), pytest.raises(InUse, match="another process"):
+            await bench.imports.delete(file.id)
+        for first, second in ((bench.imports.verify, bench.imports.delete), (bench.imports.delete,) * 2):
+            one, other = await asyncio.gather(first(file.id), second(file.id), return_exceptions=True)
+            assert not isinstance(one, Exception) and isinstance(other, InUse)
+            if first == bench.imports.verify:
+                assert (await bench.imports.wait(file.id)).status == "ready"
+        with pytest.raises(NotFound):
+            await bench.imports.wait(file.id)
+        assert bench.left() == []
+
+    run(tmp_path, work)
+
+
 def test_there_is_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def work(bench: Bench) -> None:
         monkeypatch.setattr("gateway.library.importing.RUNNING_MAX", 1)
