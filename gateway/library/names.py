@@ -93,7 +93,7 @@ def parse(text: str, kind: Kind = "model") -> Reference:
     """A name such as `hf:owner/repo:Q4_K_M@revision` or `owner/repo/folder/file.gguf`, of a dataset
     `owner/repo/data.csv@revision`; raises InvalidReference."""
     rest, _, revision = text.removeprefix("hf:").partition("@")
-    if "@" in text and not _REVISION.fullmatch(revision):
+    if "@" in text and (not _REVISION.fullmatch(revision) or path_problem(revision) is not None):
         raise InvalidReference(f"{text!r}: after @ comes a branch, a tag or a commit")
     rest, colon, quantisation = rest.partition(":")
     parts = rest.split("/", 2)

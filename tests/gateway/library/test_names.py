@@ -59,7 +59,16 @@ def test_names(text: str, reference: Reference) -> None:
     "text",
     [
         *("", "repo", "/repo", "owner/", "owner//x.gguf", "../repo", "owner/..", "own er/repo", "owner/repo/x.bin"),
-        *("owner/repo:", "owner/repo:Q4 K", "owner/repo@", "owner/repo@-x", "owner/repo/../x.gguf", "owner/re..po"),
+        *(
+            "owner/repo:",
+            "owner/repo:Q4 K",
+            "owner/repo@",
+            "owner/repo@-x",
+            "owner/repo@a/../../x",
+            "owner/repo@a//b",
+            "owner/repo/../x.gguf",
+            "owner/re..po",
+        ),
         *("owner/repo/a.gguf:Q4_0", "https://host/owner/repo", "owner/repo/\x00.gguf", "owner/repo/a\\b.gguf"),
     ],
 )
