@@ -76,20 +76,10 @@ def _jsonl(read: IO[bytes]) -> Iterator[Row]:
 
 def _csv(read: IO[bytes]) -> Iterator[Row]:
     """A field may hold line ends, so a row begins behind the last one's end."""
-    wrong = list[Row]()
-
-    def texts() -> Iterator[str]:
-        for number, line in _lines(read):
-            try:
-                if line is None:
-                    raise ValueError(f"longer than {LINE_BYTES_MAX} bytes")
-                yield line.decode("utf-8-sig" if number == 1 else "utf-8")
-            except ValueError as error:
-                wrong.append(Row(number, None, str(error) if line is None else "not UTF-8"))
-
-    reader, names, begins = csv.reader(texts(), strict=True), list[str](), 1
+    texts = _Texts(read)
+    reader, names = csv.reader(texts, strict=True), list[str]()
     while True:
-        begins = reader.line_num + len(wrong) + 1
+        begins = texts.number + 1
         try:
             values = next(reader)
         except StopIteration:
@@ -97,13 +87,35 @@ def _csv(read: IO[bytes]) -> Iterator[Row]:
         except csv.Error as error:
             yield Row(begins, None, f"not CSV: {error}")
             continue
+        except ValueError as error:
+            yield Row(texts.number, None, str(error))
+            continue
         if not names:
             names = values
         elif values and len(values) != len(names):
             yield Row(begins, None, f"{len(values)} fields, and the first line names {len(names)}")
         elif values:
             yield Row(begins, dict(zip(names, values, strict=True)))
-    yield from wrong
+
+
+class _Texts:
+    """Lines as text. Next raises ValueError for one that is none, and goes on behind it."""
+
+    def __init__(self, read: IO[bytes]) -> None:
+        self._lines = _lines(read)
+        self.number = 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        self.number, line = next(self._lines)
+        if line is None:
+            raise ValueError(f"longer than {LINE_BYTES_MAX} bytes")
+        try:
+            return line.decode("utf-8-sig" if self.number == 1 else "utf-8")
+        except UnicodeDecodeError:
+            raise ValueError("not UTF-8") from None
 
 
 def _parquet(path: Path) -> Iterator[Row]:

@@ -57,9 +57,15 @@ def test_a_file_that_tools_for_spreadsheets_write(tmp_path: Path) -> None:
 
 
 def test_text_that_is_none_is_told(tmp_path: Path) -> None:
-    lines, dataset = made(tmp_path, "a.csv", b"text\ngood\nb\xff\xffd\nfine\n")
-    assert [line["body"]["messages"][0]["content"] for line in lines] == ["good", "fine"]
-    assert problems(dataset) == [(3, "not UTF-8")]
+    lines, dataset = made(tmp_path, "a.csv", b'text\ngood\nb\xff\xffd\nfine\n"begun\n\xff\nnew\n')
+    assert [line["body"]["messages"][0]["content"] for line in lines] == ["good", "fine", "new"]
+    assert problems(dataset) == [(3, "not UTF-8"), (6, "not UTF-8")]
+
+
+def test_what_is_wrong_is_told_when_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"text\n\xff\ngood\n")
+    assert [row.line for row in rows_of(path)] == [2, 3], "and not all at the end, when there are millions"
 
 
 def test_a_table_of_columns(tmp_path: Path) -> None:
