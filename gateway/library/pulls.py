@@ -209,6 +209,8 @@ class Pulls:
         if task is not None:
             await asyncio.wait([task], timeout=CANCEL_PATIENCE_S)
         self._discard(pull)
+        if self._shelf is not None:
+            await self._shelf.settle(pull)
         pull.ended.set()
         return True
 
@@ -249,14 +251,16 @@ class Pulls:
         finally:
             if pull.status == "cancelled":
                 self._discard(pull)
-            if self._shelf is not None and following is not None:
-                following.cancel()
-                await asyncio.wait([following])
-                await self._shelf.settle(pull)
-            # Whoever hears of the end may go on with it at once.
-            del self._tasks[pull.id]
-            if pull.status in ENDED:
-                pull.ended.set()
+            try:
+                if self._shelf is not None and following is not None:
+                    following.cancel()
+                    await asyncio.wait([following])
+                    await self._shelf.settle(pull)
+            finally:
+                # Whoever hears of the end may go on with it at once.
+                del self._tasks[pull.id]
+                if pull.status in ENDED:
+                    pull.ended.set()
 
     def _resolve(self, pull: Pull) -> None:
         """In a thread: find out what the name stands for."""

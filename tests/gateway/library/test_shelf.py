@@ -120,6 +120,9 @@ def test_what_goes_wrong_is_told_and_what_is_stopped_is_available(hub: Hub, tmp_
         hub.redirect_to = "http://elsewhere.invalid/"
         await place.pull()
         assert "none of its hosts" in (await place.until("error")).reason
+        (failed,) = place.pulls.list()
+        await place.pulls.cancel(place.pulls.get(failed.id) or pytest.fail())
+        assert ((await place.one()).status, (await place.one()).reason) == ("available", "")
         hub.redirect_to = None
         hub.bytes_per_piece = 1_000_000
         hub.paced.clear()
@@ -132,6 +135,19 @@ def test_what_goes_wrong_is_told_and_what_is_stopped_is_available(hub: Hub, tmp_
         file = await place.until("available")
         assert file.done_bytes > 0 and not file.reason
         await place.pulls.cancel(pull)
+        assert (await place.one()).done_bytes == 0
+
+    run(hub, tmp_path, work)
+
+
+def test_a_pull_ends_also_where_nobody_can_be_told(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work(place: Place) -> None:
+        async def broken(pull: Pull) -> None:
+            raise AssertionError("a bug")
+
+        monkeypatch.setattr(place.imports.shelf, "_tell", broken)
+        pull = await place.pull()
+        assert (pull.status, place.pulls.resume(pull)) == ("succeeded", False)
 
     run(hub, tmp_path, work)
 
