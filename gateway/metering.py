@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Literal
 
-import msgspec
+from msgspec.structs import replace
 
 from adapters.errors import AdapterError
 from adapters.members import Members
@@ -32,13 +33,15 @@ from adapters.types import (
 )
 from gateway import errors
 from gateway.auth import Principal
-from gateway.catalog import MILLION, Price, Target
+from gateway.catalog import Price, Target
 from gateway.ledger import Durable, Entry
 from gateway.ledger.store import Ledger
 from gateway.limits.book import Refusal
 from gateway.limits.limiter import Limiter, Need, Reservation, refusal_error, steady_us, wall_us
+from gateway.limits.plans import Plan
 from gateway.limits.windows import Room
 from gateway.telemetry import Telemetry
+from gateway.terms import Terms
 
 Request = ChatRequest | CompletionRequest | EmbeddingRequest | RerankRequest | Inbound
 
@@ -58,39 +61,8 @@ URLS_BYTES = 64 * 1024
 # The longest answer of a model whose context is not known and a request that names no bound.
 OUTPUT_TOKENS = 8192
 NO_USAGE = Usage()
-
-
-class Draft(msgspec.Struct, frozen=True, gc=False):
-    """Of an entry, what is known when its request begins; `price` is that of the target at the caller's factor."""
-
-    id: str
-    request_id: str
-    at_us: int
-    principal: Principal
-    target: Target
-    kind: Kind
-    price: Price | None
-
-    def entry(self) -> Entry:
-        """What there is to say of a request that has no end."""
-        who, target = self.principal, self.target
-        return Entry(
-            id=self.id,
-            request_id=self.request_id,
-            at_us=self.at_us,
-            status="voided",
-            outcome="",
-            tenant=who.tenant,
-            key_id=who.key_id,
-            model=target.name,
-            target=target.name,
-            provider=target.provider,
-            kind=self.kind,
-            user_id=who.user_id,
-            team_id=who.team_id,
-            org_id=who.org_id,
-            price=self.price,
-        )
+# The terms that are kept: those of so many keys, targets and kinds of requests.
+TERMS_MAX = 10_000
 
 
 class Meter:
@@ -106,15 +78,17 @@ class Meter:
     # Where the time of an answer of this gateway's own models went, and what of its prompt was not computed again.
     timings: Timings | None = None
     cached_tokens = 0
-    _attempts = 1
     _hit_nano: int | None = None
     _ended = False
 
-    def __init__(self, metering: Metering, draft: Draft, reservation: Reservation | None, started_us: int) -> None:
+    def __init__(
+        self, metering: Metering, terms: Terms, begun: Entry, reservation: Reservation | None, started_us: int
+    ) -> None:
         self._metering = metering
-        self._draft = draft
-        self._price = draft.price
-        self._provider = draft.target.provider
+        self._terms = terms
+        self._begun = begun
+        # What is known of the entry by who answers.
+        self._said = terms.entry
         self._reservation = reservation
         self.grant = None if reservation is None else reservation.grant
         self._started_us = started_us
@@ -133,51 +107,41 @@ class Meter:
     def serve(self, served: Served) -> None:
         """Note which target of a route answers: it is charged at that one's price."""
         self.served = served
+        self._said = self._terms.served_by(served)
 
     def tried(self, attempts: int) -> None:
         """Note how often a route has asked its targets, none of which answered."""
-        self._attempts = attempts
-
-    def _price_at(self, served: Served | None) -> Price | None:
-        """What is charged for an answer of this target of a route."""
-        if served is None:
-            return self._price
-        return _at_factor(self._draft.target.price_at(served), self._draft.principal.price_ppm)
+        self._said = replace(self._said, attempts=attempts)
 
     def hit(self, usage: Usage, served: Served | None, percent: int, age_s: int) -> None:
         """The answer is one that was given before: it uses no tokens and costs a share of what it cost then, at the
         prices of now, whatever part of it is read."""
-        self._price = price = self._price_at(served)
+        terms = self._terms
+        price = (terms.entry if served is None else terms.served_by(served)).price
         self._hit_nano = 0 if percent == 0 else None if price is None else -(-price.cost_nano(usage) * percent // 100)
-        self.cache, self.age_s, self._provider, self._attempts = "hit", age_s, "cache", 0
+        self._said = replace(terms.entry, price=price, provider="cache", attempts=0, cache="hit")
+        self.cache, self.age_s = "hit", age_s
 
     def end(self, outcome: str, usage: Usage | None, *, estimated: bool, first_token_us: int | None = None) -> None:
         """Settle and record; `usage` None: nothing came of it and nothing is charged. Again: nothing."""
         if self._ended:
             return
         self._ended = True
-        draft, served, grant, hit = self._draft, self.served, self.grant, self.cache == "hit"
-        who, target = draft.principal, draft.target
-        price, used = self._price_at(served), usage or NO_USAGE
-        cost_nano = 0 if usage is None else self._hit_nano if hit else None if price is None else price.cost_nano(used)
-        if hit:
-            used = NO_USAGE
+        said, begun, grant, used = self._said, self._begun, self.grant, usage or NO_USAGE
+        if usage is None:
+            cost_nano: int | None = 0
+        elif self.cache == "hit":
+            cost_nano, used = self._hit_nano, NO_USAGE
+        else:
+            cost_nano = None if said.price is None else said.price.cost_nano(used)
         self.cost_nano = cost_nano
-        entry = Entry(
-            id=draft.id,
-            request_id=draft.request_id,
-            at_us=draft.at_us,
+        entry = replace(
+            said,
+            id=begun.id,
+            request_id=begun.request_id,
+            at_us=begun.at_us,
             status="voided" if usage is None else "posted",
             outcome=outcome,
-            tenant=who.tenant,
-            key_id=who.key_id,
-            model=target.name,
-            target=target.name if served is None else served.model,
-            provider=self._provider if served is None else served.provider,
-            kind=draft.kind,
-            user_id=who.user_id,
-            team_id=who.team_id,
-            org_id=who.org_id,
             prompt_tokens=used.prompt_tokens,
             completion_tokens=used.completion_tokens,
             cached_tokens=used.cached_tokens,
@@ -187,18 +151,13 @@ class Meter:
             prompt_audio_tokens=used.prompt_audio_tokens,
             completion_audio_tokens=used.completion_audio_tokens,
             estimated=estimated and usage is not None,
-            price=price,
             cost_nano=cost_nano,
             charged_nano=0 if grant is None else min(cost_nano or 0, grant.nano),
             accounts=() if grant is None else grant.durable_accounts,
             latency_us=self._metering.steady_us() - self._started_us,
             first_token_us=first_token_us,
-            cache="hit" if hit else "none",
-            attempts=self._attempts if served is None else served.attempts,
         )
-        self.durable = self._metering.record(entry)
-        if self._reservation is not None:
-            self._metering.settle(self._reservation, used.prompt_tokens + used.completion_tokens, entry, self.durable)
+        self.durable = self._metering.record(entry, self._reservation)
 
 
 class Metering:
@@ -226,34 +185,47 @@ class Metering:
         self._telemetry = telemetry
         self._now_us = now_us
         self.steady_us = steady_us
+        self._terms: OrderedDict[tuple[str, str, Kind], Terms] = OrderedDict()
 
     async def open(self, principal: Principal, target: Target, request_id: str, kind: Kind, request: Request) -> Meter:
         """Reserve the worst case of a request; raises what the client has to be told when it may not run."""
-        if self._ledger is not None and self._ledger.full:
+        ledger = self._ledger
+        if ledger is not None and ledger.full:
             raise errors.error("overloaded", "Usage cannot be recorded right now. Try again shortly.")
-        started_us = self.steady_us()
-        price = _at_factor(target.price, principal.price_ppm)
+        started_us, now_us = self.steady_us(), self._now_us()
+        place = principal.key_id, target.name, kind
+        terms = self._terms.get(place)
+        if terms is None or not terms.made_for(principal, target, now_us):
+            terms = self._agree(place, principal, target)
         identity = f"{self._process}{next(self._numbers):014x}"
-        draft = Draft(identity, request_id, self._now_us(), principal, target, kind, price)
-        reservation = await self._reserve(principal, target, identity, request, price)
-        if self._ledger is not None:
-            self._ledger.begin(identity, draft.entry)
-        return Meter(self, draft, reservation, started_us)
+        begun = replace(terms.entry, id=identity, request_id=request_id, at_us=now_us)
+        reservation = None if terms.plan is None else await self._reserve(terms, terms.plan, identity, request)
+        if ledger is not None:
+            ledger.begin(begun)
+        return Meter(self, terms, begun, reservation, started_us)
 
-    async def _reserve(
-        self, principal: Principal, target: Target, identity: str, request: Request, price: Price | None
-    ) -> Reservation | None:
-        if self._limiter is None:
-            return None
-        plan = self._limiter.plan(principal, target.parent or target.name)
-        if not plan.limited:
-            return None
+    def _agree(self, place: tuple[str, str, Kind], principal: Principal, target: Target) -> Terms:
+        """Work out the terms of a request, for later ones too."""
+        plan = None
+        if self._limiter is not None:
+            plan = self._limiter.plan(principal, target.parent or target.name)
+        terms = self._terms[place] = Terms(principal, target, place[2], plan)
+        self._terms.move_to_end(place)
+        if len(self._terms) > TERMS_MAX:
+            self._terms.popitem(last=False)
+        return terms
+
+    async def _reserve(self, terms: Terms, plan: Plan, identity: str, request: Request) -> Reservation:
+        assert self._limiter is not None
+        target, price = terms.target, terms.entry.price
         need = need_at(price, request, target.card.context_tokens)
         decision = await self._limiter.reserve(identity, plan, need, price)
+        if type(decision) is Reservation:
+            return decision
         if isinstance(decision, Refusal) and decision.kind in ("tokens", "budget") and decision.remaining > 0:
             exact = await _count(target.adapter, request)
             if exact is not None and exact < need.input_tokens:
-                need = msgspec.structs.replace(need, input_tokens=exact)
+                need = replace(need, input_tokens=exact)
                 decision = await self._limiter.reserve(identity, plan, need, price)
         if isinstance(decision, Refusal):
             if self._telemetry is not None:
@@ -261,19 +233,16 @@ class Metering:
             raise refusal_error(decision)
         return decision
 
-    def settle(self, reservation: Reservation, tokens: int, entry: Entry, durable: Durable | None) -> None:
-        assert self._limiter is not None
-        self._limiter.settle(reservation, tokens, entry.charged_nano, durable)
-
-    def record(self, entry: Entry) -> Durable | None:
-        """Give an entry to the ledger; done when it is durable."""
+    def record(self, entry: Entry, reservation: Reservation | None) -> Durable | None:
+        """Give an entry to the ledger, and what was not used back; done when the entry is durable."""
         if self._telemetry is not None:
             self._telemetry.charged(entry.model, entry.cost_nano or 0)
-        return None if self._ledger is None else self._ledger.add(entry)
-
-
-def _at_factor(price: Price | None, factor_ppm: int) -> Price | None:
-    return price if price is None or factor_ppm == MILLION else price.times(factor_ppm)
+        durable = None if self._ledger is None else self._ledger.add(entry)
+        if reservation is not None:
+            assert self._limiter is not None
+            tokens = entry.prompt_tokens + entry.completion_tokens
+            self._limiter.settle(reservation, tokens, entry.charged_nano, durable)
+        return durable
 
 
 async def durable(meter: Meter) -> None:
@@ -295,7 +264,7 @@ def need_at(price: Price | None, request: Request, context_tokens: int | None) -
     need = need_of(request, context_tokens)
     if price is None or price.plain:
         return need
-    return msgspec.structs.replace(need, kept=asks_to_keep(request), audio=has_audio(request))
+    return replace(need, kept=asks_to_keep(request), audio=has_audio(request))
 
 
 def asks_to_keep(request: Request) -> bool:

@@ -86,10 +86,9 @@ class Ledger:
         """Write what is still in memory; what the database does not take stays in the outbox."""
         await self.writer.close()
 
-    def begin(self, id: str, draft: Callable[[], Entry]) -> None:
-        """A request is under way, and will be added under the same id; a plain call. `draft` is what is known of it,
-        and only asked for where it takes long."""
-        self.writer.begin(id, draft)
+    def begin(self, entry: Entry) -> None:
+        """A request is under way, and will be added under the same id; a plain call. `entry` is what is known of it."""
+        self.writer.begin(entry)
 
     def add(self, entry: Entry) -> Durable:
         """Record an entry; a plain call."""

@@ -119,10 +119,10 @@ class Writer:
             log.warning("%d requests had no end when the gateway before this one did", len(lost))
         journal.clear()
 
-    def begin(self, id: str, draft: Callable[[], Entry]) -> None:
+    def begin(self, entry: Entry) -> None:
         """A request is under way, and will be added under the same id; a plain call."""
         if self._journal is not None:
-            self._journal.begin(id, lambda: msgspec.json.encode(draft()))
+            self._journal.begin(entry.id, entry)
 
     def add(self, entry: Entry) -> Durable:
         """Record an entry; a plain call. One that comes alone may be durable at its end."""
@@ -130,16 +130,17 @@ class Writer:
         alone = not self._pending and self._clock() >= self._next_s and not self._closing
         if alone and self._keeper.keep_at_once((entry,)):
             self._next_s = self._clock() + APART_S
-            self._reach(entry, durable)
+            self._reach([(entry, durable)])
         else:
             self._pending.append((entry, durable))
             self._more.set()
         return durable
 
-    def _reach(self, entry: Entry, durable: Durable) -> None:
+    def _reach(self, group: Sequence[tuple[Entry, Durable]]) -> None:
         if self._journal is not None:
-            self._journal.end(entry.id)
-        durable.reach()
+            self._journal.end([entry.id for entry, _ in group])
+        for _, durable in group:
+            durable.reach()
 
     @property
     def pending(self) -> int:
@@ -175,9 +176,9 @@ class Writer:
                     return
                 await asyncio.sleep(self._retry_s)
                 continue
-            for entry, durable in group:
-                assert self._pending.popleft()[0] is entry
-                self._reach(entry, durable)
+            for one in group:
+                assert self._pending.popleft() is one
+            self._reach(group)
 
 
 class DatabaseFirst:

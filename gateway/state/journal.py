@@ -11,8 +11,10 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Iterable
 from pathlib import Path
+
+import msgspec
 
 BYTES_MAX = 4 << 20
 # What begins within this time is written together. It is less than a stream takes to show its first token, as one of
@@ -31,7 +33,7 @@ class Journal:
     def __init__(self, path: Path, *, bytes_max: int = BYTES_MAX) -> None:
         self._path = path
         self._bytes_max = bytes_max
-        self._begun: dict[str, Callable[[], bytes]] = {}
+        self._begun: dict[str, object] = {}
         self._open: dict[str, bytes] = {}
         self._lines: list[bytes] = []
         self._due = False
@@ -44,19 +46,19 @@ class Journal:
         self.left = {}
         self._rewrite()
 
-    def begin(self, id: str, record: Callable[[], bytes]) -> None:
-        """Something is under way from now on. Its `record` has no line feed, and is only asked for when it is written;
-        `id` has no space."""
+    def begin(self, id: str, record: object) -> None:
+        """Something is under way from now on. Its `record` becomes JSON if it is written; `id` has no space."""
         self._begun[id] = record
         if not self._due:
             self._due = True
             asyncio.get_running_loop().call_later(FLUSH_S, self.flush)
 
-    def end(self, id: str) -> None:
-        """It has ended, and what became of it is durable, which the next process finds out too; so this is written with
-        whatever begins next."""
-        if self._begun.pop(id, None) is None and self._open.pop(id, None) is not None:
-            self._lines.append(b"-%b\n" % id.encode())
+    def end(self, ids: Iterable[str]) -> None:
+        """They have ended, and what became of them is durable, which the next process finds out too; so this is written
+        with whatever begins next."""
+        for id in ids:
+            if self._begun.pop(id, None) is None and self._open.pop(id, None) is not None:
+                self._lines.append(b"-%b\n" % id.encode())
 
     def close(self) -> None:
         self.flush()
@@ -68,7 +70,7 @@ class Journal:
         """Write what was added."""
         self._due = False
         for id, record in self._begun.items():
-            self._open[id] = data = record()
+            self._open[id] = data = msgspec.json.encode(record)
             self._lines.append(b"+%b %b\n" % (id.encode(), data))
         self._begun.clear()
         data = b"".join(self._lines)

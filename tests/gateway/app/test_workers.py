@@ -30,7 +30,7 @@ def test_and_so_is_what_ran_when_it_died(tmp_path: Path) -> None:
     async def died() -> None:
         journal = Journal(folder / JOURNAL_NAME)
         journal.clear()
-        journal.begin("id", lambda: b"a record")
+        journal.begin("id", "a record")
         journal.close()
 
     asyncio.run(died())

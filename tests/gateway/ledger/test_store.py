@@ -3,7 +3,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -256,7 +255,7 @@ def test_what_died_with_a_process_is_expired_once_unless_it_was_settled(tmp_path
             dying = Ledger(database, None, journal, retry_s=0)
             await dying.start()
             for name in ("lost", "settled", "ended"):
-                dying.begin(name, partial(entry, name, status="voided", outcome=""))
+                dying.begin(entry(name, status="voided", outcome=""))
             await asyncio.shield(dying.add(entry("ended")))
             # It was committed, and the process died before it could note that.
             await dying.commit([entry("settled")])

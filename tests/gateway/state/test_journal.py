@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from functools import partial
 from pathlib import Path
 
 from hypothesis import given, settings
@@ -18,16 +17,16 @@ def test_what_was_begun_and_not_ended_is_left_for_the_next_process(tmp_path: Pat
         journal = Journal(path)
         journal.clear()
         for id in "abc":
-            journal.begin(id, partial(b'{"of": "%b"}'.__mod__, id.encode()))
-        journal.end("b")
-        journal.end("b")
+            journal.begin(id, {"of": id})
+        journal.end(["b"])
+        journal.end(["b", "unknown"])
         journal.flush()
 
     asyncio.run(die())
     with path.open("ab") as file:
         file.write(b'+d {"of"')
     journal = Journal(path)
-    assert journal.left == {"a": b'{"of": "a"}', "c": b'{"of": "c"}'}
+    assert journal.left == {"a": b'{"of":"a"}', "c": b'{"of":"c"}'}
     journal.clear()
     assert Journal(path).left == {}
     journal.close()
@@ -39,8 +38,8 @@ def test_what_ends_before_it_is_written_leaves_no_line(tmp_path: Path) -> None:
     async def run() -> None:
         journal = Journal(path)
         journal.clear()
-        journal.begin("a", lambda: b"{}")
-        journal.end("a")
+        journal.begin("a", {})
+        journal.end(["a"])
         journal.close()
 
     asyncio.run(run())
@@ -56,10 +55,10 @@ def test_a_journal_stays_small_and_true(steps: list[tuple[int, bool]], bytes_max
         for n, begins in steps:
             if begins and n not in running:
                 running.add(n)
-                journal.begin(f"{n}", lambda: b"record")
+                journal.begin(f"{n}", "record")
             elif not begins:
                 running.discard(n)
-                journal.end(f"{n}")
+                journal.end([f"{n}"])
             journal.flush()
         assert set(Journal(path).left) == {f"{n}" for n in running}
         journal.close()
@@ -73,8 +72,8 @@ def test_a_journal_that_cannot_be_written_is_given_up(tmp_path: Path) -> None:
     async def run() -> None:
         journal = Journal(tmp_path / "missing" / "j")
         journal.clear()
-        journal.begin("a", lambda: b"{}")
-        journal.end("a")
+        journal.begin("a", {})
+        journal.end(["a"])
         journal.close()
 
     asyncio.run(run())
