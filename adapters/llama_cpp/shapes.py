@@ -19,8 +19,9 @@ class Shape(msgspec.Struct, frozen=True):
     `short_ids`: ids of tool calls are nine letters and digits (Mistral's). `no_content`: beside tool calls, content
     that is empty is None. `one_call`: a message has one tool call at most. `reasoning_key`: under which name a message
     carries what the assistant thought, empty where no name has an effect. `system_tools`: tools are read from the first
-    system message, as text (Phi's). `described`: each parameter of a tool has a description. `shows_tools` and
-    `shows_calls`: whether tools and the calls of earlier messages get into the prompt at all.
+    system message, as text (Phi's). `described`: each parameter of a tool has a description. `no_medium`: it
+    refuses to think with medium effort. `shows_tools` and `shows_calls`: whether tools and the calls of earlier
+    messages get into the prompt at all.
     """
 
     parts: bool = False
@@ -33,6 +34,7 @@ class Shape(msgspec.Struct, frozen=True):
     reasoning_key: str = ""
     system_tools: bool = False
     described: bool = False
+    no_medium: bool = False
     shows_tools: bool = False
     shows_calls: bool = False
 

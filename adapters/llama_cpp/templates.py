@@ -96,6 +96,7 @@ class ChatTemplate:
         limits with them.
         """
         given = self._tools(tools)
+        arguments = _spelt(arguments, self._shape)
         try:
             if messages and messages[-1].role == "assistant" and not messages[-1].tool_calls:
                 return self._continued(messages, given, arguments)
@@ -165,11 +166,24 @@ class ChatTemplate:
         ways = [told, replace(told, described=True), replace(told, system_tools=True)]
         shape = self._first(ways, (user,), _PROBE_TOOL.description, (_PROBE_TOOL,)) or shape
         shape = self._find_calls(shape)
+        shape = replace(shape, no_medium=self._refuses(shape, user, {"reasoning_effort": "medium"}))
         for key in _REASONING_KEYS:
             tried = replace(shape, reasoning_key=key)
             if any(self._shows(tried, thoughtful, _PROBE_THOUGHT) for thoughtful in _PROBE_REASONING):
                 return tried
         return shape
+
+    def _refuses(self, shape: Shape, message: Message, arguments: Mapping[str, str | bool | int]) -> bool:
+        """Whether the template refuses a conversation with these arguments that it takes without them."""
+        try:
+            self._apply(shape, (message,), [], arguments)
+        except _RefusalError:
+            return self._shows(shape, (message,), message.text)
+        except LimitError:
+            raise
+        except Exception:
+            return False
+        return False
 
     def _find_calls(self, shape: Shape) -> Shape:
         """How calls of earlier messages are to be given. Where content beside them may be None as well, it is if that
@@ -231,6 +245,19 @@ _PROBE_REASONING = (
     (_ASKED, replace(_CALLING, reasoning=_PROBE_THOUGHT), _TOLD),
     (_ASKED, Message("assistant", "Hello", reasoning=_PROBE_THOUGHT), _ASKED),
 )
+
+
+def _spelt(arguments: Mapping[str, str | bool | int], shape: Shape) -> Mapping[str, str | bool | int]:
+    """The switches of thinking under all the names and values that templates know them by."""
+    spelt = dict(arguments)
+    effort = spelt.get("reasoning_effort")
+    if effort == "medium" and shape.no_medium:
+        spelt["reasoning_effort"] = "high"
+    if isinstance(effort, str):
+        spelt |= {"reasoning_strength": effort, "thinking_effort": "low" if effort == "low" else "high"}
+    if "enable_thinking" in spelt:
+        spelt["thinking_mode"] = "enabled" if spelt["enable_thinking"] else "disabled"
+    return spelt
 
 
 def _refuse(message: object) -> None:

@@ -366,3 +366,21 @@ def test_tools_in_the_system_message() -> None:
     assert made.render((Message("user", "Hi"),), (tool,)) == "<|system|>" + written
     assert made.render((Message("system", "S"), Message("user", "Hi")), (tool,)) == "<|system|>S" + written
     assert made.render((Message("user", "Hi"),)) == "<|user|>Hi<|end|>"
+
+
+def test_an_effort_that_a_template_refuses_becomes_one_that_it_takes() -> None:
+    choosy = "{%- if reasoning_effort is defined and reasoning_effort not in ['high', 'low'] %}"
+    made = template(choosy + "{{ raise_exception('which?') }}{%- endif %}{{ reasoning_effort }}" + CHATML)
+    assert [made.render((USER,), (), {"reasoning_effort": one})[:4] for one in ("low", "medium")] == ["low<", "high"]
+    assert (
+        template("{{ reasoning_effort }}" + CHATML).render((USER,), (), {"reasoning_effort": "medium"})[:6] == "medium"
+    )
+
+
+def test_switches_of_thinking_by_the_names_that_families_give_them() -> None:
+    made = template("{{ thinking_mode }} {{ thinking_effort }} {{ reasoning_strength }}|" + CHATML)
+    begin = "<|im_start|>user"
+    given: dict[str, str | bool | int] = {"enable_thinking": True, "reasoning_effort": "medium"}
+    assert made.render((USER,), (), given).partition(begin)[0] == "enabled high medium|"
+    assert made.render((USER,), (), {"enable_thinking": False}).partition(begin)[0] == "disabled  |"
+    assert made.render((USER,), ()).partition(begin)[0] == "  |"
