@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from adapters.llama_cpp.formats import json_calls, literals, tagged
+from adapters.llama_cpp.formats import elements, json_calls, literals, tagged
 from adapters.llama_cpp.formats.reader import SEEK_CHARS_MAX, SPACE, MalformedError, Piece, Reader, Reading, overlap
-from adapters.llama_cpp.formats.row import ToolFormat
+from adapters.llama_cpp.formats.row import NAME, ToolFormat
 from adapters.llama_cpp.reasoning import ReasoningFormat
 from adapters.types import Tool
 
@@ -91,6 +91,8 @@ class OutputParser:
         while True:
             marker = (yield from self._opening()) if opening else None
             if marker is None:
+                if opening:
+                    yield from self._address()
                 marker = yield from self._text()
             if marker is None:
                 return
@@ -107,9 +109,25 @@ class OutputParser:
         if marker in (*row.skips, *row.opening_skips):
             reader.drop(reader.at)
             reader.gap = True
-        else:
-            yield from self._calls(row, marker)
+            return bool(row.address)
+        yield from self._calls(row, marker)
         return False
+
+    def _address(self) -> Reading[None]:
+        """Drops whom a message is addressed to, where it begins with that."""
+        reader, row = self._reader, self._format
+        before, _, after = row.address.strip().partition(NAME) if row is not None else ("", "", "")
+        while before:
+            rest = reader.buffer.lstrip(SPACE)
+            end = rest.find(after, 0, SEEK_CHARS_MAX)
+            if rest.startswith(before) and end >= 0:
+                reader.drop(len(reader.buffer) - len(rest) + end + len(after))
+                reader.gap = True
+                return
+            begun = before.startswith(rest) or (rest.startswith(before) and len(rest) < SEEK_CHARS_MAX)
+            if reader.ended or not begun:
+                return
+            yield
 
     def _opening(self) -> Reading[str | None]:
         """Which of the markers that count at the start of an answer it begins with, after spaces; it is read, and
@@ -127,10 +145,11 @@ class OutputParser:
             rest = reader.buffer[size:]
             waiting = not rest
             for one in openings:
-                if rest.startswith(one):
-                    reader.at = size + len(one)
+                bare = one.lstrip()
+                if rest.startswith(bare):
+                    reader.at = size + len(bare)
                     return one
-                waiting = waiting or one.startswith(rest)
+                waiting = waiting or bare.startswith(rest)
             if not waiting or reader.ended:
                 break
             yield
@@ -239,6 +258,8 @@ class OutputParser:
             case "tagged":
                 assert row.tags is not None
                 yield from tagged.read_tagged(self._reader, row.middle, row.middle_end, row.tags, row.end.split()[0])
+            case "elements":
+                yield from elements.read_elements(self._reader, row.middle, row.prefix)
             case "code":
                 assert row.style is not None
                 yield from literals.read_code(self._reader, row.style)
@@ -247,13 +268,14 @@ class OutputParser:
         """Skips the end markers, even cut ones, and brackets too many before them; whether another call follows."""
         reader = self._reader
         ends = row.end.split()
-        close = row.close.strip(SPACE + "]")
+        brackets = "" if row.body == "elements" else "]},;)"
+        close = row.close.strip(SPACE + brackets[:1])
         last = close or (ends[-1] if ends and not row.open else "")
         ends += [close] if close else []
         closed = False
         while True:
             reader.drop(reader.at)
-            loose = reader.buffer.lstrip(SPACE + "]},;)")
+            loose = reader.buffer.lstrip(SPACE + brackets)
             closed = closed or "]" in reader.buffer[: len(reader.buffer) - len(loose)]
             reader.drop(len(reader.buffer) - len(loose))
             found = next((end for end in ends if loose.startswith(end)), None)

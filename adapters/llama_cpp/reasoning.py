@@ -61,6 +61,16 @@ FORMATS = (
         "</think:opensource>",
         "</think:opensource>",
     ),
+    ReasoningFormat(
+        "muse",
+        (" to=self<|message|>",),
+        " to=self<|message|>",
+        "<|eom|>",
+        "<|eom|><|start|>assistant",
+        anywhere=True,
+        answer=" to=user<|message|>",
+    ),
+    ReasoningFormat("minimax-m3", ("<mm:think>",), "<mm:think>", "</mm:think>", "</mm:think>"),
     ReasoningFormat("gemma", ("<|channel>",), "<|channel>thought", "<channel|>", "<channel|>", anywhere=True),
     ReasoningFormat(
         "command", ("<|START_THINKING|>",), "<|START_THINKING|>", "<|END_THINKING|>", "<|END_THINKING|>", anywhere=True

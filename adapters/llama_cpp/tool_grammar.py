@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
 
+from adapters.llama_cpp.formats.elements import ITEM
 from adapters.llama_cpp.formats.literals import Style
-from adapters.llama_cpp.formats.row import LABEL_CHARS, NUMBER, ToolFormat
+from adapters.llama_cpp.formats.row import LABEL_CHARS, NAME, NUMBER, ToolFormat
 from adapters.llama_cpp.formats.tagged import STRING_FLAG, TEXT, Tags, kinds_of
 from adapters.llama_cpp.schema import close_objects
 from adapters.types import Tool
@@ -75,8 +77,12 @@ class _Grammar:
 
     def write(self, tools: Sequence[Tool], *, parallel: bool, start: Start, other: str) -> str:
         row = self._row
-        calls = " | ".join([self._call(tool) for tool in tools])
-        first = row.open + row.begin
+        # Where the answer may be something else, its message has been addressed before.
+        address = row.address if start == "answer" and not other else ""
+        begin = "" if address else row.begin
+        leads = [self._marker(address.replace(NAME, tool.name) + row.begin if address else "") for tool in tools]
+        calls = " | ".join([_joined(lead, self._call(tool)) for lead, tool in zip(leads, tools, strict=True)])
+        first = row.open + begin
         call = "call"
         if start == "answer":
             first = first.removeprefix(row.primed)
@@ -87,8 +93,8 @@ class _Grammar:
             # Where nothing opens the calls together, each begins with the trigger anew.
             parallel = parallel and bool(row.open)
             other = r"/([^a-zA-Z_](.|\n)*)?/" if row.anchored else ""
-        more = f"({self._marker(row.between + row.begin)} call){{0,{CALLS_MAX - 1}}}" if parallel else ""
-        if not (row.between + row.begin) and parallel:
+        more = f"({self._marker(row.between + begin)} call){{0,{CALLS_MAX - 1}}}" if parallel else ""
+        if not (row.between + begin) and parallel:
             more = f"call{{0,{CALLS_MAX - 1}}}"
         written = _joined(self._marker(first), call, more, self._marker(row.close))
         rules = [f"start: {written} | {other}" if other else f"start: {written}", f"call: {calls}", *self._rules]
@@ -107,15 +113,15 @@ class _Grammar:
     def _split(self, text: str) -> Sequence[Word]:
         return self._words(text) if text else ()
 
-    def _text_up_to(self, marker: str) -> str:
+    def _text_up_to(self, marker: str, name: str = "TEXT", text: str = r"/(.|\n)*/") -> str:
         """Any text and then `marker`. Text ends where its marker begins, whatever spaces the marker is written with."""
         bare = marker.strip()
         first, *others = self._split(bare)
         after = marker.partition(bare)[2]
         if first.token is not None:
-            return _joined(self._rule("TEXT", r"/(.|\n)*/"), self._marker(bare + after))
-        name = self._rule(f"text_{len(self._rules)}[suffix={json.dumps(first.text)}]", r"/(.|\n)*/")
-        return _joined(name, self._marker("".join(one.text for one in others) + after))
+            return _joined(self._rule(name, text), self._marker(bare + after))
+        lazy = self._rule(f"text_{len(self._rules)}[suffix={json.dumps(first.text)}]", text)
+        return _joined(lazy, self._marker("".join(one.text for one in others) + after))
 
     def _rule(self, head: str, body: str) -> str:
         """Adds a rule once; returns its name."""
@@ -127,6 +133,10 @@ class _Grammar:
 
     def _new(self, kind: str, body: str) -> str:
         return self._rule(f"{kind}_{len(self._rules)}", body or '""')
+
+    def _key(self) -> str:
+        """Any name of a parameter."""
+        return self._rule("KEY", "/[a-zA-Z_][a-zA-Z0-9_]{0,63}/")
 
     # Calls
 
@@ -144,6 +154,10 @@ class _Grammar:
                 body = _joined(self._marker(tool.name + row.middle), _json(schema), self._marker(row.end))
             case "tagged":
                 body = _joined(self._marker(tool.name + row.middle), self._tagged(schema), self._marker(row.end))
+            case "elements":
+                body = _joined(
+                    self._marker(tool.name + row.middle), self._elements(schema, schema, 0), self._marker(row.end)
+                )
             case "code":
                 assert row.style is not None
                 style = row.style
@@ -160,7 +174,7 @@ class _Grammar:
             parameter = self._new("parameter", self._parameter(json.dumps(key), schema, root))
             parameters.append(parameter if required else f"{parameter}?")
         if not parameters and root.get("additionalProperties") is not False:
-            key = self._rule("KEY", "/[a-zA-Z_][a-zA-Z0-9_]{0,63}/")
+            key = self._key()
             parameter = self._new("parameter", self._parameter(key, {}, root))
             parameters.append(f"{parameter}{{0,16}}")
         return " ".join(parameters)
@@ -192,6 +206,47 @@ class _Grammar:
             return self._text_up_to(end)
         return f"({' | '.join(json.dumps(one) for one in choices)}) {self._marker(end)}"
 
+    # Elements
+
+    def _elements(self, schema: Any, root: Mapping[str, Any], depth: int) -> str:
+        """An element for each property in the schema's order; any at all where it names none."""
+        elements = []
+        for key, one, required in _properties(schema):
+            element = self._new("element", self._element(key, one, root, depth))
+            elements.append(element if required else f"{element}?")
+        if not elements and schema.get("additionalProperties") is not False:
+            self._anything()
+            return "any_element{0,16}"
+        return " ".join(elements)
+
+    def _element(self, tag: str, schema: Any, root: Mapping[str, Any], depth: int) -> str:
+        prefix = self._row.prefix
+        begin, end = self._marker(f"{prefix}<{tag}>"), f"{prefix}</"
+        kinds = kinds_of(schema) or frozenset()
+        containers = kinds & {"array", "object"}
+        if "string" in kinds:
+            return _joined(begin, self._texts(schema, end), self._marker(f"{tag}>"))
+        if not kinds or (containers and containers != kinds) or depth >= DEPTH_MAX:
+            self._anything()
+            return f"{begin} any_content"
+        ways = [] if containers else [_json(_within(schema, root))]
+        if "array" in kinds:
+            ways.append(f"{self._new('item', self._element(ITEM, schema.get('items'), root, depth + 1))}*")
+        if "object" in kinds:
+            ways.append(self._elements(schema, root, depth + 1) or '""')
+        return f"{begin} ({' | '.join(ways)}) {self._marker(f'{end}{tag}>')}"
+
+    def _anything(self) -> None:
+        """Adds rules for an element, and for content and its end, that nothing is known of. Text begins as no tag does,
+        so that the first character tells them apart."""
+        if "any_content" in self._shared:
+            return
+        end = f"{self._row.prefix}</"
+        text = self._text_up_to(end, "LEAF", f"/[^{re.escape(end[0])}](.|\\n)*/")
+        content = f'({text} | any_element{{0,16}} {self._marker(end)}) {self._key()} ">"'
+        self._rule("any_content", content)
+        self._rule("any_element", f'{self._marker(self._row.prefix + "<")} {self._key()} ">" any_content')
+
     # Code
 
     def _members(self, schema: Any, root: Mapping[str, Any], style: Style, joint: str, depth: int) -> str:
@@ -201,7 +256,7 @@ class _Grammar:
         if not properties:
             if isinstance(schema, dict) and schema.get("additionalProperties") is False:
                 return ""
-            word = self._rule("KEY", "/[a-zA-Z_][a-zA-Z0-9_]{0,63}/")
+            word = self._key()
             key = _json({"type": "string"}) if joint != style.joint else word
             member = f'{key} "{joint}" {self._any(style)}'
             return f"({member} ({separator} {member}){{0,15}})?"
@@ -253,7 +308,7 @@ class _Grammar:
             words, comma, colon = ("true", "false", "null"), '","', '":"'
             quote = style.quotes[0]
             string = self._rule("string", _joined(self._marker(quote), self._text_up_to(quote)))
-            key = self._rule("KEY", "/[a-zA-Z_][a-zA-Z0-9_]{0,63}/")
+            key = self._key()
         number = _json({"type": "number"})
         constants = " | ".join(f'"{word}"' for word in words)
         return self._rule(

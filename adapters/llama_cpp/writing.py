@@ -8,8 +8,9 @@ from typing import Any
 
 import msgspec
 
+from adapters.llama_cpp.formats.elements import ITEM
 from adapters.llama_cpp.formats.literals import Style
-from adapters.llama_cpp.formats.row import LABEL_CHARS, NUMBER, ToolFormat
+from adapters.llama_cpp.formats.row import LABEL_CHARS, NAME, NUMBER, ToolFormat
 from adapters.llama_cpp.formats.tagged import STRING_FLAG, TYPE_FLAG, Tags, kind_of
 from adapters.types import ToolCall
 
@@ -19,7 +20,10 @@ def written(row: ToolFormat, calls: Sequence[ToolCall]) -> str:
 
     Arguments that are no JSON object are written as they are where the format has JSON, and left out elsewhere.
     """
-    texts = [row.begin + _label(row, number) + _call(row, call, number) + row.end for number, call in enumerate(calls)]
+    texts = [
+        row.address.replace(NAME, call.name) + row.begin + _label(row, number) + _call(row, call, number) + row.end
+        for number, call in enumerate(calls)
+    ]
     return (row.open + row.between.join(texts) + row.close).removeprefix(row.primed)
 
 
@@ -39,6 +43,9 @@ def _call(row: ToolFormat, call: ToolCall, number: int) -> str:
             assert row.tags is not None
             parameters = [_parameter(row.tags, key, value) for key, value in _arguments(call).items()]
             return call.name + middle + "".join(parameters)
+        case "elements":
+            elements = [_element(row.prefix, key, value) for key, value in _arguments(call).items()]
+            return call.name + middle + "".join(elements)
     assert row.style is not None
     pairs = [f"{key}{row.style.joint}{literal(value, row.style)}" for key, value in _arguments(call).items()]
     comma = ", " if row.style.escapes else ","
@@ -61,6 +68,22 @@ def _parameter(tags: Tags, key: str, value: Any) -> str:
     flag = "true" if isinstance(value, str) else "false"
     middle = tags.middle.replace(STRING_FLAG, flag).replace(TYPE_FLAG, kind_of(value))
     return tags.begin + key + middle + text + tags.end
+
+
+def _element(prefix: str, tag: str, value: Any) -> str:
+    """What elements cannot show, an empty object or array and null, is written as JSON."""
+    match value:
+        case str():
+            inner = value
+        case {}:
+            inner = "".join(_element(prefix, key, one) for key, one in value.items()) or "{}"
+        case []:
+            inner = "[]"
+        case [*items]:
+            inner = "".join(_element(prefix, ITEM, one) for one in items)
+        case _:
+            inner = _json(value)
+    return f"{prefix}<{tag}>{inner}{prefix}</{tag}>"
 
 
 def literal(value: Any, style: Style) -> str:

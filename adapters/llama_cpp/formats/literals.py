@@ -108,7 +108,7 @@ def _literal(reader: Reader, style: Style, depth: int) -> Reading[None]:
     first = yield from reader.peek()
     quote = yield from _quote(reader, style)
     if quote is not None:
-        yield from _text(reader, quote, escapes=style.escapes)
+        yield from read_text(reader, quote, escapes=style.escapes)
     elif first == "{":
         yield from _object(reader, style, depth)
     elif first in "[(":
@@ -141,7 +141,7 @@ def _object(reader: Reader, style: Style, depth: int) -> Reading[None]:
 def _quoted_key(reader: Reader, style: Style) -> Reading[bool]:
     quote = yield from _quote(reader, style)
     if quote is not None:
-        yield from _text(reader, quote, escapes=style.escapes)
+        yield from read_text(reader, quote, escapes=style.escapes)
     return quote is not None
 
 
@@ -185,7 +185,7 @@ def _word(reader: Reader, style: Style) -> Reading[str]:
     return f'"{quoted(text)}"'
 
 
-def _text(reader: Reader, quote: str, *, escapes: bool) -> Reading[None]:
+def read_text(reader: Reader, quote: str, *, escapes: bool) -> Reading[None]:
     """Gives the text up to `quote` as a JSON string, as it comes."""
     reader.argue('"')
     reader.drop(reader.at)

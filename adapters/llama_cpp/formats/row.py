@@ -10,7 +10,9 @@ from adapters.llama_cpp.formats.literals import Style
 from adapters.llama_cpp.formats.tagged import Tags
 
 NUMBER = "{n}"
-"""Stands in `middle` and `prefix` for the position of the call, counted from 0."""
+"""Stands in `middle`, and in the `prefix` of an object, for the position of the call, counted from 0."""
+NAME = "{name}"
+"""Stands in `address` for the name of the function."""
 LABEL_CHARS = 10
 """How many small letters and digits a label has."""
 
@@ -20,9 +22,10 @@ class ToolFormat(msgspec.Struct, frozen=True, kw_only=True):
     then `close`. Spaces around the markers count when a call is written, not when it is read.
 
     The call is, by `body`: an `object` with a name and arguments under the two keys; a name, `middle`, and arguments as
-    `json` or between `tags`; or `code` in a style. `middle_end` is how `middle` ends however it begins; `label_end` is
-    how a label ends that the model makes up for each call and writes before its name. A chat template that holds all
-    of `marks` and none of `unless`, or one of `also`, teaches this format.
+    `json`, between `tags`, or as `elements` with `prefix` before each tag; or `code` in a style. `middle_end` is how
+    `middle` ends however it begins. `label_end` ends a label that the model makes up and writes before the name. With
+    an `address` each message begins with whom it is for, which is not shown, and this is a call's. A chat template that
+    holds all of `marks` and none of `unless`, or one of `also`, teaches this format.
 
     `trigger` is what begins calls in a text, `triggers` are other beginnings that are understood, after which a call
     follows at once; with `anchored` these count at the start of an answer only. `primed` is how far the prompt has
@@ -33,8 +36,9 @@ class ToolFormat(msgspec.Struct, frozen=True, kw_only=True):
     marks: tuple[str, ...]
     unless: tuple[str, ...] = ()
     also: tuple[str, ...] = ()
-    body: Literal["object", "json", "tagged", "code"]
+    body: Literal["object", "json", "tagged", "elements", "code"]
     open: str = ""
+    address: str = ""
     begin: str = ""
     label_end: str = ""
     middle: str = ""

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from adapters.llama_cpp import reasoning, tools
 from adapters.llama_cpp.formats.reader import CallPiece, Piece, ReasoningPiece, TextPiece
-from adapters.llama_cpp.formats.row import ToolFormat
+from adapters.llama_cpp.formats.row import NAME, ToolFormat
 from adapters.llama_cpp.output import OutputParser
 from adapters.llama_cpp.templates import CHATML
 from adapters.llama_cpp.tools import FORMATS, GENERIC, named, sniff
@@ -99,7 +99,7 @@ def test_calls_come_back_cut_at_every_character(row: ToolFormat, calls: list[Cal
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_text_before_and_after(row: ToolFormat) -> None:
-    if row.anchored or row.primed:
+    if row.anchored or row.primed or row.address:
         pytest.skip("its calls begin an answer")
     text = f"Let me see.\n\n{written(row, [SIMPLE])}\nDone."
     for pieces in ([text], list(text)):
@@ -128,7 +128,7 @@ def test_what_is_not_a_call_stays_text(row: ToolFormat, kind: str) -> None:
     for pieces in ([text], list(text)):
         reader = parser(row)
         shown, _, calls = read(reader, pieces)
-        for skipped in row.skips:
+        for skipped in (row.address.replace(NAME, "other"), *row.skips):
             text = text.replace(skipped, "")
         assert not calls and not reader.called
         assert shown.split() == text.split()
@@ -169,6 +169,9 @@ ARGUMENTS = st.fixed_dictionaries(
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 @given(st.lists(ARGUMENTS, min_size=1, max_size=3), st.data())
 def test_whatever_is_written_is_read(row: ToolFormat, several: list[dict[str, Any]], data: st.DataObject) -> None:
+    if row.body == "elements":
+        # Inside of an object whose schema says nothing, text that looks like a number is one.
+        several = [{key: value for key, value in one.items() if key != "place"} for one in several]
     calls: list[Call] = [("get_weather", arguments) for arguments in several[: 1 if row.single else 3]]
     text = written(row, calls)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=8)))
@@ -177,7 +180,7 @@ def test_whatever_is_written_is_read(row: ToolFormat, several: list[dict[str, An
 
 
 # Recorded shapes, each as its family's documentation or template has it.
-CITY = {"city": "Paris"}
+PREFIX = "]<]minimax[>["
 SHAPES: list[tuple[str, str, str, list[Call]]] = [
     ("hermes", '<tool_call>{"name":"get_weather","arguments":{"city":"Paris"}}</tool_call>', "", [SIMPLE]),
     ("hermes", '<tool_call>\n{"arguments": {"city": "Paris"}, "name": "get_weather"}\n</tool_call>', "", [SIMPLE]),
@@ -236,6 +239,20 @@ SHAPES: list[tuple[str, str, str, list[Call]]] = [
      "</arg_key:opensource>\n<arg_value:opensource>3</arg_value:opensource>\n</tool_call:opensource>\n"
      "<tool_call:opensource>now<tool_sep:opensource>\n</tool_call:opensource>\n</tool_calls:opensource>", "",
      [("get_weather", {"days": 3}), EMPTY]),
+    ("muse", ' to=get_weather<|message|><atem:function_calls>\n<atem:invoke name="get_weather">\n<atem:parameter '
+     'name="city">Paris</atem:parameter>\n<atem:parameter name="days">3</atem:parameter>\n</atem:invoke>\n'
+     '</atem:function_calls><|eom|><|start|>assistant to=now<|message|><atem:function_calls>\n<atem:invoke name="now">'
+     "\n</atem:invoke>\n</atem:function_calls><|eot|>", "", [("get_weather", {"city": "Paris", "days": 3}), EMPTY]),
+    ("muse", " to=user<|message|>Yes.<|eom|><|start|>assistant to=now<|message|><atem:function_calls>\n<atem:invoke "
+     'name="now">\n</atem:invoke>\n</atem:function_calls>', "Yes.", [EMPTY]),
+    ("muse", "<|message|>Hello.<|eot|>", "Hello.", []),
+    ("muse", " to=someone, who is to=nobody", " to=someone, who is to=nobody", []),
+    ("minimax-m3", '</mm:think>Yes.~<tool_call>\n~<invoke name="get_weather">~<city>Paris~</city>~<tags>\n'
+     "~<item>a~</item>\n~<item>3~</item>~</tags>~<place>~<x>1.5~</x>~<ids>~<item>~<a>b~</a>~</item>~</ids>~</place>~</invoke>\n"
+     '~<invoke name="now">~</invoke>\n~</tool_call>'.replace("~", PREFIX), "Yes.",
+     [("get_weather", {"city": "Paris", "tags": ["a", "3"], "place": {"x": 1.5, "ids": [{"a": "b"}]}}), EMPTY]),
+    ("minimax-m3", '~<tool_call>~<invoke name="get_weather">~<tags>~</tags>~<place>{"a": [1]}~</place>~<days>~</days>'
+     "~</invoke>".replace("~", PREFIX), "", [("get_weather", {"tags": [], "place": {"a": [1]}, "days": None})]),
     ("solar-open", "<|content|>Yes.<|end|><|begin|>assistant<|tool_calls|><|tool_call:begin|>a1b2c3d4e5"
      '<|tool_call:name|>get_weather<|tool_call:args|>{"city": "Paris"}<|tool_call:end|>'
      "<|tool_call:begin|><|tool_call:name|>now<|tool_call:args|>{}<|tool_call:end|><|calls|>", "Yes.", [SIMPLE, EMPTY]),
@@ -288,6 +305,8 @@ THOUGHTS = [
     ("kimi-k3", "kimi-k3", "Hm, <b>.<|close|>think<|sep|><|open|>response<|sep|>Hello.", True),
     ("hy3", "hy3", "<think:opensource>Hm, <b>.</think:opensource>Hello.", False),
     ("solar", "solar-open", "<|think|>Hm, <b>.<|end|><|begin|>assistant<|content|>Hello.<|end|>", False),
+    ("muse", "muse", " to=self<|message|>Hm, <b>.<|eom|><|start|>assistant to=user<|message|>Hello.<|eot|>", False),
+    ("minimax-m3", "minimax-m3", "<mm:think>Hm, <b>.</mm:think>Hello.", False),
     ("apertus", "apertus", "<|inner_prefix|>Hm, <b>.<|inner_suffix|>Hello.", False),
     ("harmony", "harmony", "<|channel|>analysis<|message|>Hm, <b>.<|end|><|start|>assistant<|channel|>final<|message|>"
      "Hello.", False),
@@ -315,7 +334,7 @@ def test_a_call_among_thoughts_is_a_thought() -> None:
 
 @pytest.mark.parametrize("row", [row for row in ROWS if len(row.trigger) > 1], ids=lambda row: row.name)
 def test_a_call_that_no_end_of_thoughts_stands_before(row: ToolFormat) -> None:
-    if row.primed:
+    if row.primed or row.address:
         pytest.skip("its calls begin an answer")
     text = f"Hm, {row.trigger[0]}.\n\n{written(row, [SIMPLE])}"
     for pieces in ([text], list(text)):
@@ -361,6 +380,9 @@ TEMPLATES: list[tuple[str, str, str]] = [
      "{%- set b = '<tool_calls{}>'.format(HYTK) %}{%- set c = '<arg_key{}>'.format(HYTK) %}"),
     ("hy3", "hy3", "<think:opensource>{{ text }}</think:opensource><tool_call:opensource>{{ name }}"
      "<tool_sep:opensource>"),
+    ("minimax-m3", "minimax-m3", "{%- set ns_token = ']<]minimax[>[' -%}{%- set begin = '<mm:think>' -%}"),
+    ("muse", "muse", "{{- '<|start|>assistant to=self<|message|>' + message['reasoning_content'] + '<|eom|>' -}}"
+     "{{- '<atem:function_calls>\\n<atem:invoke name=' -}}"),
     ("solar-open", "solar", "{{- '<|begin|>assistant<|think|>' + message.reasoning }}"
      "{{- '<|begin|>assistant<|tool_calls|>' }}{{- '<|tool_call:begin|>' + tool_call.id "
      "+ '<|tool_call:name|>' + tool_call.function.name }}"),

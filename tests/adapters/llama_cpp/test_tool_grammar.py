@@ -69,7 +69,7 @@ def test_what_a_model_writes_is_allowed(
 def test_after_a_trigger(row: ToolFormat, tokenizer: LLTokenizer) -> None:
     if row.anchored or row.primed:
         pytest.skip("its calls begin an answer")
-    text = (row.open + row.begin).partition(row.trigger)[2] + written(row, [SIMPLE])[len(row.open + row.begin) :]
+    text = written(row, [SIMPLE]).partition(row.trigger)[2]
     assert accepts(tokenizer, grammar(row, start="trigger"), text)
 
 
@@ -117,6 +117,7 @@ KINDS: dict[str, Any] = {
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_whatever_passes_is_a_call(row: ToolFormat, seed: int, tokenizer: LLTokenizer) -> None:
     ends = [row.tags.end] if row.tags else list(row.style.quotes[:1]) if row.style and not row.style.escapes else []
+    ends += [f"{row.prefix}</", "/"] if row.body == "elements" else []
     text = walk(tokenizer, grammar(row, parallel=seed % 2 == 0), ends, seed)
     reader = parser(row)
     shown, _, calls = read(reader, [text])
