@@ -101,7 +101,7 @@ class Connection(asyncio.Protocol):
     async def run(self, request: Body, receiver: Receiver, timeouts: Timeouts) -> None:
         """Send a request and hand its response to `receiver`; whoever is cancelled here drops the connection."""
         self.answered = False
-        if not self.open:
+        if self._state == "closed" or self._transport.is_closing():
             raise BrokeOff("The connection to the upstream broke off.")
         self._receiver, self._timeouts = receiver, timeouts
         self._state, self._until_close = "head", False
@@ -153,10 +153,6 @@ class Connection(asyncio.Protocol):
     def idle_s(self) -> float:
         """When it was used last, by the loop's clock."""
         return self._last_s
-
-    @property
-    def open(self) -> bool:
-        return self._state != "closed" and not self._transport.is_closing()
 
     def close(self) -> None:
         if self._state != "closed":

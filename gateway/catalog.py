@@ -145,7 +145,7 @@ class Catalog:
     def resolve(self, principal: Principal, name: str) -> Target:
         """The target of a name or alias; what is hidden from the principal and what is not there look the same."""
         target = self._names.get(name)
-        if target is None or not _allowed(principal, target):
+        if target is None or (principal.models and not _allowed(principal, target)):
             message = f"The model '{name}' does not exist or you do not have access to it."
             raise errors.error("model_not_found", message, param="model")
         return target
@@ -177,7 +177,7 @@ class Catalog:
 
 def _allowed(principal: Principal, target: Target) -> bool:
     """Whether every list of the principal's has the target."""
-    return not principal.models or all(any(matches(target, entry) for entry in listed) for listed in principal.models)
+    return all(any(matches(target, entry) for entry in listed) for listed in principal.models)
 
 
 def matches(target: Target, entry: str) -> bool:

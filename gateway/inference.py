@@ -89,30 +89,29 @@ class Inference:
         ask, bounded, guards = await self._text(principal, request, caller, "chat")
         return await self._open(ask, partial(ask.target.adapter.chat, bounded, caller), guards, bounded.generation.n)
 
-    async def passage(self, principal: Principal, inbound: Inbound, caller: Callable[[], Caller]) -> Passage | None:
+    async def passage(self, principal: Principal, inbound: Inbound, caller: Caller) -> Passage | None:
         """The way of a request to a target that speaks its dialect, with what it may use held; None where there is no
-        such target, and the request has to be translated. `caller` is only asked for where there is."""
+        such target, and the request has to be translated."""
         target = self._catalog.resolve(principal, inbound.head.model)
         kind, relay = inbound.kind, target.relay(inbound)
         if relay is None or kind not in target.card.kinds:
             return None
-        behalf = caller()
-        guards = self._guards(principal, target, behalf)
+        guards = self._guards(principal, target, caller)
         places = None if guards is None else await readable(inbound)
         if guards is not None and places is None:
             return None
-        record = await self._admit(principal, target, behalf, kind, inbound)
+        record = await self._admit(principal, target, caller, kind, inbound)
         if guards is not None and places is not None:
             inbound = await self._looked_at(record, guards.check_said(inbound, places))
         grant = record.meter.grant
         if grant is not None and inbound.head.max_tokens is None and (grant.nano or grant.slots):
             inbound = replace(inbound, output_tokens_max=grant.output_tokens or None)
         if self._cache is not None:
-            relay = self._cache.relay(Ask(principal, target, behalf, record, inbound, inbound.output_tokens_max), relay)
+            relay = self._cache.relay(Ask(principal, target, caller, record, inbound, inbound.output_tokens_max), relay)
         if guards is not None and guards.watches and kind != "embedding":
             # What the cache keeps has been looked at by nobody, as another caller's guardrails may be others.
             relay = Watching(relay, guards)
-        return Passage(target, relay, inbound, behalf, record)
+        return Passage(target, relay, inbound, caller, record)
 
     async def complete(self, principal: Principal, request: CompletionRequest, caller: Caller) -> Stream:
         """Continue raw prompts."""

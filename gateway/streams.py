@@ -33,7 +33,10 @@ from gateway.telemetry import Telemetry
 
 
 class Record(msgspec.Struct, eq=False):
-    """Counts one request and settles its meter. It ends exactly once, by plain calls that a cancelled task can make."""
+    """Counts one request and settles its meter. It ends exactly once, by plain calls that a cancelled task can make.
+
+    `sent` is what is on its way to a place where it costs its input, whether or not anybody counts that.
+    """
 
     _model: str
     _telemetry: Telemetry
@@ -44,7 +47,7 @@ class Record(msgspec.Struct, eq=False):
     _output_s: float | None = None
     _counted: int = 0
     _prompt: Started | None = None
-    _sent: Inbound | None = None
+    sent: Inbound | None = None
     _again: bool = False
     _ended: bool = False
 
@@ -63,10 +66,6 @@ class Record(msgspec.Struct, eq=False):
                 self.meter.serve(event.served)
         elif isinstance(event, Finished):
             self.end("ok", event.usage, estimated=event.estimated)
-
-    def sent(self, inbound: Inbound) -> None:
-        """The request is on its way to a place where it costs its input, whether or not anybody counts that."""
-        self._sent = inbound
 
     def passed(self, outputs: int) -> None:
         """Tokens went to the client, at least so many."""
@@ -112,8 +111,8 @@ class Record(msgspec.Struct, eq=False):
             return
         self._ended = True
         self._telemetry.inference(self._model, outcome)
-        if self._sent is not None and (usage is None or usage.prompt_tokens <= 0):
-            self._prompt = Started(counted_tokens(self._sent.body))
+        if self.sent is not None and (usage is None or usage.prompt_tokens <= 0):
+            self._prompt = Started(counted_tokens(self.sent.body))
         prompt = self._prompt or Started(prompt_tokens=0)
         reported = usage or Usage(cached_tokens=prompt.cached_tokens)
         charged = believable(reported, prompt.prompt_tokens, self._counted)
@@ -238,7 +237,7 @@ class Passage:
     async def run(self, sink: Outlet) -> Relayed:
         """Pass it on. What it used is durable when this is done; the rest of the answer is still to be sent."""
         record = self._record
-        record.sent(self._inbound)
+        record.sent = self._inbound
         try:
             relayed = await self._relay.relay(self._inbound, self._caller, Noted(sink, record))
         except BaseException as exc:

@@ -54,7 +54,8 @@ class Addresses(msgspec.Struct, frozen=True):
         """Whether anything is to be fetched; what is not as it should be counts as that."""
         if inbound.head.plain:
             return False
-        outline = searched(inbound, ())
+        members = inbound.head.members
+        outline = inbound.body if members is None else members.outline
         try:
             return (self.sign in outline or _escaped(outline)) and any(True for _ in self.found(outline))
         except (msgspec.DecodeError, RecursionError):

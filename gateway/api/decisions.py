@@ -49,7 +49,7 @@ def _shown(attempt: Attempt) -> dict[str, object]:
     shown: dict[str, object] = {
         "target": attempt.target,
         "outcome": attempt.outcome,
-        "waited_ms": attempt.waited_ms,
-        "took_ms": attempt.took_ms,
+        "waited_ms": round(attempt.waited_s * 1000, 3),
+        "took_ms": round(attempt.took_s * 1000, 3),
     }
     return shown if attempt.cost_nano is None else shown | {"cost_usd_max": usd(attempt.cost_nano)}

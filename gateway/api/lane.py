@@ -96,7 +96,8 @@ class Exchange(RequestResponseCycle):
     """
 
     # What most requests leave as it is. What else uvicorn's cycle has is made when a request becomes usual.
-    usual = False
+    usual = disconnected = response_started = response_complete = False
+    task: asyncio.Task[Any] | None = None
     _scope: Scope | None = None
     _wanted = False
     _left = False
@@ -125,8 +126,6 @@ class Exchange(RequestResponseCycle):
         self.flow = connection.flow
         self.default_headers = default_headers
         self.keep_alive = keep_alive
-        self.disconnected = self.response_started = self.response_complete = False
-        self.task: asyncio.Task[Any] | None = None
         self.waiting_for_100_continue = expects
         self._lane = lane
         self._connection = connection
@@ -258,7 +257,11 @@ class Exchange(RequestResponseCycle):
             status, failure = self._fail(errors.from_exception(exc, request_id), request_id)
         finally:
             self._connection.exchange = self.task = None
-        self._note(status, failure, time.perf_counter() - started, log, request_id)
+        duration_s = time.perf_counter() - started
+        if failure is None:
+            self._lane.edge.count(self.heading.path, "POST", self.heading.path, status, duration_s, log, request_id)
+        else:
+            self._note_failure(status, failure, duration_s, log, request_id)
         return True
 
     async def _answer(self, request_id: str, log: Fields) -> bool:
@@ -343,12 +346,14 @@ class Exchange(RequestResponseCycle):
         """What the gateway says of a request, as lines."""
         passage, request_id = self._passage, self._request_id
         dialect = PATHS[self.heading.path]
-        changing = "".join([f"{name}: {value}\r\n" for name, value in changing_headers(passage, dialect).items()])
         if self.heading.anthropic:
-            own = f"request-id: {request_id}\r\n"
+            text = f"request-id: {request_id}\r\nx-request-id: {request_id}\r\n"
         else:
-            own = f"openai-processing-ms: {int((time.perf_counter() - self._arrived_s) * 1000)}\r\n"
-        return self._lane.said(passage, dialect) + f"{changing}{own}x-request-id: {request_id}\r\n".encode()
+            ms = int((time.perf_counter() - self._arrived_s) * 1000)
+            text = f"openai-processing-ms: {ms}\r\nx-request-id: {request_id}\r\n"
+        for name, value in changing_headers(passage, dialect).items():
+            text = f"{name}: {value}\r\n{text}"
+        return self._lane.said(passage, dialect) + text.encode()
 
     def _fail(self, error: GatewayError, request_id: str) -> tuple[int, str]:
         """The error as a status while there is none yet, else as the last event."""
@@ -379,12 +384,8 @@ class Exchange(RequestResponseCycle):
             self.transport.close()
         self._connection.on_response_complete()
 
-    def _note(self, status: int, failure: str | None, duration_s: float, log: Fields, request_id: str) -> None:
-        heading = self.heading
-        if failure is None:
-            self._lane.edge.count(heading.path, "POST", heading.path, status, duration_s, log, request_id)
-            return
-        scope = self.scope
+    def _note_failure(self, status: int, failure: str, duration_s: float, log: Fields, request_id: str) -> None:
+        scope, heading = self.scope, self.heading
         scope["client"] = self._lane.edge.client(self._connection.client, heading.headers)
         scope["route_path"] = heading.path
         scope["state"] |= {"request_id": request_id, "log": log, **self._state}

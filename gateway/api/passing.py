@@ -71,9 +71,8 @@ class Passer:
             return None
         if PASSING[dialect].inside(inbound):
             return None
-        passage = await self._inference.passage(
-            principal, inbound, lambda: caller_with(principal, request_id, headers, inbound.head.session_key)
-        )
+        caller = caller_with(principal, request_id, headers, head.session_key)
+        passage = await self._inference.passage(principal, inbound, caller)
         return None if passage is None else (passage, inbound)
 
     def wrap(self, endpoints: Iterable[Endpoint]) -> tuple[Endpoint, ...]:
@@ -134,12 +133,13 @@ def fixed_headers(passage: Passage, dialect: DialectName = "openai_chat") -> dic
 def changing_headers(passage: Passage, dialect: DialectName = "openai_chat") -> dict[str, str]:
     """Those made of numbers that are others in each answer."""
     meter = passage.meter
-    headers = rate_headers(*meter.rooms)
+    headers = {} if meter.grant is None else rate_headers(*meter.rooms)
     if dialect == "anthropic_messages":
         headers |= room_headers(meter)
     if meter.timings is not None:
         headers |= timing_headers(meter.timings, meter.cached_tokens)
-    return headers | cost_headers(meter)
+    headers |= cost_headers(meter)
+    return headers
 
 
 def usage_fields(relayed: Relayed) -> dict[str, int]:

@@ -43,6 +43,8 @@ def usd(nano: int) -> str:
     """Nano-USD as exact decimal dollars, `0.0000125`."""
     if nano == 0:
         return "0.0"
+    if 0 < nano < 10**9:
+        return "0." + f"{nano:09d}".rstrip("0")
     sign = "-" if nano < 0 else ""
     whole, fraction = divmod(abs(nano), 10**9)
     digits = f"{fraction:09d}".rstrip("0")

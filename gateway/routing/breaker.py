@@ -53,9 +53,11 @@ class Breaker:
 
     def try_enter(self, now_s: float) -> bool:
         """Let a request in, or not."""
+        if self._until_s is None:
+            return True
         if not self.admits(now_s):
             return False
-        self._trial = self._until_s is not None
+        self._trial = True
         return True
 
     def succeeded(self, now_s: float) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -12,15 +12,15 @@ from gateway.config_providers import Policy
 DECISIONS_MAX = 10_000
 
 
-class Attempt(msgspec.Struct, frozen=True):
-    """One try. `outcome` is `ok`, an error's code, or `outrun` where another target was quicker; `waited_ms` is the
-    pause before it, `took_ms` how long it took until its first event or its failure. `cost_nano` is what one may have
+class Attempt(msgspec.Struct, frozen=True, gc=False):
+    """One try. `outcome` is `ok`, an error's code, or `outrun` where another target was quicker; `waited_s` is the
+    pause before it, `took_s` how long it took until its first event or its failure. `cost_nano` is what one may have
     cost at most that was given up, of which nobody says what it did cost."""
 
     target: str
     outcome: str
-    waited_ms: float
-    took_ms: float
+    waited_s: float
+    took_s: float
     cost_nano: int | None = None
 
 
@@ -31,7 +31,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     tenant: str
     route: str
     policy: Policy
-    attempts: tuple[Attempt, ...]
+    attempts: Sequence[Attempt]
     passed_over: Mapping[str, str]
 
 
@@ -39,15 +39,12 @@ class Decisions:
     """The decisions of this process by request, the oldest forgotten first."""
 
     def __init__(self, count_max: int = DECISIONS_MAX) -> None:
-        self._count_max = count_max
-        self._decisions: OrderedDict[str, Decision] = OrderedDict()
-
-    def add(self, decision: Decision) -> None:
-        self._decisions[decision.request_id] = decision
-        if len(self._decisions) > self._count_max:
-            self._decisions.popitem(last=False)
+        self._decisions: deque[Decision] = deque(maxlen=count_max)
+        self.add = self._decisions.append
 
     def find(self, request_id: str, tenant: str | None) -> Decision | None:
         """The decision about a request of a tenant, or (None) of anybody."""
-        found = self._decisions.get(request_id)
-        return found if found is not None and tenant in (None, found.tenant) else None
+        return next(
+            (one for one in reversed(self._decisions) if one.request_id == request_id and tenant in (None, one.tenant)),
+            None,
+        )

@@ -64,7 +64,6 @@ from gateway.routing.verdict import most_helpful
 
 Unary = TypeVar("Unary", Embeddings, Ranking)
 T = TypeVar("T")
-NOBODY: Mapping[str, str] = {}
 
 
 class RouterStatus(msgspec.Struct, frozen=True):
@@ -290,8 +289,8 @@ class Router:
                     tenant=trip.caller.tenant,
                     route=self.name,
                     policy=self.settings.policy,
-                    attempts=tuple(trip.attempts),
-                    passed_over=trip.passed_over or NOBODY,
+                    attempts=trip.attempts,
+                    passed_over=trip.passed_over,
                 )
             )
 
@@ -370,10 +369,12 @@ class Router:
         if (
             (only := self._only) is not None
             and not trip.tries
-            and self._refusal(kind, trip, only) is None
+            and (type(trip.request) is Inbound or self._refusal(kind, trip, only) is None)
             and self.standings[only.identity].try_enter(now_s)
         ):
-            return only  # There is nothing to choose, and taking turns with oneself changes nothing.
+            # There is nothing to choose, and taking turns with oneself changes nothing. What is passed on was looked at
+            # before, and what is wrong with it is for its target to say.
+            return only
         while trip.group < len(self.groups):
             if trip.pause_s and trip.last is not None:
                 again = [one for one in self.groups[trip.group] if trip.failed.get(one.identity) is trip.last]
@@ -407,7 +408,7 @@ class Router:
         if isinstance(request, Inbound):
             relay = target.relay
             if self._only is not None or (relay is not None and relay.takes(request)):
-                return None  # It was looked at before, and what is wrong with it is for its target to say.
+                return None
             try:
                 request = trip.translation(self._translator).request
             except InvalidRequest as problem:

@@ -82,8 +82,7 @@ class Trip(msgspec.Struct, eq=False):
 
     def note(self, target: Target, outcome: str, took_s: float, cost_nano: int | None = None) -> None:
         """How a try ended."""
-        took_us, waited_us = int(took_s * 1e6), int(self.pause_s * 1e6)
-        self.attempts.append(Attempt(target.identity, outcome, waited_us / 1000, took_us / 1000, cost_nano))
+        self.attempts.append(Attempt(target.identity, outcome, self.pause_s, took_s, cost_nano))
 
 
 class Watched:

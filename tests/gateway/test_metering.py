@@ -340,7 +340,7 @@ def passed(
     async def scenario() -> None:
         bench.inference._catalog = Catalog([Target("m", adapter, price=PRICE)])
         inbound = Inbound("openai_chat", BODY, Head("m", max_tokens=max_tokens))
-        passage = await bench.inference.passage(bench.principal, inbound, lambda: CALLER)
+        passage = await bench.inference.passage(bench.principal, inbound, CALLER)
         assert passage is not None
         running = asyncio.ensure_future(passage.run(Nowhere()))
         await asyncio.sleep(0)

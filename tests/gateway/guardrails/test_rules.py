@@ -279,7 +279,7 @@ def test_nothing_is_passed_on_unseen(principal: Principal, always: bool, passed:
     inference = Inference(Catalog([target]), bench.telemetry, guardrails=bench.guardrails)
 
     def passage(body: bytes) -> Passage | None:
-        return asyncio.run(inference.passage(principal, Inbound("openai_chat", body, Head("m")), lambda: CALLER))
+        return asyncio.run(inference.passage(principal, Inbound("openai_chat", body, Head("m")), CALLER))
 
     assert passage(b'{"unknown": "fine"}') is not None
     assert (passage(rb'{"unknown": "\ud800"}') is not None) == passed
