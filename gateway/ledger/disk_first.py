@@ -127,6 +127,8 @@ class DiskFirst:
         self._outbox.close()
 
     async def _follow(self) -> None:
+        # Beside whoever starts: what comes first is to find a segment as quick as all later ones.
+        await asyncio.to_thread(self._outbox.prepare)
         while self._kept > self._followed or not self._closing:
             if self._kept == self._followed:
                 self._more.clear()

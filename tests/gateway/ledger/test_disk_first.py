@@ -239,18 +239,31 @@ def test_what_comes_during_a_commit_waits_for_more(tmp_path: Path, monkeypatch: 
     assert asyncio.run(run()) == ([4], [4, 1])
 
 
-def test_the_next_segment_is_prepared_in_time(tmp_path: Path) -> None:
-    async def scenario(ledger: Ledger, database: Flaky) -> None:
-        spare, numbers = tmp_path / "outbox" / "spare", iter(range(200))
-        while not spare.exists():
-            await ledger.add(entry(f"{next(numbers)}"))
-            await ledger.keeper.caught_up()
-        assert len(files(tmp_path)) == 1
-        for number in numbers:
-            await ledger.add(entry(f"{number}"))
-        assert len(await all_entries(ledger)) == 200
+def test_every_segment_is_prepared_in_time(tmp_path: Path) -> None:
+    async def run() -> None:
+        loop, prepared = asyncio.get_running_loop(), asyncio.Event()
 
-    with_ledger(tmp_path, scenario, segment_bytes_max=20_000)
+        class Noting(Outbox):
+            def prepare(self) -> None:
+                super().prepare()
+                loop.call_soon_threadsafe(prepared.set)
+
+        async def commit(entries: Sequence[Entry]) -> None: ...
+
+        keeper = DiskFirst(commit, Noting(tmp_path / "outbox", segment_bytes_max=20_000), 0)
+        await keeper.start()
+        await prepared.wait()
+        prepared.clear()
+        spare = (tmp_path / "outbox/spare").stat().st_ino
+        while not prepared.is_set():
+            await keeper.keep([entry("a")])
+            await keeper.caught_up()
+        # What was prepared at the start is the first segment, and the next one is there before that is full.
+        (first,) = files(tmp_path)
+        assert (tmp_path / "outbox" / first).stat().st_ino == spare
+        await keeper.close()
+
+    asyncio.run(run())
 
 
 def test_everything_can_be_asked_for(tmp_path: Path) -> None:
