@@ -270,10 +270,14 @@ class SharedCounters:
 
     async def _watch(self) -> None:
         while True:
-            self._notice()
-            await self._warn()
-            await self._renew()
-            await self._say()
+            try:
+                self._notice()
+                await self._warn()
+                await self._renew()
+                await self._say()
+            except Exception:
+                # Neither may a bug of ours end this: what requests hold would run out while they run.
+                log.exception("what requests of this replica hold could not be looked after; it will be tried again")
             await asyncio.sleep(WATCH_S)
 
     async def _warn(self) -> None:
