@@ -68,7 +68,7 @@ def need(header: gguf.GGUF, settings: EngineSettings) -> Need:
     generates = "chat" in facts.kinds
     slots = settings.parallel + KEPT_SLOTS + 1
     batch_tokens = max(settings.chunk_tokens, slots) if generates else facts.context_tokens
-    cell_bytes = _cell_bytes(header)
+    cell_bytes = _cell_bytes(header, settings)
     cells = _cells(settings, facts.context_tokens, cell_bytes) if generates else 0
     files = header.size_bytes + sum(map(_file_bytes, (settings.mmproj, *(lora.path for lora in settings.loras))))
     kv_share = Q8_0_SHARE if settings.kv_type == "q8_0" else 1.0
@@ -90,21 +90,22 @@ def _cells(settings: EngineSettings, context_tokens: int, cell_bytes: int) -> in
     return -(-cells // 256) * 256
 
 
-def _cell_bytes(header: gguf.GGUF) -> int:
-    """One F16 cell of the KV cache over all layers that attend."""
+def _cell_bytes(header: gguf.GGUF, settings: EngineSettings) -> int:
+    """One F16 cell of the KV cache over all layers that attend. Without flash attention the values of each have as much
+    room as those of the widest."""
     heads = max(_number(header, "attention.head_count", 1), 1)
     size = (header.embedding_length or 0) // heads
     key = _number(header, "attention.key_length", size)
     value = _number(header, "attention.value_length", size)
     kv_heads = header.metadata.get(f"{header.architecture}.attention.head_count_kv")
     if isinstance(kv_heads, gguf.Array):
-        layers_heads = int(sum(kv_heads.items))
+        layers = [int(number) for number in kv_heads.items if number]
+    elif f"{header.architecture}.ssm.state_size" in header.metadata:
+        layers = []  # Recurrent layers have a state of a fixed size instead.
     else:
-        layers_heads = (header.block_count or 0) * (kv_heads if isinstance(kv_heads, int) else heads)
-    if f"{header.architecture}.ssm.state_size" in header.metadata and not isinstance(kv_heads, gguf.Array):
-        # Recurrent layers have a state of a fixed size instead.
-        layers_heads = 0
-    return 2 * layers_heads * (key + value)
+        layers = (header.block_count or 0) * [kv_heads if isinstance(kv_heads, int) else heads]
+    values = len(layers) * max(layers, default=0) if settings.flash_attention == "off" else sum(layers)
+    return 2 * (sum(layers) * key + values * value)
 
 
 def _repacked_bytes(header: gguf.GGUF) -> int:

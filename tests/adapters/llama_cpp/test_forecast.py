@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from gguf import GGMLQuantizationType
+from msgspec.structs import replace
 
-from adapters.llama_cpp import LlamaCpp, forecast
+from adapters.llama_cpp import LlamaCpp, forecast, gguf
 from adapters.llama_cpp.messages import EngineSettings, Load
 from adapters.types import Caller, CompletionRequest, EmbeddingRequest, Generation, ModelCard
 from tests.models import random_gguf, random_shapes
@@ -50,6 +52,23 @@ SHAPES: dict[str, tuple[Callable[[Path], Path], EngineSettings]] = {
     "recurrent": (random_shapes.jamba, EngineSettings(context_tokens=1024, cache_tokens=1024, threads=1)),
     "encoder": (random_gguf.bert_embedder, EngineSettings(threads=1)),
 }
+
+
+@pytest.mark.parametrize(("flash_attention", "values"), [("auto", 1 + 3), ("off", 2 * 3)])
+def test_layers_with_different_numbers_of_heads(
+    tmp_path: Path, flash_attention: Literal["auto", "off"], values: int
+) -> None:
+    header = gguf.read(random_gguf.llama_tiny(tmp_path / "m.gguf"))
+    metadata = {**header.metadata, "llama.block_count": 3, "llama.attention.head_count_kv": gguf.Array(3, (1, 0, 3))}
+    header = replace(header, metadata=metadata, block_count=3)
+
+    def kept(cells: int) -> int:
+        settings = EngineSettings(cache_tokens=cells, flash_attention=flash_attention)
+        asked = forecast.need(header, settings)
+        return asked.size_bytes - asked.later_bytes
+
+    head_bytes = 2 * (header.embedding_length or 0) // 4
+    assert kept(512) - kept(256) == 256 * head_bytes * (1 + 3 + values)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
