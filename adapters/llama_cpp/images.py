@@ -256,9 +256,9 @@ class Encoder:
 
     def want(self, image: Image) -> None:
         """Gives an image its embeddings, now or later. Asking again changes nothing."""
-        if image.parts is not None or image.failed:
-            return
         with self._lock:
+            if image.parts is not None or image.failed:
+                return
             kept = self._kept.get(image.identity)
             if kept is not None:
                 self._kept.move_to_end(image.identity)
@@ -273,8 +273,8 @@ class Encoder:
 
     def forget(self, image: Image) -> None:
         """The image is no longer needed; one that nobody else wants is not encoded."""
-        image.parts = None
         with self._lock:
+            image.parts = None
             self._wanting.get(image.identity, set()).discard(image)
 
     def _work(self, identity: bytes, data: bytes) -> None:

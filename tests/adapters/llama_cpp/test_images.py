@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import queue
 import threading
-from contextlib import nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import pytest
@@ -171,6 +172,32 @@ def test_without_a_cache_an_image_still_gets_its_embeddings() -> None:
     oven.encoder.want(image)
     oven.finish()
     assert image.parts is not None and oven.encoder.bytes == 0
+
+
+def test_an_image_whose_embeddings_have_just_come_is_not_encoded_again() -> None:
+    oven, come = Oven(bytes_max=0), list[Callable[[], None]]()
+
+    class LateLock(AbstractContextManager[None]):
+        """Somebody else has it first."""
+
+        lock = threading.Lock()
+
+        def __enter__(self) -> None:
+            if threading.current_thread() is threading.main_thread() and come:
+                come.pop()()
+            self.lock.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            self.lock.release()
+
+    oven.encoder._lock = LateLock()  # type: ignore[assignment]
+    image = Image(b"x", b"1")
+    oven.encoder.want(image)
+    come.append(oven.finish)
+    oven.encoder.want(image)
+    oven.allowed.put(None)
+    oven.encoder._thread.shutdown()
+    assert oven.encoder.encoded == 1
 
 
 def test_a_failure_is_told_to_all_who_wait(capsys: pytest.CaptureFixture[str]) -> None:
