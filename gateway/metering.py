@@ -37,8 +37,8 @@ from gateway.catalog import Price, Target
 from gateway.ledger import Durable, Entry
 from gateway.ledger.store import Ledger
 from gateway.limits.book import Refusal
-from gateway.limits.limiter import Limiter, Need, Reservation, refusal_error, steady_us, wall_us
-from gateway.limits.plans import Plan
+from gateway.limits.limiter import Limiter, Need, Reservation, steady_us, wall_us
+from gateway.limits.told import refusal_error
 from gateway.limits.windows import Room
 from gateway.telemetry import Telemetry
 from gateway.terms import Terms
@@ -199,7 +199,12 @@ class Metering:
             terms = self._agree(place, principal, target)
         identity = f"{self._process}{next(self._numbers):014x}"
         begun = replace(terms.entry, id=identity, request_id=request_id, at_us=now_us)
-        reservation = None if terms.plan is None else await self._reserve(terms, terms.plan, identity, request)
+        reservation = None
+        if terms.plan is not None and self._limiter is not None:
+            need = need_at(terms.entry.price, request, target.card.context_tokens)
+            reservation = self._limiter.reserve_now(identity, terms.plan, need, terms.entry.price, (started_us, now_us))
+            if reservation is None:
+                reservation = await self._reserve(self._limiter, terms, identity, request, need)
         if ledger is not None:
             ledger.begin(begun)
         return Meter(self, terms, begun, reservation, started_us)
@@ -215,18 +220,17 @@ class Metering:
             self._terms.popitem(last=False)
         return terms
 
-    async def _reserve(self, terms: Terms, plan: Plan, identity: str, request: Request) -> Reservation:
-        assert self._limiter is not None
-        target, price = terms.target, terms.entry.price
-        need = need_at(price, request, target.card.context_tokens)
-        decision = await self._limiter.reserve(identity, plan, need, price)
-        if type(decision) is Reservation:
-            return decision
+    async def _reserve(
+        self, limiter: Limiter, terms: Terms, identity: str, request: Request, need: Need
+    ) -> Reservation:
+        """Reserve what could not be at once; raises what is in the way."""
+        plan, price = terms.plan, terms.entry.price
+        assert plan is not None
+        decision = await limiter.reserve(identity, plan, need, price)
         if isinstance(decision, Refusal) and decision.kind in ("tokens", "budget") and decision.remaining > 0:
-            exact = await _count(target.adapter, request)
+            exact = await _count(terms.target.adapter, request)
             if exact is not None and exact < need.input_tokens:
-                need = replace(need, input_tokens=exact)
-                decision = await self._limiter.reserve(identity, plan, need, price)
+                decision = await limiter.reserve(identity, plan, replace(need, input_tokens=exact), price)
         if isinstance(decision, Refusal):
             if self._telemetry is not None:
                 self._telemetry.refused(decision.kind)
@@ -254,9 +258,8 @@ async def durable(meter: Meter) -> None:
 def forecast_nano(request: Request, price: Price, context_tokens: int | None) -> int:
     """What a request costs at most at a price, for comparison with another one."""
     need = need_at(price, request, context_tokens)
-    at = price.at(need.input_tokens)
-    input_nano = at.input_cost_nano(need.input_tokens, kept=need.kept, audio=need.audio)
-    return input_nano + need.output_tokens * at.output_unit_nano(need.choices, audio=need.audio)
+    input_nano, unit_nano = price.worst_nano(need.input_tokens, need.choices, need.kept, need.audio)
+    return input_nano + need.output_tokens * unit_nano
 
 
 def need_at(price: Price | None, request: Request, context_tokens: int | None) -> Need:

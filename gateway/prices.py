@@ -104,6 +104,14 @@ class Price(msgspec.Struct, frozen=True, omit_defaults=True, cache_hash=True):
         lines = self.at(usage.prompt_tokens).lines(usage)
         return -(-sum(tokens * nano for _, tokens, nano in lines) // MILLION)
 
+    def worst_nano(self, tokens: int, choices: int, kept: bool, audio: bool) -> tuple[int, int]:
+        """What a request costs at most for its prompt, and for one more token in each of `choices` answers."""
+        if kept or audio or self.beyond is not None:
+            at = self.at(tokens)
+            return at.input_cost_nano(tokens, kept=kept, audio=audio), at.output_unit_nano(choices, audio=audio)
+        dearest_nano = self.input_nano if self.input_nano > self.cached_nano else self.cached_nano
+        return -(-tokens * dearest_nano // MILLION), -(-choices * self.output_nano // MILLION)
+
     def input_cost_nano(self, tokens: int, *, kept: bool = False, audio: bool = False) -> int:
         """What a prompt costs at most, whatever part of it turns out to be cached, to be kept, or to be audio, where it
         asks for that or has some."""

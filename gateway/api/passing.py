@@ -33,7 +33,7 @@ from gateway.api.openai.generation import (
 )
 from gateway.auth import Principal
 from gateway.inference import Inference
-from gateway.limits.limiter import rate_headers
+from gateway.limits.told import rate_headers
 from gateway.streams import Passage
 
 PATHS: Mapping[str, DialectName] = {

@@ -17,13 +17,15 @@ from typing import Literal
 import msgspec
 from msgspec.structs import replace
 
-from gateway.limits.windows import BUSY_RETRY_US, SLOTS, Account, Room, Window
+from gateway.limits.bound import NEVER_US, Bound, Place
+from gateway.limits.windows import BUSY_RETRY_US, SLOTS, Account, Room, SavedWindow, Window, durable_account
 
 # Redis counts in doubles, which are exact up to here: nine million dollars in one account.
 NANO_MAX = 2**53 - 1
 # Periods that are over are remembered for a day, in case the clock is set back.
 KEPT_US = 86_400_000_000
-NEVER_US = 2**62
+# Limits of which the counters are known together.
+BOUND_MAX = 10_000
 
 Unit = Literal["requests", "tokens"]
 
@@ -125,16 +127,6 @@ class Refusal(msgspec.Struct, frozen=True):
     tokens_room: Room | None = None
 
 
-class SavedWindow(msgspec.Struct, frozen=True):
-    """A rate's window: what was counted in each of its slots."""
-
-    key: str
-    slot_us: int
-    ends_us: int | None
-    last: int
-    amounts: dict[int, int]
-
-
 class Missing(msgspec.Struct, frozen=True):
     """Accounts that must be `load`ed before the decision can be made."""
 
@@ -153,11 +145,6 @@ class NotHeld(Exception):
     """The hold was settled or has expired, or never was."""
 
 
-def durable_account(account: str, slot: int | None) -> str:
-    """What the ledger calls an account, or one slot of an account that has a window."""
-    return account if slot is None else f"{account}:{slot}"
-
-
 class Book:
     """All counters. Every method is one atomic step. Time never goes back: an earlier moment is the latest seen."""
 
@@ -165,9 +152,11 @@ class Book:
         self._now_us = 0
         self._wall_us = 0
         self._windows: dict[str, Window] = {}
-        self._running: dict[str, int] = {}
+        self._places: dict[str, Place] = {}
         self._accounts: dict[str, Account] = {}
-        self._holds: dict[str, Grant] = {}
+        self._holds: dict[str, tuple[Grant, Bound]] = {}
+        # By the ids of a request's rates, gates and budgets.
+        self._bound: dict[tuple[int, int, int], Bound] = {}
         # No hold ends by itself before this.
         self._expires_us = NEVER_US
 
@@ -189,47 +178,77 @@ class Book:
         if found is None or found.holders:
             return False
         del self._accounts[account]
+        self._bound.clear()
         return True
 
     def admit(self, ask: Ask) -> Grant | Refusal | Missing:
-        """Hold the worst case of a request in all its scopes, or say what is in the way and change nothing."""
+        """Hold the worst case of a request in all its scopes, or say what is in the way and change nothing.
+
+        All requests pay for this, so it is arithmetic without a call for what has room.
+        """
         if ask.id in self._holds:
             raise ValueError("a request is admitted once")
-        self._see(ask)
-        known, accounts = self._accounts, []
-        for budget in ask.budgets:
-            account = known.get(budget.account)
-            if account is None:
-                return Missing(tuple([one.account for one in ask.budgets if one.account not in known]))
-            if account.window is not None:
-                account.advance(self._wall_us)
-            accounts.append(account)
+        now_us = self._see(ask)
+        bound = self._bound.get((id(ask.rates), id(ask.gates), id(ask.budgets))) or self._bind(ask)
+        if bound is None:
+            return Missing(tuple([one.account for one in ask.budgets if one.account not in self._accounts]))
+        if now_us >= bound.turns_us:
+            bound.turn(now_us)
+        if bound.slides:
+            bound.slide(ask.wall_us)
+        output_tokens = ask.output_tokens if ask.output_tokens_min is None else self._cut(ask, ask.output_tokens_min)
+        tokens = ask.input_tokens + output_tokens * ask.choices
+        nano = ask.input_nano + output_tokens * ask.unit_nano
+        fits = True
+        for account, limit_nano in bound.accounts:
+            left_nano = limit_nano - account.spent
+            if left_nano <= 0 or left_nano - account.held < nano:
+                fits = False
+        for place, limit in bound.gates:
+            if place.running >= limit:
+                fits = False
+        for window, limit in bound.requests:
+            if window.total >= limit:
+                fits = False
+        for window, limit in bound.tokens:
+            if window.total + tokens > limit:
+                fits = False
+        if fits:
+            return self._hold(ask, bound, output_tokens, tokens, nano)
+        refusal = self._refuse(ask, self._windows_of(ask.rates), tokens, nano)
+        assert refusal is not None, "something is in the way"
+        return refusal
+
+    def _bind(self, ask: Ask) -> Bound | None:
+        """Find the counters of a request's limits, for all that have the same; None where an account is missing."""
+        if any(budget.account not in self._accounts for budget in ask.budgets):
+            return None
         windows = self._windows_of(ask.rates)
-        output_tokens, tokens, nano = self._worst_case(ask)
-        refusal = self._refuse(ask, windows, tokens, nano)
-        return refusal if refusal is not None else self._hold(ask, windows, accounts, (output_tokens, tokens, nano))
+        bound = Bound(
+            (ask.rates, ask.gates, ask.budgets),
+            [(one.account, self._accounts[one.account], one.limit_nano) for one in ask.budgets],
+            [(one.key, self._places.setdefault(one.key, Place()), one.limit) for one in ask.gates],
+            [(window, rate.limit) for rate, window in windows if rate.unit == "requests"],
+            [(rate.key, window, rate.limit) for rate, window in windows if rate.unit == "tokens"],
+        )
+        if len(self._bound) >= BOUND_MAX:
+            self._bound.clear()
+        self._bound[id(ask.rates), id(ask.gates), id(ask.budgets)] = bound
+        return bound
 
     def refusal(self, ask: Ask) -> Refusal | None:
         """What would be in the way of a request without budgets."""
         self._see(ask)
-        _, tokens, nano = self._worst_case(ask)
-        return self._refuse(ask, self._windows_of(ask.rates), tokens, nano)
+        output_tokens = ask.output_tokens if ask.output_tokens_min is None else self._cut(ask, ask.output_tokens_min)
+        tokens = ask.input_tokens + output_tokens * ask.choices
+        return self._refuse(ask, self._windows_of(ask.rates), tokens, 0)
 
-    def _see(self, ask: Ask) -> None:
+    def _see(self, ask: Ask) -> int:
+        """Now, as a request sees it."""
         if ask.now_us > self._now_us:
             self._now_us = ask.now_us
         self._wall_us = ask.wall_us
-
-    def _worst_case(self, ask: Ask) -> tuple[int, int, int]:
-        """Output tokens per choice, all tokens, and nano-USD."""
-        output_tokens = ask.output_tokens
-        if ask.output_tokens_min is not None:
-            output_tokens = min(output_tokens, max(self._affordable(ask), ask.output_tokens_min))
-        return (
-            output_tokens,
-            ask.input_tokens + output_tokens * ask.choices,
-            ask.input_nano + output_tokens * ask.unit_nano,
-        )
+        return self._now_us
 
     def count(self, ask: Ask, tokens: int) -> tuple[tuple[str, int], ...]:
         """Count in its rates a request that was let in elsewhere; the slots its tokens are in."""
@@ -271,8 +290,8 @@ class Book:
             windows.append((rate, window))
         return windows
 
-    def _affordable(self, ask: Ask) -> int:
-        """Output tokens per choice that no limit rules out for good.
+    def _cut(self, ask: Ask, output_tokens_min: int) -> int:
+        """Output tokens per choice that no limit rules out for good, but as many as it has to have.
 
         What others hold does not shorten an answer: they may give it back, so that the request had better wait.
         """
@@ -284,7 +303,7 @@ class Book:
             for budget in ask.budgets:
                 left = budget.limit_nano - self._accounts[budget.account].spent - ask.input_nano
                 fits = min(fits, left // ask.unit_nano)
-        return fits
+        return min(ask.output_tokens, max(fits, output_tokens_min))
 
     def _refuse(self, ask: Ask, windows: Windows, tokens: int, nano: int) -> Refusal | None:
         """The limit that is in the way the longest, None when all have room. A spent budget outlasts any wait."""
@@ -297,7 +316,8 @@ class Book:
                 retry_us = account.wait_us(nano, budget.limit_nano, self._wall_us)
                 worst = _longer(worst, Refusal("budget", budget.account, budget.limit_nano, max(free, 0), retry_us))
         for gate in ask.gates:
-            if self._running.get(gate.key, 0) >= gate.limit:
+            place = self._places.get(gate.key)
+            if (0 if place is None else place.running) >= gate.limit:
                 retry = BUSY_RETRY_US if gate.limit else None
                 worst = _longer(worst, Refusal("concurrency", gate.key, gate.limit, 0, retry))
         for rate, window in windows:
@@ -321,7 +341,7 @@ class Book:
         requests: Room | None = None
         tokens: Room | None = None
         for rate, window in windows:
-            room = window.room(rate.limit, self._now_us if rate.ends_us is None else self._wall_us)
+            room = window.room(rate.limit, self._now_us, self._wall_us)
             if rate.unit == "tokens":
                 if tokens is None or room.remaining < tokens.remaining:
                     tokens = room
@@ -329,22 +349,21 @@ class Book:
                 requests = room
         return requests, tokens
 
-    def _hold(self, ask: Ask, windows: Windows, accounts: list[Account], worst_case: tuple[int, int, int]) -> Grant:
-        output_tokens, tokens, nano = worst_case
-        slots, gates, names, places = [], [], [], []
-        for rate, window in windows:
-            if rate.unit == "requests":
-                window.add(1)
-            else:
-                slots.append((rate.key, window.hold(tokens)))
-        running, now_us = self._running, self._now_us
-        for gate in ask.gates:
-            key = gate.key
-            running[key] = running.get(key, 0) + 1
-            gates.append(key)
-        for budget, account in zip(ask.budgets, accounts, strict=True):
-            names.append(budget.account)
-            places.append(account.hold(nano, now_us))
+    def _hold(self, ask: Ask, bound: Bound, output_tokens: int, tokens: int, nano: int) -> Grant:
+        now_us = self._now_us
+        bound.occupy(nano, now_us)
+        requests_room = tokens_room = None
+        for window, limit in bound.requests:
+            window.total += 1
+            window.amounts[window.last] += 1
+            if requests_room is None or limit - window.total < requests_room.remaining:
+                requests_room = window.room(limit, now_us, ask.wall_us)
+        for window, limit in bound.tokens:
+            window.held = (window.held if window.held < window.total else window.total) + tokens
+            window.total += tokens
+            window.amounts[window.last] += tokens
+            if tokens_room is None or limit - window.total < tokens_room.remaining:
+                tokens_room = window.room(limit, now_us, ask.wall_us)
         # By position, which is quicker than by name, and as in the definition.
         grant = Grant(
             ask.id,
@@ -352,54 +371,48 @@ class Book:
             output_tokens,
             tokens,
             nano,
-            tuple(slots),
-            tuple(gates),
-            tuple(names),
-            tuple(places),
-            *self._rooms(windows),
+            bound.slots,
+            bound.gate_keys,
+            bound.names,
+            bound.places,
+            requests_room,
+            tokens_room,
         )
-        self._keep(grant)
+        self._keep(grant, bound)
         return grant
 
-    def _keep(self, grant: Grant) -> None:
-        self._holds[grant.id] = grant
+    def _keep(self, grant: Grant, bound: Bound) -> None:
+        self._holds[grant.id] = grant, bound
         if grant.expires_us < self._expires_us:
             self._expires_us = grant.expires_us
 
     def settle(self, identity: str, tokens: int, nano: int) -> tuple[Charged, ...]:
         """End a hold with what was really used, zero for a request that came to nothing. Raises NotHeld."""
-        grant = self._holds.pop(identity, None)
-        if grant is None:
+        held = self._holds.pop(identity, None)
+        if held is None:
             raise NotHeld(identity)
-        nano = min(nano, grant.nano)
-        surplus = grant.tokens - min(tokens, grant.tokens)
-        for key, slot in grant.slots:
-            if (window := self._windows.get(key)) is not None:
-                window.give_back(slot, grant.tokens, surplus)
-        for key in grant.gates:
-            self._leave(key)
+        grant, bound = held
+        if nano > grant.nano:
+            nano = grant.nano
+        surplus = grant.tokens - tokens if tokens < grant.tokens else 0
+        for number, (_, slot) in enumerate(grant.slots):
+            bound.tokens[number][0].give_back(slot, grant.tokens, surplus)
+        for place, _ in bound.gates:
+            place.running -= 1
         charged = []
-        for number, name in enumerate(grant.accounts):
-            account = self._accounts[name]
+        for number, (account, _) in enumerate(bound.accounts):
             account.charge(grant.nano, nano, grant.places[number])
-            charged.append(Charged(name, nano, account.spent))
+            charged.append(Charged(grant.accounts[number], nano, account.spent))
         return tuple(charged)
-
-    def _leave(self, key: str) -> None:
-        running = self._running[key] - 1
-        if running:
-            self._running[key] = running
-        else:
-            del self._running[key]
 
     def expire(self, now_us: int) -> list[Grant]:
         """End the holds whose time is over, uncharged; what they held."""
         if now_us < self._expires_us:
             return []
-        expired = [grant for grant in self._holds.values() if grant.expires_us <= now_us]
+        expired = [grant for grant, _ in self._holds.values() if grant.expires_us <= now_us]
         for grant in expired:
             self.settle(grant.id, grant.tokens, 0)
-        self._expires_us = min((grant.expires_us for grant in self._holds.values()), default=NEVER_US)
+        self._expires_us = min((grant.expires_us for grant, _ in self._holds.values()), default=NEVER_US)
         return sorted(expired, key=lambda grant: grant.expires_us)
 
     def restore(self, grant: Grant) -> None:
@@ -407,15 +420,14 @@ class Book:
         be loaded."""
         if grant.id in self._holds:
             return
-        for key in grant.gates:
-            self._running[key] = self._running.get(key, 0) + 1
-        for name, place in zip(grant.accounts, grant.places, strict=True):
-            account = self._accounts[name]
-            account.hold(grant.nano, self._now_us)
-            if account.window is not None and place is not None:
-                account.window.fill({place: 0})
-        grant = replace(grant, slots=())
-        self._keep(grant)
+        gates, budgets = tuple(Gate(key, 0) for key in grant.gates), tuple(Budget(name, 0) for name in grant.accounts)
+        bound = self._bind(Ask(grant.id, self._now_us, grant.expires_us, self._wall_us, (), gates, budgets))
+        assert bound is not None, "its accounts are loaded"
+        bound.occupy(grant.nano, self._now_us)
+        for (account, _), slot in zip(bound.accounts, grant.places, strict=True):
+            if account.window is not None and slot is not None:
+                account.window.fill({slot: 0})
+        self._keep(replace(grant, slots=()), bound)
 
     def forget(self, now_us: int, idle_us: int | None = None) -> None:
         """Drop windows that are empty and, when given, accounts that were not used for `idle_us`.
@@ -428,6 +440,10 @@ class Book:
             over = window.ends_us is not None and window.ends_us + KEPT_US <= self._wall_us
             if (over or not window.amounts) and not window.held:
                 del self._windows[key]
+        for key, place in list(self._places.items()):
+            if not place.running:
+                del self._places[key]
+        self._bound.clear()
         if idle_us is not None:
             idle = [name for name, one in self._accounts.items() if one.used_us + idle_us <= self._now_us]
             for name in idle:
@@ -444,6 +460,7 @@ class Book:
 
     def recall(self, windows: Iterable[SavedWindow]) -> None:
         """Count on from there, on the same clock; before anything was admitted."""
+        self._bound.clear()
         for one in windows:
             window = self._windows[one.key] = Window(one.slot_us * SLOTS, one.ends_us)
             window.last = one.last

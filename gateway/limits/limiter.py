@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import secrets
 import time
@@ -17,10 +16,10 @@ from gateway.auth import Principal
 from gateway.catalog import MILLION, Price
 from gateway.config_limits import LimitsConfig
 from gateway.errors import GatewayError
-from gateway.limits.book import Ask, Book, Budget, Charged, Grant, Missing, NotHeld, Refusal, durable_account
-from gateway.limits.periods import PERIOD_LETTERS
-from gateway.limits.plans import WALLET, Allowance, Plan, Plans
-from gateway.limits.windows import BUSY_RETRY_US, SLOTS, Room, slot_length_us
+from gateway.limits.book import Ask, Book, Budget, Charged, Grant, Missing, NotHeld, Refusal
+from gateway.limits.plans import PLANS_MAX, WALLET, Allowance, Plan, Plans
+from gateway.limits.told import refusal_error
+from gateway.limits.windows import BUSY_RETRY_US, SLOTS, durable_account, slot_length_us
 
 HOLD_US = 2 * 3600 * 1_000_000
 OUTPUT_TOKENS_MIN = 16
@@ -100,6 +99,10 @@ class Opening(msgspec.Struct, frozen=True):
 class Counters(Protocol):
     """Where the counters are: `Book` in this process, or a store that replicas share."""
 
+    def decide(self, ask: Ask) -> Grant | Refusal | Missing | None:
+        """The decision, where it needs no waiting; None: `admit` makes it."""
+        ...
+
     async def admit(self, ask: Ask) -> Grant | Refusal | Missing: ...
 
     async def ready(self, accounts: Sequence[str]) -> Mapping[str, int]:
@@ -153,6 +156,9 @@ class LocalCounters:
         return self.book.holds
 
     async def admit(self, ask: Ask) -> Grant | Refusal | Missing:
+        return self.decide(ask)
+
+    def decide(self, ask: Ask) -> Grant | Refusal | Missing:
         now_us = ask.now_us
         if now_us - self._swept_us >= SWEEP_US:
             self._swept_us = now_us
@@ -214,27 +220,37 @@ class Limiter:
         self._alert = alert
         self._wallet_low_nano = wallet_low_nano
         self._credits: dict[str, int] = {}
+        # Of plans with wallets, by their ids.
+        self._budgets: dict[int, tuple[Plan, tuple[Budget, ...]]] = {}
         self._reread_us: dict[str, int] = {}
 
     def plan(self, principal: Principal, model: str) -> Plan:
         """The limits that apply now."""
         return self._plans.plan(principal, model, self._now_us())
 
+    def reserve_now(
+        self, identity: str, plan: Plan, need: Need, price: Price | None, now: tuple[int, int]
+    ) -> Reservation | None:
+        """What `reserve` does, where nothing is in the way and nobody else has to be asked; None: ask that. `now` is
+        what both clocks say, first the one that is never set."""
+        if price is None and plan.money:
+            return None
+        decision = self._counters.decide(self._ask(identity, plan, need, price, *now))
+        return Reservation(decision, plan) if type(decision) is Grant else None
+
     async def reserve(self, identity: str, plan: Plan, need: Need, price: Price | None) -> Reservation | Refusal:
         """Hold the worst case; raises `model_price_unknown` where money is limited and the price is not known."""
         if plan.money and price is None:
             message = "This model has no price, and your key may only use models that have one."
             raise errors.error("model_price_unknown", message, param="model")
-        ask = self._ask(identity, plan, need, price)
+        ask = self._ask_now(identity, plan, need, price)
         decision = await self._counters.admit(ask)
-        if type(decision) is Grant:
-            return Reservation(decision, plan)
         while isinstance(decision, Missing):
             await self._load([budget for budget in ask.budgets if budget.account in decision.accounts])
-            ask = self._ask(identity, plan, need, price)
+            ask = self._ask_now(identity, plan, need, price)
             decision = await self._counters.admit(ask)
         if isinstance(decision, Refusal) and decision.key in plan.wallets and await self._credited(decision.key):
-            decision = await self._counters.admit(self._ask(identity, plan, need, price))
+            decision = await self._counters.admit(self._ask_now(identity, plan, need, price))
         if isinstance(decision, Refusal) and await self._reread(decision):
             return await self.reserve(identity, plan, need, price)
         if isinstance(decision, Refusal):
@@ -264,28 +280,41 @@ class Limiter:
                     return replace(refusal, resets_us=max(ends_us - ask.wall_us, 1))
         return refusal
 
-    def _ask(self, identity: str, plan: Plan, need: Need, price: Price | None) -> Ask:
-        now_us = self._steady_us()
-        price = price and price.at(need.input_tokens)
-        budgets = plan.budgets
-        if plan.wallets:
-            budgets += tuple(Budget(wallet, self._credits.get(wallet, 0)) for wallet in plan.wallets)
+    def _ask_now(self, identity: str, plan: Plan, need: Need, price: Price | None) -> Ask:
+        return self._ask(identity, plan, need, price, self._steady_us(), self._now_us())
+
+    def _ask(self, identity: str, plan: Plan, need: Need, price: Price | None, now_us: int, wall_us: int) -> Ask:
+        budgets = self._with_wallets(plan) if plan.wallets else plan.budgets
+        input_nano = unit_nano = 0
+        if price is not None:
+            input_nano, unit_nano = price.worst_nano(need.input_tokens, need.choices, need.kept, need.audio)
         # By position, which is quicker than by name, and as in the definition.
         return Ask(
             identity,
             now_us,
             now_us + HOLD_US,
-            self._now_us(),
+            wall_us,
             plan.rates,
             plan.gates,
             budgets,
             need.input_tokens,
-            0 if price is None else price.input_cost_nano(need.input_tokens, kept=need.kept, audio=need.audio),
+            input_nano,
             need.output_tokens,
             need.choices,
-            0 if price is None else price.output_unit_nano(need.choices, audio=need.audio),
+            unit_nano,
             OUTPUT_TOKENS_MIN if need.cuttable else None,
         )
+
+    def _with_wallets(self, plan: Plan) -> tuple[Budget, ...]:
+        """The budgets of a plan and its wallets with what they have, the same tuple for as long as that is the same."""
+        known = self._budgets.get(id(plan))
+        if known is None:
+            wallets = [Budget(wallet, self._credits.get(wallet, 0)) for wallet in plan.wallets]
+            if len(self._budgets) >= PLANS_MAX:
+                self._budgets.clear()
+            # With the plan, so that no other one has its id meanwhile.
+            known = self._budgets[id(plan)] = plan, (*plan.budgets, *wallets)
+        return known[1]
 
     async def take(self, wallet: str, nano: int, work: Callable[[], Awaitable[bool]]) -> bool:
         """Hold an amount of a wallet while `work` takes it out, so that no request spends it as well; what `work` says,
@@ -344,11 +373,13 @@ class Limiter:
         """Whether a wallet got more since it was looked at, here or by another process."""
         before = self._credits.get(wallet, 0)
         self._credit(wallet, (await self._balances((wallet,))).get(wallet, Balance()).credits_nano)
-        return self._credits[wallet] > before
+        return self._credits.get(wallet, 0) > before
 
     def _credit(self, wallet: str, credits_nano: int) -> None:
         # What went in only grows, so the larger of two readings is the later one.
-        self._credits[wallet] = max(self._credits.get(wallet, 0), credits_nano)
+        if credits_nano > self._credits.get(wallet, 0):
+            self._credits[wallet] = credits_nano
+            self._budgets.clear()
 
     async def standings(self, principal: Principal) -> list[Standing]:
         """The budgets and wallets of a principal as far as they are durable; those of models left out."""
@@ -407,68 +438,3 @@ class Limiter:
         kind: Literal["low", "paused"] = "low" if left_nano > 0 else "paused"
         id = f"{name}:{kind}:{credits_nano}"
         self._alert(Alert(id, name, name, min(percent, 100), charged.spent_nano, credits_nano, kind))
-
-
-def refusal_error(refusal: Refusal) -> GatewayError:
-    """The answer to a request that was not let in."""
-    scope = refusal.key.partition(":")[0]
-    retry_s = None if refusal.retry_us is None else refusal.retry_us / 1e6
-    headers = rate_headers(refusal.requests_room, refusal.tokens_room)
-    if refusal.kind == "budget" and retry_s is None:
-        what = "wallet has no credit left" if scope == "wallet" else f"budget of your {scope} is used up"
-        reset_s = None if refusal.resets_us is None else refusal.resets_us / 1e6
-        message = f"The {what} or too small for this request."
-        return errors.error("insufficient_quota", message, retry_after_s=reset_s, headers=headers)
-    message = _explain(refusal, scope)
-    if retry_s is not None:
-        return errors.error("rate_limit_exceeded", message, retry_after_s=retry_s, headers=headers)
-    headers["x-should-retry"] = "false"
-    refused = errors.error("rate_limit_exceeded", f"{message} This request alone is over it.", headers=headers)
-    refused.retry_after_s = None
-    return refused
-
-
-def _explain(refusal: Refusal, scope: str) -> str:
-    match refusal.kind:
-        case "budget" if refusal.retry_us != BUSY_RETRY_US:
-            return f"The budget of your {scope} is used up for now."
-        case "budget":
-            return f"What is left of the budget of your {scope} is held by requests that still run."
-        case "concurrency":
-            return f"Too many requests at the same time: the limit of your {scope} is {refusal.limit}."
-        case unit:
-            window = _window(refusal.key.rsplit(":", 1)[1])
-            limit = f"the limit of your {scope} is {refusal.limit} {window}, with {refusal.remaining} left"
-            return f"Too many {unit}: {limit}."
-
-
-def _window(name: str) -> str:
-    """The window or period at the end of a rate's key, in words."""
-    if not name.isdecimal():
-        return f"per {PERIOD_LETTERS[name[0]]}"
-    return "in one minute" if name == "60" else f"in {name} seconds"
-
-
-def rate_headers(requests: Room | None, tokens: Room | None) -> dict[str, str]:
-    """How the tightest limits stand, as OpenAI names it."""
-    headers = {}
-    if requests is not None:
-        headers["x-ratelimit-limit-requests"] = str(requests.limit)
-        headers["x-ratelimit-remaining-requests"] = str(requests.remaining)
-        headers["x-ratelimit-reset-requests"] = _duration(-(-requests.reset_us // 1000))
-    if tokens is not None:
-        headers["x-ratelimit-limit-tokens"] = str(tokens.limit)
-        headers["x-ratelimit-remaining-tokens"] = str(tokens.remaining)
-        headers["x-ratelimit-reset-tokens"] = _duration(-(-tokens.reset_us // 1000))
-    return headers
-
-
-@functools.lru_cache(maxsize=4096)
-def _duration(total_ms: int) -> str:
-    """A length of time as OpenAI writes it: `17ms`, `8.64s`, `6m0s`, `1h0m5s`. Requests of a moment have the same."""
-    if 0 < total_ms < 1000:
-        return f"{total_ms}ms"
-    minutes, ms = divmod(total_ms, 60_000)
-    seconds = f"{ms / 1000:.3f}".rstrip("0").rstrip(".") + "s"
-    hours, minutes = divmod(minutes, 60)
-    return (f"{hours}h" if hours else "") + (f"{minutes}m" if hours or minutes else "") + seconds

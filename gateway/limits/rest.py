@@ -11,7 +11,8 @@ from pathlib import Path
 
 import msgspec
 
-from gateway.limits.book import Book, SavedWindow
+from gateway.limits.book import Book
+from gateway.limits.windows import SavedWindow
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 

@@ -75,14 +75,11 @@ class Window:
             self.amounts = dict(sorted(amounts.items()))
         return last
 
-    def hold(self, amount: int) -> int:
-        """Count what may be given back; the slot it went into. What has left the window is given back no more."""
-        self.held = (self.held if self.held < self.total else self.total) + amount
-        return self.add(amount)
-
     def give_back(self, slot: int, held: int, surplus: int) -> None:
-        """End a hold, of which so much was not used."""
-        self.change(slot, -surplus)
+        """End a hold, of which so much was not used. What has left the window is given back no more."""
+        if slot in self.amounts:
+            self.amounts[slot] -= surplus
+            self.total -= surplus
         self.held = self.held - held if self.held > held else 0
 
     def change(self, slot: int, amount: int) -> None:
@@ -105,12 +102,25 @@ class Window:
                 break
         return max((leaves + SLOTS + 1) * self.slot_us - now_us, 1)
 
-    def room(self, limit: int, now_us: int) -> Room:
+    def room(self, limit: int, now_us: int, wall_us: int) -> Room:
+        """What is left of a limit: a calendar period ends by the time of day, a window by the clock that is not set."""
         total, reset_us = self.total, 0
         if total:
-            ends_us = (self.last + SLOTS + 1) * self.slot_us if self.ends_us is None else self.ends_us
-            reset_us = ends_us - now_us if ends_us > now_us else 0
+            left_us = (
+                (self.last + SLOTS + 1) * self.slot_us - now_us if self.ends_us is None else self.ends_us - wall_us
+            )
+            reset_us = left_us if left_us > 0 else 0
         return Room(limit, limit - total if limit > total else 0, reset_us)
+
+
+class SavedWindow(msgspec.Struct, frozen=True):
+    """A rate's window: what was counted in each of its slots."""
+
+    key: str
+    slot_us: int
+    ends_us: int | None
+    last: int
+    amounts: dict[int, int]
 
 
 class Account:
@@ -135,13 +145,6 @@ class Account:
             self.window.advance(wall_us)
             self.spent = self.window.total
 
-    def hold(self, nano: int, now_us: int) -> int | None:
-        """Hold an amount; the slot of the window in which it will have been spent."""
-        self.used_us = now_us
-        self.held += nano
-        self.holders += 1
-        return None if self.window is None else self.window.add(0)
-
     def charge(self, held_nano: int, nano: int, slot: int | None) -> None:
         """Turn what was held into a charge."""
         self.held -= held_nano
@@ -160,6 +163,11 @@ class Account:
         if self.window is None or max(nano, 1) > limit_nano:
             return None
         return self.window.wait_us(excess, wall_us)
+
+
+def durable_account(account: str, slot: int | None) -> str:
+    """What the ledger calls an account, or one slot of an account that has a window."""
+    return account if slot is None else f"{account}:{slot}"
 
 
 def account_and_slot(durable_account: str) -> tuple[str, int | None]:

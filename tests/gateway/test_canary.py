@@ -13,14 +13,14 @@ from gateway.limits.limiter import LocalCounters
 class Generous(LocalCounters):
     """Forgets what budgets are limited to."""
 
-    async def admit(self, ask: Ask) -> Grant | Refusal | Missing:
-        return await super().admit(replace(ask, budgets=tuple(replace(one, limit_nano=10**9) for one in ask.budgets)))
+    def decide(self, ask: Ask) -> Grant | Refusal | Missing:
+        return super().decide(replace(ask, budgets=tuple(replace(one, limit_nano=10**9) for one in ask.budgets)))
 
 
 class Broken(LocalCounters):
     """Refuses for another reason."""
 
-    async def admit(self, ask: Ask) -> Grant | Refusal | Missing:
+    def decide(self, ask: Ask) -> Grant | Refusal | Missing:
         return Refusal("concurrency", "key:canary", 1, 0, 1)
 
 

@@ -5,6 +5,7 @@ import os
 import pytest
 
 from gateway.limits.book import Book
+from gateway.limits.bound import Bound
 from gateway.limits.windows import Account, Window
 from tests.simulate.__main__ import STEPS, run_chunk
 from tests.simulate.world import Broken, Disk, World
@@ -20,7 +21,8 @@ def test_histories_hold_every_promise() -> None:
     [
         (Account, "charge", lambda self, held, nano, slot: setattr(self, "held", self.held - held)),
         (Account, "advance", lambda self, wall_us: None),
-        (Account, "hold", lambda self, nano: None),
+        (Bound, "occupy", lambda self, nano, now_us: None),
+        (Bound, "slide", lambda self, wall_us: None),
         (Window, "advance", lambda self, now_us: self.amounts.clear()),
         (Window, "change", lambda self, slot, amount: None),
         (Book, "restore", lambda self, grant: None),

@@ -19,7 +19,7 @@ from adapters.types import Caller, Event, Finished, Served, Timings, TokenCount
 from gateway.api.http import EventStreamResponse, Response, json_response, run_until_disconnect
 from gateway.auth import Principal
 from gateway.ledger.export import usd
-from gateway.limits.limiter import rate_headers
+from gateway.limits.told import rate_headers
 from gateway.metering import Meter
 from gateway.streams import Stream
 

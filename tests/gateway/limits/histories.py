@@ -18,11 +18,11 @@ from gateway.limits.book import (
     NotHeld,
     Rate,
     Refusal,
-    durable_account,
 )
 from gateway.limits.orphans import BEFORE_US, DEAD_US, Charge, Orphans
 from gateway.limits.scripts import ADMIT, LOAD, MINUTE_US, RENEW, SETTLE, TELL
 from gateway.limits.shared import _arguments, _decision, _keys, _settle_arguments
+from gateway.limits.windows import durable_account
 from gateway.state.shared import Reply, SharedState
 
 START_US = 1_700_000_000_000_000

@@ -268,3 +268,31 @@ def test_tokens_that_have_left_a_window_are_not_expected_back() -> None:
     counters.settle("done", 80, 0)
     refusal = refused(counters.admit(ask("x", 61_000_000, rates=(TPM,), input_tokens=25)))
     assert refusal.retry_us == 61_000_000, "only the second request's tokens are in the way, and nobody holds them"
+
+
+def test_what_is_known_of_limits_together_is_found_again_when_something_of_it_is_forgotten() -> None:
+    counters, gate = book(), Gate("g", 1)
+    rates, gates, budgets = (RPM,), (gate,), (BUDGET,)
+    for turn in range(3):
+        now_us = turn * 3 * MINUTE_US
+        granted(counters.admit(ask(f"{turn}", now_us, rates=rates, gates=gates, budgets=budgets, input_nano=5)))
+        assert isinstance(counters.admit(ask("x", now_us, rates=rates, gates=gates, budgets=budgets)), Refusal)
+        counters.settle(f"{turn}", 0, 5)
+        counters.forget(now_us + 2 * MINUTE_US, 0)
+        assert isinstance(counters.admit(ask("x", now_us, rates=rates, gates=gates, budgets=budgets)), Missing)
+        counters.load(BUDGET.account, 5 * turn + 5)
+    assert counters.standing(BUDGET.account) == (15, 0)
+
+
+def test_limits_share_what_they_have_in_common() -> None:
+    counters = book()
+    other = (Rate(RPM.key, "requests", 2, MINUTE_US),)
+    granted(counters.admit(ask("a", rates=(RPM,), budgets=(BUDGET,), input_nano=700)))
+    room = granted(counters.admit(ask("b", rates=other))).requests_room
+    assert room is not None and (room.limit, room.remaining) == (2, 0)
+    assert refused(counters.admit(ask("c", rates=other))).key == RPM.key
+    assert refused(counters.admit(ask("d", budgets=(BUDGET,), input_nano=301))).kind == "budget"
+    late = 62 * 1_000_000
+    for number in range(2):
+        granted(counters.admit(ask(f"late {number}", late, rates=(RPM,) if number else other)))
+    assert isinstance(counters.admit(ask("too late", late, rates=other)), Refusal)

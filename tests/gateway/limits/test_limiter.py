@@ -20,9 +20,8 @@ from gateway.limits.limiter import (
     LocalCounters,
     Need,
     Reservation,
-    rate_headers,
-    refusal_error,
 )
+from gateway.limits.told import rate_headers, refusal_error
 from gateway.limits.windows import Room
 
 PRICE = Price(1_000_000, 500_000, 2_000_000)  # 1 nano-USD for a token of input, 2 for one of output.
