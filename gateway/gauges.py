@@ -43,6 +43,9 @@ def of_models(models: Iterable[LlamaCpp | Shared]) -> Iterator[Gauge]:
         if status.busyness is not None:
             yield "gateway_kv_cells_used", labels, status.busyness.cells_used
             yield "gateway_kv_cells_max", labels, status.busyness.cells_max
+            made, right = status.busyness.guesses_made, status.busyness.guesses_right
+            yield "gateway_guesses_total", (model.name, "right"), right
+            yield "gateway_guesses_total", (model.name, "wrong"), made - right
             if status.info is not None and status.info.vision:
                 yield "gateway_images_encoded_total", labels, status.busyness.images_encoded
                 yield "gateway_images_reused_total", labels, status.busyness.images_reused

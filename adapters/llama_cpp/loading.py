@@ -33,7 +33,7 @@ from adapters.llama_cpp.memory import (
 )
 from adapters.llama_cpp.messages import EngineSettings, Load, ModelInfo
 from adapters.llama_cpp.native import TOKEN_NULL, Context, Model, NativeError, Unfit, Vocabulary, quiet
-from adapters.llama_cpp.pacing import TILE_TOKENS, Limits, Rates, block
+from adapters.llama_cpp.pacing import TILE_TOKENS, Limits, Rates, block, fours, padded, spare
 from adapters.llama_cpp.prompts import Prompts
 from adapters.llama_cpp.sampling import Recommended
 from adapters.llama_cpp.scheduler import Scheduler
@@ -44,6 +44,8 @@ EMBED_SLOTS = 64
 THREAD_BYTES_MIN = 32 << 20
 CALIBRATION_STEP_US_MAX = 150_000
 PADDED_MAX = 16
+# Guesses take 10 us for each sequence, which is a lot of a shorter step.
+GUESSED_STEP_US_MIN = 5_000
 SOFTMAX_ARCHITECTURES = ("qwen3", "qwen3vl")
 
 
@@ -317,13 +319,14 @@ def _scheduler(
     store: Store | None,
     eyes: Eyesight | None,
 ) -> Scheduler:
-    padding = _padding(context, settings, rates)
+    padding, room = _shapes(context, settings, rates)
     tiled = settings.gpu_layers == 0 and settings.flash_attention != "off"
     limits = Limits(
         parallel=settings.parallel,
         chunk_tokens=settings.chunk_tokens,
         target_gap_us=settings.target_gap_ms * 1000,
         padding=padding,
+        spare=room,
         tile=TILE_TOKENS if tiled else 1,
         block=block(context.heads, context.threads) if tiled else None,
     )
@@ -340,21 +343,20 @@ def _measure(context: Context, parallel: int) -> Rates:
     return Rates(_time(context, [prompt]) / prompt, _time(context, [1] * parallel))
 
 
-def _padding(context: Context, settings: EngineSettings, rates: Rates) -> dict[int, int]:
-    """To how many rows a decode of so many is best padded: CPU kernels work on rows in fours, so that eight can be
-    faster than seven. Measured, unless it is forced or would take too long; a tenth must be saved, since the
-    measurement is short and machines are noisy."""
-    sizes = range(3, settings.parallel + 1)
+def _shapes(context: Context, settings: EngineSettings, rates: Rates) -> tuple[dict[int, int], dict[int, int]]:
+    """To how many rows a decode of so many is best padded, and for how many guesses it has room. Measured, unless it is
+    forced or would take too long."""
     if settings.batch_padding == "on":
-        return {size: -(-size // 4) * 4 for size in sizes}
+        padding = {size: fours(size) for size in range(3, fours(settings.parallel) + 1)}
+        return padding, {size: rows - size for size, rows in padding.items()}
     slow = rates.decode_us > CALIBRATION_STEP_US_MAX
     if settings.batch_padding == "off" or settings.gpu_layers or slow or settings.parallel > PADDED_MAX:
-        return {}
+        return {}, {}
     # In rounds, as what disturbs one measurement mostly disturbs the next one too.
     rounds = [{size: _time(context, [1] * size) for size in range(3, settings.parallel + 4)} for _ in range(3)]
     spent_us = {size: min(spent[size] for spent in rounds) for size in rounds[0]}
-    best = {size: min(range(size, -(-size // 4) * 4 + 1), key=spent_us.__getitem__) for size in sizes}
-    return {size: rows for size, rows in best.items() if spent_us[rows] < 0.9 * spent_us[size]}
+    padding = padded(spent_us)
+    return padding, spare(spent_us, padding) if rates.decode_us > GUESSED_STEP_US_MIN else {}
 
 
 def _time(context: Context, runs: list[int]) -> int:

@@ -291,7 +291,8 @@ class Delta(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Busyness(msgspec.Struct, frozen=True, array_like=True):
-    """How busy the worker is after a step; of images, what happened since the load and what their cache holds."""
+    """How busy the worker is after a step; of images and guesses, what happened since the load, and what the cache of
+    images holds."""
 
     running: int
     waiting: int
@@ -302,6 +303,8 @@ class Busyness(msgspec.Struct, frozen=True, array_like=True):
     images_encoded: int = 0
     images_reused: int = 0
     image_cache_bytes: int = 0
+    guesses_made: int = 0
+    guesses_right: int = 0
 
 
 class SessionCounters(msgspec.Struct, frozen=True, kw_only=True, array_like=True):

@@ -18,12 +18,18 @@ APART_CELLS_MIN = 192
 # For how many chunks of prompts the streams of their burst wait at a time. The rows of a few streams cost nearly as
 # much as those of all: with a step of theirs after each of 16 prompts of 400 tokens, these took 4 % longer.
 BURST_CHUNKS = 2
+# The part of its guesses that has to be right for a sequence to go on guessing.
+RIGHT_MIN = 0.2
+# What a padded step may cost of one that is not: a tenth must be saved, since they are measured shortly, on machines
+# that are noisy.
+PADDED_COST_MAX = 0.9
 
 
 class Limits:
     """Fixed numbers of a scheduler: `parallel` sequences, `chunk_tokens` per step, the target gap in microseconds,
-    to how many rows a decode of so many is padded, the `tile` of tokens that is computed as fast as any part of it
-    (1: no such thing), and the `block` of tiles that is computed fastest, two of them unless it is given."""
+    to how many rows a decode of so many is padded, for how many guesses it has `spare` rows, the `tile` of tokens that
+    is computed as fast as any part of it (1: no such thing), and the `block` of tiles that is computed fastest, two of
+    them unless it is given."""
 
     def __init__(
         self,
@@ -34,11 +40,13 @@ class Limits:
         padding: Mapping[int, int],
         tile: int,
         block: int | None = None,
+        spare: Mapping[int, int] | None = None,
     ) -> None:
         self.parallel = parallel
         self.chunk_tokens = chunk_tokens
         self.target_gap_us = target_gap_us
         self.padding = padding
+        self.spare = spare or {}
         self.tile = tile
         self.block = block or 2 * tile
 
@@ -91,6 +99,29 @@ def paced(limits: Limits, room: float, decoding: int) -> int:
             total = max(total // unit, decoding // unit + 1) * unit
             break
     return min(max(total - decoding, CHUNK_TOKENS_MIN), limits.chunk_tokens - decoding)
+
+
+def fours(rows: int) -> int:
+    """The least multiple of four that holds so many rows: CPU kernels work on four at a time."""
+    return -(-rows // 4) * 4
+
+
+def padded(spent_us: Mapping[int, int]) -> dict[int, int]:
+    """To how many rows decodes of so many are best padded, going by what each took: eight can be faster than seven."""
+    sizes = [size for size in spent_us if fours(size) in spent_us]
+    best = {size: min(range(size, fours(size) + 1), key=spent_us.__getitem__) for size in sizes}
+    return {size: rows for size, rows in best.items() if spent_us[rows] < PADDED_COST_MAX * spent_us[size]}
+
+
+def spare(spent_us: Mapping[int, int], padding: Mapping[int, int]) -> dict[int, int]:
+    """How many guesses decodes of so many rows have room for: those that cost no more than they are worth at least."""
+    cost_us = {size: spent_us[padding.get(size, size)] for size in spent_us}
+
+    def pays(size: int, guesses: int) -> bool:
+        larger_us = cost_us.get(size + guesses)
+        return larger_us is not None and larger_us <= cost_us[size] * (1 + RIGHT_MIN * guesses / size)
+
+    return {size: max(some for some in range(fours(size) - size + 1) if pays(size, some)) for size in cost_us}
 
 
 def padding(limits: Limits, size: int, *, decode: bool) -> int:

@@ -15,6 +15,7 @@ from adapters.llama_cpp import checkpoints
 from adapters.llama_cpp.arrays import Float32s
 from adapters.llama_cpp.batch import Batch
 from adapters.llama_cpp.explain import explain
+from adapters.llama_cpp.guesses import Guesses
 from adapters.llama_cpp.images import position, whole
 from adapters.llama_cpp.kept import Checkpoint, Kept, common_prefix
 from adapters.llama_cpp.looking import Engine, Looking, Masks, blind, blocked
@@ -61,6 +62,8 @@ class Scheduler:
         self.rates = rates
         self._planner = Planner(limits, rates, contended)
         self._batch = Batch(limits.chunk_tokens, engine.slots)
+        # Where a sequence cannot be cut anywhere, a wrong guess could not be taken back.
+        self._guesses = Guesses(limits.spare if engine.partial_states else {})
         self._waiting: list[Sequence] = []
         self._running: list[Sequence] = []
         # The last sequence id is the scratch one that padding tokens are computed in.
@@ -103,6 +106,8 @@ class Scheduler:
             images_encoded=eyes.encoded if eyes else 0,
             images_reused=eyes.reused if eyes else 0,
             image_cache_bytes=eyes.bytes if eyes else 0,
+            guesses_made=self._guesses.made,
+            guesses_right=self._guesses.right,
         )
 
     def submit(self, sequences: list[Sequence], arrived_us: int | None = None) -> None:
@@ -374,16 +379,19 @@ class Scheduler:
     def _fill(self, plan: Plan) -> None:
         batch = self._batch
         batch.clear()
+        decode = all(count == 1 for _, count in plan)
+        self._guesses.make([one for one, _ in plan] if decode else [], self._engine.cells - self._occupied())
         for sequence, count in plan:
-            start = sequence.computed
-            complete = count == sequence.pending
-            outputs = count if sequence.scores_prompt and not sequence.decoding else int(complete)
-            batch.add(sequence.tokens[start : start + count], sequence.position, sequence.slot, outputs=outputs)
-        wanted = padding(self._limits, batch.size, decode=batch.size == len(plan))
+            tokens = sequence.tokens[sequence.computed : sequence.computed + count]
+            outputs = count if sequence.scores_prompt and not sequence.decoding else int(count == sequence.pending)
+            if (guess := self._guesses.of(sequence)) is not None:
+                tokens, outputs = np.append(tokens, np.int32(guess)), 2
+            batch.add(tokens, sequence.position, sequence.slot, outputs=outputs)
+        wanted = padding(self._limits, batch.size, decode=decode)
         self._padding_tokens = min(wanted, batch.capacity - batch.size)
         if self._padding_tokens:
             zeros = np.zeros(self._padding_tokens, np.int32)
-            batch.add(zeros, 0, self._scratch, outputs=self._padding_tokens if batch.size == len(plan) else 0)
+            batch.add(zeros, 0, self._scratch, outputs=self._padding_tokens if decode else 0)
 
     def _look(self, looking: Looking) -> None:
         """Computes a piece of the image that has waited longest; it takes as long as the prompts beside it may."""
@@ -435,6 +443,17 @@ class Scheduler:
             if sequence.pending == 0:
                 sequence.advance(rows[at], self._ceilings.get(sequence))
                 at += 1
+                if self._guesses.of(sequence) is not None:
+                    self._follow(sequence, rows[at])
+                    at += 1
+
+    def _follow(self, sequence: Sequence, row: Float32s) -> None:
+        """Goes on from a guess that was right, whose logits are `row`, and takes a wrong one back."""
+        if self._guesses.confirm(sequence):
+            sequence.computed += 1
+            sequence.advance(row)
+        else:
+            self._engine.remove(sequence.slot, sequence.computed)
 
     def _harvest(self) -> list[Delta]:
         now_us = self._clock_us()

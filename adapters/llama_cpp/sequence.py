@@ -59,7 +59,7 @@ class Sequence:
     `tokens[:length]` are known, `tokens[:computed]` of them have cells; `length - computed` is pending, and computing
     the last pending token gives the logits of the next. A decoding sequence has one pending token, or the few more
     that its grammar forced. `spans` are the images of the prompt, in order. The first `shared` cells are counted with
-    the slot `lender` that they were shared from.
+    the slot `lender` that they were shared from. `luck` is the part of the guesses that were right of late.
     """
 
     def __init__(
@@ -100,11 +100,11 @@ class Sequence:
         self.ends = pieces.end
         self.text = pieces.text
         self.cache: CacheReport | None = None
-        self.awaited_us = 0
         self.slot = -1
         self.state: State | None = None
         self.order = self.arrived_us = 0
-        self.begun_us = self.first_us = 0
+        self.awaited_us = self.begun_us = self.first_us = 0
+        self.luck = 1.0
         self.finish: FinishReason | None = None
         self.failure: str | None = None
         self.guide = guide
@@ -170,6 +170,13 @@ class Sequence:
     def tokens_left(self) -> int:
         """How many more tokens it may produce."""
         return self._max_tokens - self._produced
+
+    @property
+    def guessable(self) -> bool:
+        """Whether the next step can draw two tokens, if the first of them is known before."""
+        if self._logprobs is not None or self.spans or (self.guide is not None and self.guide.active):
+            return False
+        return self.decoding and self.pending == 1 and self.tokens_left > 1
 
     @property
     def ready(self) -> bool:
@@ -304,7 +311,8 @@ class Sequence:
         started, self._reported_start = self._reported_start, True
         tokens, self._unreported = self._unreported, 0
         thought = self._thoughts.tokens if self._thoughts is not None else 0
-        reasoning_tokens, self._thoughts_reported = thought - self._thoughts_reported, thought
+        # Of several tokens, those behind a stop string are not reported.
+        reasoning_tokens, self._thoughts_reported = min(thought - self._thoughts_reported, tokens), thought
         return Delta(
             id=self.request,
             choice=self.choice,

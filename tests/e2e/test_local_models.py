@@ -27,6 +27,7 @@ models:
   - {{name: one, path: {tiny_model}, engine: {{{engine}}}}}
   - {{name: two, path: {raw}, engine: {{{engine}}}}}
   - {{name: small-cache, path: {tiny_model}, engine: {{{engine}, kv_type: q8_0}}}}
+  - {{name: guessing, path: {tiny_model}, engine: {{{engine}, batch_padding: on}}}}
 """
     with Server(folder, config=config) as server:
         yield server
@@ -85,6 +86,16 @@ def test_a_quantised_cache_keeps_and_restores_conversations(server: Server) -> N
     cached = second["usage"]["prompt_tokens_details"]["cached_tokens"]
     assert cached >= first["usage"]["prompt_tokens"] - 1
     assert second["usage"]["completion_tokens"] == 20
+
+
+def test_streams_that_repeat_themselves_are_guessed(server: Server) -> None:
+    word = tokens(server, " the")[0]
+    body = {"model": "guessing", "prompt": "Say it", "n": 3, "max_tokens": 50, "logit_bias": {str(word): 100}}
+    answer = post(server, "/v1/completions", **body).json()
+    assert [choice["text"] for choice in answer["choices"]] == [" the" * 50] * 3
+    assert {choice["finish_reason"] for choice in answer["choices"]} == {"length"}
+    assert answer["usage"]["completion_tokens"] == 150
+    assert server.metric("gateway_guesses_total", model="guessing", outcome="right") > 20
 
 
 def test_two_models_stream_side_by_side_and_neither_starves(server: Server) -> None:

@@ -27,11 +27,14 @@ def predicted(history: list[int]) -> int:
     return 1 + zlib.crc32(np.array(history, np.int32).tobytes()) % (VOCABULARY - 1)
 
 
-def continuation(prompt: list[int], count: int) -> list[int]:
+Predict = Callable[[list[int]], int]
+
+
+def continuation(prompt: list[int], count: int, predict: Predict = predicted) -> list[int]:
     """What an engine that makes no mistake generates."""
     tokens = list(prompt)
     for _ in range(count):
-        tokens.append(predicted(tokens))
+        tokens.append(predict(tokens))
     return tokens[len(prompt) :]
 
 
@@ -42,7 +45,10 @@ class FakeEngine:
     # Images need numbers below zero.
     state_type: type[np.integer[Any]] = np.uint8
 
-    def __init__(self, *, cells: int, slots: int, outputs_max: int = 64, partial: bool = True) -> None:
+    def __init__(
+        self, *, cells: int, slots: int, outputs_max: int = 64, partial: bool = True, predict: Predict = predicted
+    ) -> None:
+        self._predict = predict
         self.partial_sequences = self.partial_states = partial
         self.copies = 0
         self.cells = cells
@@ -83,7 +89,7 @@ class FakeEngine:
             self._held[slot].append([token, self._sets.index(self.adapted)])
             assert len({cell[1] for cell in self._held[slot]}) == 1, "cells of two adapter sets in one sequence"
             if output:
-                self._rows.append(predicted([cell[0] for cell in self._held[slot]]))
+                self._rows.append(self._predict([cell[0] for cell in self._held[slot]]))
         assert len(self._rows) <= self.outputs_max
         self.computed += len(run)
         self.on_decode(len(run))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from adapters.llama_cpp.batch import Batch
+from adapters.llama_cpp.demo import MODEL_PATH
 from adapters.llama_cpp.kept import Budget
 from adapters.llama_cpp.messages import Delta
 from adapters.llama_cpp.native import Context, Model, NativeError, quiet
@@ -147,10 +148,12 @@ def test_tokens_and_text_agree(model: Model) -> None:
     assert vocabulary.piece(int(end[0])) == b"" and vocabulary.text(int(end[0])) == b"<|im_end|>"
 
 
-def scheduler(model: Model, cells: int = 2048) -> Scheduler:
+def scheduler(
+    model: Model, cells: int = 2048, *, padding: Mapping[int, int] | None = None, spare: Mapping[int, int] | None = None
+) -> Scheduler:
     ctx = context(model, cells)
     sessions = Sessions(ctx, Budget(ram_bytes=1 << 28, ttl_s=1e9), lambda: time.time_ns() // 1000)
-    limits = Limits(parallel=4, chunk_tokens=256, target_gap_us=10**6, padding={}, tile=64)
+    limits = Limits(parallel=4, chunk_tokens=256, target_gap_us=10**6, padding=padding or {}, tile=64, spare=spare)
     return Scheduler(ctx, sessions, limits, Rates(100.0, 1000.0), lambda: time.monotonic_ns() // 1000)
 
 
@@ -216,3 +219,28 @@ def test_echoed_prompts_are_scored_token_by_token(model: Model) -> None:
         assert [one.logprob for one in scores[position + 1].top] == sorted(
             (one.logprob for one in scores[position + 1].top), reverse=True
         )
+
+
+QUESTIONS = ("Count from 1 to 20.", "Tell me a short story about a dragon.", "Tell me a story about a fox.")
+
+
+def said(model: Model, spare: dict[int, int], steps: int) -> tuple[list[str], int]:
+    """What three streams say in so many steps, and how many guesses were right."""
+    engine = scheduler(model, padding={3: 4}, spare=spare)
+    for id, question in enumerate(QUESTIONS):
+        text = f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
+        prompt = model.vocabulary.tokenize(text, add_special=False, parse_special=True)
+        engine.submit([sequence(model, id, prompt, Generation(sampling=Sampling(temperature=0)), 200)])
+    deltas = [delta for _ in range(steps) for delta in engine.step()]
+    texts = ["".join(delta.text for delta in deltas if delta.id == id) for id in range(len(QUESTIONS))]
+    return texts, engine.busyness().guesses_right
+
+
+def test_with_guesses_the_same_is_said_sooner() -> None:
+    quiet()
+    model = Model(MODEL_PATH, gpu_layers=0, progress=lambda fraction: None)
+    plain, none = said(model, {}, 45)
+    guessed, right = said(model, {3: 1}, 45)
+    assert all(more.startswith(less) for more, less in zip(guessed, plain, strict=True))
+    assert sum(map(len, guessed)) > sum(map(len, plain))
+    assert right > 5 and none == 0

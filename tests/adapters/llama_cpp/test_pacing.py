@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.llama_cpp.pacing import Limits, block, ending, paced, padding, shares
+from adapters.llama_cpp.pacing import Limits, block, ending, paced, padded, padding, shares, spare
 
 
 @pytest.mark.parametrize(
@@ -84,3 +84,11 @@ def test_every_step_moves_the_oldest_by_a_quarter_or_to_its_end(pending: list[in
     after = ending(limits, pending, before)
     assert after[0] >= min(before[0], sum(before) // 4)
     assert all(now in (0, was) for now, was in zip(after[1:], before[1:], strict=True))
+
+
+def test_a_decode_is_padded_where_a_tenth_is_saved_and_has_room_for_guesses_where_they_are_worth_it() -> None:
+    spent_us = {3: 38_000, 4: 40_000, 5: 60_000, 6: 65_000, 7: 76_000, 8: 63_000, 9: 90_000, 10: 91_000}
+    padding = padded(spent_us)
+    assert padding == {7: 8}
+    # A fourth row costs a nineteenth, a guess behind three streams is worth a fifteenth.
+    assert spare(spent_us, padding) == {3: 1, 4: 0, 5: 3, 6: 2, 7: 1, 8: 0, 9: 1, 10: 0}

@@ -18,7 +18,7 @@ from adapters.llama_cpp.scheduler import Scheduler
 from adapters.llama_cpp.sequence import Sequence
 from adapters.llama_cpp.sessions import Sessions
 from adapters.types import Generation, Sampling
-from tests.adapters.llama_cpp.fake_engine import FakeEngine, FakePieces, continuation
+from tests.adapters.llama_cpp.fake_engine import FakeEngine, FakePieces, Predict, continuation, predicted
 
 GREEDY = Generation(sampling=Sampling(temperature=0))
 
@@ -38,10 +38,12 @@ class Bench:
         contended: bool = False,
         partial: bool = True,
         copy_us: int = 5000,
+        spare: int = 0,
+        predict: Predict = predicted,
     ) -> None:
         self.now_us = 0
         self._copy_us = copy_us
-        self.engine = FakeEngine(cells=cells, slots=parallel + 9, partial=partial)
+        self.engine = FakeEngine(cells=cells, slots=parallel + 9, partial=partial, predict=predict)
         self.sessions = Sessions(self.engine, Budget(ram_bytes=ram, ttl_s=1e9), lambda: self.now_us)
         limits = Limits(
             parallel=parallel,
@@ -49,6 +51,7 @@ class Bench:
             target_gap_us=40_000,
             padding={3: 4, 5: 8} if padding else {},
             tile=tile,
+            spare=dict.fromkeys(range(1, parallel + 1), spare),
         )
         self.scheduler = Scheduler(
             self.engine, self.sessions, limits, Rates(1000.0, 5000.0), self._clock, lambda: contended
@@ -119,8 +122,8 @@ class Bench:
         return [delta.cached_tokens for delta in self.deltas if delta.id == id and delta.cached_tokens >= 0]
 
 
-def expected(prompt: list[int], count: int = 8) -> str:
-    return "".join(f"{token:02d} " for token in continuation(prompt, count))
+def expected(prompt: list[int], count: int = 8, predict: Predict = predicted) -> str:
+    return "".join(f"{token:02d} " for token in continuation(prompt, count, predict))
 
 
 def prompt(size: int, seed: int = 0) -> list[int]:
@@ -362,10 +365,16 @@ def test_pure_decode_steps_are_padded_where_it_pays(running: int, padded: int) -
 @settings(max_examples=150, deadline=None)
 @given(st.integers(0, 2**32))
 def test_any_history_gives_every_request_its_own_continuation(seed: int) -> None:
-    """Random prompts with shared beginnings, tenants, adapters, cancels, aborts and too small a pool for all."""
+    """Random prompts with shared beginnings, tenants, adapters, cancels, aborts, too small a pool for all, and guesses
+    that are wrong or right."""
     chance = random.Random(seed)
+    predict = chance.choice([predicted, lambda history: predicted(history[-1:])])
     bench = Bench(
-        cells=chance.choice([200, 400, 2000]), parallel=chance.choice([1, 3, 6]), ram=chance.choice([0, 2000, 1 << 20])
+        cells=chance.choice([200, 400, 2000]),
+        parallel=chance.choice([1, 3, 6]),
+        ram=chance.choice([0, 2000, 1 << 20]),
+        spare=chance.choice([0, 1, 6]),
+        predict=predict,
     )
     stems = [prompt(chance.randrange(20, 120), seed=stem) for stem in range(3)]
     wanted: dict[int, str] = {}
@@ -374,7 +383,7 @@ def test_any_history_gives_every_request_its_own_continuation(seed: int) -> None
         count = chance.randrange(1, 40)
         chosen = chance.choice([NO_ADAPTERS, NO_ADAPTERS, adapters(1)])
         bench.submit(id, text, count, tenant=chance.choice("ab"), adapters=chosen)
-        wanted[id] = expected(text, count)
+        wanted[id] = expected(text, count, predict)
         for _ in range(chance.randrange(0, 30)):
             bench.step()
         if chance.random() < 0.1:
