@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from urllib.parse import urlsplit
+import unicodedata
+from urllib.parse import unquote, urlsplit
 
 # What Python's `is_global` of some version lets pass, or what leads back to an IPv4 address.
 _REFUSED = tuple(
@@ -30,10 +31,15 @@ def is_public(address: str) -> bool:
     return ip.is_global and not ip.is_multicast and not any(ip in network for network in _REFUSED)
 
 
+def _as_resolved(host: str) -> str:
+    """A host as those who follow addresses read it: what is escaped, other forms of letters and digits, other dots."""
+    return unicodedata.normalize("NFKC", unquote(host)).replace("\u3002", ".").lower().rstrip(".")
+
+
 def leads_inside(url: str) -> bool:
     """Whether a web address is none of the public internet by what it says. What a name leads to is not asked."""
     try:
-        host = (urlsplit(url).hostname or "").rstrip(".")
+        host = _as_resolved(urlsplit(url).hostname or "")
     except ValueError:
         return True
     if not host or host.rpartition(".")[2] in _INSIDE:

@@ -13,6 +13,13 @@ from adapters.public import leads_inside
         *("http://127.0.0.1/a.png", "http://10.1.2.3:80/", "http://169.254.169.254/latest", "http://0.0.0.0/"),
         *("http://[::1]/", "http://[::ffff:127.0.0.1]/", "http://[64:ff9b::7f00:1]/", "http://[fe80::1%25eth0]/"),
         *("http://2130706433/", "http://0x7f.1/", "http://127.1/", "http://0177.0.0.1/"),
+        *(
+            "http://①②⑦.⓪.⓪.①/",
+            "http://127。0。0。1/",
+            "http://%31%32%37.0.0.1/",
+            "http://\uff4cocalhost/",
+            "http://localhost%2E/",
+        ),
         *("http://localhost/", "http://a.localhost./", "http://metadata.google.internal/", "http://printer.local/"),
         *("http://user:pw@192.168.0.1/", "http:///a", "file:///etc/passwd", "a.png", "http://[::1", "http://[zz]/"),
     ],
@@ -25,6 +32,7 @@ def test_addresses_inside(url: str) -> None:
     "url",
     [
         *("https://example.com/a.png", "http://8.8.8.8/", "http://[2606:2800:220:1::1]:80/a", "https://EXAMPLE.com./"),
+        *("https://bücher.example/", "https://例え.テスト/a.png"),
         *("https://internal.example.com/", "https://user@example.com/127.0.0.1", "gs://bucket/a.png"),
     ],
 )
