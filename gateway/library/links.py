@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -163,7 +164,7 @@ class Links:
 def _make(source: Path, link: Link, size_bytes: int) -> None:
     path = Path(link.path)
     check_writable(path.parent, size_bytes if link.how == "copy" else 0)
-    if path.is_symlink() or path.exists():
+    if os.path.lexists(path):
         raise InUse(f"something is at {path} already")
     bring(source, path, link.how)
 
@@ -186,7 +187,10 @@ def _state(link: Link, file: File) -> LinkStatus:
 
 def _repaired(link: Link, file: File) -> tuple[LinkStatus, bool]:
     """How a link is after it was made again where it was not there; and whether it was."""
-    status = _state(link, file)
+    try:
+        status = _state(link, file)
+    except OSError:  # A folder of others may have been closed to us.
+        return "broken", False
     if status != "broken" or Path(link.path).is_symlink() or file.status != "ready":
         return status, False
     try:
@@ -198,8 +202,11 @@ def _repaired(link: Link, file: File) -> tuple[LinkStatus, bool]:
 
 def _take_back(link: Link, file: File) -> None:
     path = Path(link.path)
-    if _state(link, file) == "ok" or (path.is_symlink() and path.readlink() == Path(file.path)):
-        path.unlink()
+    try:
+        if _state(link, file) == "ok" or (path.is_symlink() and path.readlink() == Path(file.path)):
+            path.unlink()
+    except OSError as error:
+        raise Unusable(f"{path} cannot be removed: {error.strerror}") from None
 
 
 def _link(row: Row) -> Link:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -109,7 +111,7 @@ def test_nothing_is_made_elsewhere_or_in_the_place_of_something(tmp_path: Path) 
         (bench.folder / "out").symlink_to(tmp_path)
         with pytest.raises(InUse):
             await bench.make("there")
-        for name in ("../x.gguf", "none/x.gguf", "out/x.gguf", ".."):
+        for name in ("../x.gguf", "none/x.gguf", "out/x.gguf", "..", "x" * 300):
             with pytest.raises(Unusable):
                 await bench.make(name)
         with pytest.raises(NotFound):
@@ -118,6 +120,25 @@ def test_nothing_is_made_elsewhere_or_in_the_place_of_something(tmp_path: Path) 
         await bench.files.change(bench.file.id, status="quarantined")
         with pytest.raises(InUse, match="it is quarantined"):
             await bench.make()
+
+    run(tmp_path, work)
+
+
+def test_a_folder_that_is_closed_to_us_keeps_nobody_from_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work(bench: Bench) -> None:
+        closed, _ = await bench.make("closed"), await bench.make("open")
+
+        def exists(path: Path) -> bool:
+            if path.name == "closed":
+                raise PermissionError(errno.EACCES, "Permission denied")
+            return os.path.lexists(path)
+
+        monkeypatch.setattr(Path, "is_symlink", exists)
+        assert await bench.links.repair() == Repaired(ok=1, broken=1)
+        with pytest.raises(Unusable, match="cannot be removed: Permission denied"):
+            await bench.links.remove(closed.id)
 
     run(tmp_path, work)
 
