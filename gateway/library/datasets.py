@@ -23,6 +23,7 @@ from gateway.library.messages import Ask, Progress, watch
 from gateway.library.names import path_problem
 from gateway.library.requests import Dataset, Requests, Wish
 from gateway.library.rows import Row, rows_of
+from gateway.library.taking import DRAFT
 
 MADE = "made"
 # As large as the file of a batch may be.
@@ -102,7 +103,7 @@ def write(
 
     check_writable(folder, 0)
     requests, sha256, fast, size = Requests(wish), hashlib.sha256(), blake3(), 0
-    draft, path = folder / f".{name}.part", folder / name
+    draft, path = folder / DRAFT, folder / name
     try:
         with draft.open("xb") as out:
             for line in _lines(sources, requests, stop):

@@ -17,6 +17,8 @@ from gateway.library.facts import Facts, facts
 
 # "auto": share blocks where the file system can, else link; nothing is written twice without being asked for.
 Way = Literal["auto", "link", "hardlink", "reflink", "copy"]
+# What a file in a folder of its own is called until it is whole: a name of it may have no room for anything more.
+DRAFT = ".part"
 
 
 class Unsound(Exception):
@@ -57,7 +59,7 @@ def take(seen: Look, folder: Path, name: str, way: Way, stop: threading.Event, t
     """Have what was seen as `name` in `folder`, which is made and belongs to it alone. Raises a LibraryError or
     Unsound, and then the folder is gone again."""
     check_writable(folder, seen.size_bytes if way == "copy" else 0)
-    target, draft = folder / name, folder / f".{name}.part"
+    target, draft = folder / name, folder / DRAFT
     try:
         how, read = _bring(seen, draft, way, stop, told)
         draft.rename(target)

@@ -82,6 +82,16 @@ def test_a_file_comes_in(tmp_path: Path, way: str, how: str) -> None:
     run(tmp_path, work)
 
 
+def test_a_name_may_be_as_long_as_file_systems_take(tmp_path: Path) -> None:
+    async def work(bench: Bench) -> None:
+        source = bench.sources / f"{'n' * 250}.gguf"
+        bench.model.rename(source)
+        file = await bench.bring(source, "copy")
+        assert (file.status, Path(file.path).name) == ("ready", source.name)
+
+    run(tmp_path, work)
+
+
 def test_blocks_are_shared_where_that_is_possible_and_else_it_is_linked(tmp_path: Path) -> None:
     async def work(bench: Bench) -> None:
         file = await bench.bring()
