@@ -15,7 +15,7 @@ from gateway.library.errors import Cancelled, LibraryError
 from gateway.library.files import Status as FileStatus
 from gateway.library.hub import Hub, Resolution, check_facts
 from gateway.library.messages import ENDED, Progress, Status
-from gateway.library.names import Kind, Reference, RemoteFile, Selection, select, select_dataset
+from gateway.library.names import Kind, Reference, RemoteFile, select, select_dataset
 from gateway.library.shelf import Shelf
 from gateway.library.store import LockFile, Pinned, Store, pin_name
 from gateway.library.transfer import Transfer
@@ -263,10 +263,18 @@ class Pulls:
                     pull.ended.set()
 
     def _resolve(self, pull: Pull) -> None:
-        """In a thread: find out what the name stands for."""
-        if pull.resolution is None:
-            resolution = self._resolved(pull)
-            pull.files, pull.resolution = self._chosen(pull, resolution), resolution
+        """In a thread: find out what the name stands for, which is what was written down when it was first pulled."""
+        if pull.resolution is not None:
+            return
+        pinned = None if pull.update else self._pins.read().get(pin_name(pull.reference, pull.kind))
+        if pinned is not None:
+            resolution, chosen = Resolution(pull.reference, pull.kind, pinned.commit, pinned.files), pinned.files
+        else:
+            resolution = self._hub.resolve(pull.reference, pull.kind)
+            chosen = self._chosen(pull, resolution)
+        for file in chosen:
+            check_facts(file, pull.reference.repo)
+        pull.files, pull.resolution = chosen, resolution
 
     def _fetch_all(self, pull: Pull) -> None:
         """In a thread: write down what the name means, fetch each file, show it under its name."""
@@ -288,18 +296,7 @@ class Pulls:
                 pull.end_file(file, self._store.place(resolution, file))
         self._store.remember(resolution)
 
-    def _resolved(self, pull: Pull) -> Resolution:
-        pinned = None if pull.update else self._pins.read().get(pin_name(pull.reference, pull.kind))
-        if pinned is not None:
-            return Resolution(pull.reference, pull.kind, pinned.commit, pinned.files)
-        return self._hub.resolve(pull.reference, pull.kind)
-
     def _chosen(self, pull: Pull, resolution: Resolution) -> tuple[RemoteFile, ...]:
         if pull.kind == "dataset":
-            chosen = select_dataset(pull.reference, resolution.files)
-        else:
-            selection: Selection = select(pull.reference, resolution.files, self._room_bytes())
-            chosen = selection.files
-        for file in chosen:
-            check_facts(file, pull.reference.repo)
-        return chosen
+            return select_dataset(pull.reference, resolution.files)
+        return select(pull.reference, resolution.files, self._room_bytes()).files

@@ -119,6 +119,20 @@ def test_a_second_pull_fetches_nothing_and_means_the_same_commit(hub: Hub, tmp_p
     with_place(hub, tmp_path, test)
 
 
+def test_what_a_name_stood_for_stays_also_where_there_is_less_room(hub: Hub, tmp_path: Path) -> None:
+    async def test(place: Place) -> None:
+        rooms = iter((10 * len(MODEL), 1))
+        pins = LockFile(tmp_path / "models.lock")
+        pulls = Pulls(place.client, place.store, pins, room_bytes=lambda: next(rooms, 1))
+        for _ in range(2):
+            pull = pulls.start(parse("org/model"))
+            await pull.ended.wait()
+            assert [file.path for file in pull.files] == ["model-Q4_0.gguf", "mmproj-F16.gguf"]
+            assert pull.status == "succeeded"
+
+    with_place(hub, tmp_path, test)
+
+
 def test_cuts_cost_no_byte_twice(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.library.transfer.delay_s", lambda failures, draw: 0.0)
     dice = random.Random(1)
