@@ -12,7 +12,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from adapters.llama_cpp.arrays import Int32s
+from adapters.llama_cpp.arrays import Float32s, Int32s
+from adapters.llama_cpp.kept import Cells
+from adapters.llama_cpp.looking import Masks
 from adapters.llama_cpp.pacing import RIGHT_MIN
 from adapters.llama_cpp.sequence import Sequence
 
@@ -45,10 +47,14 @@ class Guesses:
     """The guesses of one step, and how many were `made` and `right` in all steps. `spare`: how many have room beside so
     many rows."""
 
-    def __init__(self, spare: Mapping[int, int]) -> None:
+    def __init__(self, spare: Mapping[int, int], cells: Cells, masks: Masks | None) -> None:
         self.made = self.right = 0
-        self._spare = spare
+        # Where a sequence cannot be cut anywhere, a wrong guess could not be taken back.
+        self._spare = spare if cells.partial_states else {}
+        self._cells = cells
+        self._masks = masks
         self._tokens: dict[Sequence, int] = {}
+        self._drawn: list[tuple[Sequence, Float32s]] = []
 
     def make(self, sequences: list[Sequence], cells: int) -> None:
         """Guesses for a decode of one token of each of these, when so many cells are free. Those come first for which
@@ -70,11 +76,36 @@ class Guesses:
     def of(self, sequence: Sequence) -> int | None:
         return self._tokens.get(sequence)
 
-    def confirm(self, sequence: Sequence) -> bool:
-        """Whether the guess is the token that was drawn since, and another one can be drawn behind it."""
-        alone = sequence.pending == 1 and not sequence.finish and not sequence.wants_mask
+    def drawn(self, sequence: Sequence, row: Float32s) -> None:
+        """The token that was guessed has been drawn; `row` are the logits behind the guess."""
+        self._drawn.append((sequence, row))
+
+    def follow(self) -> None:
+        """Goes on from the guesses that were right, and takes the others back."""
+        drawn, self._drawn = self._drawn, []
+        right = []
+        for sequence, row in drawn:
+            if self._confirm(sequence):
+                sequence.computed += 1
+                right.append((sequence, row))
+            else:
+                self._cells.remove(sequence.slot, sequence.computed)
+        ceilings = self._ceilings([sequence for sequence, _ in right])
+        for sequence, row in right:
+            sequence.advance(row, ceilings.get(sequence))
+
+    def _confirm(self, sequence: Sequence) -> bool:
+        alone = sequence.pending == 1 and not sequence.finish
         right = alone and int(sequence.tokens[sequence.computed]) == self._tokens[sequence]
         self.made += 1
         self.right += right
         sequence.luck += LUCK_STEP * (right - sequence.luck)
         return right
+
+    def _ceilings(self, sequences: list[Sequence]) -> dict[Sequence, Float32s]:
+        """What grammars allow behind the guesses. They have moved on since those of the step were computed."""
+        guided = [(one, one.guide) for one in sequences if one.guide is not None and one.wants_mask]
+        if not guided or self._masks is None:
+            return {}
+        self._masks.begin([guide for _, guide in guided])
+        return dict(zip((one for one, _ in guided), self._masks.end(), strict=True))

@@ -62,8 +62,7 @@ class Scheduler:
         self.rates = rates
         self._planner = Planner(limits, rates, contended)
         self._batch = Batch(limits.chunk_tokens, engine.slots)
-        # Where a sequence cannot be cut anywhere, a wrong guess could not be taken back.
-        self._guesses = Guesses(limits.spare if engine.partial_states else {})
+        self._guesses = Guesses(limits.spare, engine, masks)
         self._waiting: list[Sequence] = []
         self._running: list[Sequence] = []
         # The last sequence id is the scratch one that padding tokens are computed in.
@@ -444,16 +443,9 @@ class Scheduler:
                 sequence.advance(rows[at], self._ceilings.get(sequence))
                 at += 1
                 if self._guesses.of(sequence) is not None:
-                    self._follow(sequence, rows[at])
+                    self._guesses.drawn(sequence, rows[at])
                     at += 1
-
-    def _follow(self, sequence: Sequence, row: Float32s) -> None:
-        """Goes on from a guess that was right, whose logits are `row`, and takes a wrong one back."""
-        if self._guesses.confirm(sequence):
-            sequence.computed += 1
-            sequence.advance(row)
-        else:
-            self._engine.remove(sequence.slot, sequence.computed)
+        self._guesses.follow()
 
     def _harvest(self) -> list[Delta]:
         now_us = self._clock_us()

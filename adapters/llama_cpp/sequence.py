@@ -174,9 +174,8 @@ class Sequence:
     @property
     def guessable(self) -> bool:
         """Whether the next step can draw two tokens, if the first of them is known before."""
-        if self._logprobs is not None or self.spans or (self.guide is not None and self.guide.active):
-            return False
-        return self.decoding and self.pending == 1 and self.tokens_left > 1
+        free = self._logprobs is None and not self.spans
+        return free and self.decoding and self.pending == 1 and self.tokens_left > 1
 
     @property
     def ready(self) -> bool:

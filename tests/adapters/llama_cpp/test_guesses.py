@@ -14,7 +14,6 @@ from adapters.llama_cpp.sequence import Sequence
 from adapters.llama_cpp.sessions import Sessions
 from adapters.types import FinishReason, Generation, Sampling
 from tests.adapters.llama_cpp.fake_engine import FakeEngine, FakePieces, Predict, continuation, predicted
-from tests.adapters.llama_cpp.test_guided import FakeMasks, Rule, RuleGuide
 
 GREEDY = Generation(sampling=Sampling(temperature=0))
 
@@ -58,7 +57,7 @@ class Bench:
         sessions = Sessions(self.engine, Budget(ram_bytes=1 << 20, ttl_s=1e9), lambda: 0)
         rows = dict.fromkeys(range(1, 9), spare)
         limits = Limits(parallel=8, chunk_tokens=64, target_gap_us=40_000, padding={}, tile=16, spare=rows)
-        self.scheduler = Scheduler(self.engine, sessions, limits, Rates(1000.0, 5000.0), lambda: 0, masks=FakeMasks())
+        self.scheduler = Scheduler(self.engine, sessions, limits, Rates(1000.0, 5000.0), lambda: 0)
         self.deltas: list[Delta] = []
 
     def submit(
@@ -66,7 +65,6 @@ class Bench:
         id: int,
         most: int,
         generation: Generation = GREEDY,
-        guide: RuleGuide | None = None,
         key: str | None = None,
     ) -> None:
         sequence = Sequence(
@@ -78,7 +76,6 @@ class Bench:
             session_key=key,
             max_tokens=most,
             pieces=FakePieces(),
-            guide=guide,
         )
         self.scheduler.submit([sequence])
 
@@ -148,12 +145,11 @@ def test_a_stop_string_ends_the_answer_wherever_it_stands_among_guesses(at: int)
     assert answers[0] == answers[1]
 
 
-@pytest.mark.parametrize("generation", [Generation(logprobs=2, sampling=Sampling(temperature=0)), None])
-def test_scored_and_guided_tokens_are_drawn_one_by_one(generation: Generation | None) -> None:
+def test_tokens_that_are_scored_are_drawn_one_by_one() -> None:
     bench = Bench(spare=4)
-    bench.submit(1, 40, generation or GREEDY, None if generation else RuleGuide(Rule(40)))
+    bench.submit(1, 40, Generation(logprobs=2, sampling=Sampling(temperature=0)))
     bench.run()
-    assert bench.answer(1)[1] == 40
+    assert bench.answer(1) == bench.expected(1, 40)
     assert bench.guessed == (0, 0)
 
 

@@ -17,7 +17,7 @@ from adapters.llama_cpp.scheduler import Scheduler
 from adapters.llama_cpp.sequence import Guide, Sequence
 from adapters.llama_cpp.sessions import Sessions
 from adapters.types import Generation, Sampling
-from tests.adapters.llama_cpp.fake_engine import VOCABULARY, FakeEngine, FakePieces, predicted
+from tests.adapters.llama_cpp.fake_engine import VOCABULARY, FakeEngine, FakePieces, Predict, predicted
 
 GREEDY = Sampling(temperature=0)
 END = 0
@@ -50,13 +50,13 @@ class Rule:
         row[7:21] = row[END] = -np.inf
         return row
 
-    def answer(self, prompt: list[int]) -> list[int]:
+    def answer(self, prompt: list[int], predict: Predict = predicted) -> list[int]:
         """What greedy sampling under this rule writes."""
         written: list[int] = []
         while len(written) < self.size:
             coming = self.forced(written)
             if not coming:
-                token = predicted([*prompt, *written])
+                token = predict([*prompt, *written])
                 coming = [1 if 7 <= token <= 20 else token]
             written += coming
         return written
@@ -116,11 +116,12 @@ class FakeMasks:
 
 
 class Bench:
-    def __init__(self, *, cells: int = 4096, parallel: int = 4) -> None:
-        self.engine = FakeEngine(cells=cells, slots=parallel + 9)
+    def __init__(self, *, cells: int = 4096, parallel: int = 4, spare: int = 0, predict: Predict = predicted) -> None:
+        self.engine = FakeEngine(cells=cells, slots=parallel + 9, predict=predict)
         self.masks = FakeMasks()
         sessions = Sessions(self.engine, Budget(ram_bytes=1 << 20, ttl_s=1e9), lambda: 0)
-        limits = Limits(parallel=parallel, chunk_tokens=64, target_gap_us=40_000, padding={}, tile=16)
+        rows = dict.fromkeys(range(1, parallel + 1), spare)
+        limits = Limits(parallel=parallel, chunk_tokens=64, target_gap_us=40_000, padding={}, tile=16, spare=rows)
         self._now_us = 0
         self.scheduler = Scheduler(self.engine, sessions, limits, Rates(1000.0, 5000.0), self._clock, masks=self.masks)
         self.deltas: list[Delta] = []
@@ -222,6 +223,21 @@ def test_a_stop_string_inside_of_forced_tokens_ends_there_and_is_all_that_counts
     assert sum(delta.tokens for delta in bench.deltas) == first // 3 + 1
 
 
+def test_what_is_guessed_keeps_to_its_grammar_too() -> None:
+    def circling(history: list[int]) -> int:
+        return (24, 5, 26, 28, 10, 30)[len(history) % 6]
+
+    bench = Bench(spare=2, predict=circling)
+    rules = {id: Rule(60, run=id) for id in (1, 2, 3)}
+    guides = {id: bench.submit(id, PROMPT[id:], rule) for id, rule in rules.items()}
+    bench.run()
+    for id, rule in rules.items():
+        guide = guides[id]
+        assert guide is not None and guide.written == rule.answer(PROMPT[id:], circling)
+        assert bench.text(id) == spelt(guide.written) and bench.ends(id) == ["stop"]
+    assert bench.scheduler.busyness().guesses_right > 0
+
+
 def test_sequences_without_a_grammar_cost_no_mask() -> None:
     bench = Bench()
     bench.submit(1, PROMPT, None, most=20)
@@ -259,15 +275,21 @@ def test_a_step_that_failed_is_repeated_without_taking_a_token_twice(code: int) 
 @settings(max_examples=150, deadline=None)
 @given(st.integers(0, 2**32))
 def test_any_history_gives_every_request_its_own_answer(seed: int) -> None:
-    """Grammars and free text side by side, cancels, aborts, and a pool that is too small for all of them."""
+    """Grammars side by side, cancels, aborts, a pool that is too small for all of them, and guesses."""
     chance = random.Random(seed)
-    bench = Bench(cells=chance.choice([200, 300, 2000]), parallel=chance.choice([1, 3, 6]))
+    predict = chance.choice([predicted, lambda history: predicted(history[-1:])])
+    bench = Bench(
+        cells=chance.choice([200, 300, 2000]),
+        parallel=chance.choice([1, 3, 6]),
+        spare=chance.choice([0, 1, 6]),
+        predict=predict,
+    )
     wanted: dict[int, str] = {}
     for id in range(chance.randrange(1, 12)):
         text = random.Random(chance.randrange(5)).choices(range(1, 97), k=chance.randrange(20, 90))
         rule = Rule(chance.randrange(1, 40), chance.randrange(1, 6)) if chance.random() < 0.8 else Rule(1)
         bench.submit(id, text, rule)
-        wanted[id] = spelt(rule.answer(text))
+        wanted[id] = spelt(rule.answer(text, predict))
         for _ in range(chance.randrange(0, 20)):
             bench.deltas += bench.scheduler.step()
         if chance.random() < 0.2:
