@@ -53,6 +53,16 @@ class ReasoningFields(wire.GenerationFields, kw_only=True):
     chat_template_kwargs: TemplateArguments | None = None
 
 
+def switches(enabled: bool | None, effort: Effort | None) -> dict[str, str | bool | int]:
+    """Values for the switches of a model's template."""
+    arguments: dict[str, str | bool | int] = {}
+    if effort is not None:
+        arguments["reasoning_effort"] = _TEMPLATE_EFFORT.get(effort, effort)
+    if enabled is not None:
+        arguments |= {"enable_thinking": enabled, "thinking": enabled}
+    return arguments
+
+
 def parse_thinking(fields: ReasoningFields) -> Thinking:
     """The same for a provider."""
     nested = fields.reasoning or Reasoning()
@@ -68,17 +78,12 @@ def parse_reasoning(fields: ReasoningFields) -> tuple[dict[str, str | bool | int
     """Values for the template's switches, and after how many tokens thinking ends (None: never)."""
     nested = fields.reasoning or Reasoning()
     effort = fields.reasoning_effort or nested.effort
-    arguments: dict[str, str | bool | int] = {}
     on = nested.enabled if effort is None else effort != "none"
-    if effort is not None:
-        arguments["reasoning_effort"] = _TEMPLATE_EFFORT.get(effort, effort)
-    if on is not None:
-        arguments |= {"enable_thinking": on, "thinking": on}
-    switches = fields.chat_template_kwargs or TemplateArguments()
-    given = msgspec.structs.asdict(switches)
-    arguments |= {name: value for name, value in given.items() if value is not None}
+    own = fields.chat_template_kwargs or TemplateArguments()
+    given = {name: value for name, value in msgspec.structs.asdict(own).items() if value is not None}
+    arguments = switches(on, effort) | given
     if on is None:
-        on = switches.enable_thinking if switches.thinking is None else switches.thinking
+        on = own.enable_thinking if own.thinking is None else own.thinking
     return arguments, _budget(fields, nested, thinks=on is not False)
 
 

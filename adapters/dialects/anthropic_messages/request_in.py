@@ -27,6 +27,7 @@ from adapters.dialects.anthropic_messages.fields import (
     WireTool,
 )
 from adapters.dialects.openai_parts import check_images, check_url, parse_base64, parse_image, parse_image_url
+from adapters.dialects.openai_reasoning import switches
 from adapters.dialects.openai_tools import invalid, json_object
 from adapters.errors import InvalidRequest
 from adapters.types import (
@@ -58,7 +59,6 @@ TEXT = "text/plain"
 _ROLES: Mapping[str, Role] = {"user": "user", "assistant": "assistant", "system": "system"}
 # Only Anthropic holds its customers' files, and only it splits documents into blocks.
 _NATIVE_SOURCES = ("file", "content")
-_TEMPLATE_EFFORT: Mapping[str, str] = {"xhigh": "high", "max": "high"}
 
 
 _body = msgspec.json.Decoder(Body)
@@ -136,11 +136,8 @@ def _sampling(fields: Body) -> Sampling:
 def _thinking(fields: CountBody) -> tuple[dict[str, str | bool | int], Thinking]:
     """Values for the switches of a model's template, and the same for providers."""
     given, effort = fields.thinking, fields.output_config.effort if fields.output_config is not None else None
-    arguments: dict[str, str | bool | int] = {}
-    if effort is not None:
-        arguments["reasoning_effort"] = _TEMPLATE_EFFORT.get(effort, effort)
     if given is None:
-        return arguments, Thinking(effort=effort)
+        return switches(None, effort), Thinking(effort=effort)
     if given.type not in ("enabled", "disabled", "adaptive", "between_tools"):
         raise invalid("thinking.type", "expected 'enabled', 'disabled' or 'adaptive'")
     if given.type == "enabled" and given.budget_tokens is None:
@@ -149,7 +146,7 @@ def _thinking(fields: CountBody) -> tuple[dict[str, str | bool | int], Thinking]
     enabled = given.type != "disabled"
     budget = given.budget_tokens if given.type == "enabled" else None
     shown = None if given.display is None else given.display != "omitted"
-    return arguments | {"enable_thinking": enabled, "thinking": enabled}, Thinking(enabled, effort, budget, shown)
+    return switches(enabled, effort), Thinking(enabled, effort, budget, shown)
 
 
 def _constraint(config: OutputConfig | None) -> Constraint | None:

@@ -22,6 +22,7 @@ from adapters.dialects.bedrock_converse.fields import (
     WireTool,
 )
 from adapters.dialects.openai_parts import check_images, parse_base64, parse_image
+from adapters.dialects.openai_reasoning import switches
 from adapters.dialects.openai_tools import invalid, json_object
 from adapters.dialects.structured import schema_text
 from adapters.errors import InvalidRequest
@@ -81,15 +82,12 @@ def parse_request(body: bytes, model: str, *, stream: bool = True) -> wire.Inbou
     config = fields.inference_config or InferenceConfig()
     more = fields.additional_model_request_fields or Additional()
     thinking = _thinking(more, fields.output_config)
-    arguments: dict[str, str | bool | int] = {}
-    if thinking.enabled is not None:
-        arguments = {"enable_thinking": thinking.enabled, "thinking": thinking.enabled}
     request = ChatRequest(
         model=model,
         messages=tuple(messages),
         tools=tools,
         tool_choice=_choice(fields),
-        template_arguments=arguments,
+        template_arguments=switches(thinking.enabled, thinking.effort),
         generation=Generation(
             max_tokens=config.max_tokens,
             stop=tuple(config.stop_sequences),

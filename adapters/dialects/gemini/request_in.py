@@ -21,6 +21,7 @@ from adapters.dialects.gemini.fields import (
     camel_cased,
 )
 from adapters.dialects.openai_parts import check_images, parse_base64, parse_image
+from adapters.dialects.openai_reasoning import switches
 from adapters.dialects.openai_tools import invalid, json_object
 from adapters.types import (
     ChatRequest,
@@ -71,15 +72,12 @@ def parse_request(body: bytes, model: str, *, stream: bool = True) -> wire.Inbou
     config = fields.generation_config or GenerationConfig()
     thinking = _thinking(config.thinking_config)
     budget = 0 if thinking.enabled is False else thinking.tokens_max
-    arguments: dict[str, str | bool | int] = {}
-    if thinking.enabled is not None:
-        arguments = {"enable_thinking": thinking.enabled, "thinking": thinking.enabled}
     request = ChatRequest(
         model=model,
         messages=tuple(messages),
         tools=tools,
         tool_choice=_choice(fields),
-        template_arguments=arguments,
+        template_arguments=switches(thinking.enabled, thinking.effort),
         generation=_generation(config, budget),
         thinking=thinking,
         native_tools=native,

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from adapters.conversation import OPENAI
 from adapters.dialects import openai_wire as wire
 from adapters.dialects.openai_parts import check_images, check_url, parse_document, parse_image_url
+from adapters.dialects.openai_reasoning import switches
 from adapters.dialects.openai_responses.fields import Body, Choice, CompactBody, Format, Item, Piece, WireFunction
 from adapters.dialects.openai_tools import distinct, invalid, object_schema, parse_arguments
 from adapters.errors import InvalidRequest
@@ -77,7 +78,7 @@ def parse_request(body: bytes) -> ResponsesInbound:
         messages=_messages(fields),
         tools=tools,
         tool_choice=_choice(fields.tool_choice, fields.parallel_tool_calls is not False, tools),
-        template_arguments={} if enabled is None else {"enable_thinking": enabled, "thinking": enabled},
+        template_arguments=switches(enabled, effort),
         generation=Generation(
             max_tokens=fields.max_output_tokens,
             logprobs=logprobs,

@@ -123,6 +123,7 @@ def test_settings() -> None:
     assert request.tools == (Tool("f", "", b'{"type": "object"}', True),)
     assert request.tool_choice == ToolChoice("required", ("f",), False)
     assert request.thinking == Thinking(True, "low") and request.end_user == "bob"
+    assert request.template_arguments == {"reasoning_effort": "low", "enable_thinking": True, "thinking": True}
     assert request.generation == Generation(
         max_tokens=9,
         logprobs=0,
