@@ -49,7 +49,7 @@ def add_verbs(models: argparse.ArgumentParser) -> None:
     _verb(verbs, "hardware", _hardware, "what this machine has for models, and what would run well on it")
     collecting = _verb(verbs, "gc", _collect, "remove what nobody needs any more, and say what went")
     collecting.add_argument("--dry-run", action="store_true", help="only say what would go")
-    collecting.add_argument("--all", action="store_true", help="also what other tools left in the hub's cache")
+    collecting.add_argument("--all", action="store_true", help="also what others left, and files nobody knows")
     _by_id(_verb(verbs, "delete", _delete, "delete a file that nothing refers to; what it is linked to stays"))
 
 

@@ -68,10 +68,11 @@ class Collector:
         self._now_s = now_s
 
     async def collect(self, *, dry_run: bool = False, everything: bool = False) -> list[Garbage]:
-        """Remove what can go, and say what it was; `everything`: also what other tools left in the hub's cache."""
+        """Remove what can go, and say what it was; `everything`: also what other tools left in the hub's cache, and
+        whole files in the library's folder that its database does not know, which may be another one than it was."""
         pulled = [file async for file in self._files.all(Wanted(how=PULLED))]
         found = await asyncio.to_thread(self._in_cache, pulled, everything, dry_run)
-        found += await self._in_library(dry_run)
+        found += await self._in_library(everything, dry_run)
         if self._grounds.sessions is not None:
             found += await asyncio.to_thread(self._in_sessions, self._grounds.sessions, dry_run)
         if found and not dry_run:
@@ -127,7 +128,7 @@ class Collector:
 
     # The library's own folder
 
-    async def _in_library(self, dry_run: bool) -> list[Garbage]:
+    async def _in_library(self, everything: bool, dry_run: bool) -> list[Garbage]:
         root, found = self._grounds.library, list[Garbage]()
         for folder in await asyncio.to_thread(_named_by_id, root / QUARANTINE):
             file = await self._file(folder.name)
@@ -139,7 +140,8 @@ class Collector:
                 if inside is not None and not dry_run:
                     await self._files.change(inside.id, path="")
         for folder in await asyncio.to_thread(_named_by_id, root):
-            if self._is_old(folder) and await self._file(folder.name) is None:
+            left = everything or not await asyncio.to_thread(_holds_a_file, folder)
+            if left and self._is_old(folder) and await self._file(folder.name) is None:
                 found += await asyncio.to_thread(self._own, "import", folder, dry_run)
         locks = await asyncio.to_thread(lambda: sorted(root.glob(".*.lock")))
         return found + [one for path in locks for one in await asyncio.to_thread(self._lock, path, dry_run)]
@@ -209,6 +211,11 @@ def held(path: Path, keep: bool) -> Iterator[bool]:
 def _named_by_id(folder: Path) -> list[Path]:
     """The folders in it that are a file's own."""
     return [path for path in sorted(folder.glob("*-*-*-*-*")) if path.is_dir() and _ID.fullmatch(path.name)]
+
+
+def _holds_a_file(folder: Path) -> bool:
+    """Whether there is one that is whole: until then its name begins with a dot."""
+    return any(not path.name.startswith(".") for path in folder.iterdir())
 
 
 def _gone(sort: Sort, path: Path, dry_run: bool) -> list[Garbage]:

@@ -135,15 +135,19 @@ def test_in_the_library_goes_what_nobody_knows_and_old_quarantine(at_place: With
     async def work(place: Place) -> None:
         old = await place.files.add("old.gguf", "quarantined", how="copy", source="/old.gguf")
         strange, own = str(uuid.uuid4()), await place.files.add("x.gguf", "ready", how="copy", source="/x.gguf")
-        for folder in (place.library / "quarantine" / old.id, place.library / strange, place.library / own.id):
+        whole = str(uuid.uuid4())
+        for folder in (place.library / "quarantine" / old.id, *(place.library / one for one in (whole, own.id))):
             place.put(folder / "x.gguf")
             place.age(folder)
+        place.put(place.library / strange / ".part")
+        place.age(place.library / strange)
         place.put(place.library / f".{strange}.lock")
         place.put(place.library / ".place")
         found = [("quarantine", old.id), ("import", strange)]
         assert await place.goes() == found, "the lock goes with it"
         assert (await place.files.get(old.id)).path == ""
-        assert {path.name for path in place.library.iterdir()} == {own.id, "quarantine", ".place"}
+        assert {path.name for path in place.library.iterdir()} == {own.id, whole, "quarantine", ".place"}
+        assert await place.goes(everything=True) == [("import", whole)], "perhaps another database knows it"
 
     at_place(work)
 
