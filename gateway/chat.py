@@ -239,4 +239,4 @@ def _refusal(response: httpx.Response) -> str:
     except msgspec.MsgspecError:
         message = _Error(f"HTTP {response.status_code}")
     hint = "; pass a key with --key or GATEWAY_API_KEY" if response.status_code == httpx.codes.UNAUTHORIZED else ""
-    return escape(message.message) + hint
+    return escape(message.message.rstrip(".") + hint if hint else message.message)

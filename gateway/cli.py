@@ -168,9 +168,13 @@ def _serve(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     from gateway import engines
+    from gateway.model_files import describe
 
     config = command.load(options)
     command.require_models(config)
+    for model in config.models:
+        if (problem := describe(model).problem) is not None:
+            raise command.CommandError(f"model {model.name}: {model.file}: {problem}")
     print(f"listen on   {config.server.host}:{config.server.port}")
     print(f"keys        {'required' if config.auth.enabled else 'not required'}")
     print(f"data        {config.data_dir}")

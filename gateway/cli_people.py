@@ -35,16 +35,15 @@ _USER = _Kind(
 
 
 def add_commands(commands: Any) -> None:
-    _add_orgs(_group(commands, "orgs", "organisations: create, list, show, set, archive, restore"))
-    teams = _group(commands, "teams", "teams and their members: create, list, show, set, archive, restore, add, ...")
+    _add_orgs(command.group(commands, "orgs", "organisations: create, list, show, set, archive, restore"))
+    teams = command.group(
+        commands, "teams", "teams and their members: create, list, show, set, archive, restore, add, ..."
+    )
     _add_teams(teams)
     _add_members(teams)
-    _add_users(_group(commands, "users", "people: create, list, show, set, disable, enable, password, invite, ..."))
-
-
-def _group(commands: Any, name: str, summary: str) -> Any:
-    group = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
-    return group.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_users(
+        command.group(commands, "users", "people: create, list, show, set, disable, enable, password, invite, ...")
+    )
 
 
 def _verb(verbs: Any, name: str, run: Callable[[argparse.Namespace], int], summary: str, *places: str) -> Any:

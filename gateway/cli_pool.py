@@ -29,8 +29,7 @@ UNDER_WAY = ("loading", "pulling", "restarting")
 
 
 def add_commands(commands: Any, url: str) -> None:
-    pool = commands.add_parser("pool", help="see and change what a running server has in memory")
-    verbs = pool.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    verbs = command.group(commands, "pool", "see and change what a running server has in memory")
     for verb, summary in VERBS.items():
         command_ = command.add(verbs, verb, _pool, summary)
         command_.set_defaults(verb=verb, model=None, force=False, wait=False)

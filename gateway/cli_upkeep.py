@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 
 
 def add_commands(commands: Any) -> None:
-    migrate = commands.add_parser("migrate", help="bring the database to this version's schema", description="Migrate.")
-    verbs = migrate.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    verbs = command.group(commands, "migrate", "bring the database to this version's schema")
     status = command.add(verbs, "status", _status, "list the migrations and which are applied")
     apply = command.add(verbs, "apply", _apply, "apply what is missing, as every start does")
     backup = command.add(commands, "backup", _backup, "copy all tables into one file, also while the gateway runs")

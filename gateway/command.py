@@ -47,6 +47,12 @@ def add(commands: Any, name: str, run: Callable[[argparse.Namespace], int], summ
     return command
 
 
+def group(commands: Any, name: str, summary: str) -> Any:
+    """What the verbs of a noun are added to; without one, all of them are shown."""
+    noun = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:])
+    return noun.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+
 def add_config_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--config", type=Path, metavar="FILE", help="settings (default: ./config.yaml if there is one)"
@@ -115,7 +121,9 @@ def load(options: argparse.Namespace, models: Sequence[str] = ()) -> Config:
 def require_models(config: Config) -> None:
     for model in config.models:
         if model.pull is None and not Path(model.file).is_file():
-            raise CommandError(f"model {model.name}: there is no file {model.file}")
+            is_folder = Path(model.file).is_dir()
+            problem = f"{model.file} is a folder, not a file" if is_folder else f"there is no file {model.file}"
+            raise CommandError(f"model {model.name}: {problem}")
 
 
 def with_directory(options: argparse.Namespace, work: Callable[[Directory], Awaitable[T]]) -> T:
@@ -129,7 +137,9 @@ def with_directory(options: argparse.Namespace, work: Callable[[Directory], Awai
     async def run(database: Database) -> T:
         shared = await open_shared(config)
         try:
-            return await work(Directory(database, shared))
+            directory = Directory(database, shared)
+            await _put_ids(options, directory)
+            return await work(directory)
         except GatewayError as error:
             raise CommandError(_explained(error, options)) from None
         finally:
@@ -138,10 +148,30 @@ def with_directory(options: argparse.Namespace, work: Callable[[Directory], Awai
     return with_database(options, run)
 
 
+async def _put_ids(options: argparse.Namespace, directory: Directory) -> None:
+    """Puts ids in the place of the names that an organisation and a team were given by."""
+    from gateway.auth.records import Org, Team, Wanted, page
+
+    async def put(option: str, kind: Any, **within: str | None) -> None:
+        name = getattr(options, option, None)
+        if name is None or name.startswith(f"{option}_"):
+            return
+        wanted = Wanted()
+        wanted.equal(name=name, **within)
+        found, _ = await page(directory.database, f"{option}s", kind, wanted, (2, None))
+        if len(found) > 1:
+            raise CommandError(f"several {option}s are called {name}; say which by its id")
+        if found:
+            setattr(options, option, found[0].id)
+
+    await put("org", Org)
+    await put("team", Team, org_id=getattr(options, "org", None))
+
+
 def _explained(error: GatewayError, options: argparse.Namespace) -> str:
     """What a person is told who named things on the command line."""
     if error.code != "not_found":
-        return error.message.rstrip(".") + (f" ({error.param})" if error.param else "")
+        return error.message.rstrip(".") + (f" ({error.param.removesuffix('_id')})" if error.param else "")
     named = [name for name in ("id", "team", "org", "user") if getattr(options, name, None)]
     at = next((name for name in named if error.param == f"{name}_id"), "user" if error.param else (named or [""])[0])
     return f"there is no {'key' if at == 'id' else at} {getattr(options, at, '')}"

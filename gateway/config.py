@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,9 +21,9 @@ from gateway.config_guardrails import GUARDRAILS_MAX, guardrail_conflicts
 from gateway.config_guardrails import GuardrailConfig as GuardrailConfig
 from gateway.config_library import LibraryConfig as LibraryConfig
 from gateway.config_library import library_conflicts
+from gateway.config_limits import FACTOR, USD, Section, zone_of
 from gateway.config_limits import ImagesConfig as ImagesConfig
 from gateway.config_limits import LimitsConfig as LimitsConfig
-from gateway.config_limits import Section, zone_of
 from gateway.config_models import EngineConfig as EngineConfig
 from gateway.config_models import LocalPath, engine_conflicts
 from gateway.config_models import LoraConfig as LoraConfig
@@ -362,7 +363,8 @@ class _Settings:
         return ConfigError(f"{source}: at {path}: {problem}" if path else f"{source}: {problem}")
 
     def clean(self, value: Any, kind: inspect.Type, path: str) -> Any:
-        """`value` ready for conversion: keys checked, empty sections dropped, secrets filled in, paths absolute."""
+        """`value` ready for conversion: keys checked, empty sections dropped, secrets filled in, paths absolute,
+        amounts of money as text."""
         kind, is_path = unwrap(kind)
         if isinstance(kind, inspect.StructType) and isinstance(value, dict):
             return self._clean_section(value, kind, path)
@@ -370,6 +372,9 @@ class _Settings:
             return [self.clean(item, kind.item_type, f"{path}[{i}]") for i, item in enumerate(value)]
         if isinstance(kind, inspect.CustomType) and isinstance(value, str):
             return self._fill_secret(value, path)
+        if isinstance(kind, inspect.StrType) and kind.pattern in (USD, FACTOR) and type(value) in (int, float):
+            # The shortest text that means the number is the one in the file, but for zeros at its end.
+            return format(Decimal(repr(value)), "f")
         if is_path and isinstance(value, str) and value:
             in_file = self._file and self._sources.get(path, "").startswith(f"{self._file}:")
             base = self._file.parent if self._file and in_file else Path()

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from msgspec import Meta
 
-from gateway.config_limits import Section
+from gateway.config_limits import Section, words
 
 Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 Text = Annotated[str, Meta(min_length=1, max_length=2000)]
@@ -43,7 +43,7 @@ class IssuerConfig(Section, frozen=True, kw_only=True):
     tenant_prefix: str | None = None
     team_claim: Text | None = None
     org_claim: Text | None = None
-    org: Annotated[str, Meta(pattern=r"^org_[a-z0-9]{1,40}\Z")] | None = None
+    org: Annotated[str, Meta(pattern=r"^org_[a-z0-9]{1,40}\Z", extra=words("the id of an organisation"))] | None = None
     email_claim: Text = "email"
     roles_claim: Text = "scope"
     required_roles: tuple[Role, ...] = ()

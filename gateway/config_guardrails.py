@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from msgspec import Meta
 
-from gateway.config_limits import Section
+from gateway.config_limits import Section, words
 from gateway.secret import Secret
 
 GuardrailKind = Literal["regex", "pii", "moderation", "webhook", "presidio"]
@@ -53,7 +53,9 @@ class GuardrailConfig(Section, frozen=True, kw_only=True):
     url: Url | None = None
     secret: Secret | None = None
     private_addresses: bool = False
-    language: Annotated[str, Meta(min_length=2, max_length=10, pattern=r"^[a-zA-Z-]+\Z")] = "en"
+    language: Annotated[
+        str, Meta(min_length=2, max_length=10, pattern=r"^[a-zA-Z-]+\Z", extra=words("a language such as en"))
+    ] = "en"
     entities: Annotated[tuple[Word, ...], Meta(max_length=100)] = ()
     anonymizer_url: Url | None = None
 

@@ -9,14 +9,22 @@ from urllib.parse import urlsplit
 from msgspec import Meta
 
 from gateway.config_auth import is_loopback
-from gateway.config_limits import Section
+from gateway.config_limits import Section, words
 from gateway.config_models import LocalPath
 from gateway.secret import Secret
 
-Host = Annotated[str, Meta(pattern=r"^(\*\.)?[a-z0-9-]+(\.[a-z0-9-]+)*\Z")]
-
-
-RepositoryPattern = Annotated[str, Meta(max_length=200, pattern=r"^[A-Za-z0-9*._-]+/[A-Za-z0-9*._-]+\Z")]
+Host = Annotated[
+    str,
+    Meta(pattern=r"^(\*\.)?[a-z0-9-]+(\.[a-z0-9-]+)*\Z", extra=words("a host such as example.com or *.example.com")),
+]
+RepositoryPattern = Annotated[
+    str,
+    Meta(
+        max_length=200,
+        pattern=r"^[A-Za-z0-9*._-]+/[A-Za-z0-9*._-]+\Z",
+        extra=words("owner/repo, where * stands for anything"),
+    ),
+]
 
 
 class LibraryConfig(Section, frozen=True, kw_only=True):

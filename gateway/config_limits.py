@@ -8,10 +8,17 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import msgspec
 from msgspec import Meta
 
-# US dollars as exact decimal text: a float could not say 0.1.
-Usd = Annotated[str, Meta(pattern=r"^\d{1,6}(\.\d{1,9})?\Z")]
+
+def words(text: str) -> dict[str, str]:
+    """As `Meta.extra`: what a value has to be, where its pattern does not say it to people."""
+    return {"words": text}
+
+
+# Exact decimal text, as a float could not say 0.1; a file may have it without quotes.
+USD, FACTOR = r"^\d{1,6}(\.\d{1,9})?\Z", r"^\d{1,3}(\.\d{1,6})?\Z"
+Usd = Annotated[str, Meta(pattern=USD, extra=words("US dollars such as 12.50"))]
 # What prices are multiplied by.
-Factor = Annotated[str, Meta(pattern=r"^\d{1,3}(\.\d{1,6})?\Z")]
+Factor = Annotated[str, Meta(pattern=FACTOR, extra=words("a factor such as 0.9"))]
 Identity = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9*][A-Za-z0-9._:/@+-]*\Z")]
 TimeZone = Annotated[str, Meta(min_length=1, max_length=64)]
 Count = Annotated[int, Meta(ge=0, le=1 << 40)]
@@ -68,7 +75,9 @@ class ImagesConfig(Section, frozen=True, kw_only=True):
     """Whether and how images are fetched that a request names by a web address."""
 
     remote: bool = False
-    hosts: tuple[Annotated[str, Meta(pattern=r"^[a-z0-9-]+(\.[a-z0-9-]+)*\Z")], ...] = ()
+    hosts: tuple[
+        Annotated[str, Meta(pattern=r"^[a-z0-9-]+(\.[a-z0-9-]+)*\Z", extra=words("a host such as example.com"))], ...
+    ] = ()
     bytes_max: Annotated[int, Meta(ge=1024, le=20 << 20)] = 10 << 20
     timeout_s: Annotated[float, Meta(gt=0, le=60)] = 10
 

@@ -11,7 +11,7 @@ from msgspec import Meta
 from adapters.llama_cpp import reasoning, tools
 from adapters.llama_cpp.messages import EngineSettings, LoraFile
 from gateway.config_cache import CacheTtl
-from gateway.config_limits import PriceConfig, Section
+from gateway.config_limits import PriceConfig, Section, words
 
 ModelName = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]*\Z")]
 # owner/repo, owner/repo:Q4_K_M or owner/repo/file.gguf, each with @revision; hf: before it or not.
@@ -21,6 +21,7 @@ HubName = Annotated[
         max_length=400,
         pattern=r"^(hf:)?[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*"
         r"(:[A-Za-z0-9][A-Za-z0-9_-]*|(/[A-Za-z0-9][A-Za-z0-9._-]*)+\.[gG][gG][uU][fF])?(@[A-Za-z0-9][A-Za-z0-9._/-]*)?\Z",
+        extra=words("owner/repo, owner/repo:QUANTISATION or owner/repo/file.gguf"),
     ),
 ]
 LocalPath = Annotated[str, Meta(min_length=1, extra={"path": True})]
@@ -34,8 +35,8 @@ class LoraConfig(LoraFile, frozen=True, kw_only=True, forbid_unknown_fields=True
     scale: Annotated[float, Meta(ge=-100, le=100)] = 1.0
 
 
-def _one_of(names: tuple[str, ...]) -> str:
-    return rf"^({'|'.join(map(re.escape, names))})\Z"
+def _one_of(names: tuple[str, ...]) -> Meta:
+    return Meta(pattern=rf"^({'|'.join(map(re.escape, names))})\Z", extra=words(f"one of {', '.join(names)}"))
 
 
 class EngineConfig(EngineSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -55,8 +56,8 @@ class EngineConfig(EngineSettings, frozen=True, kw_only=True, forbid_unknown_fie
     session_dir: None = None
     session_key: None = None
     public_prefixes: tuple[()] = ()
-    tool_format: Annotated[str, Meta(pattern=_one_of(tools.NAMES))] | None = None
-    reasoning_format: Annotated[str, Meta(pattern=_one_of(reasoning.NAMES))] | None = None
+    tool_format: Annotated[str, _one_of(tools.NAMES)] | None = None
+    reasoning_format: Annotated[str, _one_of(reasoning.NAMES)] | None = None
     gpu_layers: Annotated[int, Meta(ge=-1, le=10_000)] = 0
     lease_path: LocalPath | None = None
     loras: Annotated[tuple[LoraConfig, ...], Meta(max_length=64)] = ()

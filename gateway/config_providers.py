@@ -12,7 +12,7 @@ from msgspec import Meta
 from adapters.providers import DIALECTS_OF, PROVIDERS, Capability, ProviderKind
 from adapters.types import DialectName, Kind
 from gateway.config_cache import CacheTtl
-from gateway.config_limits import PriceConfig, Section
+from gateway.config_limits import PriceConfig, Section, words
 from gateway.config_models import LocalPath, ModelName
 from gateway.config_routing import HealthConfig, HedgeConfig
 from gateway.secret import ProviderKey, SecretUrl, ServiceAccount
@@ -49,8 +49,10 @@ class ProviderSettings(Section, frozen=True, kw_only=True):
     aws_access_key_id: Text | None = None
     organization: Text | None = None
     project: Text | None = None
-    region: Annotated[str, Meta(pattern=r"^[a-z0-9-]{1,40}\Z")] | None = None
-    api_version: Annotated[str, Meta(pattern=r"^[a-z0-9.-]{1,40}\Z")] | None = None
+    region: Annotated[str, Meta(pattern=r"^[a-z0-9-]{1,40}\Z", extra=words("a region such as eu-west-1"))] | None = None
+    api_version: (
+        Annotated[str, Meta(pattern=r"^[a-z0-9.-]{1,40}\Z", extra=words("a version such as 2024-10-21"))] | None
+    ) = None
     headers: dict[str, Words] = {}
     connect_timeout_s: Seconds = 10
     first_byte_timeout_s: Seconds = 600

@@ -6,9 +6,9 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from gateway.config_limits import Section
+from gateway.config_limits import Section, words
 
-Path = Annotated[str, Meta(min_length=1, max_length=500, pattern=r"^/[!-~]*\Z")]
+Path = Annotated[str, Meta(min_length=1, max_length=500, pattern=r"^/[!-~]*\Z", extra=words("a path such as /health"))]
 
 
 class HealthConfig(Section, frozen=True, kw_only=True):

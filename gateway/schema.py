@@ -40,6 +40,8 @@ def leaves(kind: inspect.Type, path: str) -> Iterator[tuple[str, inspect.Type]]:
 def describe(kind: inspect.Type) -> str:
     """What a value has to be, in words."""
     match kind:
+        case inspect.Metadata(extra={"words": str() as text}):
+            return text
         case inspect.Metadata():
             return describe(kind.type)
         case inspect.UnionType():
@@ -55,8 +57,6 @@ def describe(kind: inspect.Type) -> str:
             return "one of " + ", ".join(str(value) for value in kind.values)
         case inspect.StrType(pattern=r"^[!-~]+\Z" | r"^[ -~]+\Z"):
             return "text of visible ASCII characters"
-        case inspect.StrType(pattern=str() as pattern) if pattern.startswith("^(hf:)?"):
-            return "owner/repo, owner/repo:QUANTISATION or owner/repo/file.gguf"
         case inspect.StrType(pattern=str()):
             return "a name of at most 200 letters, digits and ._:/@+- that starts with a letter or digit"
         case inspect.StrType():

@@ -153,7 +153,7 @@ def test_piped_input_is_one_turn() -> None:
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (httpx.Response(401, json={"error": {"message": "No."}}), "No.; pass a key with --key or GATEWAY_API_KEY"),
+        (httpx.Response(401, json={"error": {"message": "No."}}), "No; pass a key with --key or GATEWAY_API_KEY"),
         (httpx.Response(502, text="<html>"), "HTTP 502"),
         (httpx.Response(302, headers={"location": "http://elsewhere"}), "HTTP 302"),
         (Pieces([b"data: <html>\n\n"]), "http://test/v1/chat/completions does not speak the OpenAI API"),

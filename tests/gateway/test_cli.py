@@ -106,6 +106,11 @@ def test_check(run: Run, tmp_path: Path) -> None:
     assert result.err == f"gateway: {bad}:2: at server.prot: no such setting; did you mean port?\n"
     bad.write_text("models: [{name: a, path: a.gguf}]")
     assert run("check", "--config", str(bad)).err == f"gateway: model a: there is no file {tmp_path}/a.gguf\n"
+    (tmp_path / "a.gguf").mkdir()
+    assert run("check", "--config", str(bad)).err.endswith("/a.gguf is a folder, not a file\n")
+    (tmp_path / "b.gguf").write_text("<html>")
+    bad.write_text("models: [{name: b, path: b.gguf}]")
+    assert "b.gguf: not usable: it does not begin with GGUF" in run("check", "--config", str(bad)).err
 
 
 def test_check_reads_the_secret_of_sessions(run: Run, tmp_path: Path) -> None:
@@ -222,6 +227,17 @@ def test_keys_work_while_a_server_runs(run: Run, tmp_path: Path) -> None:
     asyncio.run(serve())
 
 
+def test_organisations_and_teams_go_by_their_names_where_these_are_theirs_alone(run: Run) -> None:
+    orgs = [made(run, "orgs", "create", name) for name in ("Acme", "Twin", "Twin")]
+    team = made(run, "teams", "create", "Acme", "lab")
+    made(run, "teams", "create", orgs[1], "lab")
+    key = json.loads(run("keys", "create", "ci", "--org", "Acme", "--team", "lab", "--json").out)
+    assert (key["org_id"], key["team_id"]) == (orgs[0], team)
+    assert run("orgs", "show", "Twin").err == "gateway: several orgs are called Twin; say which by its id\n"
+    assert run("teams", "show", "lab").err == "gateway: several teams are called lab; say which by its id\n"
+    assert run("orgs", "show", "Other").err == "gateway: there is no org Other\n"
+
+
 def made(run: Run, *arguments: str) -> str:
     """The id of what a command makes."""
     result = run(*arguments, "--json")
@@ -233,7 +249,7 @@ def test_organisations_teams_and_people(run: Run) -> None:
     org = made(run, "orgs", "create", "Acme", "--budget", "5/month", "--models", "demo,llama*")
     team = made(run, "teams", "create", org, "lab")
     ada = made(run, "users", "create", "Ada@Example.com", "--org", org, "--role", "owner", "--rpm", "5")
-    assert run("teams", "add", team, "ada@example.com", "--role", "admin", "--tpm", "9").code == 0
+    assert run("teams", "add", "lab", "ada@example.com", "--role", "admin", "--tpm", "9").code == 0
     lines = run("teams", "members", team).out.splitlines()
     assert lines[1].split()[:2] == [ada, "admin"]
     member = json.loads(run("teams", "set-member", team, ada, "--no-limits", "--role", "viewer", "--json").out)
@@ -284,6 +300,10 @@ def test_keys_of_organisations(run: Run) -> None:
         (["orgs", "show", "org_x"], "there is no org org_x"),
         (["teams", "create", "org_x", "lab"], "there is no org org_x"),
         (["teams", "add", "team_x", "who@example.com"], "there is no user who@example.com"),
+        (
+            ["users", "create", "who@example.com"],
+            "Only an administrator of the gateway can be in no organisation (org)",
+        ),
         (["users", "create", "nobody", "--org", "org_x"], "This is no e-mail address (email)"),
         (["keys", "show", "kkkkkkkkkkkk"], "there is no key kkkkkkkkkkkk"),
         (["keys", "create", "a", "--team", "team_x"], "there is no team team_x"),

@@ -154,6 +154,15 @@ REFUSED = [
         'at models[0].pull: expected owner/repo, owner/repo:QUANTISATION or owner/repo/file.gguf or null, got "a b"',
     ),
     ("models: [{name: a, pull: a/b, path: c}]\n", "at models[0].pull: the model has a path already"),
+    (
+        "models:\n  - {name: a, path: a, price: {input: cheap}}\n",
+        ':2: at models[0].price.input: expected US dollars such as 12.50, got "cheap"',
+    ),
+    (
+        "models:\n  - {name: a, path: a, engine: {reasoning_format: thnk}}\n",
+        ":2: at models[0].engine.reasoning_format: expected one of harmony, ",
+    ),
+    ("library: {allow: [owner]}\n", "expected owner/repo, where * stands for anything"),
 ]
 
 
@@ -166,6 +175,14 @@ def test_refused_with_line_and_path(tmp_path: Path, text: str, message: str) -> 
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert "hidden" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [("5", "5"), ("0.1", "0.1"), ("12.50", "12.5"), ('"0.000000001"', "0.000000001")]
+)
+def test_amounts_of_money_may_do_without_quotes(tmp_path: Path, number: str, text: str) -> None:
+    given = f"limits: {{rules: [{{scope: key, budgets: [{{usd: {number}, period: day}}]}}]}}"
+    assert load(write(tmp_path, given), {}, {}).limits.rules[0].budgets[0].usd == text
 
 
 def test_addresses_of_stores_are_secrets() -> None:

@@ -56,7 +56,7 @@ def test_what_is_wrong_with_a_provider(changes: dict[str, Any], problem: str) ->
         ({"public_url": "https://GW.example.com"}, "public_url: expected no more than"),
         ({"signup": "open", "organisation": "a", "role": "admin"}, "role: whoever comes along"),
         ({"lifetime_s": 300}, "lifetime_s: it is shorter"),
-        ({"bonus_usd": 1.5}, "bonus_usd"),
+        ({"bonus_usd": -1.5}, "bonus_usd: expected US dollars"),
         ({"signup": "yes"}, "signup: expected one of"),
     ],
 )
