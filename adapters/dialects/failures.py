@@ -50,6 +50,8 @@ _INVALID = re.compile(
     r"invalid.?request|validation|invalid_?argument|bad.?request|unprocessable|unsupported|invalid_value", re.IGNORECASE
 )
 
+_DELAY = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)s")
+
 # What must not be told on: keys, tokens, addresses, accounts, files.
 _SECRETS = re.compile(
     r"""\b(?:[a-z]+-)?(?:sk|pk|rk|key|gsk|xai|fw|tgp|AIza|ya29|AKIA|ASIA)[-_.]?[\w*.-]{6,}"""
@@ -62,12 +64,14 @@ _SECRETS = re.compile(
 
 
 class Reason(msgspec.Struct, frozen=True):
-    """What a provider says: its words, and every word by which it classifies the error."""
+    """What a provider says: its words, every word by which it classifies the error, and after how many seconds another
+    try is worth it."""
 
     message: str = ""
     kinds: str = ""
     param: str | None = None
     status: int | None = None
+    retry_after_s: float | None = None
 
 
 def failure(status: int, body: bytes, headers: Mapping[str, str], now_s: float) -> AdapterError:
@@ -79,7 +83,8 @@ def failure(status: int, body: bytes, headers: Mapping[str, str], now_s: float) 
     amazon = headers.get("x-amzn-errortype", "")
     if amazon:
         reason = msgspec.structs.replace(reason, kinds=f"{reason.kinds} {amazon}")
-    return _classified(status, reason, retry_after(headers, now_s))
+    asked_s = retry_after(headers, now_s)
+    return _classified(status, reason, reason.retry_after_s if asked_s is None else asked_s)
 
 
 def failure_in_stream(payload: bytes) -> AdapterError | None:
@@ -89,7 +94,7 @@ def failure_in_stream(payload: bytes) -> AdapterError | None:
     reason = _read(payload, strict=True)
     if not reason.message and not reason.kinds:
         return None
-    return _classified(reason.status or 0, reason, None)
+    return _classified(reason.status or 0, reason, reason.retry_after_s)
 
 
 def retry_after(headers: Mapping[str, str], now_s: float) -> float | None:
@@ -137,13 +142,22 @@ def _read(body: bytes, *, strict: bool = False) -> Reason:
         code = error.get("code")
         status = code if type(code) is int and 400 <= code < 600 else None
         param = _text(error.get("param")) or None
-        return Reason(_text(error.get("message")) or raw, kinds.strip(), param, status)
+        return Reason(_text(error.get("message")) or raw, kinds.strip(), param, status, _delay_s(error.get("details")))
     if strict:
         return Reason()
     message = decoded.get("message") or decoded.get("Message") or decoded.get("detail")
     if isinstance(message, list | dict):
         message = msgspec.json.encode(message).decode()
     return Reason(_text(message), f"{_text(decoded.get('type'))} {_text(decoded.get('code'))}".strip())
+
+
+def _delay_s(details: object) -> float | None:
+    """Google's `RetryInfo` among the details of an error, such as `{"retryDelay": "34.1s"}`."""
+    for one in details if isinstance(details, list) else ():
+        given = _DELAY.fullmatch(_text(one.get("retryDelay"))) if isinstance(one, dict) else None
+        if given is not None:
+            return min(float(given[1]), RETRY_AFTER_S_MAX)
+    return None
 
 
 def _text(value: object) -> str:

@@ -140,6 +140,23 @@ def test_retry_after(headers: dict[str, str], seconds: float | None) -> None:
 
 
 @pytest.mark.parametrize(
+    ("details", "seconds"),
+    [
+        ('[{"@type":"QuotaFailure","violations":[]},{"@type":"RetryInfo","retryDelay":"34.5s"}]', 34.5),
+        ('[{"retryDelay":"99999s"}]', 3600.0),
+        ('[{"retryDelay":"-1s"},{"retryDelay":5},"x",null]', None),
+        ('{"retryDelay":"1s"}', None),
+    ],
+)
+def test_google_says_in_the_error_when_to_come_back(details: str, seconds: float | None) -> None:
+    body = b'{"error":{"code":429,"message":"m","status":"RESOURCE_EXHAUSTED","details":%b}}' % details.encode()
+    assert failure(429, body, {}, 0.0).retry_after_s == seconds
+    told = failure_in_stream(body)
+    assert told is not None and told.retry_after_s == seconds
+    assert failure(429, body, {"retry-after": "7"}, 0.0).retry_after_s == 7
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "Incorrect API key: sk-proj-abcdef123456",
