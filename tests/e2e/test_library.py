@@ -92,7 +92,7 @@ def test_a_file_comes_in_is_found_checked_and_deleted(server: Server, admin: htt
 def test_what_nobody_needs_goes(server: Server, admin: httpx.Client) -> None:
     left = server.data_dir / "state/library" / str(uuid.uuid4())
     left.mkdir()
-    (left / "half.gguf").write_bytes(b"12345")
+    (left / ".part").write_bytes(b"12345")
     os.utime(left, (0, 0))
     would = admin.post("/admin/v1/library/collect", json={"dry_run": True}).json()
     assert (would["count"], would["size_bytes"], would["items"][0]["sort"]) == (1, 5, "import")
