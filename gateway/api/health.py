@@ -31,17 +31,20 @@ class ModelStatus(Protocol):
 
 
 class Health:
-    """`models` reads the state of every configured model by name, `draining` whether the end has begun."""
+    """`models` reads the state of every configured model by name, `draining` whether the end has begun, `stuck` whether
+    no request can be recorded, so that none is let in."""
 
     def __init__(
         self,
         telemetry: Telemetry,
         models: Callable[[], Mapping[str, ModelStatus]],
         draining: Callable[[], bool],
+        stuck: Callable[[], bool] = lambda: False,
     ) -> None:
         self._telemetry = telemetry
         self.statuses = models
         self._draining = draining
+        self._stuck = stuck
 
     def endpoints(self) -> tuple[Endpoint, ...]:
         alive = Doc("server", answer=shapes.thing(status=shapes.TEXT))
@@ -86,6 +89,8 @@ class Health:
         """Why nothing can be served, in llama-server's words where it has some."""
         if self._draining():
             return errors.error("shutting_down", "Shutting down")
+        if self._stuck():
+            return errors.error("overloaded", "Usage cannot be recorded")
         if states & {"ready", "sleeping"}:
             return None
         if states & {"loading", "pulling", "restarting", "stopped"}:

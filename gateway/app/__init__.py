@@ -184,7 +184,7 @@ async def opened(config: Config, station: Station | None = None) -> AsyncIterato
         guardrails = open_guardrails(config, telemetry, audit, stack)
         cache = await open_cache(config, telemetry, stack)
         inference = Inference(serving.catalog, telemetry, metering, cache, guardrails=guardrails)
-        health = Health(telemetry, serving.statuses, lambda: wheel.draining)
+        health = Health(telemetry, serving.statuses, lambda: wheel.draining, lambda: ledger is not None and ledger.full)
         people = await open_people(config, database, shared, stack)
         parts = Parts(config, serving.catalog, inference, health, audit, limiter, guardrails, ledger, people=people)
         parts = parts._replace(passthrough=PassThrough(serving.remotes, serving.catalog, metering, guardrails))

@@ -164,12 +164,15 @@ class Writer:
             self._next_s = self._clock() + min(len(group) * APART_S, APART_S_MAX)
             try:
                 await self._keeper.keep([entry for entry, _ in group])
-                self._stuck = False
+                if self._stuck:
+                    self._stuck = False
+                    log.warning("the ledger can be written again")
             except Exception as error:
                 # Neither may a bug of ours end the writer: everybody would wait for it for ever.
                 if isinstance(error, (DatabaseUnavailable, OutboxError)):
+                    if not self._stuck:
+                        log.error("the ledger cannot be written, and no request is let in until it can: %s", error)
                     self._stuck = True
-                    log.error("%d entries of the ledger cannot be written yet: %s", len(self._pending), error)
                 else:
                     log.exception("%d entries of the ledger were refused by the database", len(group))
                 if self._closing:

@@ -95,6 +95,7 @@ class Outbox:
             except OSError:
                 # After a failed sync the kernel may call the same pages clean, so this file is never trusted again.
                 self._end_segment()
+                self._forget_empty(number)
                 raise
         except OSError as error:
             raise _unusable(self._path, error) from error
@@ -199,6 +200,7 @@ class Outbox:
         except OSError:
             # What is written to a file whose name may be lost is not safe.
             os.close(descriptor)
+            self._forget_empty(number)
             raise
         self._writing = number, descriptor
         return self._writing
@@ -211,6 +213,13 @@ class Outbox:
         with contextlib.suppress(OSError):
             os.ftruncate(descriptor, self._sizes[number])
         os.close(descriptor)
+
+    def _forget_empty(self, number: int) -> None:
+        """Remove a segment that nothing was added to: on a full disk there would be one more with every attempt."""
+        if not self._sizes[number]:
+            with contextlib.suppress(OSError):
+                self._file(number).unlink()
+                del self._sizes[number]
 
 
 def _framed(record: bytes) -> bytes:

@@ -120,8 +120,8 @@ def test_it_starts_with_a_broken_model_shows_the_key_once_and_ends_with_0(tmp_pa
         assert second.terminate() == 0
 
 
-def health_of(models: dict[str, Status], draining: bool = False) -> Health:
-    return Health(Telemetry("1"), lambda: models, lambda: draining)
+def health_of(models: dict[str, Status], draining: bool = False, stuck: bool = False) -> Health:
+    return Health(Telemetry("1"), lambda: models, lambda: draining, lambda: stuck)
 
 
 @pytest.mark.parametrize(
@@ -146,6 +146,11 @@ def test_health_says_whether_anything_can_be_served(
     assert (shown["error"]["code"] if code else shown["status"]) == (code or "ok")
     assert ("retry-after" in response.headers) is (code is not None)
     assert ask(health_of(models, draining), "/health/live").status_code == 200
+
+
+def test_health_says_that_nothing_can_be_recorded() -> None:
+    response = ask(health_of({"a": Status("ready")}, stuck=True), "/health/ready")
+    assert (response.status_code, response.json()["error"]["code"]) == (503, "overloaded")
 
 
 def ask(health: Health, path: str) -> httpx.Response:
