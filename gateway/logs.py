@@ -6,6 +6,7 @@ import asyncio
 import functools
 import logging
 import time
+from collections.abc import Sequence
 from typing import TextIO
 
 import msgspec
@@ -16,6 +17,9 @@ FLUSH_INTERVAL_S = 0.1
 PENDING_MAX = 10_000
 
 Fields = dict[str, str | int | float]
+# When requests ended, as Unix seconds, and what there is to say of them.
+Requests = Sequence[tuple[float, Fields]]
+CONTROLS = bytes([*range(32), 127])
 
 
 def configure(config: LogConfig, stream: TextIO) -> None:
@@ -62,7 +66,7 @@ class AccessLog:
     def __init__(self, config: LogConfig, stream: TextIO) -> None:
         self._stream = stream
         self.enabled = config.level in ("debug", "info")
-        self._line = json_line if config.format == "json" else text_line
+        self._lines = json_lines if config.format == "json" else text_lines
         self._pending: list[tuple[float, Fields]] = []
         self._flush_due = False
 
@@ -82,16 +86,28 @@ class AccessLog:
         self._flush_due = False
         if self._pending:
             pending, self._pending = self._pending, []
-            self._stream.write("".join([self._line(at, fields) for at, fields in pending]))
+            self._stream.write(self._lines(pending))
             self._stream.flush()
 
 
-def json_line(at: float, fields: Fields) -> str:
-    return msgspec.json.encode({"time": timestamp(at), "level": "info", "logger": "access", **fields}).decode() + "\n"
+def json_lines(requests: Requests) -> str:
+    """A JSON object for each request."""
+    lines = [
+        msgspec.json.encode({"time": timestamp(at), "level": "info", "logger": "access", **fields})
+        for at, fields in requests
+    ]
+    return b"".join([b"%b\n" % line for line in lines]).decode()
 
 
-def text_line(at: float, fields: Fields) -> str:
-    return f"{timestamp(at)} info access: {escape(_form(tuple(fields)) % tuple(fields.values()))}\n"
+def text_lines(requests: Requests) -> str:
+    """A line for each request. They are looked at together, and only if there is anything to escape one by one."""
+    lines = [
+        f"{timestamp(at)} info access: {_form(tuple(fields)) % tuple(fields.values())}\n" for at, fields in requests
+    ]
+    text = "".join(lines)
+    if text.isascii() and len(text.encode().translate(None, CONTROLS)) == len(text) - len(lines):
+        return text
+    return "".join([f"{escape(line[:-1])}\n" for line in lines])
 
 
 @functools.lru_cache(maxsize=64)
@@ -102,13 +118,19 @@ def _form(names: tuple[str, ...]) -> str:
 
 def timestamp(at: float) -> str:
     """Unix seconds as UTC with milliseconds."""
-    return f"{_second(int(at))}.{int(at * 1000) % 1000:03d}Z"
+    second = int(at)
+    return _second(second) + _thousandth(int((at - second) * 1000))
 
 
 @functools.lru_cache(maxsize=4)
 def _second(at: int) -> str:
     """The part that all lines of a second share."""
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at))
+
+
+@functools.lru_cache(maxsize=1000)
+def _thousandth(ms: int) -> str:
+    return f".{ms:03d}Z"
 
 
 def escape(text: str) -> str:

@@ -219,18 +219,32 @@ METRICS: tuple[Metric, ...] = (
 )
 
 
+class Sum:
+    """What was counted for one label set."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value: float = 0
+
+
 class Counter:
     """Sums by label set."""
 
     def __init__(self) -> None:
-        self.values: dict[Labels, float] = {}
+        self.sums: dict[Labels, Sum] = {}
 
     def add(self, labels: Labels, amount: float = 1) -> None:
         try:
-            self.values[labels] += amount
+            self.sums[labels].value += amount
         except KeyError:
-            labels = _admit(self.values, labels)
-            self.values[labels] = self.values.get(labels, 0) + amount
+            self.sum(labels).value += amount
+
+    def sum(self, labels: Labels) -> Sum:
+        """Where a label set is counted, for whoever counts it often."""
+        if labels not in self.sums:
+            labels = _admit(self.sums, labels)
+        return self.sums.setdefault(labels, Sum())
 
 
 class Histogram:
@@ -243,10 +257,15 @@ class Histogram:
     def observe(self, labels: Labels, value: float) -> None:
         row = self.rows.get(labels)
         if row is None:
-            labels = _admit(self.rows, labels)
-            row = self.rows.setdefault(labels, [0] * (len(self.bounds) + 2))
+            row = self.row(labels)
         row[bisect_left(self.bounds, value)] += 1
         row[-1] += value
+
+    def row(self, labels: Labels) -> list[float]:
+        """Where a label set is counted, for whoever counts it often."""
+        if labels not in self.rows:
+            labels = _admit(self.rows, labels)
+        return self.rows.setdefault(labels, [0] * (len(self.bounds) + 2))
 
 
 def _admit(known: Mapping[Labels, object], labels: Labels) -> Labels:
@@ -282,11 +301,21 @@ class Telemetry:
         self.gaps = self._histograms["gateway_inter_token_gap_seconds"]
         self._guardrails = self._counters["gateway_guardrail_checks_total"]
         self._guardrail_seconds = self._histograms["gateway_guardrail_seconds"]
+        # Where the busiest things are counted: answers by route, method and status, and tokens by model.
+        self._answered: dict[tuple[str, str, int], tuple[Sum, list[float]]] = {}
+        self._used: dict[str, tuple[Sum, Sum, Sum]] = {}
 
     def request(self, route: str, method: str, status: int, duration_s: float) -> None:
         """An HTTP request was answered; `route` is the path of its endpoint, never the path the client sent."""
-        self._requests.add((route, method, str(status)))
-        self._durations.observe((route,), duration_s)
+        try:
+            answered, row = self._answered[route, method, status]
+        except KeyError:
+            answered, row = self._requests.sum((route, method, str(status))), self._durations.row((route,))
+            if len(self._answered) < SERIES_MAX:
+                self._answered[route, method, status] = answered, row
+        answered.value += 1
+        row[bisect_left(SECONDS_BUCKETS, duration_s)] += 1
+        row[-1] += duration_s
 
     def inference(self, model: str, outcome: str) -> None:
         """An inference request ended: `ok`, `cancelled`, or the code of its error."""
@@ -294,10 +323,16 @@ class Telemetry:
 
     def tokens(self, model: str, usage: Usage) -> None:
         """What an inference request used."""
-        labels = (model,)
-        self._prompt_tokens.add(labels, usage.prompt_tokens)
-        self._cached_tokens.add(labels, usage.cached_tokens)
-        self._completion_tokens.add(labels, usage.completion_tokens)
+        try:
+            prompt, cached, completion = self._used[model]
+        except KeyError:
+            counters = self._prompt_tokens, self._cached_tokens, self._completion_tokens
+            prompt, cached, completion = (counter.sum((model,)) for counter in counters)
+            if len(self._used) < SERIES_MAX:
+                self._used[model] = prompt, cached, completion
+        prompt.value += usage.prompt_tokens
+        cached.value += usage.cached_tokens
+        completion.value += usage.completion_tokens
 
     def refused(self, kind: str) -> None:
         """A limit kept an inference request out."""
@@ -366,7 +401,7 @@ class Telemetry:
 
     def _counters_of(self, metric: Metric) -> dict[Labels, float]:
         counter = self._counters.get(metric.name)
-        return counter.values if counter is not None else {}
+        return {} if counter is None else {labels: sum.value for labels, sum in counter.sums.items()}
 
     def _read_gauges(self) -> dict[str, dict[Labels, float]]:
         known = {metric.name for metric in METRICS}

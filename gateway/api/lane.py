@@ -31,7 +31,7 @@ from gateway.api.http import (
     error_response,
     too_large,
 )
-from gateway.api.passing import LOOKED_AT, PATHS, Passer, changing_headers, fixed_headers
+from gateway.api.passing import LOOKED_AT, PATHS, Passer, changing_lines, fixed_headers
 from gateway.errors import GatewayError
 from gateway.logs import Fields
 from gateway.streams import Passage
@@ -351,9 +351,7 @@ class Exchange(RequestResponseCycle):
         else:
             ms = int((time.perf_counter() - self._arrived_s) * 1000)
             text = f"openai-processing-ms: {ms}\r\nx-request-id: {request_id}\r\n"
-        for name, value in changing_headers(passage, dialect).items():
-            text = f"{name}: {value}\r\n{text}"
-        return self._lane.said(passage, dialect) + text.encode()
+        return self._lane.said(passage, dialect) + f"{changing_lines(passage, dialect)}{text}".encode()
 
     def _fail(self, error: GatewayError, request_id: str) -> tuple[int, str]:
         """The error as a status while there is none yet, else as the last event."""

@@ -33,7 +33,7 @@ from gateway.api.openai.generation import (
 )
 from gateway.auth import Principal
 from gateway.inference import Inference
-from gateway.limits.told import rate_headers
+from gateway.limits.told import rate_lines
 from gateway.streams import Passage
 
 PATHS: Mapping[str, DialectName] = {
@@ -118,7 +118,10 @@ def _headers_of(dialect: DialectName, headers: Mapping[str, str]) -> tuple[tuple
 
 def passage_headers(passage: Passage, arrived_s: float, dialect: DialectName = "openai_chat") -> dict[str, str]:
     """What the gateway says of a request that was passed on."""
-    headers = fixed_headers(passage, dialect) | changing_headers(passage, dialect)
+    headers = fixed_headers(passage, dialect)
+    for line in changing_lines(passage, dialect).splitlines():
+        name, _, value = line.partition(": ")
+        headers[name] = value
     if dialect != "anthropic_messages":
         headers["openai-processing-ms"] = str(round((time.perf_counter() - arrived_s) * 1000))
     return headers
@@ -130,16 +133,18 @@ def fixed_headers(passage: Passage, dialect: DialectName = "openai_chat") -> dic
     return version | {"x-gateway-model": passage.target.name} | served_headers(passage.meter.served)
 
 
-def changing_headers(passage: Passage, dialect: DialectName = "openai_chat") -> dict[str, str]:
-    """Those made of numbers that are others in each answer."""
+def changing_lines(passage: Passage, dialect: DialectName = "openai_chat") -> str:
+    """Those made of numbers that are others in each answer, as they go over the wire."""
     meter = passage.meter
-    headers = {} if meter.grant is None else rate_headers(*meter.rooms)
+    text = rate_lines(*meter.rooms)
+    headers = cost_headers(meter)
     if dialect == "anthropic_messages":
         headers |= room_headers(meter)
     if meter.timings is not None:
         headers |= timing_headers(meter.timings, meter.cached_tokens)
-    headers |= cost_headers(meter)
-    return headers
+    for name, value in headers.items():
+        text = f"{text}{name}: {value}\r\n"
+    return text
 
 
 def usage_fields(relayed: Relayed) -> dict[str, int]:

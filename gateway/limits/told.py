@@ -53,16 +53,21 @@ def _window(name: str) -> str:
 
 def rate_headers(requests: Room | None, tokens: Room | None) -> dict[str, str]:
     """How the tightest limits stand, as OpenAI names it."""
-    headers = {}
-    if requests is not None:
-        headers["x-ratelimit-limit-requests"] = str(requests.limit)
-        headers["x-ratelimit-remaining-requests"] = str(requests.remaining)
-        headers["x-ratelimit-reset-requests"] = _duration(-(-requests.reset_us // 1000))
-    if tokens is not None:
-        headers["x-ratelimit-limit-tokens"] = str(tokens.limit)
-        headers["x-ratelimit-remaining-tokens"] = str(tokens.remaining)
-        headers["x-ratelimit-reset-tokens"] = _duration(-(-tokens.reset_us // 1000))
-    return headers
+    lines = [line.partition(": ") for line in rate_lines(requests, tokens).splitlines()]
+    return {name: value for name, _, value in lines}
+
+
+def rate_lines(requests: Room | None, tokens: Room | None) -> str:
+    """The same as it goes over the wire."""
+    text = ""
+    for unit, room in ("requests", requests), ("tokens", tokens):
+        if room is not None:
+            text += (
+                f"x-ratelimit-limit-{unit}: {room.limit}\r\n"
+                f"x-ratelimit-remaining-{unit}: {room.remaining}\r\n"
+                f"x-ratelimit-reset-{unit}: {_duration(-(-room.reset_us // 1000))}\r\n"
+            )
+    return text
 
 
 @functools.lru_cache(maxsize=4096)

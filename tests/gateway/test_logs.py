@@ -55,6 +55,7 @@ def test_access_lines_in_both_formats() -> None:
     text, lines = io.StringIO(), io.StringIO()
     access(LogConfig(), text, 2)
     assert text.getvalue().splitlines()[1].endswith("info access: path=/a\\n1 status=200")
+    assert len(text.getvalue().splitlines()) == 2
     access(LogConfig(format="json"), lines, 2)
     assert json.loads(lines.getvalue().splitlines()[1])["path"] == "/a\n1"
 
@@ -87,3 +88,16 @@ def test_configure_sets_one_handler_for_all() -> None:
     finally:
         root.handlers[:] = before
         root.setLevel(level)
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [("a b", "a b"), ("\x1b[2J", "\\x1b[2J"), ("\x7f", "\\x7f"), ("\u202e", "\\u202e"), ("\u00e9", "\u00e9")],
+)
+def test_one_strange_line_is_escaped_and_the_others_stay_as_they_are(said: str, shown: str) -> None:
+    lines = logs.text_lines([(0.0, {"path": "/x"}), (0.0, {"path": said}), (0.0, {"path": "/y%s", "status": 200})])
+    assert [line.split(" access: ")[1] for line in lines.splitlines()] == [
+        "path=/x",
+        f"path={shown}",
+        "path=/y%s status=200",
+    ]

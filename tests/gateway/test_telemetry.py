@@ -62,6 +62,18 @@ def test_label_sets_are_capped() -> None:
     assert f'gateway_inter_token_gap_seconds_count{{model="other"}} {SERIES_MAX * 2}' in lines
 
 
+def test_what_is_above_the_cap_is_counted_together_however_often_it_comes() -> None:
+    telemetry = Telemetry("0")
+    for _ in range(2):
+        for number in range(SERIES_MAX + 5):
+            telemetry.tokens(f"m{number}", Usage(1, 2))
+            telemetry.request("/r", f"M{number}", 200, 0.1)
+    text = telemetry.render().decode()
+    assert 'gateway_prompt_tokens_total{model="other"} 10' in text
+    assert 'gateway_completion_tokens_total{model="m7"} 4' in text
+    assert 'gateway_requests_total{route="other",method="other",status="other"} 10' in text
+
+
 def test_gauges_are_read_at_the_scrape() -> None:
     telemetry = Telemetry("1")
     depth = 1.0
