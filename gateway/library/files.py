@@ -128,9 +128,10 @@ class Files:
             await self._index(inside, file)
         return file
 
-    async def get(self, identity: str) -> File:
-        """Raises NotFound."""
-        rows = await self._database.query("SELECT * FROM library_files WHERE id = $1 AND deleted_us IS NULL", identity)
+    async def get(self, identity: str, inside: Statements | None = None) -> File:
+        """Raises NotFound. Nobody changes it before the transaction ends that it is read `inside`."""
+        asked = inside or self._database
+        rows = await asked.query("SELECT * FROM library_files WHERE id = $1 AND deleted_us IS NULL", identity)
         if not rows:
             raise NotFound(f"the library has no file {identity}")
         return _file(rows[0])
@@ -139,19 +140,19 @@ class Files:
         """Change fields of a file; raises NotFound, InUse where it is not of this version any more, and Conflict when
         it would become ready while another with the same content is."""
         async with self._database.transaction() as inside:
-            rows = await inside.query("SELECT * FROM library_files WHERE id = $1 AND deleted_us IS NULL", identity)
-            if not rows:
-                raise NotFound(f"the library has no file {identity}")
-            before = _file(rows[0])
-            if version not in (None, before.version):
-                raise InUse("somebody has changed it meanwhile")
-            file = replace(before, changed_us=self._now_us(), version=before.version + 1, **fields)
-            assignments = ", ".join(f"{column} = ${i}" for i, column in enumerate(_COLUMNS, 2))
-            await inside.execute(f"UPDATE library_files SET {assignments} WHERE id = $1", identity, *_values(file))
-            if file.deleted_us is None:
-                await self._index(inside, file)
-            else:
-                await self._words.remove(inside, identity)
+            return await self._change(inside, identity, version, **fields)
+
+    async def _change(self, inside: Statements, identity: str, version: int | None, **fields: object) -> File:
+        before = await self.get(identity, inside)
+        if version not in (None, before.version):
+            raise InUse("somebody has changed it meanwhile")
+        file = replace(before, changed_us=self._now_us(), version=before.version + 1, **fields)
+        assignments = ", ".join(f"{column} = ${i}" for i, column in enumerate(_COLUMNS, 2))
+        await inside.execute(f"UPDATE library_files SET {assignments} WHERE id = $1", identity, *_values(file))
+        if file.deleted_us is None:
+            await self._index(inside, file)
+        else:
+            await self._words.remove(inside, identity)
         return file
 
     async def all(self, wanted: Wanted) -> AsyncIterator[File]:
@@ -220,10 +221,11 @@ class Files:
     async def delete(self, identity: str, version: int | None = None) -> File:
         """Take a file away from everybody; raises InUse while there are links to it, and where it is not of this
         version any more."""
-        links = await self._database.query("SELECT path FROM library_links WHERE file_id = $1 LIMIT 1", identity)
-        if links:
-            raise InUse(f"it is linked from {links[0]['path']!r}: remove its links first")
-        return await self.change(identity, version, deleted_us=self._now_us(), status="error")
+        async with self._database.transaction() as inside:
+            links = await inside.query("SELECT path FROM library_links WHERE file_id = $1 LIMIT 1", identity)
+            if links:
+                raise InUse(f"it is linked from {links[0]['path']!r}: remove its links first")
+            return await self._change(inside, identity, version, deleted_us=self._now_us(), status="error")
 
     async def forget(self, identity: str) -> None:
         """A deleted file is gone."""

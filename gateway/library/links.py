@@ -81,7 +81,9 @@ class Links:
         places = ",".join(f"${i}" for i in range(1, len(values) + 1))
         sql = f"INSERT INTO library_links ({','.join(Link.__struct_fields__)}) VALUES ({places})"
         try:
-            await self._database.execute(sql, *values)
+            async with self._database.transaction() as inside:
+                await self._files.get(file_id, inside)
+                await inside.execute(sql, *values)
         except Conflict:
             raise InUse(f"there is a link at {path} already") from None
         try:

@@ -143,6 +143,23 @@ def test_a_folder_that_is_closed_to_us_keeps_nobody_from_the_others(
     run(tmp_path, work)
 
 
+def test_no_link_leads_to_a_file_that_is_deleted_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work(bench: Bench) -> None:
+        allowed = bench.links._allowed
+
+        def late(path: Path) -> Path:
+            asyncio.run_coroutine_threadsafe(bench.files.delete(bench.file.id), loop).result()
+            return allowed(path)
+
+        loop = asyncio.get_running_loop()
+        monkeypatch.setattr(bench.links, "_allowed", late)
+        with pytest.raises(NotFound):
+            await bench.make()
+        assert (await bench.links.page(10))[0] == [] and not any(bench.folder.iterdir())
+
+    run(tmp_path, work)
+
+
 def test_pages(tmp_path: Path) -> None:
     async def work(bench: Bench) -> None:
         made = [await bench.make(f"{n}.gguf") for n in range(3)]
