@@ -83,6 +83,8 @@ class Imports:
         except OSError as error:
             log.error("the library cannot be written to: %s", error)
             return
+        if self._make_shelf is not None:
+            self.shelf = self._make_shelf(self._place)
         for file in await self.files.unfinished(self._place):
             lock = self._lock(file.id)
             try:
@@ -91,10 +93,11 @@ class Imports:
                 continue  # Somebody is at work on it.
             try:
                 await self._end_left(file)
+            except (LibraryError, OSError) as error:
+                log.error("what a process left of file %s of the library cannot be ended: %s", file.id, error)
             finally:
                 unlock(lock)
-        if self._make_shelf is not None:
-            self.shelf = self._make_shelf(self._place)
+        if self.shelf is not None:
             await self.shelf.open()
 
     async def _end_left(self, file: File) -> None:

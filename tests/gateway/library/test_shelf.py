@@ -199,6 +199,22 @@ def test_what_was_pulled_is_deleted_with_its_bytes(hub: Hub, tmp_path: Path) -> 
     run(hub, tmp_path, work)
 
 
+def test_what_was_deleted_is_gone_also_when_the_process_died_of_it(hub: Hub, tmp_path: Path) -> None:
+    async def work(place: Place) -> None:
+        await place.pull()
+        file = await place.one()
+        await place.files.delete(file.id)
+        pins = (place.folder / "models.lock").read_bytes()
+        for written, goes in ((b"not JSON", False), (pins, True)):
+            (place.folder / "models.lock").write_bytes(written)
+            again = Imports(place.files, place.folder / "library", shelf=place._shelf)
+            await again.open()
+            assert await place.known() == [] and Path(file.path).exists() is not goes
+            await again.close()
+
+    run(hub, tmp_path, work)
+
+
 def test_what_the_configuration_pulls_is_not_deleted(hub: Hub, tmp_path: Path) -> None:
     async def work(place: Place) -> None:
         await place.pull()
