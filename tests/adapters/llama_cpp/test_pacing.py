@@ -87,8 +87,9 @@ def test_every_step_moves_the_oldest_by_a_quarter_or_to_its_end(pending: list[in
 
 
 def test_a_decode_is_padded_where_a_tenth_is_saved_and_has_room_for_guesses_where_they_are_worth_it() -> None:
-    spent_us = {3: 38_000, 4: 40_000, 5: 60_000, 6: 65_000, 7: 76_000, 8: 63_000, 9: 90_000, 10: 91_000}
+    spent_us = {3: 38_000, 4: 40_000, 5: 60_000, 6: 65_000, 7: 76_000, 8: 63_000, 9: 90_000, 10: 95_000}
     padding = padded(spent_us)
     assert padding == {7: 8}
-    # A fourth row costs a nineteenth, a guess behind three streams is worth a fifteenth.
-    assert spare(spent_us, padding) == {3: 1, 4: 0, 5: 3, 6: 2, 7: 1, 8: 0, 9: 1, 10: 0}
+    # A guess is worth a ninth of a step of three rows, where another costs a nineteenth, and a 27th of a step of nine,
+    # where another costs an eighteenth.
+    assert spare(spent_us, padding) == {3: 1, 4: 0, 5: 3, 6: 2, 7: 1, 8: 0, 9: 0, 10: 0}
