@@ -235,6 +235,10 @@ class OutputParser:
                 if reader.calls == calls:
                     reader.say(start)
                     return
+                if reader.ended:
+                    # What is left is a piece of the call that was cut.
+                    reader.drop(len(reader.buffer))
+                    return
             follows = yield from self._close(row)
             start = reader.at
 

@@ -146,6 +146,16 @@ def test_a_call_that_breaks_off_keeps_what_it_got(row: ToolFormat) -> None:
     assert "".join(piece.arguments for piece in pieces).startswith('{"city": "line one')
 
 
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_no_piece_of_a_call_that_was_cut_is_text(row: ToolFormat) -> None:
+    whole = written(row, [UNICODE])
+    for end in range(1, len(whole)):
+        reader = parser(row)
+        streamed = [*reader.push(whole[:end]), *reader.finish()]
+        if reader.called:
+            assert not any(isinstance(piece, TextPiece) for piece in streamed), whole[:end]
+
+
 JSON_TEXT = st.text(st.characters(codec="utf-8", exclude_characters="<>\\`'\"[]{}()｜|"), max_size=20)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | JSON_TEXT,
