@@ -127,7 +127,13 @@ def _create(options: argparse.Namespace) -> int:
         await command.note(directory, "key.create", key.id, name=key.name, tenant=key.tenant, admin=key.admin)
         return key, text
 
-    return _print_new(options, *command.with_keys(options, create))
+    key, text = command.with_keys(options, create)
+    if key.limits is not None and (key.limits.budgets or key.limits.wallet):
+        unpriced = [model.name for model in command.load(options).models if model.price is None]
+        if unpriced:
+            note = "whoever's money is limited may not use models without a price (models[].price)"
+            print(f"Note: {note}: {', '.join(unpriced)}", file=sys.stderr)
+    return _print_new(options, key, text)
 
 
 def _print_new(options: argparse.Namespace, key: Key, text: str) -> int:

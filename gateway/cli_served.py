@@ -98,7 +98,8 @@ def _given(options: argparse.Namespace, kind: type[T]) -> T:
         values, _ = yaml_lines.parse(text)
         return msgspec.convert(values, kind)
     except (OSError, UnicodeDecodeError) as error:
-        raise command.CommandError(f"{options.settings}: cannot be read: {error}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise command.CommandError(f"{options.settings}: cannot be read: {reason}; SETTINGS is {SETTINGS}") from None
     except yaml_lines.YamlError as error:
         raise command.CommandError(f"line {error.line} of the settings: {error.problem}") from None
     except msgspec.ValidationError as error:

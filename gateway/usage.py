@@ -152,6 +152,7 @@ async def _wallets(database: Database, options: argparse.Namespace) -> list[Sequ
         await table.open(name, options.tenant, now_us, bonus_nano=nano)
         await note(database, "wallet.open", name, tenant=options.tenant, usd=usd(nano))
     elif verb == "statement":
+        await table.get(name)
         lines = await table.statement(name, limit=1000)
         return [
             ("AT", "KIND", "USD", "BALANCE", "FROM", "TO", "NOTE"),

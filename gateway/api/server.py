@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import math
 import socket
 from collections.abc import Callable
@@ -22,6 +23,8 @@ from gateway.config import ServerConfig
 FAREWELL_S = 2.0
 POLL_S = 0.02
 DATE_S = 1.0
+
+log = logging.getLogger(__name__)
 
 
 class ListenError(Exception):
@@ -120,6 +123,8 @@ class Server(uvicorn.Server):
         connections, tasks = self._wheel.connections, self.server_state.tasks
         for connection in list(connections):
             connection.shutdown()
+        if running := sum(not task.done() for task in tasks):
+            log.info("stopping: %d requests have %g s to finish", running, self._drain_timeout_s)
         await self._wait(lambda: all(task.done() for task in tasks), self._drain_timeout_s)
         for task in list(tasks):
             task.cancel()

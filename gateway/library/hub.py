@@ -105,7 +105,7 @@ class Hub:
         """Look a name up; raises NotFound, Gated, HubUnavailable, Offline or InvalidReference."""
         if self.settings.offline:
             raise Offline(f"{reference.repo} cannot be looked up: the library is offline")
-        with self._hosts.visit(self._origin.netloc), _said_by_us(reference.repo):
+        with self._hosts.visit(self._origin.netloc), _said_by_us(reference.repo, self._origin.netloc):
             return self._resolve(self._api(), reference, kind)
 
     def _resolve(self, api: HfApi, reference: Reference, kind: Kind) -> Resolution:
@@ -134,7 +134,7 @@ class Hub:
         """Repositories by words, the most downloaded first; raises as `resolve` does."""
         if self.settings.offline:
             raise Offline("the hub cannot be searched: the library is offline")
-        with self._hosts.visit(self._origin.netloc), _said_by_us(text):
+        with self._hosts.visit(self._origin.netloc), _said_by_us(text, self._origin.netloc):
             models = self._api().list_models(search=text, filter="gguf", sort="downloads", limit=limit)
             return [
                 Found(
@@ -262,7 +262,7 @@ def _translated(host: str) -> Iterator[None]:
 
 
 @contextmanager
-def _said_by_us(repo: str) -> Iterator[None]:
+def _said_by_us(repo: str, host: str) -> Iterator[None]:
     """huggingface_hub's errors as ours."""
     import httpx2
     from huggingface_hub import errors as theirs
@@ -286,4 +286,4 @@ def _said_by_us(repo: str) -> Iterator[None]:
             f"the hub answers {status}", float(retry_after) if retry_after.isdecimal() else None
         ) from None
     except (OSError, httpx2.HTTPError) as error:
-        raise HubUnavailable(f"the hub cannot be reached: {type(error).__name__}") from None
+        raise HubUnavailable(f"the hub {host} cannot be reached: {type(error).__name__}") from None

@@ -227,6 +227,13 @@ def test_keys_work_while_a_server_runs(run: Run, tmp_path: Path) -> None:
     asyncio.run(serve())
 
 
+def test_a_key_with_a_budget_comes_with_a_note_of_the_models_it_cannot_use(run: Run) -> None:
+    assert "models without a price (models[].price): demo\n" in run("keys", "create", "a", "--budget", "5/day").err
+    assert "price" not in run("keys", "create", "b").err
+    Path("config.yaml").write_text(f"models: [{{name: demo, path: {config.demo_model_path()}, price: {{input: 0}}}}]")
+    assert "price" not in run("keys", "create", "c", "--budget", "5/day").err
+
+
 def test_organisations_and_teams_go_by_their_names_where_these_are_theirs_alone(run: Run) -> None:
     orgs = [made(run, "orgs", "create", name) for name in ("Acme", "Twin", "Twin")]
     team = made(run, "teams", "create", "Acme", "lab")
