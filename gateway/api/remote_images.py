@@ -19,7 +19,7 @@ from starlette.requests import Request
 from adapters.dialects import openai_wire as wire
 from adapters.dialects.openai_parts import MEDIA_TYPES, check_images
 from adapters.errors import InvalidRequest
-from adapters.types import ChatRequest, ImagePart, ImageUrl, Part
+from adapters.types import ChatRequest, ImagePart, ImageUrl
 from gateway.api.http import run_until_disconnect
 from gateway.config import ImagesConfig
 from gateway.inference import Inference
@@ -67,22 +67,18 @@ class RemoteImages:
     async def fetched(self, request: ChatRequest, field: str | None = None) -> ChatRequest:
         """The request with every image in it. Raises InvalidRequest, naming the part, or the `field` of a dialect whose
         messages are counted otherwise."""
-        messages = []
+        messages = list(request.messages)
         for i, message in enumerate(request.messages):
-            if isinstance(message.content, tuple):
-                parts = [
-                    await self._part(part, field or f"messages[{i}].content[{j}]")
-                    for j, part in enumerate(message.content)
-                ]
-                messages.append(replace(message, content=tuple(parts)))
-            else:
-                messages.append(message)
-        check_images(messages)
+            parts = list(message.content) if isinstance(message.content, tuple) else []
+            for j, part in enumerate(parts):
+                if isinstance(part, ImageUrl):
+                    parts[j] = await self._image_of(part, field or f"messages[{i}].content[{j}]")
+                    messages[i] = replace(message, content=tuple(parts))
+                    # Before the next one is held in memory as well.
+                    check_images(messages)
         return replace(request, messages=tuple(messages))
 
-    async def _part(self, part: Part, path: str) -> Part:
-        if not isinstance(part, ImageUrl):
-            return part
+    async def _image_of(self, part: ImageUrl, path: str) -> ImagePart:
         try:
             if not self._config.remote:
                 raise _FetchError("send the image in a data: URL; this server does not fetch web addresses")

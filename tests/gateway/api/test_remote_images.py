@@ -175,6 +175,16 @@ def test_what_is_no_small_image_is_refused(reply: bytes) -> None:
     refusal(Web({"good.example": [PUBLIC]}, {"good.example": reply}), "http://good.example/")
 
 
+def test_no_more_is_fetched_than_a_request_may_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("adapters.dialects.openai_parts.IMAGES_BYTES_MAX", 150)
+    web = Web({}, {PUBLIC: answer(b"x" * 100)})
+    images = RemoteImages(ImagesConfig(remote=True), resolve=web.resolve, network=web)
+    message = Message("user", (ImageUrl(f"http://{PUBLIC}/"),) * 2)
+    with pytest.raises(InvalidRequest) as caught:
+        asyncio.run(images.fetched(ChatRequest("m", (message, message))))
+    assert (caught.value.param, len(web.connected)) == ("messages[0].content[1]", 2)
+
+
 def test_where_messages_are_counted_otherwise_the_field_is_named() -> None:
     request = ChatRequest("m", (Message("user", (ImageUrl("https://example.com/a.png"),)),))
     with pytest.raises(InvalidRequest) as caught:
