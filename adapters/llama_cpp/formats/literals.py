@@ -6,7 +6,7 @@ import re
 
 import msgspec
 
-from adapters.llama_cpp.formats.reader import MalformedError, Reader, Reading, overlap, quoted
+from adapters.llama_cpp.formats.reader import CallPiece, MalformedError, Reader, Reading, overlap, quoted
 
 DEPTH_MAX = 64
 _WORD_END = re.compile(r"[\s,:=()\[\]{}\"'<]")
@@ -61,6 +61,19 @@ def read_code(reader: Reader, style: Style) -> Reading[None]:
         first = False
     reader.at += 1
     reader.argue("}")
+
+
+def python_as_json(text: str) -> str | None:
+    """A literal of Python as JSON; None for what is none."""
+    reader = Reader(None, str, None)
+    reader.buffer = f"{text.strip()}\n"
+    try:
+        next(_literal(reader, PYTHON, 0), None)
+    except MalformedError:
+        return None
+    # A literal that is cut waits for more; of one with something behind it that is left.
+    written = "".join(piece.arguments for piece in reader.pieces if isinstance(piece, CallPiece))
+    return written if reader.buffer[reader.at :] == "\n" else None
 
 
 def _argument_name(reader: Reader, style: Style) -> Reading[str | None]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from adapters.llama_cpp.formats.literals import python_as_json
 from adapters.llama_cpp.formats.reader import MalformedError, Reader, Reading, decode, overlap, quoted
 
 VALUE_CHARS_MAX = 1 << 20
@@ -148,12 +149,16 @@ def kinds_of(schema: Any) -> Kinds:
 
 
 def as_json(text: str, kinds: Kinds) -> str:
-    """A parameter's text as JSON of one of `kinds`: itself where it is such JSON, else a string."""
+    """A parameter's text as JSON of one of `kinds`: itself where it is such JSON, or a literal of Python for it, else a
+    string."""
     bare = {"True": "true", "False": "false", "None": "null"}.get(text.strip(), text.strip())
     try:
         kind = kind_of(decode(bare, object))
     except MalformedError:
         kind = "string"
+        literal = python_as_json(bare) if bare[:1] in ("[", "{") and (kinds is None or "string" not in kinds) else None
+        if literal is not None:
+            return literal
     if kind == "string" and (kinds is None or "string" in kinds or not bare.startswith('"')):
         return f'"{quoted(text)}"'
     return f'"{quoted(text)}"' if kinds is not None and "string" in kinds and kind not in kinds else bare

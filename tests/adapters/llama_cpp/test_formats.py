@@ -222,6 +222,13 @@ SHAPES: list[tuple[str, str, str, list[Call]]] = [
      [("get_weather", {"exact": True})]),
     ("qwen3-coder", '<function=get_weather>\n<parameter=tags>\n["</parameter>"]\n</parameter>\n</function>', "",
      [("get_weather", {"tags": ["</parameter>"]})]),
+    ("seed-oss", "<seed:tool_call>\n<function=get_weather>\n<parameter=tags>['a', \"b's\"]</parameter>\n"
+     "<parameter=place>{'x': None, 'y': [True]}</parameter>\n<parameter=city>['a']</parameter>\n</function>\n"
+     "</seed:tool_call>", "",
+     [("get_weather", {"tags": ["a", "b's"], "place": {"x": None, "y": [True]}, "city": "['a']"})]),
+    ("seed-oss", "<seed:tool_call>\n<function=get_weather>\n<parameter=tags>['a', </parameter>\n<parameter=place>"
+     "{'x': 1}}</parameter>\n</function>\n</seed:tool_call>", "",
+     [("get_weather", {"tags": "['a', ", "place": "{'x': 1}}"})]),
     ("glm", "<tool_call>get_weather\n<arg_key>city</arg_key>\n<arg_value>Paris</arg_value>\n</tool_call>",
      "", [SIMPLE]),
     ("glm", "<tool_call>get_weather<arg_key>days</arg_key><arg_value>3</arg_value></tool_call>", "",
