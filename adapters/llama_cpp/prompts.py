@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
 import msgspec
 import numpy as np
@@ -18,9 +19,9 @@ from adapters.llama_cpp.messages import ChatPrompt, Prepare, Prompt, TextPrompt
 from adapters.llama_cpp.native import TOKEN_NULL, Vocabulary
 from adapters.llama_cpp.reasoning import ReasoningFormat, begun, ended
 from adapters.llama_cpp.teaching import spell, teach
-from adapters.llama_cpp.templates import ChatTemplate, TemplateError
+from adapters.llama_cpp.templates import ChatTemplate, Switches, TemplateError
 from adapters.llama_cpp.tools import GENERIC
-from adapters.types import Message
+from adapters.types import Message, Tool
 
 
 class Refusal(Exception):
@@ -165,6 +166,18 @@ class Prompts:
             text = text.replace(image.marker, "<image>")
         return text
 
+    def _render(self, messages: Sequence[Message], tools: Sequence[Tool], switches: Switches) -> str:
+        """Some templates spell schemas out and fail on one that they do not know, such as a type that may be null; its
+        tools are then explained in words too."""
+        try:
+            return self._template.render(tuple(messages), tuple(tools), switches)
+        except TemplateError:
+            if not tools:
+                raise
+            with suppress(TemplateError):
+                return self._template.render(teach(messages, tools, self._tool_format), (), switches)
+            raise
+
     def render(self, prompt: ChatPrompt, images: Sequence[Shown] = ()) -> str:
         """The prompt text of a conversation with the markers of its `images`, without the start token that the
         tokeniser adds itself."""
@@ -174,8 +187,9 @@ class Prompts:
             messages = spell(messages, row)
         if row is GENERIC or not self._template.shows_tools:
             messages, tools = teach(messages, tools, row), ()
+        switches = {**prompt.arguments, "tool_choice": prompt.tool_choice.mode}
         try:
-            text = self._template.render(messages, tools, prompt.arguments)
+            text = self._render(messages, tools, switches)
         except TemplateError as error:
             raise Refusal(error.code, error.message, error.param or "messages") from error
         if self._vocabulary.adds_bos:

@@ -26,6 +26,9 @@ CHATML = """\
 """
 """What is used for a model that brings no template."""
 
+Switches = Mapping[str, str | bool | int]
+"""Values of a template's own switches."""
+
 _REASON_CHARS_MAX = 500
 
 
@@ -87,7 +90,7 @@ class ChatTemplate:
         self,
         messages: tuple[Message, ...],
         tools: tuple[Tool, ...] = (),
-        arguments: Mapping[str, str | bool | int] = MappingProxyType({}),
+        arguments: Switches = MappingProxyType({}),
     ) -> str:
         """The prompt for the assistant's next message, or for the rest of it when the last message is an assistant's.
         `arguments` are values for the template's own switches.
@@ -106,9 +109,7 @@ class ChatTemplate:
             message = f"the model's chat template {does} these messages: {_reason(exc)}"
             raise TemplateError(message, code="invalid_value", param="messages") from exc
 
-    def _continued(
-        self, messages: tuple[Message, ...], tools: list[dict[str, Any]], arguments: Mapping[str, str | bool | int]
-    ) -> str:
+    def _continued(self, messages: tuple[Message, ...], tools: list[dict[str, Any]], arguments: Switches) -> str:
         """A prompt that ends with the last message's content, as it is, and nothing after it."""
         *before, last = messages
         content = last.text
@@ -126,7 +127,7 @@ class ChatTemplate:
         shape: Shape,
         messages: Sequence[Message],
         tools: list[dict[str, Any]],
-        arguments: Mapping[str, str | bool | int] = MappingProxyType({}),
+        arguments: Switches = MappingProxyType({}),
         *,
         answer: bool = True,
     ) -> str:
@@ -173,7 +174,7 @@ class ChatTemplate:
                 return tried
         return shape
 
-    def _refuses(self, shape: Shape, message: Message, arguments: Mapping[str, str | bool | int]) -> bool:
+    def _refuses(self, shape: Shape, message: Message, arguments: Switches) -> bool:
         """Whether the template refuses a conversation with these arguments that it takes without them."""
         try:
             self._apply(shape, (message,), [], arguments)
@@ -247,7 +248,7 @@ _PROBE_REASONING = (
 )
 
 
-def _spelt(arguments: Mapping[str, str | bool | int], shape: Shape) -> Mapping[str, str | bool | int]:
+def _spelt(arguments: Switches, shape: Shape) -> Switches:
     """The switches of thinking under all the names and values that templates know them by."""
     spelt = dict(arguments)
     effort = spelt.get("reasoning_effort")

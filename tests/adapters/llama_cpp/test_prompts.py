@@ -9,10 +9,10 @@ import pytest
 import adapters
 from adapters.llama_cpp.messages import ChatPrompt, Prepare, TextPrompt
 from adapters.llama_cpp.native import Model, quiet
-from adapters.llama_cpp.prompts import Prompts
+from adapters.llama_cpp.prompts import Prompts, Refusal
 from adapters.llama_cpp.templates import CHATML, ChatTemplate
 from adapters.llama_cpp.tools import named
-from adapters.types import Message, Tool, ToolCall
+from adapters.types import Message, Tool, ToolCall, ToolChoice
 
 MESSAGES = (
     Message("system", "You are a helpful assistant."),
@@ -36,6 +36,26 @@ def test_an_explained_chat_says_where_its_messages_end(prompts: Prompts) -> None
     assert len(prepared.message_ends) == len(MESSAGES)
     for end, message in zip(prepared.message_ends, MESSAGES, strict=True):
         assert prompts.text(tuple(prepared.tokens[:end].tolist())).rstrip().endswith(message.text)
+
+
+def test_the_template_is_told_whether_a_call_is_asked_for(prompts: Prompts) -> None:
+    source = "{{ tool_choice }}|" + CHATML
+    told = Prompts(prompts._vocabulary, ChatTemplate(source, bos_token="", eos_token=""), 2048, named("hermes"), None)
+    for mode in ("auto", "none", "required"):
+        assert told.render(ChatPrompt(MESSAGES, (), ToolChoice(mode))).startswith(f"{mode}|")
+
+
+def test_tools_that_a_template_fails_on_are_told_in_words(prompts: Prompts) -> None:
+    source = "{% for tool in tools or [] %}{{ tool.function.parameters.properties.a.type + '' }}{% endfor %}" + CHATML
+    told = Prompts(prompts._vocabulary, ChatTemplate(source, bos_token="", eos_token=""), 2048, named("hermes"), None)
+    tool = Tool("look", "Looks.", b'{"type":"object","properties":{"a":{"type":["string","null"]}}}')
+    assert "Looks." in told.render(ChatPrompt(MESSAGES, (tool,)))
+    refusing = source.replace("{% for", "{{ raise_exception('no') if messages|length > 1 }}{% for", 1)
+    never = Prompts(
+        prompts._vocabulary, ChatTemplate(refusing, bos_token="", eos_token=""), 2048, named("hermes"), None
+    )
+    with pytest.raises(Refusal, match="refuses these messages: no"):
+        never.render(ChatPrompt(MESSAGES, (tool,)))
 
 
 def test_others_do_not(prompts: Prompts) -> None:
