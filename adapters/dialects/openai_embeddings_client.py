@@ -46,7 +46,7 @@ def parse_answer(body: bytes, request: EmbeddingRequest) -> Embeddings:
         answer = _decoder.decode(body)
         places = [index if one.index is None else one.index for index, one in enumerate(answer.data)]
         vectors = [_floats(one.embedding) for _, one in sorted(zip(places, answer.data, strict=True), key=_place)]
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, binascii.Error, OverflowError, struct.error):
+    except (ValueError, RecursionError, OverflowError, struct.error):
         raise UpstreamInvalid("The provider sent vectors that are none.") from None
     dimensions = len(vectors[0]) // 4 if vectors else 0
     if (

@@ -315,6 +315,7 @@ def test_embeddings_of_gemini() -> None:
         b'{"data":[{"embedding":[1]},{"embedding":[1]}]}',
         b'{"data":[{"index":3,"embedding":[1]}]}',
         b'{"data":[{"embedding":"!"}]}',
+        b'{"data":[{"embedding":"\\u00e9"}]}',
         b'{"data":[{"embedding":[1e999]}]}',
         b"<html>",
     ],
