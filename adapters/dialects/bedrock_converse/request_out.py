@@ -122,7 +122,7 @@ def _turns(messages: Iterable[Message], documents: _Documents) -> Iterator[Field
 
 def _blocks(message: Message, documents: _Documents) -> Iterator[Fields]:
     if message.role == "tool":
-        content = [block for block in documents.blocks(message.parts) if "cachePoint" not in block]
+        content = list(documents.blocks(message.parts, markers=False))
         result: Fields = {"toolUseId": _id(message.tool_call_id or ""), "content": content or [{"text": ""}]}
         if message.is_error:
             result["status"] = "error"
@@ -165,13 +165,13 @@ class _Documents:
     def __init__(self) -> None:
         self._names: set[str] = set()
 
-    def blocks(self, parts: Iterable[Part]) -> Iterator[Fields]:
+    def blocks(self, parts: Iterable[Part], *, markers: bool = True) -> Iterator[Fields]:
         """A text that is empty is not taken; a marker stands behind what it marks."""
         for part in parts:
             if isinstance(part, TextPart) and not part.text:
                 continue
             yield self._block(part)
-            if not isinstance(part, NativePart):
+            if markers and not isinstance(part, NativePart):
                 yield from _cached(part.cache)
 
     def _block(self, part: Part) -> Any:

@@ -151,6 +151,14 @@ def test_json_in_results() -> None:
     assert message.content == '{"a": 1}'
 
 
+def test_results_that_only_amazon_has_stay_as_they_are() -> None:
+    video = {"video": {"format": "mp4", "source": {"s3Location": {"uri": "s3://x"}}}}
+    result = {"toolUseId": "t", "content": [{"text": "a"}, {"cachePoint": {"type": "default"}}, video]}
+    request = parse(messages=[{"role": "user", "content": [{"toolResult": result}]}])
+    (block,) = rendered(replace(request, model=ASK.model))["messages"][0]["content"]
+    assert block["toolResult"]["content"] == [{"text": "a"}, video]
+
+
 BAD: dict[str, dict[str, Any]] = {
     "messages": {"messages": []},
     "messages[0].role": {"messages": [{"role": "x", "content": []}]},
