@@ -12,6 +12,7 @@ from gateway.limits.plans import Plan
 
 # Who answers in the place of a target: its own targets, and what clients of a provider's own API name as the model.
 SERVED_MAX = 100
+FOREVER_US = 2**62
 
 
 class Terms:
@@ -24,6 +25,11 @@ class Terms:
         self.principal = principal
         self.target = target
         self.plan = plan if plan is not None and plan.limited else None
+        # How long the periods of the limits last, by the time of day.
+        self._starts_us, self._ends_us = 0, FOREVER_US
+        if self.plan is not None:
+            self._starts_us = self.plan.starts_us
+            self._ends_us = FOREVER_US if self.plan.ends_us is None else self.plan.ends_us
         self.entry = Entry(
             id="",
             request_id="",
@@ -45,7 +51,8 @@ class Terms:
 
     def made_for(self, principal: Principal, target: Target, now_us: int) -> bool:
         """Whether they hold for a request of now."""
-        return self.principal is principal and self.target is target and (self.plan is None or self.plan.covers(now_us))
+        same = self.principal is principal and self.target is target
+        return same and self._starts_us <= now_us < self._ends_us
 
     def served_by(self, served: Served) -> Entry:
         """`entry` where this target of a route answers, at that one's price."""

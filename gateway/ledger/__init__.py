@@ -183,9 +183,10 @@ def believable(reported: Usage | None, prompt_tokens: int, counted_tokens: int) 
     output = reported.completion_tokens
     if 2 * output < counted_tokens:
         output = counted_tokens
-    output = max(output, 0)
-    if reported == Usage(reported.prompt_tokens, reported.completion_tokens):
-        return Usage(prompt, output)  # There are no details that could be wrong.
+    plain = Usage(prompt, output if output > 0 else 0)
+    if reported == plain:
+        return plain  # There are no details that could be wrong.
+    output = plain.completion_tokens
     cached = min(max(reported.cached_tokens, 0), prompt)
     written = min(max(reported.cache_write_tokens, 0), prompt - cached)
     return Usage(

@@ -18,7 +18,7 @@ import msgspec
 from msgspec.structs import replace
 
 from gateway.limits.bound import NEVER_US, Bound, Place
-from gateway.limits.windows import BUSY_RETRY_US, SLOTS, Account, Room, SavedWindow, Window, durable_account
+from gateway.limits.windows import BUSY_RETRY_US, SLOTS, Account, Room, SavedWindow, Window
 
 # Redis counts in doubles, which are exact up to here: nine million dollars in one account.
 NANO_MAX = 2**53 - 1
@@ -87,7 +87,8 @@ class Ask(msgspec.Struct, frozen=True, gc=False):
 class Grant(msgspec.Struct, frozen=True, gc=False):
     """What a request holds. `output_tokens` per choice may be less than it asked for.
 
-    `places` has for each of `accounts` its slot, where that has a window.
+    `places` has for each of `accounts` its slot, where that has a window; `durable_accounts` is what the ledger calls
+    them.
     """
 
     id: str
@@ -99,15 +100,9 @@ class Grant(msgspec.Struct, frozen=True, gc=False):
     gates: tuple[str, ...]
     accounts: tuple[str, ...]
     places: tuple[int | None, ...] = ()
+    durable_accounts: tuple[str, ...] = ()
     requests_room: Room | None = None
     tokens_room: Room | None = None
-
-    @property
-    def durable_accounts(self) -> tuple[str, ...]:
-        """The accounts as the ledger knows them."""
-        if self.places.count(None) == len(self.places):
-            return self.accounts
-        return tuple([durable_account(account, slot) for account, slot in zip(self.accounts, self.places, strict=True)])
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -375,6 +370,7 @@ class Book:
             bound.gate_keys,
             bound.names,
             bound.places,
+            bound.durable_accounts,
             requests_room,
             tokens_room,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gateway.limits.windows import Account, Window
+from gateway.limits.windows import Account, Window, durable_accounts
 
 NEVER_US = 2**62
 
@@ -44,6 +44,7 @@ class Bound:
         self._token_keys = [key for key, _, _ in tokens]
         self.slots: tuple[tuple[str, int], ...] = ()
         self.places: tuple[int | None, ...] = (None,) * len(accounts)
+        self.durable_accounts = self.names
         self.slides = any(account.window is not None for account, _ in self.accounts)
         self.turns_us = 0
 
@@ -64,7 +65,8 @@ class Bound:
         for account, _ in self.accounts:
             account.advance(wall_us)
             places.append(None if account.window is None else account.window.add(0))
-        self.places = tuple(places)
+        if (moved := tuple(places)) != self.places:
+            self.places, self.durable_accounts = moved, durable_accounts(self.names, moved)
 
     def occupy(self, nano: int, now_us: int) -> None:
         """Hold a place in every scope, and an amount of every account."""

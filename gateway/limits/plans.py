@@ -48,10 +48,6 @@ class Plan(msgspec.Struct, frozen=True):
         """Whether there is anything to hold."""
         return bool(self.rates or self.gates or self.budgets or self.wallets)
 
-    def covers(self, now_us: int) -> bool:
-        """Whether all its periods last at a moment."""
-        return self.starts_us <= now_us and (self.ends_us is None or now_us < self.ends_us)
-
     @property
     def money(self) -> bool:
         """Whether a price has to be known."""
@@ -73,7 +69,7 @@ class Plans:
         if known is not None:
             made_for, plan = known
             same = made_for is principal or made_for == principal
-            if same and plan.covers(now_us):
+            if same and plan.starts_us <= now_us and (plan.ends_us is None or now_us < plan.ends_us):
                 return plan
         plan = self._make(principal, model, now_us)
         self._plans[place] = principal, plan

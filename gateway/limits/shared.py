@@ -29,7 +29,7 @@ from gateway.limits.limiter import Opening, wall_us
 from gateway.limits.orphans import Charge, Orphans, noted_key
 from gateway.limits.scripts import ADMIT, GRANTED, KINDS, LATE, LOAD, MISSING, RENEW, RESTORE, SETTLE, TELL
 from gateway.limits.shares import Counted, Share, Slots
-from gateway.limits.windows import BUSY_RETRY_US, Room
+from gateway.limits.windows import BUSY_RETRY_US, Room, durable_accounts
 from gateway.state.shared import PATIENCE_S, Reply, Script, SharedState, SharedStateUnavailable
 
 GRACE_S = 3.0
@@ -425,7 +425,8 @@ def _decision(ask: Ask, reply: Reply) -> Grant | Refusal | Missing:
     if reply[0] == GRANTED:
         _, output_tokens, tokens, nano, *rest = reply
         slots = zip(ask.rates, rest[6:], strict=False)
-        places = rest[6 + len(ask.rates) :]
+        accounts = tuple(budget.account for budget in ask.budgets)
+        places = tuple(None if place < 0 else place for place in rest[6 + len(ask.rates) :])
         return Grant(
             id=ask.id,
             expires_us=ask.expires_us,
@@ -434,8 +435,9 @@ def _decision(ask: Ask, reply: Reply) -> Grant | Refusal | Missing:
             nano=nano,
             slots=tuple((rate.key, slot) for rate, slot in slots if rate.unit == "tokens"),
             gates=tuple(gate.key for gate in ask.gates),
-            accounts=tuple(budget.account for budget in ask.budgets),
-            places=tuple(None if place < 0 else place for place in places),
+            accounts=accounts,
+            places=places,
+            durable_accounts=durable_accounts(accounts, places),
             requests_room=_room(rest[:3]),
             tokens_room=_room(rest[3:6]),
         )

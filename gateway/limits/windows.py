@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -168,6 +168,11 @@ class Account:
 def durable_account(account: str, slot: int | None) -> str:
     """What the ledger calls an account, or one slot of an account that has a window."""
     return account if slot is None else f"{account}:{slot}"
+
+
+def durable_accounts(accounts: Sequence[str], slots: Sequence[int | None]) -> tuple[str, ...]:
+    """What it calls several of them."""
+    return tuple([durable_account(account, slot) for account, slot in zip(accounts, slots, strict=True)])
 
 
 def account_and_slot(durable_account: str) -> tuple[str, int | None]:
