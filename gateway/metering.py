@@ -82,7 +82,7 @@ class Meter:
     _ended = False
 
     def __init__(
-        self, metering: Metering, terms: Terms, begun: Entry, reservation: Reservation | None, started_us: int
+        self, metering: Metering, terms: Terms, begun: Entry | None, reservation: Reservation | None, started_us: int
     ) -> None:
         self._metering = metering
         self._terms = terms
@@ -135,29 +135,35 @@ class Meter:
         else:
             cost_nano = None if said.price is None else said.price.cost_nano(used)
         self.cost_nano = cost_nano
-        entry = replace(
-            said,
-            id=begun.id,
-            request_id=begun.request_id,
-            at_us=begun.at_us,
-            status="voided" if usage is None else "posted",
-            outcome=outcome,
-            prompt_tokens=used.prompt_tokens,
-            completion_tokens=used.completion_tokens,
-            cached_tokens=used.cached_tokens,
-            reasoning_tokens=used.reasoning_tokens,
-            cache_write_tokens=used.cache_write_tokens,
-            cache_write_1h_tokens=used.cache_write_1h_tokens,
-            prompt_audio_tokens=used.prompt_audio_tokens,
-            completion_audio_tokens=used.completion_audio_tokens,
-            estimated=estimated and usage is not None,
-            cost_nano=cost_nano,
-            charged_nano=0 if grant is None else min(cost_nano or 0, grant.nano),
-            accounts=() if grant is None else grant.durable_accounts,
-            latency_us=self._metering.steady_us() - self._started_us,
-            first_token_us=first_token_us,
-        )
-        self.durable = self._metering.record(entry, self._reservation)
+        charged_nano = 0 if grant is None else min(cost_nano or 0, grant.nano)
+        entry = None
+        if begun is not None:
+            entry = replace(
+                said,
+                id=begun.id,
+                request_id=begun.request_id,
+                at_us=begun.at_us,
+                status="voided" if usage is None else "posted",
+                outcome=outcome,
+                prompt_tokens=used.prompt_tokens,
+                completion_tokens=used.completion_tokens,
+                cached_tokens=used.cached_tokens,
+                reasoning_tokens=used.reasoning_tokens,
+                cache_write_tokens=used.cache_write_tokens,
+                cache_write_1h_tokens=used.cache_write_1h_tokens,
+                prompt_audio_tokens=used.prompt_audio_tokens,
+                completion_audio_tokens=used.completion_audio_tokens,
+                estimated=estimated and usage is not None,
+                cost_nano=cost_nano,
+                charged_nano=charged_nano,
+                accounts=() if grant is None else grant.durable_accounts,
+                latency_us=self._metering.steady_us() - self._started_us,
+                first_token_us=first_token_us,
+            )
+        self.durable = self._metering.charge(said.model, cost_nano or 0, entry)
+        if self._reservation is not None:
+            tokens = used.prompt_tokens + used.completion_tokens
+            self._metering.settle(self._reservation, tokens, charged_nano, self.durable)
 
 
 class Metering:
@@ -198,14 +204,16 @@ class Metering:
         if terms is None or not terms.made_for(principal, target, now_us):
             terms = self._agree(place, principal, target)
         identity = f"{self._process}{next(self._numbers):014x}"
-        begun = replace(terms.entry, id=identity, request_id=request_id, at_us=now_us)
-        reservation = None
+        begun = reservation = None
+        if ledger is not None:
+            begun = replace(terms.entry, id=identity, request_id=request_id, at_us=now_us)
         if terms.plan is not None and self._limiter is not None:
-            need = need_at(terms.entry.price, request, target.card.context_tokens)
-            reservation = self._limiter.reserve_now(identity, terms.plan, need, terms.entry.price, (started_us, now_us))
+            price = terms.entry.price
+            need = need_at(price, request, target.card.context_tokens)
+            reservation = self._limiter.reserve_now(identity, terms.plan, need, price, (started_us, now_us))
             if reservation is None:
                 reservation = await self._reserve(self._limiter, terms, identity, request, need)
-        if ledger is not None:
+        if ledger is not None and begun is not None:
             ledger.begin(begun)
         return Meter(self, terms, begun, reservation, started_us)
 
@@ -237,16 +245,16 @@ class Metering:
             raise refusal_error(decision)
         return decision
 
-    def record(self, entry: Entry, reservation: Reservation | None) -> Durable | None:
-        """Give an entry to the ledger, and what was not used back; done when the entry is durable."""
+    def charge(self, model: str, cost_nano: int, entry: Entry | None) -> Durable | None:
+        """Count a cost, and give its entry to the ledger; done when it is durable."""
         if self._telemetry is not None:
-            self._telemetry.charged(entry.model, entry.cost_nano or 0)
-        durable = None if self._ledger is None else self._ledger.add(entry)
-        if reservation is not None:
-            assert self._limiter is not None
-            tokens = entry.prompt_tokens + entry.completion_tokens
-            self._limiter.settle(reservation, tokens, entry.charged_nano, durable)
-        return durable
+            self._telemetry.charged(model, cost_nano)
+        return None if self._ledger is None or entry is None else self._ledger.add(entry)
+
+    def settle(self, reservation: Reservation, tokens: int, charged_nano: int, durable: Durable | None) -> None:
+        """Give back what was not used."""
+        assert self._limiter is not None
+        self._limiter.settle(reservation, tokens, charged_nano, durable)
 
 
 async def durable(meter: Meter) -> None:
