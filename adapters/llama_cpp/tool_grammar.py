@@ -296,21 +296,21 @@ class _Grammar:
                 joint = ": " if style.escapes else ":"
                 return self._new("object", f'"{{" {self._members(schema, root, style, joint, inner)} "}}"')
             case "boolean":
-                return '("True" | "False")' if style.escapes else '("true" | "false")'
-        return '"None"' if style.escapes else '"null"'
+                return f'("{style.constants[0]}" | "{style.constants[1]}")'
+        return f'"{style.constants[2]}"'
 
     def _any(self, style: Style) -> str:
         """Any literal."""
         if style.escapes:
-            words, comma, colon = ("True", "False", "None"), '", "', '": "'
+            comma, colon = '", "', '": "'
             string = key = self._rule("string", _json({"type": "string"}))
         else:
-            words, comma, colon = ("true", "false", "null"), '","', '":"'
+            comma, colon = '","', '":"'
             quote = style.quotes[0]
             string = self._rule("string", _joined(self._marker(quote), self._text_up_to(quote)))
             key = self._key()
         number = _json({"type": "number"})
-        constants = " | ".join(f'"{word}"' for word in words)
+        constants = " | ".join(f'"{word}"' for word in style.constants)
         return self._rule(
             "any",
             f'{string} | {number} | {constants} | "[" (any ({comma} any)*)? "]"'

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from adapters.llama_cpp.formats.literals import PYTHON, Style
+from adapters.llama_cpp.formats.literals import PYTHON, PYTHON_OF_JSON, Style
 from adapters.llama_cpp.formats.row import ToolFormat
 from adapters.llama_cpp.formats.tagged_rows import TAGGED
 
@@ -106,6 +106,16 @@ FORMATS = (
         close="\n```",
         trigger="```tool_code",
         style=PYTHON,
+    ),
+    ToolFormat(
+        name="olmo-3",
+        marks=("<function_calls>", "<functions>"),
+        body="code",
+        open="<function_calls>",
+        between="\n",
+        close="</function_calls>",
+        trigger="<function_calls>",
+        style=PYTHON_OF_JSON,
     ),
     ToolFormat(
         name="phi-4",

@@ -98,6 +98,6 @@ def literal(value: Any, style: Style) -> str:
         case dict():
             members = [(json.dumps(key) if style.escapes else key, one) for key, one in value.items()]
             return "{" + comma.join(key + colon + literal(one, style) for key, one in members) + "}"
-        case bool() | None if style.escapes:
-            return repr(value)
+        case bool() | None:
+            return style.constants[(True, False, None).index(value)]
     return json.dumps(value)

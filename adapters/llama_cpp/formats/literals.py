@@ -20,20 +20,24 @@ _CODES = {"x": 2, "u": 4, "U": 8}
 class Style(msgspec.Struct, frozen=True):
     """How literals are written: what opens and closes a call's arguments, joins a key to its value, and encloses text.
 
-    Text between anything but quotes has no escapes, and the keys of objects are then bare words.
+    Text between anything but quotes has no escapes, and the keys of objects are then bare words. `constants` are what
+    is true, false and nothing.
     """
 
     opening: str
     closing: str
     joint: str
     quotes: tuple[str, ...]
+    constants: tuple[str, str, str] = ("true", "false", "null")
 
     @property
     def escapes(self) -> bool:
         return '"' in self.quotes
 
 
-PYTHON = Style("(", ")", "=", ('"""', "'''", '"', "'"))
+PYTHON = Style("(", ")", "=", ('"""', "'''", '"', "'"), ("True", "False", "None"))
+PYTHON_OF_JSON = Style("(", ")", "=", ('"', "'"))
+"""Calls as in Python, of values as in JSON."""
 
 
 def read_code(reader: Reader, style: Style) -> Reading[None]:

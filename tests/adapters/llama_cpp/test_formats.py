@@ -270,6 +270,10 @@ SHAPES: list[tuple[str, str, str, list[Call]]] = [
      [("get_weather", {"city": "Paris", "tags": ["a", "3"], "place": {"x": 1.5, "ids": [{"a": "b"}]}}), EMPTY]),
     ("minimax-m3", '~<tool_call>~<invoke name="get_weather">~<tags>~</tags>~<place>{"a": [1]}~</place>~<days>~</days>'
      "~</invoke>".replace("~", PREFIX), "", [("get_weather", {"tags": [], "place": {"a": [1]}, "days": None})]),
+    ("olmo-3", 'Yes.<function_calls>get_weather(city="Paris", exact=true, note=null)\nnow()</function_calls>', "Yes.",
+     [("get_weather", {"city": "Paris", "exact": True, "note": None}), EMPTY]),
+    ("olmo-3", "<function_calls>\n[get_weather(city='Paris', exact=True)]\n</function_calls>", "",
+     [("get_weather", {"city": "Paris", "exact": True})]),
     ("solar-open", "<|content|>Yes.<|end|><|begin|>assistant<|tool_calls|><|tool_call:begin|>a1b2c3d4e5"
      '<|tool_call:name|>get_weather<|tool_call:args|>{"city": "Paris"}<|tool_call:end|>'
      "<|tool_call:begin|><|tool_call:name|>now<|tool_call:args|>{}<|tool_call:end|><|calls|>", "Yes.", [SIMPLE, EMPTY]),
@@ -397,6 +401,8 @@ TEMPLATES: list[tuple[str, str, str]] = [
      "{%- set b = '<tool_calls{}>'.format(HYTK) %}{%- set c = '<arg_key{}>'.format(HYTK) %}"),
     ("hy3", "hy3", "<think:opensource>{{ text }}</think:opensource><tool_call:opensource>{{ name }}"
      "<tool_sep:opensource>"),
+    ("olmo-3", "", "{{- '<functions>' -}}{{- tools | tojson -}}{{- '</functions>' -}}"
+     "{{- '<function_calls>' + message['function_calls'] + '</function_calls>' -}}"),
     ("minimax-m3", "minimax-m3", "{%- set ns_token = ']<]minimax[>[' -%}{%- set begin = '<mm:think>' -%}"),
     ("muse", "muse", "{{- '<|start|>assistant to=self<|message|>' + message['reasoning_content'] + '<|eom|>' -}}"
      "{{- '<atem:function_calls>\\n<atem:invoke name=' -}}"),
@@ -408,7 +414,7 @@ TEMPLATES: list[tuple[str, str, str]] = [
 
 @pytest.mark.parametrize(("calls", "thoughts", "source"), TEMPLATES)
 def test_templates_are_recognised(calls: str, thoughts: str, source: str) -> None:
-    assert (sniff(source), reasoning.sniff(source)) == (calls, thoughts)
+    assert (sniff(source), reasoning.sniff(source) or "") == (calls, thoughts)
 
 
 def test_templates_without_tools_or_thoughts() -> None:

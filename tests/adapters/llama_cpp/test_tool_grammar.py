@@ -168,3 +168,4 @@ def test_nested_values_of_code(tokenizer: LLTokenizer) -> None:
     text = written(row, [NESTED, EMPTY])
     assert accepts(tokenizer, grammar(row), text)
     assert not accepts(tokenizer, grammar(row), text.replace("True", "true"))
+    assert '"true" | "false"' in grammar(named("olmo-3"))
