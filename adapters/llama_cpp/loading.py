@@ -349,8 +349,11 @@ def _shapes(context: Context, settings: EngineSettings, rates: Rates) -> tuple[d
     if settings.batch_padding == "on":
         padding = {size: fours(size) for size in range(3, fours(settings.parallel) + 1)}
         return padding, {size: rows - size for size, rows in padding.items()}
-    slow = rates.decode_us > CALIBRATION_STEP_US_MAX
-    if settings.batch_padding == "off" or settings.gpu_layers or slow or settings.parallel > PADDED_MAX:
+    if settings.batch_padding == "off" or settings.gpu_layers or settings.parallel > PADDED_MAX:
+        return {}, {}
+    # The rate comes from a single measurement, which may have been disturbed.
+    slow_us = CALIBRATION_STEP_US_MAX
+    if rates.decode_us > slow_us and _time(context, [1] * settings.parallel) > slow_us:
         return {}, {}
     # In rounds, as what disturbs one measurement mostly disturbs the next one too.
     rounds = [{size: _time(context, [1] * size) for size in range(3, settings.parallel + 4)} for _ in range(3)]
