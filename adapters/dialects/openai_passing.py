@@ -279,17 +279,22 @@ class ChunkWatch:
         return b"".join(self._tail)[-TAIL_BYTES:]
 
 
+# OpenAI's, and those of engines such as vLLM beside it.
+_FETCHED = ("image_url", "video_url", "audio_url")
+
+
 def _addresses(body: bytes) -> Iterator[str]:
     for message in msgspec.json.decode(body, type=_Shown).messages:
         for part in message.content if isinstance(message.content, list) else ():
-            if isinstance(part, dict) and "image_url" in part:
-                url = _url_of(part["image_url"])
-                if not url.startswith("data:"):
+            for name in _FETCHED if isinstance(part, dict) else ():
+                # Some clients say of a text that it has no image.
+                given = part.get(name) is not None or part.get("type") == name
+                if given and not (url := _url_of(part.get(name))).startswith("data:"):
                     yield url
 
 
-def _url_of(image: object) -> str:
-    url = image.get("url") if isinstance(image, dict) else image
+def _url_of(media: object) -> str:
+    url = media.get("url") if isinstance(media, dict) else media
     return url if isinstance(url, str) else ""
 
 
@@ -303,7 +308,7 @@ class _Shown(msgspec.Struct):
     messages: list[_ShownMessage] = []
 
 
-_ADDRESSES = Addresses(b'"image_url"', _addresses)
+_ADDRESSES = Addresses(tuple(b'"%b"' % name.encode() for name in _FETCHED), _addresses)
 # What stands in a request that needs a capability.
 _SIGNS = Signs(
     {

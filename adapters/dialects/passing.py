@@ -44,10 +44,10 @@ def strange() -> UpstreamInvalid:
 
 
 class Addresses(msgspec.Struct, frozen=True):
-    """What requests of a dialect have fetched by its address: `found` gives the addresses in a body, which has the
-    `sign` wherever there is one."""
+    """What requests of a dialect have fetched by its address: `found` gives the addresses in a body, which has one of
+    the `signs` wherever there is one."""
 
-    sign: bytes
+    signs: tuple[bytes, ...]
     found: Callable[[bytes], Iterable[str]]
 
     def any(self, inbound: Inbound) -> bool:
@@ -57,7 +57,8 @@ class Addresses(msgspec.Struct, frozen=True):
         members = inbound.head.members
         outline = inbound.body if members is None else members.outline
         try:
-            return (self.sign in outline or _escaped(outline)) and any(True for _ in self.found(outline))
+            signed = any(sign in outline for sign in self.signs) or _escaped(outline)
+            return signed and any(True for _ in self.found(outline))
         except (msgspec.DecodeError, RecursionError):
             return True
 

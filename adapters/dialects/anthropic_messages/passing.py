@@ -146,7 +146,7 @@ class _Said(msgspec.Struct):
     system: Any = None
 
 
-_ADDRESSES = Addresses(b'"url"', _addresses)
+_ADDRESSES = Addresses((b'"url"',), _addresses)
 # What stands in a request that needs a capability.
 _SIGNS = Signs(
     {

@@ -187,9 +187,12 @@ def watch(inbound: Inbound) -> NamedWatch:
     return NamedWatch(_TOLD, b'.delta"', Events())
 
 
+_FETCHED = ("image_url", "file_url", "video_url", "audio_url")
+
+
 def _addresses(body: bytes) -> Iterator[str]:
     for one in objects(msgspec.json.decode(body, type=_Said).input):
-        for name in ("image_url", "file_url"):
+        for name in _FETCHED:
             url = one.get(name)
             if url is not None and not str(url).startswith("data:"):
                 yield str(url)
@@ -201,7 +204,7 @@ class _Said(msgspec.Struct):
     input: Any = None
 
 
-_ADDRESSES = Addresses(b'_url"', _addresses)
+_ADDRESSES = Addresses((b'_url"',), _addresses)
 # What stands in a request that needs a capability.
 _SIGNS = Signs(
     {

@@ -36,8 +36,19 @@ def shown(**piece: Any) -> dict[str, Any]:
     return {"input": [{"role": "user", "content": [piece]}]}
 
 
+def chatted(**part: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": [part]}]}
+
+
 # dialect, fields, whether an address may have to be fetched
 ADDRESSES: list[tuple[DialectName, dict[str, Any], bool]] = [
+    ("openai_chat", chatted(type="image_url", image_url={"url": FAR}), True),
+    ("openai_chat", chatted(type="video_url", video_url={"url": FAR}), True),
+    ("openai_chat", chatted(audio_url=FAR), True),
+    ("openai_chat", chatted(type="video_url", video_url={"url": HERE}), False),
+    ("openai_chat", chatted(type="text", text="t", image_url=None, video_url=None), False),
+    ("openai_chat", {"messages": [], "tools": [{"audio_url": FAR}]}, False),
+    ("openai_responses", shown(type="input_video", video_url=FAR), True),
     ("anthropic_messages", block("image", type="url", url=FAR), True),
     ("anthropic_messages", block("document", type="url", url=FAR), True),
     ("anthropic_messages", result([{"type": "image", "source": {"type": "url", "url": FAR}}]), True),
