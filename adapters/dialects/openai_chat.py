@@ -100,7 +100,7 @@ class Body(ReasoningFields, kw_only=True):
 _REFUSED = {
     "functions": "it is deprecated; send 'tools' instead",
     "function_call": "it is deprecated; send 'tool_choice' instead",
-    "chat_template": "the template comes with the model and cannot be replaced",
+    "chat_template": wire.NO_TEMPLATES,
 }
 
 _decoder = msgspec.json.Decoder(Body)

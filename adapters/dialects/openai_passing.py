@@ -16,6 +16,7 @@ from adapters.dialects.client import Style
 from adapters.dialects.endings import OpenAIEnding
 from adapters.dialects.failures import failure_in_stream
 from adapters.dialects.openai_completions import MAX_TOKENS_DEFAULT
+from adapters.dialects.openai_tools import invalid
 from adapters.dialects.openai_usage import WireUsage, parse_usage
 from adapters.dialects.passing import Addresses, Passing, Signs, decoded, strange
 from adapters.dialects.plain import NOTHING, all_text, chosen, fields_of
@@ -37,7 +38,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class HeadFields(wire.RequestFields, kw_only=True):
-    """What is read of any request."""
+    """What is read of any request. Engines such as vLLM would render a template that came with it."""
 
     model: wire.ModelName
     stream: bool | None = None
@@ -46,6 +47,8 @@ class HeadFields(wire.RequestFields, kw_only=True):
     max_tokens: wire.Count | None = None
     prompt_cache_key: wire.SessionKey | None = None
     session_id: wire.SessionKey | None = None
+    chat_template: Any = None
+    chat_template_kwargs: Any = None
 
 
 class ChatFields(HeadFields, kw_only=True):
@@ -145,6 +148,10 @@ def read_embedding(body: bytes) -> Head:
 
 def _head(fields: HeadFields, max_tokens: int | None) -> Head:
     wire.refuse_redirects(fields)
+    if fields.chat_template is not None:
+        raise invalid("chat_template", wire.NO_TEMPLATES)
+    if isinstance(fields.chat_template_kwargs, dict) and "chat_template" in fields.chat_template_kwargs:
+        raise invalid("chat_template_kwargs.chat_template", wire.NO_TEMPLATES)
     options = fields.stream_options
     if options and not fields.stream:
         message = "The 'stream_options' parameter is only allowed when 'stream' is enabled."

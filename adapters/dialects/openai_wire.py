@@ -133,6 +133,7 @@ class GenerationFields(RequestFields, kw_only=True):
     guided_choice: list[str] | None = None
 
 
+NO_TEMPLATES = "the template comes with the model and cannot be replaced"
 _REDIRECTING = ("api_base", "base_url", "api_key", "extra_headers")
 
 

@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from adapters.dialects import openai_passing
 from adapters.dialects.client import Style
+from adapters.dialects.passing import Passing
 from adapters.errors import InvalidRequest
 from adapters.types import Head, Inbound
 
@@ -52,6 +53,20 @@ def test_heads_of_chats(fields: dict[str, object], head: Head) -> None:
 )
 def test_heads_of_completions(fields: dict[str, object], n: int, max_tokens: int) -> None:
     assert openai_passing.read_completion(body_of(**fields)) == Head("m", max_tokens=max_tokens, n=n)
+
+
+@pytest.mark.parametrize("text", ["hi", "long " * 20_000], ids=["small", "large"])
+@pytest.mark.parametrize("passing", [openai_passing.CHAT, openai_passing.COMPLETION, openai_passing.EMBEDDING])
+def test_no_template_is_passed_on(passing: Passing, text: str) -> None:
+    said: dict[str, Any] = {"messages": [{"role": "user", "content": text}], "prompt": text, "input": text}
+    for param, fields in (
+        ("chat_template", {"chat_template": "{{ 1 }}"}),
+        ("chat_template_kwargs.chat_template", {"chat_template_kwargs": {"chat_template": "{{ 1 }}"}}),
+    ):
+        with pytest.raises(InvalidRequest) as caught:
+            passing.read_head(body_of(**said, **fields))
+        assert caught.value.param == param
+    assert passing.read_head(body_of(**said, chat_template=None, chat_template_kwargs={"a": 1})).model == "m"
 
 
 @pytest.mark.parametrize("body", [body_of(stream=True, input="x"), body_of(model=1), b"[]", b"{}"])
