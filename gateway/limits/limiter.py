@@ -99,10 +99,6 @@ class Opening(msgspec.Struct, frozen=True):
 class Counters(Protocol):
     """Where the counters are: `Book` in this process, or a store that replicas share."""
 
-    def decide(self, ask: Ask) -> Grant | Refusal | Missing | None:
-        """The decision, where it needs no waiting; None: `admit` makes it."""
-        ...
-
     async def admit(self, ask: Ask) -> Grant | Refusal | Missing: ...
 
     async def ready(self, accounts: Sequence[str]) -> Mapping[str, int]:
@@ -159,6 +155,7 @@ class LocalCounters:
         return self.decide(ask)
 
     def decide(self, ask: Ask) -> Grant | Refusal | Missing:
+        """The same without a wait."""
         now_us = ask.now_us
         if now_us - self._swept_us >= SWEEP_US:
             self._swept_us = now_us
@@ -214,6 +211,8 @@ class Limiter:
     ) -> None:
         self._plans = Plans(config)
         self._counters = counters
+        # Those in this process need not be waited for.
+        self._decide = counters.decide if isinstance(counters, LocalCounters) else None
         self._balances = balances
         self._now_us = now_us
         self._steady_us = steady_us
@@ -233,9 +232,9 @@ class Limiter:
     ) -> Reservation | None:
         """What `reserve` does, where nothing is in the way and nobody else has to be asked; None: ask that. `now` is
         what both clocks say, first the one that is never set."""
-        if price is None and plan.money:
+        if self._decide is None or (price is None and plan.money):
             return None
-        decision = self._counters.decide(self._ask(identity, plan, need, price, *now))
+        decision = self._decide(self._ask(identity, plan, need, price, *now))
         return Reservation(decision, plan) if type(decision) is Grant else None
 
     async def reserve(self, identity: str, plan: Plan, need: Need, price: Price | None) -> Reservation | Refusal:

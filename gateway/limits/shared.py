@@ -128,9 +128,6 @@ class SharedCounters:
     def holds(self) -> int:
         return len(self._live) + self._share.holds
 
-    def decide(self, ask: Ask) -> None:
-        """Those who share the counters have to be asked."""
-
     async def admit(self, ask: Ask) -> Grant | Refusal | Missing:
         decision = await self._decide(ask)
         if self._replicas > 1 and isinstance(decision, Refusal) and decision.retry_us == BUSY_RETRY_US:
