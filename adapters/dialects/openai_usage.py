@@ -7,8 +7,9 @@ import msgspec
 from adapters.types import Usage
 
 Count = int | float | None
-# More tokens than any request has; what is made of fewer, such as a price, fits into the integers of a database.
-TOKENS_END = 1 << 40
+# More tokens than any request has; what fewer cost, and thousands of such costs together, fit into the integers of a
+# database.
+TOKENS_END = 1 << 32
 
 
 class PromptDetails(msgspec.Struct):
