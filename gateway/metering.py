@@ -34,7 +34,7 @@ from adapters.types import (
 from gateway import errors
 from gateway.auth import Principal
 from gateway.catalog import Price, Target
-from gateway.ledger import Durable, Entry
+from gateway.ledger import NOT_RECORDED, Durable, Entry
 from gateway.ledger.store import Ledger
 from gateway.limits.book import Refusal
 from gateway.limits.limiter import Limiter, Need, Reservation, steady_us, wall_us
@@ -197,7 +197,7 @@ class Metering:
         """Reserve the worst case of a request; raises what the client has to be told when it may not run."""
         ledger = self._ledger
         if ledger is not None and ledger.full:
-            raise errors.error("overloaded", "Usage cannot be recorded right now. Try again shortly.")
+            raise errors.error("overloaded", NOT_RECORDED)
         started_us, now_us = self.steady_us(), self._now_us()
         place = principal.key_id, target.name, kind
         terms = self._terms.get(place)
@@ -258,9 +258,10 @@ class Metering:
 
 
 async def durable(meter: Meter) -> None:
-    """Wait until the request's entry is durable. The entry is on its way whatever becomes of the waiting."""
+    """Wait until the request's entry is durable; raises `overloaded` when that takes too long. The entry is on its way
+    whatever becomes of the waiting."""
     if meter.durable is not None and not meter.durable.done:
-        await meter.durable
+        await meter.durable.in_time()
 
 
 def forecast_nano(request: Request, price: Price, context_tokens: int | None) -> int:

@@ -13,11 +13,13 @@ from typing import Any, Literal
 import msgspec
 
 from adapters.types import Usage
+from gateway import errors
 from gateway.catalog import Price
 from gateway.limits.plans import WALLET
 from gateway.limits.wallets import REVENUE, Transfer
 
 HOUR_US = 3_600_000_000
+NOT_RECORDED = "Usage cannot be recorded right now. Try again shortly."
 
 # Where an entry is summed up: the hour, tenant, key, user, team, model, provider and organisation.
 Place = tuple[int, str, str, str, str, str, str, str]
@@ -85,11 +87,12 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fa
 class Durable:
     """Whether an entry is durable. Of those who await it each may be cancelled, which is nothing to the others."""
 
-    __slots__ = ("_waiting", "done")
+    __slots__ = ("_impatient", "_waiting", "done")
 
     def __init__(self) -> None:
         self.done = False
         self._waiting: tuple[asyncio.Future[None], ...] = ()
+        self._impatient: tuple[asyncio.Future[None], ...] = ()
 
     def __await__(self) -> Generator[Any, None, None]:
         if not self.done:
@@ -97,12 +100,26 @@ class Durable:
             self._waiting += (waiter,)
             yield from waiter
 
+    async def in_time(self) -> None:
+        """Wait as a client does, who is told `overloaded` when it takes too long."""
+        if not self.done:
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._impatient += (waiter,)
+            await waiter
+
     def reach(self) -> None:
         """It is, for good."""
         self.done = True
-        for waiter in self._waiting:
+        for waiter in (*self._waiting, *self._impatient):
             if not waiter.done():
                 waiter.set_result(None)
+
+    def takes_too_long(self) -> None:
+        """Tell clients so; the entry stays on its way."""
+        for waiter in self._impatient:
+            if not waiter.done():
+                waiter.set_exception(errors.error("overloaded", NOT_RECORDED))
+        self._impatient = ()
 
 
 class Sums(msgspec.Struct):

@@ -30,6 +30,8 @@ APART_S_MAX = 0.003
 TICK_S = 0.001
 PENDING_MAX = 20_000
 RETRY_S = 0.5
+# How long a finished answer waits for an entry that cannot be written.
+PATIENCE_S = 30.0
 
 # Writes entries to the database, of which some may be there already.
 Commit = Callable[[Sequence[Entry]], Awaitable[None]]
@@ -82,6 +84,7 @@ class Writer:
         self._journal = journal
         self._retry_s = retry_s
         self._stuck = False
+        self._stuck_since_s = 0.0
         self._pending: deque[tuple[Entry, Durable]] = deque()
         self._more = asyncio.Event()
         # When the next group may begin.
@@ -170,9 +173,7 @@ class Writer:
             except Exception as error:
                 # Neither may a bug of ours end the writer: everybody would wait for it for ever.
                 if isinstance(error, (DatabaseUnavailable, OutboxError)):
-                    if not self._stuck:
-                        log.error("the ledger cannot be written, and no request is let in until it can: %s", error)
-                    self._stuck = True
+                    self._note_stuck(error)
                 else:
                     log.exception("%d entries of the ledger were refused by the database", len(group))
                 if self._closing:
@@ -182,6 +183,15 @@ class Writer:
             for one in group:
                 assert self._pending.popleft() is one
             self._reach(group)
+
+    def _note_stuck(self, error: Exception) -> None:
+        now_s = self._clock()
+        if not self._stuck:
+            log.error("the ledger cannot be written, and no request is let in until it can: %s", error)
+            self._stuck, self._stuck_since_s = True, now_s
+        elif now_s - self._stuck_since_s >= PATIENCE_S:
+            for _, durable in self._pending:
+                durable.takes_too_long()
 
 
 class DatabaseFirst:
