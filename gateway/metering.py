@@ -109,6 +109,11 @@ class Meter:
         self.served = served
         self._said = self._terms.served_by(served)
 
+    def show(self) -> None:
+        """Note that the client is about to see something of the answer."""
+        if self._begun is not None:
+            self._metering.show(self._begun)
+
     def tried(self, attempts: int) -> None:
         """Note how often a route has asked its targets, none of which answered."""
         self._said = replace(self._said, attempts=attempts)
@@ -244,6 +249,11 @@ class Metering:
                 self._telemetry.refused(decision.kind)
             raise refusal_error(decision)
         return decision
+
+    def show(self, begun: Entry) -> None:
+        """A request is known from now on, whatever happens to this process."""
+        assert self._ledger is not None
+        self._ledger.show(begun.id)
 
     def charge(self, model: str, cost_nano: int, entry: Entry | None) -> Durable | None:
         """Count a cost, and give its entry to the ledger; done when it is durable."""

@@ -103,6 +103,8 @@ class PassThrough:
         except BaseException:
             passage.end("upstream_error")
             raise
+        if meter is not None:
+            meter.show()
         return passage
 
     def _target(self, principal: Principal, remote: Remote, identity: str) -> Target:

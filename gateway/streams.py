@@ -59,6 +59,8 @@ class Record(msgspec.Struct, eq=False):
         elif kind is ToolCallDelta:
             self.passed(1)
         elif kind is ReasoningDelta:
+            if not self._counted:
+                self.meter.show()
             self._counted += 1
         elif isinstance(event, Started):
             self._prompt = event
@@ -68,7 +70,9 @@ class Record(msgspec.Struct, eq=False):
             self.end("ok", event.usage, estimated=event.estimated)
 
     def passed(self, outputs: int) -> None:
-        """Tokens went to the client, at least so many."""
+        """Tokens go to the client, at least so many."""
+        if outputs and not self._counted:
+            self.meter.show()
         self._counted += outputs
         if not outputs or self._again:
             return

@@ -90,6 +90,11 @@ class Ledger:
         """A request is under way, and will be added under the same id; a plain call. `entry` is what is known of it."""
         self.writer.begin(entry)
 
+    def show(self, id: str) -> None:
+        """Something of a request that is under way is about to be seen, so that it has to be known from now on even if
+        this process dies."""
+        self.writer.show(id)
+
     def add(self, entry: Entry) -> Durable:
         """Record an entry; a plain call."""
         return self.writer.add(entry)

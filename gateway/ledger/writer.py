@@ -127,6 +127,11 @@ class Writer:
         if self._journal is not None:
             self._journal.begin(entry.id, entry)
 
+    def show(self, id: str) -> None:
+        """Something of a request that is under way is about to be seen."""
+        if self._journal is not None:
+            self._journal.show(id)
+
     def add(self, entry: Entry) -> Durable:
         """Record an entry; a plain call. One that comes alone may be durable at its end."""
         durable = Durable()

@@ -1,8 +1,9 @@
 """What is under way in this process, on the local disk, so that the next process knows what died with this one.
 
-A file of lines: `+` and a record when something begins, `-` and its id when it has ended. It is written within
-milliseconds of that, if it has not ended by then, and never synced: it survives the end of the process, not that of the
-machine. The directory has to be locked by its owner, since two processes must not share a journal.
+A file of lines: `+` and a record when something begins, `-` and its id when it has ended. What has not ended within a
+few hundredths of a second is written then, and what somebody is about to see something of is written before. It is
+never synced: it survives the end of the process, not that of the machine. The directory has to be locked by its owner,
+since two processes must not share a journal.
 """
 
 from __future__ import annotations
@@ -11,15 +12,15 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import msgspec
 
 BYTES_MAX = 4 << 20
-# What begins within this time is written together. It is less than a stream takes to show its first token, as one of
-# which a client has seen something has to be known.
-FLUSH_S = 0.002
+# What is this old is written within as much time again. Requests that are passed on to a quick target end before that,
+# and nothing is written of them.
+FLUSH_S = 0.02
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,9 @@ class Journal:
     def __init__(self, path: Path, *, bytes_max: int = BYTES_MAX) -> None:
         self._path = path
         self._bytes_max = bytes_max
+        # Not written yet: what began since the last turn, and before it.
         self._begun: dict[str, object] = {}
+        self._older: dict[str, object] = {}
         self._open: dict[str, bytes] = {}
         self._lines: list[bytes] = []
         self._due = False
@@ -51,13 +54,29 @@ class Journal:
         self._begun[id] = record
         if not self._due:
             self._due = True
-            asyncio.get_running_loop().call_later(FLUSH_S, self.flush)
+            asyncio.get_running_loop().call_later(FLUSH_S, self._turn)
+
+    def _turn(self) -> None:
+        """Write what is older than the last turn."""
+        self._write_begun(self._older)
+        self._older, self._begun = self._begun, {}
+        self._due = bool(self._older)
+        if self._due:
+            asyncio.get_running_loop().call_later(FLUSH_S, self._turn)
+
+    def show(self, id: str) -> None:
+        """Somebody is about to see something of it, so it is written now."""
+        for begun in self._begun, self._older:
+            if id in begun:
+                self._write_begun({id: begun.pop(id)})
 
     def end(self, ids: Iterable[str]) -> None:
         """They have ended, and what became of them is durable, which the next process finds out too; so this is written
         with whatever begins next."""
         for id in ids:
-            if self._begun.pop(id, None) is None and self._open.pop(id, None) is not None:
+            if self._begun.pop(id, None) is not None or self._older.pop(id, None) is not None:
+                continue
+            if self._open.pop(id, None) is not None:
                 self._lines.append(b"-%b\n" % id.encode())
 
     def close(self) -> None:
@@ -68,11 +87,14 @@ class Journal:
 
     def flush(self) -> None:
         """Write what was added."""
-        self._due = False
-        for id, record in self._begun.items():
+        self._write_begun(self._older | self._begun)
+        self._older.clear()
+        self._begun.clear()
+
+    def _write_begun(self, begun: Mapping[str, object]) -> None:
+        for id, record in begun.items():
             self._open[id] = data = msgspec.json.encode(record)
             self._lines.append(b"+%b %b\n" % (id.encode(), data))
-        self._begun.clear()
         data = b"".join(self._lines)
         self._lines.clear()
         if self._file is None or not data:

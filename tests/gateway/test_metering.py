@@ -61,6 +61,7 @@ class Kept(Ledger):
     def __init__(self) -> None:
         super().__init__(None)  # type: ignore[arg-type]
         self.kept: list[Entry] = []
+        self.shown: list[str] = []
         self.durable = asyncio.Event()
         self.durable.set()
         self.waiting = 0
@@ -68,6 +69,9 @@ class Kept(Ledger):
     @property
     def full(self) -> bool:
         return self.waiting >= PENDING_MAX
+
+    def show(self, id: str) -> None:
+        self.shown.append(id)
 
     def add(self, entry: Entry) -> Durable:
         self.kept.append(entry)
@@ -120,6 +124,18 @@ def test_an_answer_is_charged_what_it_used_and_holds_nothing_after() -> None:
         entry = bench.entry
         assert (entry.status, entry.cost_nano, entry.charged_nano, entry.estimated) == ("posted", cost, cost, False)
         assert (entry.request_id, entry.at_us, entry.accounts) == ("req", 7, ("key:k:total",))
+
+    asyncio.run(scenario())
+
+
+def test_a_request_is_known_before_its_first_output_is_seen() -> None:
+    async def scenario() -> None:
+        bench = Bench()
+        stream = await bench.open()
+        assert bench.ledger.shown == []
+        seen = [len(bench.ledger.shown) async for event in stream if type(event) is TextDelta]
+        assert seen[0] == 1 and set(seen) == {1}
+        assert bench.ledger.shown == [bench.entry.id]
 
     asyncio.run(scenario())
 

@@ -46,6 +46,34 @@ def test_what_ends_before_it_is_written_leaves_no_line(tmp_path: Path) -> None:
     assert path.read_bytes() == b""
 
 
+def test_what_is_old_is_written_and_what_somebody_sees_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+
+    async def run() -> None:
+        journal = Journal(path)
+        journal.clear()
+        journal.begin("old", {})
+        journal._turn()
+        journal.begin("young", {})
+        journal.begin("quick", {})
+        assert Journal(path).left == {}
+        journal._turn()
+        assert set(Journal(path).left) == {"old"}
+        journal.begin("seen", {})
+        journal.show("seen")
+        journal.show("seen")
+        assert list(Journal(path).left) == ["old", "seen"]
+        journal.end(["quick", "old"])
+        journal._turn()
+        assert list(Journal(path).left) == ["seen", "young"]
+        assert b"quick" not in path.read_bytes()
+        journal.end(["seen"])
+        journal.close()
+        assert list(Journal(path).left) == ["young"]
+
+    asyncio.run(run())
+
+
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 30), st.booleans()), max_size=200), st.integers(50, 300))
 def test_a_journal_stays_small_and_true(steps: list[tuple[int, bool]], bytes_max: int) -> None:
