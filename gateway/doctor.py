@@ -26,6 +26,7 @@ from gateway.auth.keys import Keys
 from gateway.canary import sing
 from gateway.config import Config, ProviderConfig, is_loopback
 from gateway.config_providers import LOCAL
+from gateway.ledger.refused import refused_in
 from gateway.ledger.store import Ledger
 from gateway.library.machine import available_bytes
 from gateway.limits.limiter import Counters, LocalCounters, steady_us
@@ -206,7 +207,7 @@ async def _examine_database(config: Config) -> list[Check]:
         await keys.open()
         count = await count_keys(database)
         checks += [Check("ok", "migrations", "all applied"), Check("ok", "keys", f"{count} not revoked")]
-        money = [await _examine_money(database), await _send_canary(config, database)]
+        money = [await _examine_money(config, database), await _send_canary(config, database)]
         return [*checks, *money, await _examine_audit(database), *await _examine_served(config, database)]
     finally:
         await database.close()
@@ -229,13 +230,21 @@ class _Still:
     async def close(self) -> None: ...
 
 
-async def _examine_money(database: Sqlite | Postgres) -> Check:
+async def _examine_money(config: Config, database: Sqlite | Postgres) -> Check:
     """Every balance derived anew from the entries and transfers it sums up, all as of one moment."""
+    if (folder := _refused(Path(config.data_dir))) is not None:
+        return Check("fail", "money", f"the database refuses entries of the ledger; they are kept in {folder}")
     async with database.snapshot() as moment:
         problems = await Ledger(_Still(moment)).problems() + await Wallets(_Still(moment)).problems()
     if problems:
         return Check("fail", "money", f"{problems[0]} ({len(problems)} in all)")
     return Check("ok", "money", "every balance is the sum of its entries")
+
+
+def _refused(data_dir: Path) -> Path | None:
+    """Where entries lie that the database did not take."""
+    folders = map(refused_in, data_dir.glob("outbox*"))
+    return next((folder for folder in folders if any(folder.glob("*.outbox"))), None)
 
 
 async def _send_canary(config: Config, database: Database) -> Check:

@@ -103,6 +103,7 @@ def of_ledger(ledger: Ledger) -> Iterator[Gauge]:
     yield "gateway_ledger_pending", (), ledger.pending
     yield "gateway_ledger_entries_total", (), ledger.written
     yield "gateway_outbox_bytes", (), ledger.waiting_bytes
+    yield "gateway_ledger_refused", (), ledger.refused
 
 
 def of_routes(routers: Iterable[Router], standings: Mapping[str, Standing], now_s: float) -> Iterator[Gauge]:

@@ -139,6 +139,7 @@ METRICS: tuple[Metric, ...] = (
         ("target", "outcome"),
     ),
     Metric("gateway_outbox_bytes", "gauge", "What waits on the local disk for the database to come back."),
+    Metric("gateway_ledger_refused", "gauge", "Entries that the database refuses, which lie beside the outbox."),
     Metric("gateway_reservations", "gauge", "Running requests that hold a part of a limit."),
     Metric(
         "gateway_time_to_first_token_seconds",

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import msgspec
 
+from gateway.ledger.refused import refused_in
 from gateway.state.journal import Journal
 
 RESTART_S = 0.1
@@ -209,4 +210,5 @@ def left_behind(data_dir: Path, count: int) -> int | None:
 
 
 def _holds_something(folder: Path) -> bool:
-    return any(folder.glob("*.outbox")) or bool(Journal(folder / JOURNAL_NAME).left)
+    entries = any(any(one.glob("*.outbox")) for one in (folder, refused_in(folder)))
+    return entries or bool(Journal(folder / JOURNAL_NAME).left)

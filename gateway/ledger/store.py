@@ -14,6 +14,7 @@ from gateway import errors
 from gateway.catalog import Price
 from gateway.ledger import HOUR_US, Batch, Durable, Entry, Sums, correction, fold
 from gateway.ledger.disk_first import DiskFirst
+from gateway.ledger.refused import Refused
 from gateway.ledger.retention import dropped_sums
 from gateway.ledger.writer import RETRY_S, DatabaseFirst, Keeper, Writer
 from gateway.limits.limiter import wall_us
@@ -70,21 +71,27 @@ class Ledger:
         retry_s: float = RETRY_S,
     ) -> None:
         self._database = database
+        self._refused = None if outbox is None else Refused(self.commit, outbox.path)
+        commit = self.commit if self._refused is None else self._refused.commit
         if disk_first:
             assert outbox is not None
-            self.keeper: Keeper = DiskFirst(self.commit, outbox, retry_s)
+            self.keeper: Keeper = DiskFirst(commit, outbox, retry_s)
         else:
-            self.keeper = DatabaseFirst(self.commit, outbox, retry_s)
-        self.writer = Writer(self.keeper, self.commit, journal, retry_s)
+            self.keeper = DatabaseFirst(commit, outbox, retry_s)
+        self.writer = Writer(self.keeper, commit, journal, retry_s)
         self.written = 0
 
     async def start(self) -> None:
         """Bring in what an earlier process left behind, then begin to write what is added."""
+        if self._refused is not None:
+            await self._refused.start()
         await self.writer.start()
 
     async def close(self) -> None:
         """Write what is still in memory; what the database does not take stays in the outbox."""
         await self.writer.close()
+        if self._refused is not None:
+            self._refused.close()
 
     def begin(self, entry: Entry) -> None:
         """A request is under way, and will be added under the same id; a plain call. `entry` is what is known of it."""
@@ -108,6 +115,11 @@ class Ledger:
     def waiting_bytes(self) -> int:
         """What waits on the local disk for the database."""
         return self.keeper.waiting_bytes
+
+    @property
+    def refused(self) -> int:
+        """Entries that the database does not take for what is in them."""
+        return 0 if self._refused is None else self._refused.count
 
     @property
     def complete(self) -> bool:

@@ -70,7 +70,7 @@ class Outbox:
             # By number.
             self._sizes = {int(path.stem): path.stat().st_size for path in sorted(directory.glob("*.outbox"))}
             opened.pop_all()
-        self._path = directory
+        self.path = directory
         self._next = 1 + max(self._sizes, default=0)
 
     @property
@@ -79,14 +79,14 @@ class Outbox:
         return sum(self._sizes.values())
 
     def _file(self, number: int) -> Path:
-        return self._path / f"{number:016d}.outbox"
+        return self.path / f"{number:016d}.outbox"
 
     def append(self, records: Sequence[bytes]) -> int:
         """Add records; they are on the disk when this returns, in the segment of this number, which only grows. Raises
         OutboxFull and OutboxError."""
         data = b"".join([_framed(record) for record in records])
         if self.size_bytes + len(data) > self._bytes_max:
-            raise OutboxFull(f"the outbox {self._path} holds {self.size_bytes} of {self._bytes_max} bytes")
+            raise OutboxFull(f"the outbox {self.path} holds {self.size_bytes} of {self._bytes_max} bytes")
         try:
             number, descriptor = self._writing or self._start_segment()
             try:
@@ -98,7 +98,7 @@ class Outbox:
                 self._forget_empty(number)
                 raise
         except OSError as error:
-            raise _unusable(self._path, error) from error
+            raise _unusable(self.path, error) from error
         self._sizes[number] += len(data)
         if self._sizes[number] >= self._segment_bytes_max:
             self._end_segment()
@@ -108,7 +108,7 @@ class Outbox:
         """What there is now, oldest first; call `remove` for each whose records are safe elsewhere."""
         self._end_segment()
         for path in map(self._file, tuple(self._sizes)):
-            with _translated(self._path):
+            with _translated(self.path):
                 data = path.read_bytes()
             records = tuple(_records(data))
             torn_bytes = len(data) - sum(_HEAD.size + len(record) for record in records)
@@ -128,7 +128,7 @@ class Outbox:
         self.remove_before(self._next)
 
     def _remove(self, numbers: Sequence[int]) -> None:
-        with _translated(self._path):
+        with _translated(self.path):
             for number in numbers:
                 self._file(number).unlink(missing_ok=True)
                 self._sizes.pop(number, None)
@@ -151,7 +151,7 @@ class Outbox:
     def prepare(self) -> None:
         """Fill the next segment with zeros. Where that cannot be, it begins like the first one."""
         try:
-            descriptor = os.open(self._path / SPARE, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            descriptor = os.open(self.path / SPARE, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             try:
                 for at in range(0, self._segment_bytes_max, len(ZEROS)):
                     _write(descriptor, ZEROS[: self._segment_bytes_max - at], at)
@@ -167,7 +167,7 @@ class Outbox:
         self._has_spare = False
         # It holds nothing, and the next process removes it.
         with contextlib.suppress(OSError):
-            (self._path / SPARE).unlink(missing_ok=True)
+            (self.path / SPARE).unlink(missing_ok=True)
 
     def _use_spare(self, path: Path) -> int | None:
         """The descriptor of the prepared segment, which is this file from now on; None: there is none."""
@@ -175,11 +175,11 @@ class Outbox:
             return None
         self._has_spare = False
         try:
-            descriptor = os.open(self._path / SPARE, os.O_WRONLY)
+            descriptor = os.open(self.path / SPARE, os.O_WRONLY)
         except OSError:
             return None
         try:
-            (self._path / SPARE).rename(path)
+            (self.path / SPARE).rename(path)
         except OSError:
             os.close(descriptor)
             return None
