@@ -186,6 +186,8 @@ class Edge:
         method = scope["method"]
         fields, request_id = scope["state"]["log"], scope["state"]["request_id"]
         path = scope["raw_path"].decode("ascii", "backslashreplace")
+        if (principal := scope["state"].get("principal")) is not None:
+            fields = {"key": principal.key_id} | fields
         if failure is not None:
             fields = {"error": failure} | fields
             if (action := AUDITED.get(failure)) is not None:

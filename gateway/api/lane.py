@@ -274,6 +274,7 @@ class Exchange(RequestResponseCycle):
         if principal is None:
             principal = await edge.admit(lane.permissions[heading.path], heading.visitor, self._state)
         self._state["principal"] = principal
+        log["key"] = principal.key_id
         if self.more_body or self._size > passer.body_bytes_max or not heading.is_json:
             check_body_headers(heading.texts(), passer.body_bytes_max)
             await self._read(passer.body_bytes_max)

@@ -221,7 +221,7 @@ def test_the_access_log_has_one_line_without_secrets() -> None:
             await until(lambda: "request_id" in served.log.getvalue())
             line = served.log.getvalue()
             assert "method=GET path=/user status=200 ms=" in line
-            assert line.endswith("model=m\\n request_id=id1\n")
+            assert line.endswith(" key=k model=m\\n request_id=id1\n")
             assert line.count("\n") == 1
             assert "secret" not in line and "Bearer" not in line
             metrics = served.telemetry.render().decode()
