@@ -164,8 +164,8 @@ class TextGeneration:
             self._give_up()
 
     async def _first_deltas(self) -> list[Delta]:
-        """The first output. Who waits in line when the engine dies gets in line again once it is back; who was at
-        work, or being prepared, may be what it died of."""
+        """The first output. Who waits in line when the engine dies gets in line again once it is back; who was at work
+        may be what it died of."""
         try:
             return await self._in_turn()
         except ModelLoading:
@@ -284,9 +284,8 @@ class TextGeneration:
             waiter.set_exception(error)
 
     def fail(self, error: AdapterError) -> None:
-        """The first failure of a part is the failure of the request, unless the engine may have died of another one;
-        a request that has begun cannot be tried again."""
-        if self._error is None or (isinstance(self._error, Unavailable) and isinstance(error, EngineFailed)):
+        """The first failure of a part is the failure of the request; one that has begun cannot be tried again."""
+        if self._error is None:
             if self._begun and isinstance(error, Unavailable):
                 error = EngineFailed("The engine stopped while it worked on this request.", retry_after_s=1.0)
             self._error = error

@@ -207,10 +207,9 @@ class Part:
     def lost(self, reason: str) -> None:
         was = self.stage
         self._over()
-        died = self._engine.worker.state != "stopped"
         if was is Stage.PREPARING:
             self._request.part_prepared()
-        if was is Stage.RUNNING or (was is Stage.PREPARING and died):
+        if was is Stage.RUNNING:
             self._request.fail(EngineFailed("The engine died while it worked on this request.", retry_after_s=1.0))
         else:
             error = self._engine.worker.unavailable()

@@ -3,7 +3,6 @@
 say N WORD...  N tokens, each " word"      forever      until cancelled      refuse   Refused at Prepare
 hang           Prepare is never answered   crash        SIGSEGV after two tokens       burst N  N tokens, one frame
 call           a Hermes tool call          held         tokens without text, then text  unstartable  Refused at Start
-deadly         SIGSEGV at Prepare
 
 Every finished request with a session key leaves a session of that key behind.
 """
@@ -242,8 +241,6 @@ class FakeWorker:
         kind = words(command.prompt)[0]
         if kind == "refuse":
             self.send(Refused(command.id, "context_length_exceeded", "too long", "messages"))
-        elif kind == "deadly":
-            os.kill(os.getpid(), signal.SIGSEGV)
         elif kind != "hang":
             self.prepared[command.id] = command
             ends = (2,) if command.explain else ()

@@ -253,7 +253,7 @@ def test_leaving_the_queue_frees_the_place_at_once() -> None:
 
 
 def test_death_of_the_worker() -> None:
-    """What the worker was at ends with EngineFailed; those who wait may try again; the next life serves."""
+    """Streams end with EngineFailed; those who wait or prepare may try again; the next life serves."""
 
     async def test(adapter: LlamaCpp) -> None:
         streams = [adapter.chat(chat("forever"), caller()) for _ in range(PARALLEL - 1)]
@@ -270,11 +270,11 @@ def test_death_of_the_worker() -> None:
         for stream in streams:
             with pytest.raises(EngineFailed):
                 await collect(stream)
-        for task in (crash, preparing):
-            with pytest.raises(EngineFailed):
+        with pytest.raises(EngineFailed):
+            await crash
+        for task in (queued, preparing):
+            with pytest.raises(ModelLoading):
                 await task
-        with pytest.raises(ModelLoading):
-            await queued
         with pytest.raises(ModelLoading) as loading:
             await collect(adapter.chat(chat("say 1 x"), caller()))
         assert loading.value.retry_after_s is not None

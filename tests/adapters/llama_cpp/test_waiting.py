@@ -11,7 +11,7 @@ from adapters.errors import EngineFailed, ModelLoading
 from adapters.llama_cpp import EMBEDDING_MAX, LlamaCpp
 from adapters.llama_cpp.pool import Entry, Pool, PoolSettings
 from adapters.llama_cpp.resident import Need
-from adapters.types import CompletionRequest, EmbeddingRequest, Embeddings
+from adapters.types import EmbeddingRequest, Embeddings
 from tests.adapters.llama_cpp.fake_worker import PARALLEL
 from tests.adapters.llama_cpp.test_adapter import caller, chat, collect, first_delta, text_of, until, with_adapter
 
@@ -44,22 +44,6 @@ def test_who_waits_in_line_when_the_worker_dies_is_served_by_the_next_one() -> N
             with pytest.raises(EngineFailed):
                 await at_work
         assert [text_of(await task) for task in queued] == [" a", " b"]
-
-    with_adapter(in_pool(test))
-
-
-@pytest.mark.parametrize("prompts", [("deadly",), ("say 1 x", "deadly")])
-def test_a_prompt_that_the_worker_dies_of_before_it_computes_is_not_tried_again(prompts: tuple[str, ...]) -> None:
-    async def test(adapter: LlamaCpp) -> None:
-        running = adapter.chat(chat("forever"), caller())
-        await first_delta(running)
-        with pytest.raises(EngineFailed):
-            await collect(adapter.complete(CompletionRequest("m", prompts), caller()))
-        with pytest.raises(EngineFailed):
-            await collect(running)
-        await until(lambda: adapter.status().state == "ready")
-        assert text_of(await collect(adapter.chat(chat("say 1 x"), caller()))) == " x"
-        assert adapter.counters.restarts == 1
 
     with_adapter(in_pool(test))
 
