@@ -78,8 +78,7 @@ def _unsigned(texts: Sequence[str]) -> Iterator[Thought]:
 
 def signed(pieces: Iterable[ReasoningDelta]) -> list[Thought]:
     """The signed and the redacted ones among the thoughts of an answer."""
-    writer = ThoughtWriter()
-    return [thought for piece in pieces if (thought := writer.add(piece)) is not None]
+    return [one for one in whole(pieces) if one.signature is not None or one.redacted is not None]
 
 
 class ThoughtWriter:
