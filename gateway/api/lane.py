@@ -348,11 +348,11 @@ class Exchange(RequestResponseCycle):
         passage, request_id = self._passage, self._request_id
         dialect = PATHS[self.heading.path]
         if self.heading.anthropic:
-            text = f"request-id: {request_id}\r\nx-request-id: {request_id}\r\n"
+            own = f"request-id: {request_id}\r\n"
         else:
-            ms = int((time.perf_counter() - self._arrived_s) * 1000)
-            text = f"openai-processing-ms: {ms}\r\nx-request-id: {request_id}\r\n"
-        return self._lane.said(passage, dialect) + f"{changing_lines(passage, dialect)}{text}".encode()
+            own = f"openai-processing-ms: {int((time.perf_counter() - self._arrived_s) * 1000)}\r\n"
+        changing = changing_lines(passage, dialect)
+        return self._lane.said(passage, dialect) + f"{changing}{own}x-request-id: {request_id}\r\n".encode()
 
     def _fail(self, error: GatewayError, request_id: str) -> tuple[int, str]:
         """The error as a status while there is none yet, else as the last event."""

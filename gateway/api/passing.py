@@ -33,7 +33,8 @@ from gateway.api.openai.generation import (
 )
 from gateway.auth import Principal
 from gateway.inference import Inference
-from gateway.limits.told import rate_lines
+from gateway.limits.told import rate_headers, rate_lines
+from gateway.metering import Meter
 from gateway.streams import Passage
 
 PATHS: Mapping[str, DialectName] = {
@@ -118,10 +119,7 @@ def _headers_of(dialect: DialectName, headers: Mapping[str, str]) -> tuple[tuple
 
 def passage_headers(passage: Passage, arrived_s: float, dialect: DialectName = "openai_chat") -> dict[str, str]:
     """What the gateway says of a request that was passed on."""
-    headers = fixed_headers(passage, dialect)
-    for line in changing_lines(passage, dialect).splitlines():
-        name, _, value = line.partition(": ")
-        headers[name] = value
+    headers = fixed_headers(passage, dialect) | rate_headers(*passage.meter.rooms) | _numbers(passage.meter, dialect)
     if dialect != "anthropic_messages":
         headers["openai-processing-ms"] = str(round((time.perf_counter() - arrived_s) * 1000))
     return headers
@@ -135,16 +133,20 @@ def fixed_headers(passage: Passage, dialect: DialectName = "openai_chat") -> dic
 
 def changing_lines(passage: Passage, dialect: DialectName = "openai_chat") -> str:
     """Those made of numbers that are others in each answer, as they go over the wire."""
-    meter = passage.meter
-    text = rate_lines(*meter.rooms)
+    text = rate_lines(*passage.meter.rooms)
+    for name, value in _numbers(passage.meter, dialect).items():
+        text = f"{text}{name}: {value}\r\n"
+    return text
+
+
+def _numbers(meter: Meter, dialect: DialectName) -> dict[str, str]:
+    """All of them but those that say how rates stand as OpenAI names it."""
     headers = cost_headers(meter)
     if dialect == "anthropic_messages":
         headers |= room_headers(meter)
     if meter.timings is not None:
         headers |= timing_headers(meter.timings, meter.cached_tokens)
-    for name, value in headers.items():
-        text = f"{text}{name}: {value}\r\n"
-    return text
+    return headers
 
 
 def usage_fields(relayed: Relayed) -> dict[str, int]:
