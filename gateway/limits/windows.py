@@ -77,9 +77,7 @@ class Window:
 
     def give_back(self, slot: int, held: int, surplus: int) -> None:
         """End a hold, of which so much was not used. What has left the window is given back no more."""
-        if slot in self.amounts:
-            self.amounts[slot] -= surplus
-            self.total -= surplus
+        self.change(slot, -surplus)
         self.held = self.held - held if self.held > held else 0
 
     def change(self, slot: int, amount: int) -> None:

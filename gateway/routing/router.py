@@ -369,12 +369,10 @@ class Router:
         if (
             (only := self._only) is not None
             and not trip.tries
-            and (type(trip.request) is Inbound or self._refusal(kind, trip, only) is None)
+            and self._refusal(kind, trip, only) is None
             and self.standings[only.identity].try_enter(now_s)
         ):
-            # There is nothing to choose, and taking turns with oneself changes nothing. What is passed on was looked at
-            # before, and what is wrong with it is for its target to say.
-            return only
+            return only  # There is nothing to choose, and taking turns with oneself changes nothing.
         while trip.group < len(self.groups):
             if trip.pause_s and trip.last is not None:
                 again = [one for one in self.groups[trip.group] if trip.failed.get(one.identity) is trip.last]
@@ -408,7 +406,7 @@ class Router:
         if isinstance(request, Inbound):
             relay = target.relay
             if self._only is not None or (relay is not None and relay.takes(request)):
-                return None
+                return None  # It was looked at before, and what is wrong with it is for its target to say.
             try:
                 request = trip.translation(self._translator).request
             except InvalidRequest as problem:
