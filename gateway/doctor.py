@@ -39,6 +39,7 @@ from gateway.remotes import upstream_settings
 from gateway.served.stock import Stock
 from gateway.state import migrate
 from gateway.state.database import Database, DatabaseError, Statements
+from gateway.state.outbox import holds_records
 from gateway.state.postgres import Postgres
 from gateway.state.redis import server_facts
 from gateway.state.shared import SharedStateError
@@ -244,7 +245,7 @@ async def _examine_money(config: Config, database: Sqlite | Postgres) -> Check:
 def _refused(data_dir: Path) -> Path | None:
     """Where entries lie that the database did not take."""
     folders = map(refused_in, data_dir.glob("outbox*"))
-    return next((folder for folder in folders if any(folder.glob("*.outbox"))), None)
+    return next((folder for folder in folders if holds_records(folder)), None)
 
 
 async def _send_canary(config: Config, database: Database) -> Check:

@@ -20,6 +20,7 @@ import msgspec
 
 from gateway.ledger.refused import refused_in
 from gateway.state.journal import Journal
+from gateway.state.outbox import holds_records
 
 RESTART_S = 0.1
 RESTART_S_MAX = 10.0
@@ -210,5 +211,5 @@ def left_behind(data_dir: Path, count: int) -> int | None:
 
 
 def _holds_something(folder: Path) -> bool:
-    entries = any(any(one.glob("*.outbox")) for one in (folder, refused_in(folder)))
+    entries = holds_records(folder) or holds_records(refused_in(folder))
     return entries or bool(Journal(folder / JOURNAL_NAME).left)

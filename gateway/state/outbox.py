@@ -48,6 +48,11 @@ class Segment(msgspec.Struct, frozen=True):
     torn_bytes: int
 
 
+def holds_records(directory: Path) -> bool:
+    """Whether there is anything in an outbox, which nobody need have opened or made."""
+    return any(directory.glob("*.outbox"))
+
+
 class Outbox:
     """One directory of one process. Every call takes a disk's time: make them in a thread, one after the other.
     `prepare` may run beside the others."""
