@@ -7,9 +7,10 @@ CLIENT_VENV := $(VENV)/clients
 ARGS ?=
 # Bytecode is kept whatever the surroundings say: each process of the tests would compile everything anew.
 export PYTHONDONTWRITEBYTECODE :=
+export CXXFLAGS += -include $(CURDIR)/adapters/llama_cpp/amx.h
 UNIT := tests/adapters tests/gateway tests/test_architecture.py tests/test_docs.py
 
-.PHONY: setup serve test check unit bench simulate money lock train-demo clean
+.PHONY: setup rebuild serve test check unit bench simulate money lock train-demo clean
 
 serve: $(VENV)/.ready  ## start the gateway with the demo model, or: make serve ARGS="model.gguf --port 9000"
 	$(BIN)/gateway serve $(ARGS)
@@ -47,11 +48,23 @@ lock: $(VENV)/.ready  ## renew the pinned versions
 
 LOCK_OPTIONS := --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links
 
+INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check
+# llama.cpp is compiled for this CPU, and pip keeps what came of it: that may be for another one, or from before a fix.
+TRIAL := $(RUN) -m adapters.llama_cpp.trial
+
 $(VENV)/.ready: requirements.lock pyproject.toml
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(INSTALL) --require-hashes -r requirements.lock
+	$(INSTALL) --no-deps --no-build-isolation -e .
+	$(TRIAL) >/dev/null || $(MAKE) --no-print-directory rebuild
 	touch $@
+
+rebuild:  ## compile llama.cpp anew, for this CPU
+	@echo "llama.cpp does not compute on this CPU as pip has kept it: compiling it anew, which takes a few minutes"
+	$(RUN) -m pip uninstall --quiet --yes llama-cpp-python
+	-$(RUN) -m pip cache remove --quiet llama_cpp_python
+	$(INSTALL) --require-hashes -r requirements.lock
+	$(TRIAL)
 
 $(CLIENT_VENV)/.ready: tests/e2e/clients/requirements.lock
 	test -x $(CLIENT_VENV)/bin/python || $(PYTHON) -m venv $(CLIENT_VENV)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import signal
 import sqlite3
 import stat
 import subprocess
@@ -48,17 +49,12 @@ from gateway.stores import open_database, open_shared
 
 Status = Literal["ok", "warn", "fail"]
 
+# In another process: a broken native library kills the one that uses it.
+TRIAL = ("-m", "adapters.llama_cpp.trial")
 LIBRARY_TIMEOUT_S = 60
 FREE_BYTES_WARN = 1 << 30
 FREE_BYTES_FAIL = 64 << 20
 CLOCK_AHEAD_S_MAX = 1.0
-
-# In another process: a broken native library kills the process that loads it.
-_LOAD_LIBRARY = """
-import llama_cpp
-print(llama_cpp.__version__, llama_cpp.llama_print_system_info().decode())
-"""
-
 
 T = TypeVar("T")
 
@@ -105,19 +101,17 @@ def _python(_: Config) -> Iterator[Check]:
 
 
 def _library(_: Config) -> Iterator[Check]:
+    command = [sys.executable, *TRIAL]
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", _LOAD_LIBRARY],
-            capture_output=True,
-            text=True,
-            timeout=LIBRARY_TIMEOUT_S,
-            check=False,
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=LIBRARY_TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired:
-        yield Check("fail", "llama.cpp", f"the library did not load within {LIBRARY_TIMEOUT_S} s")
+        yield Check("fail", "llama.cpp", f"the library did not compute within {LIBRARY_TIMEOUT_S} s")
         return
     if done.returncode == 0:
         yield Check("ok", "llama.cpp", "llama-cpp-python " + done.stdout.strip())
+    elif done.returncode < 0 and done.stdout:
+        reason = signal.strsignal(-done.returncode)
+        yield Check("fail", "llama.cpp", f"the library dies when it computes ({reason}): compile it anew for this CPU")
     else:
         reason = (done.stderr.strip().splitlines() or [f"it died with code {done.returncode}"])[-1]
         yield Check("fail", "llama.cpp", f"the library does not load: {reason}")

@@ -323,6 +323,7 @@ WORKER_SIDE = {
     "looking",
     "pictures",
     "vision",
+    "trial",
 }
 GATEWAY_SIDE = {
     "__init__",

@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
+from adapters import llama_cpp
 from tests.bench.processes import ServerError, free_port, last_lines, server_process
 
 CACHE_VARIABLE = "GATEWAY_BENCH_CACHE"
@@ -26,6 +27,7 @@ _OPTIONS = {
     # Like the Python package's own build: optimised for this machine, OpenMP, llamafile and repacking by default.
     "CMAKE_BUILD_TYPE": "Release",
     "GGML_NATIVE": "ON",
+    "CMAKE_CXX_FLAGS": f"-include {Path(llama_cpp.__file__).with_name('amx.h')}",
     # Nothing here speaks TLS or serves pages, and nothing may be fetched while building.
     "LLAMA_OPENSSL": "OFF",
     "LLAMA_BUILD_UI": "OFF",

@@ -140,12 +140,15 @@ def test_models_that_cannot_be_served(tmp_path: Path) -> None:
 
 
 def test_a_library_that_kills_its_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_LOAD_LIBRARY", "import os; os.abort()")
-    (check,) = doctor._library(config(tmp_path))
-    assert (check.status, check.detail) == ("fail", "the library does not load: it died with code -6")
-    monkeypatch.setattr(doctor, "_LOAD_LIBRARY", "import no_such_library")
-    (check,) = doctor._library(config(tmp_path))
-    assert check.detail == "the library does not load: ModuleNotFoundError: No module named 'no_such_library'"
+    killed = "import os; print('0.3', flush=True); os.abort()"
+    for code, detail in {
+        killed: "the library dies when it computes (Aborted): compile it anew for this CPU",
+        "import os; os.abort()": "the library does not load: it died with code -6",
+        "import no_such_library": "the library does not load: ModuleNotFoundError: No module named 'no_such_library'",
+    }.items():
+        monkeypatch.setattr(doctor, "TRIAL", ("-c", code))
+        (check,) = doctor._library(config(tmp_path))
+        assert (check.status, check.detail) == ("fail", detail)
 
 
 @pytest.mark.parametrize(
