@@ -1,7 +1,8 @@
 """What memory a model will take, and what it can do, from the header of its file alone.
 
-The parts were measured on workers of many shapes on a CPU; `tests/adapters/llama_cpp/test_forecast.py` holds the sum
-against real ones. Weights that are mapped from their file count all the same, since they have to be there to be used.
+The parts were measured on workers of many shapes, on CPUs with AMX and without, with huge pages and without;
+`tests/adapters/llama_cpp/test_forecast.py` holds the sum against real ones. Weights that are mapped from their file
+count all the same, since they have to be there to be used.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from adapters.llama_cpp.memory import (
     CACHE_BYTES_DEFAULT,
     CONTEXT_TOKENS_DEFAULT,
     KEPT_SLOTS,
+    MEASURED_TOKENS,
     PREPARED_TOKENS,
     SPARE_SHARE,
     copies_weights,
+    has_amx,
 )
 from adapters.llama_cpp.messages import EngineSettings, Load
 from adapters.llama_cpp.resident import Need
@@ -30,6 +33,14 @@ SAMPLING_BYTES = 4 * MIB
 VOCABULARY_BYTES_PER_TOKEN = 400
 # Kinds of tensors that llama.cpp copies into another order for the CPU, and how many rows they need for that.
 REPACKED = {"Q4_0": 8, "Q4_K": 8, "IQ4_NL": 8, "MXFP4": 8}
+# The same for a CPU with AMX, which comes first there; and by how many bytes their blocks become larger.
+TILED = {"Q4_0": 0, "Q4_1": 0, "Q8_0": 4, "Q4_K": 4, "Q5_K": 4, "Q6_K": 0, "IQ4_XS": 2, "F16": 0}
+TILED_ROWS = 32
+TILED_VALUES = 16
+# Tensors that rows are read from: nothing is multiplied with them, so they stay as they are.
+LOOKED_UP = ("token_embd.", "per_layer_token_embd.", "position_embd.", "token_types.")
+# The values in a block of each kind, and its bytes.
+BLOCKS: Mapping[str, tuple[int, int]] = {name: (values, size) for name, values, size in gguf.TENSOR_TYPES.values()}
 Q8_0_SHARE = 34 / 64
 # Without flash attention, what each head of a token has for each cell: its weight in F32, and copied in F16.
 WEIGHT_BYTES = 4 + 2
@@ -41,7 +52,7 @@ def look(load: Load) -> tuple[Need, ModelCard]:
         header = gguf.read(Path(load.path))
     except (gguf.GGUFError, OSError):
         return Need(), ModelCard()
-    return need(header, load.settings), card(header, load.settings)
+    return need(header, load.settings, amx=has_amx()), card(header, load.settings)
 
 
 def card(header: gguf.GGUF, settings: EngineSettings) -> ModelCard:
@@ -58,10 +69,12 @@ def card(header: gguf.GGUF, settings: EngineSettings) -> ModelCard:
     )
 
 
-def need(header: gguf.GGUF, settings: EngineSettings) -> Need:
-    """What its worker will take. The KV cache is written to when it is made, the memory to compute in when it is used.
+def need(header: gguf.GGUF, settings: EngineSettings, *, amx: bool) -> Need:
+    """What its worker will take on a processor with AMX or without. The KV cache is written to when it is made, the
+    memory to compute in when it is used, but for what the first measurements touch.
 
-    Kept conversations come to that as they are kept, up to `session_ram_bytes`.
+    Kept conversations, and memory that is got ready for more, come to that as they are kept, up to `session_ram_bytes`
+    and an eighth of that.
     """
     facts = card(header, settings)
     assert facts.context_tokens is not None
@@ -70,18 +83,18 @@ def need(header: gguf.GGUF, settings: EngineSettings) -> Need:
     batch_tokens = max(settings.chunk_tokens, slots) if generates else facts.context_tokens
     cell_bytes = _cell_bytes(header, settings)
     cells = _cells(settings, facts.context_tokens, cell_bytes) if generates else 0
-    files = header.size_bytes + sum(map(_file_bytes, (settings.mmproj, *(lora.path for lora in settings.loras))))
+    files = sum(map(_file_bytes, (settings.mmproj, *(lora.path for lora in settings.loras))))
     kv_share = Q8_0_SHARE if settings.kv_type == "q8_0" else 1.0
     prepared = cell_bytes * PREPARED_TOKENS
     if not generates or prepared > settings.session_ram_bytes // SPARE_SHARE:
         prepared = 0
     outputs = slots * header.vocabulary * 4 + SAMPLING_BYTES if generates else 0
-    if not copies_weights(settings, header.size_bytes):
-        files += _repacked_bytes(header)
-    size = PROCESS_BYTES + files + int(cells * cell_bytes * kv_share) + prepared
+    weights = header.size_bytes + _packed_bytes(header, copies_weights(settings, header.size_bytes), amx)
+    size = PROCESS_BYTES + weights + files + int(cells * cell_bytes * kv_share) + prepared
     size += header.vocabulary * VOCABULARY_BYTES_PER_TOKEN + outputs
     computing = _computing_bytes(header, settings, batch_tokens, cells or facts.context_tokens)
-    return Need(size + computing, computing)
+    measured = _computing_bytes(header, settings, min(MEASURED_TOKENS, batch_tokens), 0) if generates else 0
+    return Need(size + computing, computing - measured)
 
 
 def _cells(settings: EngineSettings, context_tokens: int, cell_bytes: int) -> int:
@@ -108,30 +121,50 @@ def _cell_bytes(header: gguf.GGUF, settings: EngineSettings) -> int:
     return 2 * (sum(layers) * key + values * value)
 
 
-def _repacked_bytes(header: gguf.GGUF) -> int:
-    """Copies of weights in another order, which lie beside a mapped file and in the place of a copied one."""
-    size = 0
+def _packed_bytes(header: gguf.GGUF, copied: bool, amx: bool) -> int:
+    """What weights in another order take beside the file: they lie beside a mapped one and in the place of a copied
+    one. The embeddings of tokens stay as they are, and have such a copy where they are the output matrix as well.
+
+    Counted as a part of all weights, as a header may come with the size of another quantisation.
+    """
+    packed = everything = 0
     for name, tensor in header.tensors.items():
-        rows = REPACKED.get(tensor.kind)
-        if rows is not None and len(tensor.shape) > 1 and tensor.shape[1] % rows == 0 and "token_embd" not in name:
-            size += _tensor_bytes(tensor)
-    return size
+        size = _tensor_bytes(tensor)
+        everything += size
+        reordered = _reordered_bytes(tensor, size, amx)
+        if not name.startswith(LOOKED_UP):
+            packed += reordered - (size if copied and reordered else 0)
+        elif name == "token_embd.weight" and "output.weight" not in header.tensors and not gguf.encodes(header):
+            packed += reordered
+    return header.size_bytes * packed // max(1, everything)
+
+
+def _reordered_bytes(tensor: gguf.Tensor, size: int, amx: bool) -> int:
+    """How large a matrix of that size is in the order that llama.cpp multiplies with; 0 where that is the file's."""
+    if len(tensor.shape) < 2:
+        return 0
+    values, rows = tensor.shape[:2]
+    # Several experts in one tensor are left to the other kernels.
+    tiled = amx and len(tensor.shape) == 2 and tensor.kind in TILED
+    if tiled and rows % TILED_ROWS == 0 and values % TILED_VALUES == 0:
+        return size + values * rows // BLOCKS[tensor.kind][0] * TILED[tensor.kind]
+    return size if tensor.kind in REPACKED and rows % REPACKED[tensor.kind] == 0 else 0
 
 
 def _tensor_bytes(tensor: gguf.Tensor) -> int:
-    blocks: Mapping[str, tuple[int, int]] = {name: (values, size) for name, values, size in gguf.TENSOR_TYPES.values()}
-    values, size = blocks[tensor.kind]
+    values, size = BLOCKS[tensor.kind]
     return math.prod(tensor.shape) // values * size
 
 
 def _computing_bytes(header: gguf.GGUF, settings: EngineSettings, batch_tokens: int, cells: int) -> int:
-    """Activations of a batch, and which of the cells each of its tokens sees, in a window and in all; how much of them,
-    where flash attention does not take that tile by tile."""
+    """Activations of a batch, the widest with its gate, their product and that in eight bits; which of the cells each
+    of its tokens sees, in a window and in all; how much of them, where flash attention does not take that tile by
+    tile."""
     width = header.embedding_length or 0
     wide = _number(header, "feed_forward_length", 4 * width)
     masks = 2 if f"{header.architecture}.attention.sliding_window" in header.metadata else 1
     weights = _number(header, "attention.head_count", 0) * WEIGHT_BYTES if settings.flash_attention == "off" else 0
-    return batch_tokens * (3 * width + 2 * wide) * 4 + batch_tokens * cells * (masks * 2 + weights)
+    return batch_tokens * (3 * (width + wide) * 4 + wide) + batch_tokens * cells * (masks * 2 + weights)
 
 
 def _number(header: gguf.GGUF, name: str, otherwise: int) -> int:

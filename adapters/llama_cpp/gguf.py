@@ -212,9 +212,14 @@ def reranks(gguf: GGUF) -> bool:
     return gguf.pooling_type == _RANK
 
 
+def encodes(gguf: GGUF) -> bool:
+    """Whether the model is an encoder: it has no output matrix, and nothing comes out of it token by token."""
+    return gguf.architecture in _ENCODERS
+
+
 def embeds(gguf: GGUF) -> bool:
     """Whether the model is made for embeddings: an encoder, or a decoder that pools its outputs."""
-    return not reranks(gguf) and (gguf.architecture in _ENCODERS or gguf.pooling_type not in (None, 0))
+    return not reranks(gguf) and (encodes(gguf) or gguf.pooling_type not in (None, 0))
 
 
 class _Reader:

@@ -27,6 +27,7 @@ from adapters.llama_cpp.memory import (
     CACHE_BYTES_DEFAULT,
     CONTEXT_TOKENS_DEFAULT,
     KEPT_SLOTS,
+    MEASURED_TOKENS,
     PREPARED_TOKENS,
     SPARE_SHARE,
     copies_weights,
@@ -339,7 +340,7 @@ def _scheduler(
 def _measure(context: Context, parallel: int) -> Rates:
     """First estimates of both rates, the decode step with every slot taken; this also touches every weight once."""
     _time(context, [1])
-    prompt = min(32, context.batch_tokens)
+    prompt = min(MEASURED_TOKENS, context.batch_tokens)
     return Rates(_time(context, [prompt]) / prompt, _time(context, [1] * parallel))
 
 

@@ -8,9 +8,14 @@ from pathlib import Path
 from adapters.llama_cpp.messages import EngineSettings
 
 CGROUP = Path("/sys/fs/cgroup")
+CPUINFO = Path("/proc/cpuinfo")
+# What llama.cpp's kernels for matrices in tiles of eight-bit numbers are made of.
+AMX_FLAGS = frozenset(("amx_int8", "avx512_vnni"))
 CONTEXT_TOKENS_DEFAULT = 8192
 CACHE_BYTES_DEFAULT = 2 << 30
 KEPT_SLOTS = 32
+# How many tokens of a prompt a worker computes before it is ready, to know how fast it is.
+MEASURED_TOKENS = 32
 # For how long a conversation memory is got ready, and what part of that for conversations may lie ready.
 PREPARED_TOKENS = 2048
 SPARE_SHARE = 8
@@ -27,6 +32,16 @@ def copies_weights(settings: EngineSettings, size_bytes: int, cgroup: Path = CGR
     if settings.weights != "auto":
         return settings.weights == "copied"
     return not settings.gpu_layers and size_bytes <= COPIED_SHARE * memory_bytes(cgroup)
+
+
+def has_amx(cpuinfo: Path = CPUINFO) -> bool:
+    """Whether this processor multiplies matrices in tiles, and llama.cpp, which is compiled for it, with them."""
+    try:
+        with cpuinfo.open() as lines:
+            flags = next((line for line in lines if line.startswith("flags")), "")
+    except OSError:
+        return False
+    return AMX_FLAGS.issubset(flags.split())
 
 
 def memory_bytes(cgroup: Path = CGROUP) -> int:

@@ -8,6 +8,7 @@ import msgspec
 
 from adapters.llama_cpp import gguf
 from adapters.llama_cpp.forecast import need
+from adapters.llama_cpp.memory import has_amx
 from adapters.llama_cpp.messages import EngineSettings
 
 # What a conversation is taken to be long.
@@ -36,8 +37,9 @@ def fit(header: gguf.GGUF, size_bytes: int, room_bytes: int, bytes_per_s: float 
     """The forecast for a model of `size_bytes` in all its parts, whose header is this but for its quantisation."""
     header = msgspec.structs.replace(header, size_bytes=size_bytes)
     room, longest = int(room_bytes * ROOM_SHARE), min(SESSION_TOKENS, header.context_length or SESSION_TOKENS)
-    least = need(header, _settings(LEAST_TOKENS)).size_bytes
-    session = need(header, _settings(LEAST_TOKENS + longest)).size_bytes - least
+    amx = has_amx()
+    least = need(header, _settings(LEAST_TOKENS), amx=amx).size_bytes
+    session = need(header, _settings(LEAST_TOKENS + longest), amx=amx).size_bytes - least
     sessions = max(0, room - least) // max(1, session)
     read = size_bytes * _read_share(header)
     return Fit(
