@@ -290,7 +290,7 @@ def _chat(options: argparse.Namespace) -> int:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    from gateway import bench
+    from gateway import bench, bench_report
 
     settings = _bench_options(options)
     try:
@@ -300,7 +300,9 @@ def _bench(options: argparse.Namespace) -> int:
                 model=options.compare_model or settings.endpoint.model,
                 api_key=options.compare_key,
             )
-            result: bench.BenchReport | bench.BenchComparison = asyncio.run(bench.compare(settings, other))
+            result: bench_report.BenchReport | bench_report.BenchComparison = asyncio.run(
+                bench.compare(settings, other)
+            )
         else:
             result = asyncio.run(bench.run(settings))
     except (OSError, ValueError) as error:
@@ -308,8 +310,8 @@ def _bench(options: argparse.Namespace) -> int:
     if options.json:
         command.print_json(result)
     else:
-        print(bench.render(result))
-    reports = (result,) if isinstance(result, bench.BenchReport) else result.first + result.second
+        print(bench_report.render(result))
+    reports = (result,) if isinstance(result, bench_report.BenchReport) else result.first + result.second
     return 0 if all(report.succeeded for report in reports) else 1
 
 

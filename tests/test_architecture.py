@@ -23,6 +23,7 @@ GATEWAY_EDGES = {
         "audit",
         "auth",
         "bench",
+        "bench_report",
         "catalog",
         "chat",
         "cli_audit",
@@ -260,7 +261,8 @@ GATEWAY_EDGES = {
     "logs": {"config"},
     "chat": {"bench", "logs"},
     "kept_sessions": {"chat", "model_files"},
-    "bench": set(),
+    "bench": {"bench_report"},
+    "bench_report": set(),
 }
 # Foreign packages that only the named places may import.
 CONFINED = {

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import msgspec
 
-from gateway.bench import Endpoint, compare_metrics, open_client
+from gateway.bench import Endpoint, open_client
+from gateway.bench_report import compare_metrics
 from tests.bench.endpoints import STARTS, Setup, bench_models, model_file
 from tests.bench.llama_server import cache_dir
 from tests.bench.processes import machine_to_itself, split_cores

@@ -21,7 +21,8 @@ from pathlib import Path
 
 import msgspec
 
-from gateway.bench import Endpoint, Outcome, open_client
+from gateway.bench import Endpoint, open_client
+from gateway.bench_report import Outcome
 from tests.bench.endpoints import Setup, bench_models, gateway_at, llama_endpoint, model_file
 from tests.bench.llama_server import cache_dir
 from tests.bench.processes import machine_to_itself, split_cores

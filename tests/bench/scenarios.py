@@ -15,7 +15,8 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 import httpx
 import msgspec
 
-from gateway.bench import Endpoint, Outcome, exchange, percentile
+from gateway.bench import Endpoint, exchange
+from gateway.bench_report import Outcome, percentile
 
 TIMEOUT_S = 600.0
 LOAD_TIMEOUT_S = 120.0

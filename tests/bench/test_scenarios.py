@@ -8,7 +8,8 @@ import msgspec
 import pytest
 
 from gateway import config
-from gateway.bench import Endpoint, Outcome, open_client
+from gateway.bench import Endpoint, open_client
+from gateway.bench_report import Outcome
 from tests.bench import scenarios
 from tests.bench.__main__ import Pair, is_chosen, parse
 from tests.bench.endpoints import Setup, gateway_config

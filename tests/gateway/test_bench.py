@@ -1,4 +1,4 @@
-"""The load generator: schedule, reading of streams, arithmetic, and whole runs against scripted endpoints."""
+"""The load generator: schedule, reading of streams, and whole runs against scripted endpoints."""
 
 import asyncio
 import contextlib
@@ -11,7 +11,7 @@ import httpx
 import msgspec
 import pytest
 
-from gateway import bench
+from gateway import bench, bench_report
 
 CHUNK = {"choices": [{"index": 0, "text": "x", "finish_reason": None}]}
 LAST = {"choices": [{"index": 0, "text": "", "finish_reason": "length"}]}
@@ -38,20 +38,10 @@ def answering(content: bytes, status: int = 200, **headers: str) -> httpx.MockTr
     return httpx.MockTransport(lambda request: reply(content, status, **headers))
 
 
-async def exchange(transport: httpx.AsyncBaseTransport, timeout_s: float = 5) -> bench.Outcome:
+async def exchange(transport: httpx.AsyncBaseTransport, timeout_s: float = 5) -> bench_report.Outcome:
     endpoint = bench.Endpoint(url="http://test", model="m")
     async with bench.open_client(transport) as client:
         return await bench.exchange(client, endpoint, "/completions", b"{}", timeout_s=timeout_s)
-
-
-def test_percentiles_are_linear_between_neighbours() -> None:
-    assert [bench.percentile([1, 2, 3, 5], percent) for percent in (0, 50, 75, 100)] == [1, 2.5, 3.5, 5]
-    assert bench.percentile([7], 99) == 7
-
-
-def test_distribution_ignores_missing_values() -> None:
-    assert bench.distribution([3.0, None, 1.0]) == bench.Distribution(2, 2.0, 2.0, 2.9, 2.98, 3.0)
-    assert bench.distribution([None]) is None
 
 
 def test_fixed_schedule_ends_at_the_count_or_the_time() -> None:
@@ -123,17 +113,39 @@ def test_an_answer_without_usage_is_counted_by_its_pieces() -> None:
 
 
 @pytest.mark.parametrize(
-    ("transport", "status"),
+    ("transport", "failure"),
     [
         (answering(b"busy", 429), "429"),
         (answering(events(CHUNK)), "cut"),
         (answering(events(CHUNK, {"error": {"message": "no"}})), "stream error"),
+        (answering(events(CHUNK, {"error": {"code": "model_unavailable"}})), "stream error model_unavailable"),
         (answering(b"data: {\n\n"), "invalid stream"),
         (answering(b'data: {"choices":7}\n\n'), "invalid stream"),
+        (
+            answering(b'{"error":{"message":"slow down","type":"rate_limit_error","code":"queue_full"}}', 429),
+            "429 queue_full",
+        ),
+        (answering(b'{"type":"error","error":{"type":"overloaded_error"}}', 529), "529 overloaded_error"),
+        (answering(b'{"error":{"type":"invalid_request_error","code":400}}', 400), "400 invalid_request_error"),
+        (answering(b'{"error":{"code":"\\u001b[2J"}}', 500), "500"),
+        (answering(b'{"error":"model not found"}', 404), "404"),
+        (answering(b'["error"]', 404), "404"),
+        (answering(b'{"error":{"code":"queue_full"}}' + b" " * 65536, 429), "429"),
     ],
 )
-def test_failures_become_a_status(transport: httpx.MockTransport, status: str) -> None:
-    assert asyncio.run(exchange(transport)).status == status
+def test_failures_become_a_status_and_the_code_of_the_error(transport: httpx.MockTransport, failure: str) -> None:
+    outcome = asyncio.run(exchange(transport))
+    assert outcome.failure == failure and not outcome.ok
+
+
+def test_a_refusal_that_breaks_off_is_still_one() -> None:
+    class Broken(httpx.AsyncByteStream):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            yield b'{"error":{"code":"queue_full"'
+            raise httpx.ReadError("reset")
+
+    transport = httpx.MockTransport(lambda request: httpx.Response(429, stream=Broken()))
+    assert asyncio.run(exchange(transport)).failure == "429"
 
 
 def test_retry_after_is_kept() -> None:
@@ -202,19 +214,6 @@ def test_open_loop_does_not_wait_for_answers() -> None:
     assert report.succeeded == 8 and crowd.most > 4
 
 
-def test_report_counts_errors_by_status() -> None:
-    statuses = itertools.cycle([429, 200, 500])
-
-    def answer(request: httpx.Request) -> httpx.Response:
-        return reply(events(CHUNK, LAST), next(statuses))
-
-    report = asyncio.run(bench.run(options(warmup_requests=0), httpx.MockTransport(answer)))
-    assert report.errors == {"429": 2, "500": 2} and report.succeeded == 2
-    assert not report.tokens_reported
-    text = bench.render(report)
-    assert "2 of 6 requests" in text and "errors: 2 x 429, 2 x 500" in text and "counted by pieces" in text
-
-
 def test_comparison_alternates_with_equal_prompts() -> None:
     seen: list[tuple[str, bytes]] = []
 
@@ -227,13 +226,8 @@ def test_comparison_alternates_with_equal_prompts() -> None:
     comparison = asyncio.run(bench.compare(plan, other, httpx.MockTransport(answer)))
     assert [host for host, _ in seen] == ["test", "other", "other", "test"]
     assert seen[0][1] == seen[1][1] != seen[2][1] == seen[3][1]
-    assert "output tokens/s" in bench.render(comparison)
-
-
-def test_ratios_are_medians_of_pairs() -> None:
-    first = [{"a": 1.0, "only": 1.0}, {"a": 4.0, "only": 1.0}, {"a": 3.0, "only": 1.0}]
-    second = [{"a": 1.0}, {"a": 2.0}, {"a": 1.0}]
-    assert bench.compare_metrics(first, second) == (bench.Ratio("a", 3.0, 1.0, 2.0, 1.0, 3.0),)
+    assert [len(reports) for reports in (comparison.first, comparison.second)] == [2, 2]
+    assert "output tokens/s" in [row.metric for row in comparison.ratios]
 
 
 @contextlib.asynccontextmanager

@@ -372,12 +372,12 @@ def test_without_a_server(run: Run, monkeypatch: pytest.MonkeyPatch, verb: list[
 
 
 def test_bench_passes_its_options_on(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    from gateway import bench
+    from gateway import bench, bench_report
 
     seen: list[tuple[bench.BenchOptions, bench.Endpoint | None]] = []
 
-    def report(endpoint: bench.Endpoint) -> bench.BenchReport:
-        return bench.summarise(endpoint, [])
+    def report(endpoint: bench.Endpoint) -> bench_report.BenchReport:
+        return bench_report.summarise(endpoint.url, endpoint.model, [])
 
     async def fake_run(options: bench.BenchOptions, transport: httpx.AsyncBaseTransport | None = None) -> object:
         seen.append((options, None))
@@ -385,7 +385,7 @@ def test_bench_passes_its_options_on(run: Run, monkeypatch: pytest.MonkeyPatch) 
 
     async def fake_compare(options: bench.BenchOptions, other: bench.Endpoint) -> object:
         seen.append((options, other))
-        return bench.BenchComparison(first=(report(options.endpoint),), second=(report(other),), ratios=())
+        return bench_report.BenchComparison(first=(report(options.endpoint),), second=(report(other),), ratios=())
 
     monkeypatch.setattr(bench, "run", fake_run)
     monkeypatch.setattr(bench, "compare", fake_compare)
