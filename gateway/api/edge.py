@@ -230,7 +230,7 @@ class Edge:
         """The handler's answer, once the route is known and its access granted."""
         scope = request.scope
         methods, scope["path_params"] = self._router.match(scope["raw_path"])
-        scope["route_path"] = next(iter(methods.values())).path
+        scope["route_path"] = next(iter(methods.values())).shown
         if scope["method"] == "OPTIONS":
             return Answer(200, [(b"allow", allowed(methods).encode())], b"")
         endpoint = choose(methods, scope["method"])

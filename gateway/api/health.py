@@ -109,7 +109,7 @@ def front_page(version: str, endpoints: Iterable[Endpoint]) -> Endpoint:
                 "name": "inference-gateway",
                 "version": version,
                 "description": "An OpenAI-compatible inference gateway. Point an OpenAI SDK's base_url at /v1.",
-                "endpoints": {f"{endpoint.method} {endpoint.path}": endpoint.summary for endpoint in endpoints},
+                "endpoints": {f"{endpoint.method} {endpoint.shown}": endpoint.summary for endpoint in endpoints},
             }
         ),
         indent=2,

@@ -102,6 +102,11 @@ class Endpoint(msgspec.Struct, frozen=True):
         if self.permission != PUBLIC and self.permission not in TABLE:
             raise ValueError(f"{self.method} {self.path}: there is no permission {self.permission!r}")
 
+    @property
+    def shown(self) -> str:
+        """The path as people read it, without what only routing needs to know."""
+        return self.path.replace(":path}", "}").replace(":text}", "}")
+
 
 class Answer:
     """A complete answer held in memory."""

@@ -17,7 +17,7 @@ from gateway.auth.roles import PUBLIC, TABLE
 Schema = dict[str, Any]
 
 COMPONENT = "#/components/schemas/{name}"
-PARAMETER = re.compile(r"\{(\w+)(?::path|:text)?\}")
+PARAMETER = re.compile(r"\{(\w+)\}")
 BODY_METHODS = ("POST", "PUT", "PATCH")
 PREFIXES = ("adapters.dialects.", "gateway.api.")
 # Fields that requests are searched for in order to refuse them.
@@ -38,6 +38,28 @@ ERROR: Schema = {
         }
     },
 }
+ANTHROPIC_ERROR: Schema = {
+    "type": "object",
+    "required": ["type", "error", "request_id"],
+    "properties": {
+        "type": {"const": "error"},
+        "error": {
+            "type": "object",
+            "required": ["type", "message", "details"],
+            "properties": {
+                "type": {"type": "string"},
+                "message": {"type": "string"},
+                "details": {
+                    "type": "object",
+                    "required": ["error_code"],
+                    "properties": {"error_code": {"type": "string"}, "param": {"type": "string"}},
+                },
+            },
+        },
+        "request_id": {"type": "string"},
+    },
+}
+ERRORS = {"Error": ERROR, "AnthropicError": ANTHROPIC_ERROR}
 
 
 class OpenApi:
@@ -65,7 +87,7 @@ def document(version: str, endpoints: Sequence[Endpoint]) -> Schema:
     of = dict(zip(types, schemas, strict=True))
     paths: dict[str, Schema] = {}
     for endpoint in endpoints:
-        operations = paths.setdefault(PARAMETER.sub(r"{\1}", endpoint.path), {})
+        operations = paths.setdefault(endpoint.shown, {})
         operations[endpoint.method.lower()] = _operation(endpoint, of)
     return {
         "openapi": "3.1.0",
@@ -78,12 +100,13 @@ def document(version: str, endpoints: Sequence[Endpoint]) -> Schema:
         "tags": [{"name": tag} for tag in dict.fromkeys(_tag(one) for one in sorted(endpoints, key=_last))],
         "paths": paths,
         "components": {
-            "schemas": {"Error": ERROR} | components,
+            "schemas": ERRORS | components,
             "responses": {
-                "Error": {
+                name: {
                     "description": "What went wrong. `x-request-id` is the id to quote.",
-                    "content": {"application/json": {"schema": {"$ref": COMPONENT.format(name="Error")}}},
+                    "content": {"application/json": {"schema": {"$ref": COMPONENT.format(name=name)}}},
                 }
+                for name in ERRORS
             },
             "securitySchemes": {
                 "key": {"type": "http", "scheme": "bearer", "description": "An API key, or a token."},
@@ -141,11 +164,12 @@ def _custom(kind: type) -> Schema:
 
 def _operation(endpoint: Endpoint, of: dict[Any, Schema]) -> Schema:
     doc = endpoint.doc
+    error = "AnthropicError" if endpoint.path.startswith("/v1/messages") else "Error"
     operation: Schema = {
-        "operationId": f"{endpoint.method.lower()}{re.sub(r'[^a-z0-9]+', '_', endpoint.path.lower()).rstrip('_')}",
+        "operationId": f"{endpoint.method.lower()}{re.sub(r'[^a-z0-9]+', '_', endpoint.shown.lower()).rstrip('_')}",
         "summary": endpoint.summary,
         "tags": [_tag(endpoint)],
-        "responses": {str(doc.status): _answer(doc, of), "default": {"$ref": "#/components/responses/Error"}},
+        "responses": {str(doc.status): _answer(doc, of), "default": {"$ref": f"#/components/responses/{error}"}},
         "security": [] if endpoint.permission == PUBLIC else [{"key": []}, {"login": []}],
     }
     notes = [doc.description] if doc.description else []
@@ -153,7 +177,7 @@ def _operation(endpoint: Endpoint, of: dict[Any, Schema]) -> Schema:
         notes.append(f"Permission `{endpoint.permission}`: {TABLE[endpoint.permission].about}.")
     if notes:
         operation["description"] = " ".join(notes)
-    if parameters := [*_path_parameters(endpoint.path), *_query_parameters(doc), *_header_parameters(doc)]:
+    if parameters := [*_path_parameters(endpoint.shown), *_query_parameters(doc), *_header_parameters(doc)]:
         operation["parameters"] = parameters
     if endpoint.method in BODY_METHODS and doc.body is not None:
         schema = doc.body if isinstance(doc.body, dict) else of[doc.body]

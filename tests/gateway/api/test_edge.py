@@ -139,7 +139,7 @@ def test_parameters_are_decoded_and_may_hold_slashes_where_declared() -> None:
         async with serve(ENDPOINTS, authenticator=FakeAuthenticator()) as served:
             for path in ("/models/a/b:c", "/models/a%2Fb:c", "/models/a%2fb%3Ac"):
                 assert json.loads((await served.ask(ask(path, "user"))).body) == {
-                    "route": "/models/{name:path}",
+                    "route": "/models/{name}",
                     "params": {"name": "a/b:c"},
                     "who": "n",
                 }

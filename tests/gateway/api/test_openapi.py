@@ -40,6 +40,7 @@ def test_the_document_is_valid_and_complete() -> None:
     }
     assert set(told) == {(one.method, re.sub(":path|:text", "", one.path)) for one in endpoints}
     assert len({operation["operationId"] for operation in told.values()}) == len(told)
+    assert told["GET", "/v1/models/{id}"]["operationId"] == "get_v1_models_id"
     for one in endpoints:
         operation = told[one.method, re.sub(":path|:text", "", one.path)]
         assert operation["summary"] == one.summary
@@ -47,6 +48,18 @@ def test_the_document_is_valid_and_complete() -> None:
         assert one.permission == PUBLIC or f"`{one.permission}`" in operation["description"]
         names = {parameter["name"] for parameter in operation.get("parameters", []) if parameter["in"] == "path"}
         assert names == set(re.findall(r"\{(\w+)", one.path))
+
+
+def test_the_front_page_has_every_route_as_the_document_has_it() -> None:
+    async def main() -> None:
+        endpoints = routes()
+        async with serve(endpoints) as served, httpx.AsyncClient(base_url=f"http://127.0.0.1:{served.port}") as client:
+            named = (await client.get("/")).json()["endpoints"]
+        made: Any = document("1", endpoints)
+        told = {f"{method.upper()} {path}" for path, item in made["paths"].items() for method in item}
+        assert set(named) == told - {"GET /"}
+
+    run(main())
 
 
 def test_fields_that_are_refused_are_not_offered() -> None:
@@ -86,6 +99,7 @@ def test_fields_that_are_refused_are_not_offered() -> None:
         ("GET", "/health", None),
         ("GET", "/health/live", None),
         ("POST", "/v1/chat/completions", {"model": "nobody"}),
+        ("POST", "/v1/messages", {"model": "nobody"}),
         ("GET", "/nowhere", None),
     ],
 )
@@ -95,10 +109,13 @@ def test_answers_are_as_they_are_described(method: str, path: str, body: Any) ->
         made: Any = document("1", endpoints)
         async with serve(endpoints) as served, httpx.AsyncClient(base_url=f"http://127.0.0.1:{served.port}") as client:
             answer = await client.request(method, path, json=body)
-        schema = {"$ref": "#/components/schemas/Error"}
-        if answer.status_code < 400:
-            schema = _described(made, method, path)["responses"][str(answer.status_code)]["content"]["application/json"]
-            schema = schema["schema"]
+        told: Any = {"default": {"$ref": "#/components/responses/Error"}}
+        if path != "/nowhere":
+            told = _described(made, method, path)["responses"]
+        described = told.get(str(answer.status_code), told["default"])
+        if "$ref" in described:
+            described = made["components"]["responses"][described["$ref"].rpartition("/")[2]]
+        schema = described["content"]["application/json"]["schema"]
         jsonschema.validate(answer.json(), {**schema, "components": made["components"]})
 
     run(main())
