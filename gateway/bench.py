@@ -319,7 +319,12 @@ def _prompts(options: BenchOptions) -> Iterator[str]:
     if options.prompt_file is None:
         seeds = (f"prompt {options.seed} {index}" for index in itertools.count())
         return (" ".join(words(options.prompt_words, seed)) for seed in seeds)
-    lines = [line for line in options.prompt_file.read_text("utf-8").splitlines() if line.strip()]
+    try:
+        text = options.prompt_file.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise ValueError(f"{options.prompt_file}: cannot be read: {reason}") from None
+    lines = [line for line in text.splitlines() if line.strip()]
     if not lines:
         raise ValueError(f"{options.prompt_file} holds no prompt")
     return itertools.cycle(lines)

@@ -182,9 +182,12 @@ def render(result: BenchReport | BenchComparison) -> str:
 
 
 def _render_report(report: BenchReport) -> str:
+    title, errors = f"{report.url} ({report.model})", _render_errors("errors", [report])
+    if not report.succeeded:
+        return "\n".join([title, f"none of {report.requests} requests succeeded", *errors])
     counted = "reported" if report.tokens_reported else "counted by pieces of text"
     lines = [
-        f"{report.url} ({report.model})",
+        title,
         f"{report.succeeded} of {report.requests} requests in {report.wall_s:.2f} s: "
         f"{report.requests_per_s:.2f} requests/s, {report.output_tokens_per_s:.1f} output tokens/s ({counted})",
         f"tokens: {report.input_tokens} in, {report.cached_tokens} of them cached, {report.output_tokens} out",
@@ -192,7 +195,7 @@ def _render_report(report: BenchReport) -> str:
     ]
     for name, times_ms in _times_ms(report).items():
         lines.append(f"{name:<14}" + "".join(f"{time_ms:>10.1f}" for time_ms in times_ms.values()))
-    return "\n".join([*lines, *_render_errors("errors", [report])])
+    return "\n".join([*lines, *errors])
 
 
 def _render_comparison(comparison: BenchComparison) -> str:

@@ -157,8 +157,11 @@ class Conversation:
                     self._print(piece)
         except KeyboardInterrupt:
             self._print(" [stopped]")
-        finally:
-            self._print("\n")
+        except ChatError:
+            if said:
+                self._print("\n")
+            raise
+        self._print("\n")
         self._turns += [turn, {"role": "assistant", "content": "".join(said)}]
 
     def command(self, line: str) -> bool:

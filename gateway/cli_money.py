@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 
 from gateway.moments import moment_us
 
@@ -12,9 +13,9 @@ GROUPS = "hour,day,month,tenant,key_id,user_id,team_id,org_id,model,provider"
 def add_limit_options(command: argparse.ArgumentParser, of: str) -> None:
     """The limits of one key, team or the like."""
     limits = command.add_argument_group(f"limits of this {of}, in place of the configured ones for every {of}")
-    limits.add_argument("--rpm", type=int, metavar="N", help="requests per minute")
-    limits.add_argument("--tpm", type=int, metavar="N", help="tokens per minute, input and output together")
-    limits.add_argument("--concurrent", type=int, metavar="N", help="requests at the same time")
+    limits.add_argument("--rpm", type=_count, metavar="N", help="requests per minute")
+    limits.add_argument("--tpm", type=_count, metavar="N", help="tokens per minute, input and output together")
+    limits.add_argument("--concurrent", type=_count, metavar="N", help="requests at the same time")
     limits.add_argument(
         "--rate",
         action="append",
@@ -58,6 +59,12 @@ def add_wallet_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--idempotency-key", metavar="TEXT", help="a change with the same key happens once")
     command.add_argument("--note", default="", help="kept with the change")
     command.add_argument("--json", action="store_true", help="machine-readable output")
+
+
+def _count(text: str) -> int:
+    if not re.fullmatch(r"\d{1,12}", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"expected a whole number of at most 12 digits, not {text!r}")
+    return int(text)
 
 
 def date_us(text: str) -> int:

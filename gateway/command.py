@@ -254,7 +254,7 @@ def _told(value: Any) -> Any:
     """A value without what says nothing."""
     if not isinstance(value, dict):
         return value
-    return {name: _told(field) for name, field in value.items() if field is not None and field != []}
+    return {name: _told(field) for name, field in value.items() if field is not None and field not in ([], ())}
 
 
 def print_rows(rows: Sequence[Sequence[str]], value: Any, options: argparse.Namespace) -> None:

@@ -387,7 +387,11 @@ class _Settings:
         for key, inner in value.items():
             child = f"{path}.{key}" if path else key
             if key not in fields:
-                raise self.error(child, f"no such setting{suggest(key, list(fields))}")
+                elsewhere = (
+                    [] if path else [known for known, _ in leaves(_CONFIG, "") if known.partition(".")[2] == key]
+                )
+                hint = f"; did you mean {' or '.join(elsewhere)}?" if elsewhere else suggest(key, list(fields))
+                raise self.error(child, f"no such setting{hint}")
             section = isinstance(unwrap(fields[key])[0], inspect.StructType | inspect.VarTupleType)
             if not (section and inner is None):
                 cleaned[key] = self.clean(inner, fields[key], child)

@@ -21,7 +21,7 @@ from gateway.config_limits import BudgetConfig, RateConfig, ScopeLimits
 from gateway.errors import GatewayError
 from gateway.ledger import Entry
 from gateway.ledger.export import csv_header, csv_line, json_line, usd
-from gateway.ledger.store import FILTERED, Filter, GroupBy, Ledger
+from gateway.ledger.store import FILTERED, SUM_COLUMNS, Filter, GroupBy, Ledger
 from gateway.limits.plans import WALLET
 from gateway.limits.wallets import Transfer, Wallets
 from gateway.served.stock import Stock
@@ -106,7 +106,8 @@ async def usage(database: Database, options: argparse.Namespace, config: Config)
     if options.json:
         print(msgspec.json.encode(rows).decode())
         return []
-    names = list(rows[0]) if rows else []
+    sums = [*dict.fromkeys("hour_us" if name in ("hour", "day", "month") else name for name in by), *SUM_COLUMNS]
+    names = list(rows[0]) if rows else sums
     table: list[Sequence[str]] = [[name.removesuffix("_us").replace("cost_nano", "cost_usd").upper() for name in names]]
     table += [[_cell(name, row[name]) for name in names] for row in rows]
     return table

@@ -95,6 +95,12 @@ def test_prompts_come_from_a_file(tmp_path: Path) -> None:
     path.write_text("\n")
     with pytest.raises(ValueError, match="no prompt"):
         list(bench.request_bodies(options(prompt_file=path), 1))
+    path.write_bytes(b"\xff")
+    with pytest.raises(ValueError, match=r"prompts\.txt: cannot be read: not UTF-8 text$"):
+        list(bench.request_bodies(options(prompt_file=path), 1))
+    path.unlink()
+    with pytest.raises(ValueError, match=r"prompts\.txt: cannot be read: No such file or directory$"):
+        list(bench.request_bodies(options(prompt_file=path), 1))
 
 
 def test_an_answer_is_counted_by_its_usage() -> None:

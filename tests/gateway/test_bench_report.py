@@ -28,6 +28,12 @@ def test_failures_are_counted_by_status_and_code() -> None:
     assert text.endswith("\nerrors: 2 x 429 rate_limit_exceeded, 1 x 429 queue_full, 1 x timeout")
 
 
+def test_without_a_success_there_are_no_numbers() -> None:
+    report = bench_report.summarise("http://a", "m", [outcome("401", "invalid_api_key")] * 4)
+    text = "http://a (m)\nnone of 4 requests succeeded\nerrors: 4 x 401 invalid_api_key"
+    assert bench_report.render(report) == text
+
+
 def test_a_comparison_sums_up_the_failures_of_all_its_runs() -> None:
     def report(*outcomes: Outcome) -> bench_report.BenchReport:
         return bench_report.summarise("http://a", "m", outcomes)

@@ -262,6 +262,7 @@ def test_organisations_teams_and_people(run: Run) -> None:
     member = json.loads(run("teams", "set-member", team, ada, "--no-limits", "--role", "viewer", "--json").out)
     assert (member["role"], member["limits"], member["version"]) == ("viewer", None, 2)
     shown = run("orgs", "show", org).out
+    assert "guardrails" not in shown, "what says nothing is left out"
     assert '["demo","llama*"]' in shown and '"usd":"5"' in shown and "archived" not in shown
     changed = json.loads(run("orgs", "set", org, "--name", "Acme Inc", "--models", "all", "--json").out)
     assert (changed["name"], changed["models"], changed["version"]) == ("Acme Inc", None, 2)

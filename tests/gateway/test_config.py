@@ -89,6 +89,9 @@ REFUSED = [
     ("server:\n  port: 0\n", ":2: at server.port: expected int between 1 and 65535, got 0"),
     ("server:\n  port: true\n", ":2: at server.port: expected int between 1 and 65535, got true"),
     ("server:\n  prot: 1\n", ":2: at server.prot: no such setting; did you mean port?"),
+    ("port: 80\n", ":1: at port: no such setting; did you mean server.port?"),
+    ("redis: x\n", ":1: at redis: no such setting; did you mean state.redis or cache.redis?"),
+    ("log:\n  port: 80\n", ":2: at log.port: no such setting; did you mean format?"),
     (
         "5: 1\n",
         ":1: at 5: no such setting; known: alerts, auth, cache, data_dir, guardrails, images, library, limits, log,",

@@ -53,6 +53,14 @@ def test_sums_exports_and_corrections(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "cannot sum up by colour" in capsys.readouterr().err
 
 
+def test_without_usage_there_are_headings_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fill(tmp_path)
+    assert run(tmp_path, "usage", "--by", "day,model") == 0
+    headings, *_ = capsys.readouterr().out.splitlines()
+    assert run(tmp_path, "usage", "--by", "day,model", "--model", "another") == 0
+    assert capsys.readouterr().out.split() == headings.split()
+
+
 def test_keys_get_limits_and_refuse_what_cannot_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ("--rpm", "5", "--tpm", "1000", "--concurrent", "2", "--rate", "10:requests:1h", "--rate", "9:tokens:day")
     assert (
@@ -85,7 +93,6 @@ def test_keys_get_limits_and_refuse_what_cannot_be(tmp_path: Path, capsys: pytes
     budgets = [(one["usd"], one["period"], one["window_s"]) for one in limits["budgets"]]
     assert budgets == [("5", "month", None), ("0.5", "day", None), ("1", None, 86_400)]
     for wrong in (
-        ("--rpm", "-1"),
         ("--rate", "10/h"),
         ("--rate", "1:tokens:total"),
         ("--budget", "5/1s"),
@@ -96,6 +103,10 @@ def test_keys_get_limits_and_refuse_what_cannot_be(tmp_path: Path, capsys: pytes
     ):
         assert run(tmp_path, "keys", "create", "b", *wrong) == 1
         assert capsys.readouterr().err.startswith("gateway: ")
+    for count in ("-1", "1.5", "ten", "9" * 13):
+        with pytest.raises(SystemExit):
+            run(tmp_path, "keys", "create", "b", "--rpm", count)
+        assert f"--rpm: expected a whole number of at most 12 digits, not '{count}'" in capsys.readouterr().err
 
 
 def test_wallets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
