@@ -47,7 +47,7 @@ def link(options: argparse.Namespace) -> int:
         from gateway import audit
         from gateway.library.links import Links
 
-        made = await Links(database, imports.files).make(options.id, options.path, options.how)
+        made = await Links(database, imports).make(options.id, options.path, options.how)
         await audit.note(database, "library.link", made.id, file=made.file_id, path=made.path, how=made.how)
         return made
 
@@ -59,7 +59,7 @@ def links(options: argparse.Namespace) -> int:
     async def work(imports: Imports, database: Database) -> list[Link]:
         from gateway.library.links import Links
 
-        return (await Links(database, imports.files).page(10_000))[0]
+        return (await Links(database, imports).page(10_000))[0]
 
     found = with_imports(options, work)
     rows = [("ID", "FILE", "STATUS", "HOW", "PATH")]
@@ -73,7 +73,7 @@ def unlink(options: argparse.Namespace) -> int:
         from gateway import audit
         from gateway.library.links import Links
 
-        gone = await Links(database, imports.files).remove(options.id)
+        gone = await Links(database, imports).remove(options.id)
         await audit.note(database, "library.unlink", gone.id, file=gone.file_id, path=gone.path)
 
     with_imports(options, work)
@@ -85,7 +85,7 @@ def repair(options: argparse.Namespace) -> int:
         from gateway import audit
         from gateway.library.links import Links
 
-        done = await Links(database, imports.files).repair()
+        done = await Links(database, imports).repair()
         await audit.note(database, "library.repair", "", ok=done.ok, broken=done.broken, foreign=done.foreign)
         return done
 

@@ -51,7 +51,7 @@ async def open_library(
     )
     await imports.open()
     stack.push_async_callback(imports.close)
-    links = Links(database, files, folders=[Path(folder) for folder in config.library.link_dirs])
+    links = Links(database, imports, folders=[Path(folder) for folder in config.library.link_dirs])
     finding = Finding(open_hub, files)
     stack.callback(finding.close)
     collector = collector_of(config, files)

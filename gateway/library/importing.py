@@ -118,7 +118,8 @@ class Imports:
         if self._telling is not None:
             self._telling.cancel()
             await asyncio.wait([self._telling])
-        self._threads.shutdown()
+        # A copy that is made for a link cannot be stopped; what else closes does not wait for it.
+        self._threads.shutdown(wait=False)
 
     async def reading(self, work: Callable[[], T]) -> T:
         """Do what reads a whole file. It may take an hour, and has no thread that everything else here waits for."""

@@ -6,20 +6,24 @@ import asyncio
 import os
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import msgspec
 from msgspec.structs import replace
 
 from gateway.library.drives import How, bring, check_writable
 from gateway.library.errors import InUse, NotFound, Unusable
-from gateway.library.files import File, Files
+from gateway.library.files import File
+from gateway.library.importing import Imports
 from gateway.state.database import Conflict, Database, Row, Value
 
 LinkStatus = Literal["ok", "broken", "foreign"]
 CHECKED_AT_ONCE = 500
+
+T = TypeVar("T")
 
 
 class Link(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,13 +54,14 @@ class Links:
     def __init__(
         self,
         database: Database,
-        files: Files,
+        imports: Imports,
         *,
         folders: Sequence[Path] | None = None,
         now_us: Callable[[], int] = lambda: time.time_ns() // 1000,
     ) -> None:
         self._database = database
-        self._files = files
+        self._files = imports.files
+        self._copying = imports.reading
         self._folders = None if folders is None else [folder.resolve() for folder in folders]
         self._now_us = now_us
 
@@ -87,11 +92,15 @@ class Links:
         except Conflict:
             raise InUse(f"there is a link at {path} already") from None
         try:
-            await asyncio.to_thread(_make, Path(file.path), link, file.size_bytes)
+            await self._do(link, partial(_make, Path(file.path), link, file.size_bytes))
         except BaseException:
             await asyncio.shield(asyncio.ensure_future(self._forget(link.id)))
             raise
         return await self._note(link, "ok")
+
+    def _do(self, link: Link, work: Callable[[], T]) -> Awaitable[T]:
+        """Do what may make a link, in a thread. Other ways than copies take no time."""
+        return self._copying(work) if link.how == "copy" else asyncio.to_thread(work)
 
     def _allowed(self, path: Path) -> Path:
         """The path with its folder as it really is, if links may be made there."""
@@ -133,7 +142,7 @@ class Links:
             for link in links:
                 try:
                     file = await self._files.get(link.file_id)
-                    status, again = await asyncio.to_thread(_repaired, link, file)
+                    status, again = await self._do(link, partial(_repaired, link, file))
                 except NotFound:
                     status, again = "broken", False
                 await self._note(link, status)

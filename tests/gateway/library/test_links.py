@@ -3,14 +3,16 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
-from gateway.library.drives import How
+from gateway.library.drives import How, bring
 from gateway.library.errors import InUse, NotFound, Unusable
 from gateway.library.files import File, Files
+from gateway.library.importing import Imports
 from gateway.library.links import Link, Links, Repaired
 from tests.databases import open_migrated
 
@@ -46,7 +48,9 @@ def run(tmp_path: Path, work: Work) -> None:
             await files.open()
             file = await files.add("model.gguf", "verifying", how="copy", source=str(model))
             file = await files.change(file.id, status="ready", path=str(model), size_bytes=7)
-            await work(Bench(folder, files, Links(database, files, folders=[folder]), file))
+            imports = Imports(files, tmp_path / "library")
+            await work(Bench(folder, files, Links(database, imports, folders=[folder]), file))
+            await imports.close()
         finally:
             await database.close()
 
@@ -73,6 +77,24 @@ def test_a_link_is_made_found_repaired_and_taken_back(tmp_path: Path, how: How) 
             await bench.links.remove(link.id)
 
     run(tmp_path, work)
+
+
+@pytest.mark.parametrize("how", ["hardlink", "copy"])
+def test_copies_have_no_thread_that_others_wait_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: How) -> None:
+    threads: list[str] = []
+
+    def noted(source: Path, target: Path, way: How) -> None:
+        threads.append(threading.current_thread().name.partition("_")[0])
+        bring(source, target, way)
+
+    async def work(bench: Bench) -> None:
+        link = await bench.make(how=how)
+        Path(link.path).unlink()
+        assert await bench.links.repair() == Repaired(ok=1, repaired=1)
+
+    monkeypatch.setattr("gateway.library.links.bring", noted)
+    run(tmp_path, work)
+    assert threads == ["library" if how == "copy" else "asyncio"] * 2
 
 
 @pytest.mark.parametrize("how", ["link", "hardlink", "copy"])
