@@ -111,7 +111,11 @@ def _library(_: Config) -> Iterator[Check]:
         yield Check("ok", "llama.cpp", "llama-cpp-python " + done.stdout.strip())
     elif done.returncode < 0 and done.stdout:
         reason = signal.strsignal(-done.returncode)
-        yield Check("fail", "llama.cpp", f"the library dies when it computes ({reason}): compile it anew for this CPU")
+        yield Check(
+            "fail",
+            "llama.cpp",
+            f"the library dies when it computes ({reason}): compile it anew for this CPU (make rebuild)",
+        )
     else:
         reason = (done.stderr.strip().splitlines() or [f"it died with code {done.returncode}"])[-1]
         yield Check("fail", "llama.cpp", f"the library does not load: {reason}")

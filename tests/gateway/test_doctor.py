@@ -142,7 +142,7 @@ def test_models_that_cannot_be_served(tmp_path: Path) -> None:
 def test_a_library_that_kills_its_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     killed = "import os; print('0.3', flush=True); os.abort()"
     for code, detail in {
-        killed: "the library dies when it computes (Aborted): compile it anew for this CPU",
+        killed: "the library dies when it computes (Aborted): compile it anew for this CPU (make rebuild)",
         "import os; os.abort()": "the library does not load: it died with code -6",
         "import no_such_library": "the library does not load: ModuleNotFoundError: No module named 'no_such_library'",
     }.items():
