@@ -34,6 +34,9 @@ _USAGE = re.compile(rb'"usage"\s*:\s*\{')
 _SAID = re.compile(rb'"(?:text|content|reasoning_content|arguments|refusal)"\s*:\s*"[^"]')
 _FINISHED = re.compile(rb'"finish_reason"\s*:\s*"')
 
+# These are no variables of templates. Older versions of vLLM serve nobody else while they tokenize for such a request.
+_NO_ARGUMENTS = {"chat_template": wire.NO_TEMPLATES, "tokenize": "how prompts are read comes with the model"}
+
 _encode = msgspec.json.Encoder().encode
 
 
@@ -150,8 +153,10 @@ def _head(fields: HeadFields, max_tokens: int | None) -> Head:
     wire.refuse_redirects(fields)
     if fields.chat_template is not None:
         raise invalid("chat_template", wire.NO_TEMPLATES)
-    if isinstance(fields.chat_template_kwargs, dict) and "chat_template" in fields.chat_template_kwargs:
-        raise invalid("chat_template_kwargs.chat_template", wire.NO_TEMPLATES)
+    if isinstance(fields.chat_template_kwargs, dict):
+        for name, reason in _NO_ARGUMENTS.items():
+            if name in fields.chat_template_kwargs:
+                raise invalid(f"chat_template_kwargs.{name}", reason)
     options = fields.stream_options
     if options and not fields.stream:
         message = "The 'stream_options' parameter is only allowed when 'stream' is enabled."

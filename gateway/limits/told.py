@@ -17,9 +17,9 @@ def refusal_error(refusal: Refusal) -> GatewayError:
     retry_s = None if refusal.retry_us is None else refusal.retry_us / 1e6
     headers = rate_headers(refusal.requests_room, refusal.tokens_room)
     if refusal.kind == "budget" and retry_s is None:
-        what = "wallet has no credit left" if scope == "wallet" else f"budget of your {scope} is used up"
+        what = "wallet is empty" if scope == "wallet" else f"budget of your {scope} is used up"
         reset_s = None if refusal.resets_us is None else refusal.resets_us / 1e6
-        message = f"The {what} or too small for this request."
+        message = f"The {what}, or what is left of it is too little for this request."
         return errors.error("insufficient_quota", message, retry_after_s=reset_s, headers=headers)
     message = _explain(refusal, scope)
     if retry_s is not None:

@@ -62,6 +62,7 @@ def test_no_template_is_passed_on(passing: Passing, text: str) -> None:
     for param, fields in (
         ("chat_template", {"chat_template": "{{ 1 }}"}),
         ("chat_template_kwargs.chat_template", {"chat_template_kwargs": {"chat_template": "{{ 1 }}"}}),
+        ("chat_template_kwargs.tokenize", {"chat_template_kwargs": {"a": 1, "tokenize": True}}),
     ):
         with pytest.raises(InvalidRequest) as caught:
             passing.read_head(body_of(**said, **fields))

@@ -191,7 +191,7 @@ def test_a_wallet_is_a_budget_and_pauses_at_zero() -> None:
     bench.balances["wallet:w"] = Balance(100, 120)
     bench.limiter.settle(bench.held(principal, Need(20)), 20, 20)
     assert [(alert.percent, alert.kind) for alert in bench.alerts] == [(100, "paused")]
-    assert "no credit left" in bench.error(principal, Need(1)).message
+    assert "wallet is empty" in bench.error(principal, Need(1)).message
     bench.balances["wallet:w"] = Balance(120, 150)
     last = bench.held(principal, Need(30))
     assert last.grant.accounts == ("wallet:w",)
