@@ -208,19 +208,27 @@ class Model:
     """Weights of one GGUF file."""
 
     def __init__(self, path: Path, *, gpu_layers: int, progress: Callable[[float], None], copied: bool = False) -> None:
-        """`copied` weights are read into memory, others are mapped from the file where llama.cpp can do that."""
+        """`copied` weights are read into memory, others are mapped from the file where llama.cpp can do that. What
+        `progress` raises ends the load and is raised here."""
         params = ll.llama_model_default_params()
         params.n_gpu_layers = gpu_layers
         params.load_mode = ll.LLAMA_LOAD_MODE_NONE if copied else ll.LLAMA_LOAD_MODE_AUTO
 
+        stopped: list[Exception] = []
+
         def on_progress(fraction: float, user: object) -> bool:
-            progress(fraction)
-            return True
+            try:
+                progress(fraction)
+            except Exception as error:
+                stopped.append(error)
+            return not stopped
 
         self._progress = ll.llama_progress_callback(on_progress)
         params.progress_callback = self._progress
         with complaints() as errors:
             model = ll.llama_model_load_from_file(str(path).encode(), params)
+        if stopped:
+            raise stopped[0]
         if not model:
             why = reason(errors)
             kind = Unfit if why.startswith(FAULTS) and "alloc" not in why else NativeError

@@ -363,4 +363,5 @@ def main(descriptor: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    with suppress(ConnectionError):  # Nobody waits for the model any more that it was loading.
+        main(int(sys.argv[1]))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -9,7 +12,8 @@ import msgspec
 import pytest
 
 from adapters.llama_cpp.loading import LoadError, load
-from adapters.llama_cpp.messages import EngineSettings, Load, LoraFile
+from adapters.llama_cpp.messages import EngineSettings, Load, LoraFile, frame
+from adapters.llama_cpp.process import worker_argv, worker_environment
 from tests.models import random_gguf, random_lora
 from tests.models.random_gguf import LLAMA_TINY
 from tests.models.vocabularies import byte_level_bpe
@@ -45,3 +49,31 @@ def test_files_that_are_gone_are_told_without_their_folders(tiny_model: Path, tm
     ]
     for error in refusals:
         assert "No such file" in error.message and str(tmp_path) not in error.message
+
+
+def test_whoever_waits_may_end_the_load(tiny_model: Path) -> None:
+    told: list[float] = []
+
+    def gone(fraction: float) -> None:
+        told.append(fraction)
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        load(Load(str(tiny_model), EngineSettings()), gone, nullcontext())
+    assert len(told) == 1
+
+
+def test_a_worker_whose_gateway_left_while_it_loads_ends_without_a_word(tiny_model: Path) -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        worker = subprocess.Popen(
+            [*worker_argv(), str(theirs.fileno())],
+            env=worker_environment(os.environ),
+            pass_fds=[theirs.fileno()],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+    with ours:
+        ours.sendall(frame(Load(str(tiny_model), EngineSettings()), msgspec.msgpack.Encoder()))
+    said, _ = worker.communicate(timeout=60)
+    assert (worker.returncode, said) == (0, b"")
