@@ -85,7 +85,12 @@ class Router:
                     name: _decode(value, any_text=f"{{{name}:text}}" in path)
                     for name, value in match.groupdict().items()
                 }
-        raise _unknown_path()
+        raise _unknown_path(self._meant(raw_path))
+
+    def _meant(self, raw_path: bytes) -> str | None:
+        """What there is where a base URL lacks /v1, or has it twice."""
+        other = raw_path.removeprefix(b"/v1") if raw_path.startswith(b"/v1/v1/") else b"/v1" + raw_path
+        return other.decode() if other in self._exact else None
 
 
 def _compile(path: str) -> re.Pattern[bytes]:
@@ -111,8 +116,9 @@ def _decode(raw: bytes, any_text: bool) -> str:
     return value
 
 
-def _unknown_path() -> errors.GatewayError:
-    return errors.error("not_found", "There is nothing at this path.")
+def _unknown_path(meant: str | None = None) -> errors.GatewayError:
+    hint = "." if meant is None else f"; did you mean {meant}? Look at the client's base URL."
+    return errors.error("not_found", f"There is nothing at this path{hint}")
 
 
 def choose(methods: Mapping[str, Endpoint], method: str) -> Endpoint:

@@ -241,6 +241,26 @@ def test_unknown_paths_share_one_label() -> None:
     run(main())
 
 
+@pytest.mark.parametrize(
+    ("path", "meant"),
+    [
+        ("/chat", "/v1/chat"),
+        ("/v1/v1/chat", "/v1/chat"),
+        ("/v1/v1/v1/chat", None),
+        ("/v1/user", None),
+        ("/v1/", None),
+        ("/v1/v1/", None),
+        ("/chat/x", None),
+    ],
+)
+def test_a_base_url_without_v1_or_with_two_is_told(path: str, meant: str | None) -> None:
+    router = Router([*ENDPOINTS, Endpoint("/v1/chat", "POST", show, "inference")])
+    with pytest.raises(errors.GatewayError) as caught:
+        router.match(path.encode())
+    hint = "." if meant is None else f"; did you mean {meant}? Look at the client's base URL."
+    assert (caught.value.code, caught.value.message) == ("not_found", f"There is nothing at this path{hint}")
+
+
 def test_two_endpoints_for_one_place_are_refused() -> None:
     with pytest.raises(ValueError, match="two endpoints for GET /"):
         Router([ENDPOINTS[0], ENDPOINTS[0]])
