@@ -171,7 +171,8 @@ async def _put_ids(options: argparse.Namespace, directory: Directory) -> None:
 def _explained(error: GatewayError, options: argparse.Namespace) -> str:
     """What a person is told who named things on the command line."""
     if error.code != "not_found":
-        return error.message.rstrip(".") + (f" ({error.param.removesuffix('_id')})" if error.param else "")
+        told = error.param is None or f"'{error.param}'" in error.message
+        return error.message.rstrip(".") + ("" if told else f" ({str(error.param).removesuffix('_id')})")
     named = [name for name in ("id", "team", "org", "user") if getattr(options, name, None)]
     at = next((name for name in named if error.param == f"{name}_id"), "user" if error.param else (named or [""])[0])
     return f"there is no {'key' if at == 'id' else at} {getattr(options, at, '')}"

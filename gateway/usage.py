@@ -28,6 +28,7 @@ from gateway.served.stock import Stock
 from gateway.state.database import Database
 
 WINDOW_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+TIMES = {"hour": "%Y-%m-%d %H:%M", "day": "%Y-%m-%d", "month": "%Y-%m"}
 GROUPS: tuple[str, ...] = get_args(GroupBy)
 
 
@@ -106,17 +107,23 @@ async def usage(database: Database, options: argparse.Namespace, config: Config)
     if options.json:
         print(msgspec.json.encode(rows).decode())
         return []
-    sums = [*dict.fromkeys("hour_us" if name in ("hour", "day", "month") else name for name in by), *SUM_COLUMNS]
+    unit = next((name for name in by if name in TIMES), "hour")
+    sums = [*dict.fromkeys("hour_us" if name in TIMES else name for name in by), *SUM_COLUMNS]
     names = list(rows[0]) if rows else sums
-    table: list[Sequence[str]] = [[name.removesuffix("_us").replace("cost_nano", "cost_usd").upper() for name in names]]
-    table += [[_cell(name, row[name]) for name in names] for row in rows]
+    called = {"hour_us": unit, "cost_nano": "cost_usd"}
+    table: list[Sequence[str]] = [[called.get(name, name).upper() for name in names]]
+    table += [[_cell(name, row[name], unit) for name in names] for row in rows]
     return table
 
 
-def _cell(name: str, value: object) -> str:
+def _cell(name: str, value: object, unit: str) -> str:
     if name == "hour_us":
-        return datetime.datetime.fromtimestamp(int(str(value)) / 1e6, datetime.UTC).strftime("%Y-%m-%d %H:%M")
+        return _when(int(str(value)), unit)
     return usd(int(str(value))) if name == "cost_nano" else str(value)
+
+
+def _when(at_us: int, unit: str = "hour") -> str:
+    return datetime.datetime.fromtimestamp(at_us / 1e6, datetime.UTC).strftime(TIMES[unit])
 
 
 async def _export(entries: AsyncIterator[Entry], *, as_csv: bool) -> None:
@@ -168,7 +175,7 @@ async def _wallets(database: Database, options: argparse.Namespace) -> list[Sequ
 
 def _statement_line(line: Transfer, account: str) -> Sequence[str]:
     amounts = usd(line.gives(account)), usd(line.balance_nano or 0)
-    return _cell("hour_us", line.at_us), line.kind, *amounts, line.debit, line.credit, line.note
+    return _when(line.at_us), line.kind, *amounts, line.debit, line.credit, line.note
 
 
 def transfer(options: argparse.Namespace) -> str:

@@ -35,10 +35,15 @@ def fill(tmp_path: Path) -> None:
 def test_sums_exports_and_corrections(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fill(tmp_path)
     assert run(tmp_path, "usage", "--by", "day,model") == 0
-    assert capsys.readouterr().out.splitlines()[1:] == [
-        "1970-01-01 00:00  =demo  2         20             0              0                  0.000003",
-        "1970-01-01 00:00  demo   1         10             0              0                  0.0000015",
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
+        ["DAY", "MODEL", "REQUESTS", "PROMPT_TOKENS", "CACHED_TOKENS", "COMPLETION_TOKENS", "COST_USD"],
+        ["1970-01-01", "=demo", "2", "20", "0", "0", "0.000003"],
+        ["1970-01-01", "demo", "1", "10", "0", "0", "0.0000015"],
     ]
+    for time, began in (("hour", "HOUR 1970-01-01 00:00 3"), ("month", "MONTH 1970-01 3")):
+        assert run(tmp_path, "usage", "--by", time) == 0
+        (head, *_), row = [line.split() for line in capsys.readouterr().out.splitlines()]
+        assert " ".join([head, *row]).startswith(began)
     assert run(tmp_path, "usage", "--csv") == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4 and ",'=demo," in lines[2]
