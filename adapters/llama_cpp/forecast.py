@@ -7,11 +7,9 @@ count all the same, since they have to be there to be used.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from pathlib import Path
 
-from adapters.llama_cpp import gguf
+from adapters.llama_cpp import gguf, packing
 from adapters.llama_cpp.memory import (
     CACHE_BYTES_DEFAULT,
     CONTEXT_TOKENS_DEFAULT,
@@ -20,7 +18,6 @@ from adapters.llama_cpp.memory import (
     PREPARED_TOKENS,
     SPARE_SHARE,
     copies_weights,
-    has_amx,
 )
 from adapters.llama_cpp.messages import EngineSettings, Load
 from adapters.llama_cpp.resident import Need
@@ -31,16 +28,6 @@ MIB = 1 << 20
 PROCESS_BYTES = 64 * MIB
 SAMPLING_BYTES = 4 * MIB
 VOCABULARY_BYTES_PER_TOKEN = 400
-# Kinds of tensors that llama.cpp copies into another order for the CPU, and how many rows they need for that.
-REPACKED = {"Q4_0": 8, "Q4_K": 8, "IQ4_NL": 8, "MXFP4": 8}
-# The same for a CPU with AMX, which comes first there; and by how many bytes their blocks become larger.
-TILED = {"Q4_0": 0, "Q4_1": 0, "Q8_0": 4, "Q4_K": 4, "Q5_K": 4, "Q6_K": 0, "IQ4_XS": 2, "F16": 0}
-TILED_ROWS = 32
-TILED_VALUES = 16
-# Tensors that rows are read from: nothing is multiplied with them, so they stay as they are.
-LOOKED_UP = ("token_embd.", "per_layer_token_embd.", "position_embd.", "token_types.")
-# The values in a block of each kind, and its bytes.
-BLOCKS: Mapping[str, tuple[int, int]] = {name: (values, size) for name, values, size in gguf.TENSOR_TYPES.values()}
 Q8_0_SHARE = 34 / 64
 # Without flash attention, what each head of a token has for each cell: its weight in F32, and copied in F16.
 WEIGHT_BYTES = 4 + 2
@@ -52,7 +39,7 @@ def look(load: Load) -> tuple[Need, ModelCard]:
         header = gguf.read(Path(load.path))
     except (gguf.GGUFError, OSError):
         return Need(), ModelCard()
-    return need(header, load.settings, amx=has_amx()), card(header, load.settings)
+    return need(header, load.settings, amx=packing.has_amx()), card(header, load.settings)
 
 
 def card(header: gguf.GGUF, settings: EngineSettings) -> ModelCard:
@@ -89,7 +76,9 @@ def need(header: gguf.GGUF, settings: EngineSettings, *, amx: bool) -> Need:
     if not generates or prepared > settings.session_ram_bytes // SPARE_SHARE:
         prepared = 0
     outputs = slots * header.vocabulary * 4 + SAMPLING_BYTES if generates else 0
-    weights = header.size_bytes + _packed_bytes(header, copies_weights(settings, header.size_bytes), amx)
+    order = packing.look(header, amx=amx)
+    copied = copies_weights(settings, order.plain_bytes)
+    weights = order.packed_bytes + (order.plain_bytes if copied else header.size_bytes)
     size = PROCESS_BYTES + weights + files + int(cells * cell_bytes * kv_share) + prepared
     size += header.vocabulary * VOCABULARY_BYTES_PER_TOKEN + outputs
     computing = _computing_bytes(header, settings, batch_tokens, cells or facts.context_tokens)
@@ -119,41 +108,6 @@ def _cell_bytes(header: gguf.GGUF, settings: EngineSettings) -> int:
         layers = (header.block_count or 0) * [kv_heads if isinstance(kv_heads, int) else heads]
     values = len(layers) * max(layers, default=0) if settings.flash_attention == "off" else sum(layers)
     return 2 * (sum(layers) * key + values * value)
-
-
-def _packed_bytes(header: gguf.GGUF, copied: bool, amx: bool) -> int:
-    """What weights in another order take beside the file: they lie beside a mapped one and in the place of a copied
-    one. The embeddings of tokens stay as they are, and have such a copy where they are the output matrix as well.
-
-    Counted as a part of all weights, as a header may come with the size of another quantisation.
-    """
-    packed = everything = 0
-    for name, tensor in header.tensors.items():
-        size = _tensor_bytes(tensor)
-        everything += size
-        reordered = _reordered_bytes(tensor, size, amx)
-        if not name.startswith(LOOKED_UP):
-            packed += reordered - (size if copied and reordered else 0)
-        elif name == "token_embd.weight" and "output.weight" not in header.tensors and not gguf.encodes(header):
-            packed += reordered
-    return header.size_bytes * packed // max(1, everything)
-
-
-def _reordered_bytes(tensor: gguf.Tensor, size: int, amx: bool) -> int:
-    """How large a matrix of that size is in the order that llama.cpp multiplies with; 0 where that is the file's."""
-    if len(tensor.shape) < 2:
-        return 0
-    values, rows = tensor.shape[:2]
-    # Several experts in one tensor are left to the other kernels.
-    tiled = amx and len(tensor.shape) == 2 and tensor.kind in TILED
-    if tiled and rows % TILED_ROWS == 0 and values % TILED_VALUES == 0:
-        return size + values * rows // BLOCKS[tensor.kind][0] * TILED[tensor.kind]
-    return size if tensor.kind in REPACKED and rows % REPACKED[tensor.kind] == 0 else 0
-
-
-def _tensor_bytes(tensor: gguf.Tensor) -> int:
-    values, size = BLOCKS[tensor.kind]
-    return math.prod(tensor.shape) // values * size
 
 
 def _computing_bytes(header: gguf.GGUF, settings: EngineSettings, batch_tokens: int, cells: int) -> int:

@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from adapters.llama_cpp import gguf, lora, reasoning, tools
+from adapters.llama_cpp import gguf, lora, packing, reasoning, tools
 from adapters.llama_cpp.batch import Batch
 from adapters.llama_cpp.buffers import Buffers
 from adapters.llama_cpp.confine import cores
@@ -165,7 +165,7 @@ def _problem(error: Exception) -> str:
 
 
 def _model(path: Path, header: gguf.GGUF, settings: EngineSettings, progress: Callable[[float], None]) -> Model:
-    copied = copies_weights(settings, header.size_bytes)
+    copied = copies_weights(settings, packing.look(header, amx=packing.has_amx()).plain_bytes)
     try:
         return Model(path, gpu_layers=settings.gpu_layers, progress=progress, copied=copied)
     except Unfit as error:

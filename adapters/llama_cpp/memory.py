@@ -8,9 +8,6 @@ from pathlib import Path
 from adapters.llama_cpp.messages import EngineSettings
 
 CGROUP = Path("/sys/fs/cgroup")
-CPUINFO = Path("/proc/cpuinfo")
-# What llama.cpp's kernels for matrices in tiles of eight-bit numbers are made of.
-AMX_FLAGS = frozenset(("amx_int8", "avx512_vnni"))
 CONTEXT_TOKENS_DEFAULT = 8192
 CACHE_BYTES_DEFAULT = 2 << 30
 KEPT_SLOTS = 32
@@ -19,29 +16,21 @@ MEASURED_TOKENS = 32
 # For how long a conversation memory is got ready, and what part of that for conversations may lie ready.
 PREPARED_TOKENS = 2048
 SPARE_SHARE = 8
-# Weights are copied when they take at most this part of the memory: there is no way back when they do not fit.
+# Weights are copied when what could be dropped of them is at most this part of the memory: there is no way back when it
+# does not fit.
 COPIED_SHARE = 0.25
 
 
-def copies_weights(settings: EngineSettings, size_bytes: int, cgroup: Path = CGROUP) -> bool:
-    """Whether weights of that size are read into memory of their own instead of being mapped from their file.
+def copies_weights(settings: EngineSettings, plain_bytes: int, cgroup: Path = CGROUP) -> bool:
+    """Whether weights of which so many bytes stay in the order of their file are read into memory of their own instead
+    of being mapped from it.
 
-    There they lie in huge pages, which makes those that llama.cpp does not repack 3-10 % faster (measured with Q8_0);
-    those it repacks are in memory once instead of twice. Mapped ones can be dropped when memory runs out.
+    There they lie in huge pages, which makes them 3-10 % faster (measured with Q8_0). Mapped ones can be dropped when
+    memory runs out; but not those that llama.cpp packs in another order, which then only are in memory twice.
     """
     if settings.weights != "auto":
         return settings.weights == "copied"
-    return not settings.gpu_layers and size_bytes <= COPIED_SHARE * memory_bytes(cgroup)
-
-
-def has_amx(cpuinfo: Path = CPUINFO) -> bool:
-    """Whether this processor multiplies matrices in tiles, and llama.cpp, which is compiled for it, with them."""
-    try:
-        with cpuinfo.open() as lines:
-            flags = next((line for line in lines if line.startswith("flags")), "")
-    except OSError:
-        return False
-    return AMX_FLAGS.issubset(flags.split())
+    return not settings.gpu_layers and plain_bytes <= COPIED_SHARE * memory_bytes(cgroup)
 
 
 def memory_bytes(cgroup: Path = CGROUP) -> int:

@@ -8,8 +8,8 @@ import msgspec
 
 from adapters.llama_cpp import gguf
 from adapters.llama_cpp.forecast import need
-from adapters.llama_cpp.memory import has_amx
 from adapters.llama_cpp.messages import EngineSettings
+from adapters.llama_cpp.packing import has_amx
 
 # What a conversation is taken to be long.
 SESSION_TOKENS = 16 * 1024
