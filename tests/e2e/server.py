@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -93,6 +94,11 @@ class Server:
         return total
 
     def workers(self) -> list[int]:
-        """Process ids of the engine workers."""
+        """Process ids of the engine workers; one may end while they are looked at."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        return [int(pid) for pid in children if b"llama_cpp.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        workers = []
+        for pid in children:
+            with suppress(FileNotFoundError, ProcessLookupError):
+                if b"llama_cpp.worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    workers.append(int(pid))
+        return workers
