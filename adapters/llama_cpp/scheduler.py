@@ -379,7 +379,8 @@ class Scheduler:
         batch = self._batch
         batch.clear()
         decode = all(count == 1 for _, count in plan)
-        self._guesses.make([one for one, _ in plan] if decode else [], self._engine.cells - self._occupied())
+        free = self._engine.cells - self._occupied()
+        self._guesses.make([one for one, _ in plan] if decode else [], free)
         for sequence, count in plan:
             tokens = sequence.tokens[sequence.computed : sequence.computed + count]
             outputs = count if sequence.scores_prompt and not sequence.decoding else int(count == sequence.pending)
@@ -387,7 +388,8 @@ class Scheduler:
                 tokens, outputs = np.append(tokens, np.int32(guess)), 2
             batch.add(tokens, sequence.position, sequence.slot, outputs=outputs)
         wanted = padding(self._limits, batch.size, decode=decode)
-        self._padding_tokens = min(wanted, batch.capacity - batch.size)
+        # It takes no cell either that somebody needs.
+        self._padding_tokens = max(0, min(wanted, batch.capacity - batch.size, free - batch.size))
         if self._padding_tokens:
             zeros = np.zeros(self._padding_tokens, np.int32)
             batch.add(zeros, 0, self._scratch, outputs=self._padding_tokens if decode else 0)

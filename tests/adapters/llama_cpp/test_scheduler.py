@@ -217,6 +217,16 @@ def test_a_pool_that_is_full_for_one_request_alone_ends_it_by_length() -> None:
     assert [delta.finish for delta in bench.deltas if delta.finish] == ["length"]
 
 
+def test_padding_takes_no_cell_of_the_pool_that_an_answer_needs() -> None:
+    bench = Bench(cells=256, chunk=512, tile=64)
+    bench.submit(1, prompt(199), 1)
+    bench.run()
+    longer = [*prompt(199), *prompt(52, seed=2)]
+    bench.submit(2, longer, 4)
+    bench.run()
+    assert (bench.text(2), bench.cached(2)) == (expected(longer, 4), [199])
+
+
 def test_idle_conversations_leave_the_context_for_running_ones() -> None:
     bench = Bench()
     for id in range(5):
