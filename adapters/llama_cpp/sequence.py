@@ -121,9 +121,9 @@ class Sequence:
         self._thoughts = thoughts
         self._thoughts_reported = 0
         self._scores: list[TokenLogprob] = []
-        self._produced = 0
-        self._unreported = 0
-        self._reported_start = False
+        self._produced = self._unreported = 0
+        # Whether anything was reported, and whether the model ended the text, with a token that counts and has none.
+        self._reported_start = self._ended = False
         # Tokens since the last report; several where a grammar forced them, but one at a time when they are scored.
         self._latest: list[int] = []
         self._row: Float32s | None = None
@@ -241,6 +241,7 @@ class Sequence:
         if token in self._pieces.end and not self._ignores_end:
             self._produced += 1
             self._unreported += 1
+            self._ended = True
             self.finish = "stop"
             return []
         return [token]
@@ -295,7 +296,8 @@ class Sequence:
             text += self._text.push(self._pieces.piece(token))
             if self._text.stopped:
                 self.finish = "stop"
-                self._unreported -= len(tokens) - index - 1
+                # Whatever was drawn behind the stop string does not count.
+                self._unreported -= len(tokens) - index - 1 + self._ended
                 break
         if self.finish and not self._text.stopped:
             text += self._text.finish()

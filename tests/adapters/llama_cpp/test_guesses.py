@@ -145,6 +145,17 @@ def test_a_stop_string_ends_the_answer_wherever_it_stands_among_guesses(at: int)
     assert answers[0] == answers[1]
 
 
+def test_the_end_of_the_text_behind_a_stop_string_does_not_count() -> None:
+    said = [4, 5, 6, 4, 5, 6, 4]
+    stop = Generation(sampling=Sampling(temperature=0), stop=("06 04 05 06 04 ",))
+    for spare in (4, 0):
+        bench = Bench(spare=spare, predict=lambda history: [*said, 0, 0][len(history) - len(prompt(1))])
+        bench.submit(1, 40, stop)
+        bench.run()
+        assert bench.answer(1) == ("04 05 ", len(said), "stop")
+        assert bool(bench.guessed[1]) == bool(spare)
+
+
 def test_tokens_that_are_scored_are_drawn_one_by_one() -> None:
     bench = Bench(spare=4)
     bench.submit(1, 40, Generation(logprobs=2, sampling=Sampling(temperature=0)))
