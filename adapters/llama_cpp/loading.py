@@ -29,12 +29,13 @@ from adapters.llama_cpp.memory import (
     KEPT_SLOTS,
     MEASURED_TOKENS,
     PREPARED_TOKENS,
+    SLOTS_MAX,
     SPARE_SHARE,
     copies_weights,
 )
 from adapters.llama_cpp.messages import EngineSettings, Load, ModelInfo
 from adapters.llama_cpp.native import TOKEN_NULL, Context, Model, NativeError, Unfit, Vocabulary, quiet
-from adapters.llama_cpp.pacing import TILE_TOKENS, Limits, Rates, block, fours, padded, spare
+from adapters.llama_cpp.pacing import CHUNK_TOKENS_MIN, TILE_TOKENS, Limits, Rates, block, fours, padded, spare
 from adapters.llama_cpp.prompts import Prompts
 from adapters.llama_cpp.sampling import Recommended
 from adapters.llama_cpp.scheduler import Scheduler
@@ -284,13 +285,13 @@ def _context(
     # Memory for the first conversation to be saved is got ready meanwhile.
     buffers.prepare(model.kv_bytes_per_token * PREPARED_TOKENS)
     # llama.cpp insists on room for one output row per sequence.
-    slots = settings.parallel + KEPT_SLOTS + 1
+    rows = settings.parallel + KEPT_SLOTS + 1
     return Context(
         model,
         cells=-(-cells // 256) * 256,
-        slots=slots,
-        batch_tokens=max(settings.chunk_tokens, slots),
-        outputs_max=slots,
+        slots=min(rows, SLOTS_MAX),
+        batch_tokens=max(settings.chunk_tokens, rows),
+        outputs_max=rows,
         threads=threads,
         kv_type=settings.kv_type,
         flash_attention=settings.flash_attention,
@@ -324,7 +325,8 @@ def _scheduler(
     tiled = settings.gpu_layers == 0 and settings.flash_attention != "off"
     limits = Limits(
         parallel=settings.parallel,
-        chunk_tokens=settings.chunk_tokens,
+        # Whatever runs has its row in a step, and prompts have some beside them.
+        chunk_tokens=max(settings.chunk_tokens, settings.parallel + CHUNK_TOKENS_MIN),
         target_gap_us=settings.target_gap_ms * 1000,
         padding=padding,
         spare=room,

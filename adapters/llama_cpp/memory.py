@@ -11,6 +11,8 @@ CGROUP = Path("/sys/fs/cgroup")
 CONTEXT_TOKENS_DEFAULT = 8192
 CACHE_BYTES_DEFAULT = 2 << 30
 KEPT_SLOTS = 32
+# Sequences that one context may have in llama.cpp.
+SLOTS_MAX = 256
 # How many tokens of a prompt a worker computes before it is ready, to know how fast it is.
 MEASURED_TOKENS = 32
 # For how long a conversation memory is got ready, and what part of that for conversations may lie ready.

@@ -14,9 +14,11 @@ import pytest
 from adapters.llama_cpp.batch import Batch
 from adapters.llama_cpp.demo import MODEL_PATH
 from adapters.llama_cpp.kept import Budget
-from adapters.llama_cpp.messages import Delta
+from adapters.llama_cpp.loading import load
+from adapters.llama_cpp.messages import Delta, EngineSettings, Load, Prepare, TokenPrompt
 from adapters.llama_cpp.native import Context, Model, NativeError, quiet
 from adapters.llama_cpp.pacing import Limits, Rates
+from adapters.llama_cpp.preparation import Preparation
 from adapters.llama_cpp.scheduler import Scheduler
 from adapters.llama_cpp.sequence import Sequence
 from adapters.llama_cpp.sessions import Sessions
@@ -244,3 +246,19 @@ def test_with_guesses_the_same_is_said_sooner() -> None:
     assert all(more.startswith(less) for more, less in zip(guessed, plain, strict=True))
     assert sum(map(len, guessed)) > sum(map(len, plain))
     assert right > 5 and none == 0
+
+
+@pytest.mark.parametrize("parallel", [20, 256])
+def test_whatever_may_run_together_has_a_row_in_a_step(tiny_model: Path, parallel: int) -> None:
+    """Also where a step has fewer tokens than that, and llama.cpp fewer sequences."""
+    settings = EngineSettings(parallel=parallel, chunk_tokens=16, threads=1, context_tokens=64, cache_tokens=8192)
+    loaded = load(Load(str(tiny_model), settings), lambda fraction: None, nullcontext())
+    scheduler, preparation = loaded.scheduler, Preparation(loaded)
+    assert scheduler is not None
+    for id in range(parallel):
+        generation = Generation(max_tokens=5, ignore_eos=True)
+        scheduler.submit(preparation.sequences(Prepare(id, "a", TokenPrompt((id, 1)), generation))[0])
+    tokens = 0
+    while not scheduler.idle:
+        tokens += sum(delta.tokens for delta in scheduler.step())
+    assert tokens == 5 * parallel
