@@ -63,6 +63,8 @@ TOKENISER_THREADS = 2
 IDLE_WAIT_S = 5.0
 QUIET_S = 0.1
 LOAD_EVERY_S = 0.05
+# How long the gateway hears nothing at most while prompts are computed: whoever says nothing at all for minutes hangs.
+ALIVE_EVERY_S = 1.0
 COMPILER_THREADS = 2
 CLOSE_WAIT_S = 4.0
 # The tables that constraints need are made when the worker has had nothing to do for so long, if not needed before.
@@ -176,8 +178,9 @@ class Worker:
         """One step of whatever there is to do; False when there is nothing."""
         scheduler, embedder = self._loaded.scheduler, self._loaded.embedder
         if embedder is not None and not embedder.idle:
-            for embedded in embedder.step():
-                self._link.send(embedded)
+            embedded = embedder.step()
+            for one in embedded or (Step([]),):
+                self._link.send(one)
             return True
         if scheduler is None:
             return False
@@ -190,7 +193,8 @@ class Worker:
         news = scheduler.sessions.tiers.news()
         counted = self._loaded.compiler.counters
         grammars = None if counted == self._told else counted
-        if deltas or news is not None or grammars is not None:
+        alive = more and time.monotonic() - self._told_s >= ALIVE_EVERY_S
+        if deltas or news is not None or grammars is not None or alive:
             self._told = counted
             self._link.send(Step(deltas, self._busyness(scheduler, bool(deltas)), news, grammars))
         while scheduler.failures:

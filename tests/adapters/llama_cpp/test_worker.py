@@ -1,0 +1,49 @@
+"""What a worker tells its gateway, with a model in this process."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import nullcontext
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from adapters.llama_cpp import worker
+from adapters.llama_cpp.loading import load
+from adapters.llama_cpp.messages import Embed, EngineSettings, Load, Prepare, Report, Start, Step, TokenPrompt
+from adapters.llama_cpp.worker import Link, Worker
+from adapters.types import Generation
+
+
+class FakeLink:
+    def __init__(self) -> None:
+        self.sent: list[Report] = []
+
+    def send(self, report: Report) -> None:
+        self.sent.append(report)
+
+
+def steps_before_the_answer(path: Path, command: Prepare | Embed) -> int:
+    """How often a worker said that it is at work before it answered."""
+    settings = EngineSettings(threads=1, context_tokens=512, chunk_tokens=32, session_ram_bytes=0)
+    link = FakeLink()
+    loaded = load(Load(str(path), settings), lambda fraction: None, nullcontext())
+    served = Worker(cast(Link, link), loaded, threading.Event())
+    served._answer(command)
+    if isinstance(command, Prepare):
+        served._sort(Start(command.id))
+    while not any(not isinstance(report, Step) or report.deltas for report in link.sent[1:]):
+        served._turn()
+    return sum(isinstance(report, Step) and not report.deltas for report in link.sent)
+
+
+def test_who_computes_a_long_prompt_is_heard_of(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "ALIVE_EVERY_S", 0.0)
+    prompt = TokenPrompt(tuple(range(300, 600)))
+    assert steps_before_the_answer(tiny_model, Prepare(1, "a", prompt, Generation(max_tokens=2))) >= 300 // 64 - 1
+
+
+def test_who_embeds_many_inputs_is_heard_of(embedding_model: Path) -> None:
+    inputs = tuple((5, 6, 7) for _ in range(300))
+    assert steps_before_the_answer(embedding_model, Embed(1, "a", inputs)) >= 300 // 64 - 1
