@@ -10,6 +10,7 @@ from typing import cast
 
 import msgspec
 
+from adapters.errors import InvalidRequest
 from adapters.llama_cpp.messages import Command, FrameError, FrameReader, Report, frame
 
 logger = logging.getLogger(__name__)
@@ -49,8 +50,13 @@ class Link(asyncio.Protocol):
         self._lost(f"{self._reason}: {exc}" if exc else self._reason)
 
     def send(self, command: Command) -> None:
-        if self._transport is not None:
+        """Raises InvalidRequest for what is too large to be sent."""
+        if self._transport is None:
+            return
+        try:
             self._transport.write(frame(command, self._encoder))
+        except FrameError:
+            raise InvalidRequest("The request is too large for a local model.", code="request_too_large") from None
 
     def abort(self, reason: str) -> None:
         """End it without waiting for what is unsent: a worker that reads no more would never let go."""

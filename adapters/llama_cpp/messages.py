@@ -410,10 +410,13 @@ class FrameError(ValueError):
 
 
 def frame(value: object, encoder: msgspec.msgpack.Encoder) -> bytearray:
-    """`value` as one frame."""
+    """`value` as one frame; raises FrameError where the other side would not take it."""
     buffer = bytearray(4)
     encoder.encode_into(value, buffer, 4)
-    buffer[:4] = (len(buffer) - 4).to_bytes(4, "little")
+    size = len(buffer) - 4
+    if size > FRAME_BYTES_MAX:
+        raise FrameError(f"frame of {size} bytes, at most {FRAME_BYTES_MAX} allowed")
+    buffer[:4] = size.to_bytes(4, "little")
     return buffer
 
 

@@ -243,7 +243,8 @@ class Worker:
         return number
 
     def send(self, command: Command) -> None:
-        """Hand a command to the worker; a dead worker's registered sinks have heard `lost`, so nothing is raised."""
+        """Hand a command to the worker, as `Link.send` does; a dead worker's registered sinks have heard `lost`, so
+        nothing is raised for that."""
         if self._link is not None:
             self._link.send(command)
 

@@ -21,8 +21,8 @@ class Question:
         self.id = worker.register(self)
 
     async def ask(self, command: Command, timeout_s: float) -> Answer:
-        self._worker.send(command)
         try:
+            self._worker.send(command)
             async with asyncio.timeout(timeout_s):
                 return await self._future
         except TimeoutError:

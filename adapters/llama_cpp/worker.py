@@ -33,6 +33,8 @@ from adapters.llama_cpp.messages import (
     Command,
     Detokenize,
     Embed,
+    Embedded,
+    FrameError,
     FrameReader,
     GrammarCounters,
     Inspect,
@@ -82,7 +84,13 @@ class Link:
 
     def send(self, report: Report) -> None:
         with self._lock:
-            self._socket.sendall(frame(report, self._encoder))
+            try:
+                data = frame(report, self._encoder)
+            except FrameError:
+                if not isinstance(report, Inspected | Embedded | SessionList):
+                    raise
+                data = frame(Refused(report.id, "request_too_large", "The answer would be too large."), self._encoder)
+            self._socket.sendall(data)
 
     def commands(self) -> Iterator[Command]:
         """Blocks for commands; ends when the gateway is gone."""

@@ -16,7 +16,7 @@ import msgspec
 
 from adapters.errors import EngineFailed, InvalidRequest, ModelLoading
 from adapters.llama_cpp import Status
-from adapters.llama_cpp.messages import FRAME_BYTES_MAX, FrameError, FrameReader, SessionCounters, frame
+from adapters.llama_cpp.messages import FrameError, FrameReader, SessionCounters, frame
 from adapters.llama_cpp.part import Counters
 from adapters.llama_cpp.pool import Verb
 from adapters.llama_cpp.resident import Placement
@@ -41,8 +41,6 @@ from adapters.types import (
 METRICS_EVERY_S = 2.0
 RETRY_S = 0.05
 RETRY_S_MAX = 1.0
-# What is left for the other fields of a frame.
-REQUEST_BYTES_MAX = FRAME_BYTES_MAX - 4096
 
 log = logging.getLogger(__name__)
 
@@ -182,9 +180,10 @@ class Link(asyncio.Protocol):
         if self._transport is None:
             raise ModelLoading("The engine process is being started.", retry_after_s=1.0)
         number = next(self._ids)
-        data = frame([question(number)], self._encoder)
-        if len(data) > REQUEST_BYTES_MAX:
-            raise InvalidRequest("The request is too large for a local model.", code="request_too_large")
+        try:
+            data = frame([question(number)], self._encoder)
+        except FrameError:
+            raise InvalidRequest("The request is too large for a local model.", code="request_too_large") from None
         inbox = self._inboxes[number] = _Inbox()
         self._transport.write(data)
         return number, inbox

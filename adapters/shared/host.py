@@ -13,7 +13,7 @@ from typing import Any, Protocol, cast
 import msgspec
 
 from adapters import types
-from adapters.errors import AdapterError, EngineFailed, ModelUnavailable
+from adapters.errors import AdapterError, EngineFailed, InvalidRequest, ModelUnavailable
 from adapters.llama_cpp import Status
 from adapters.llama_cpp.messages import FrameError, FrameReader, SessionCounters, frame
 from adapters.llama_cpp.part import Counters
@@ -261,7 +261,19 @@ class _Guest(asyncio.Protocol):
     def _flush(self) -> None:
         told, self._waiting = self._waiting, []
         if self._transport is not None:
-            self._transport.write(frame(told, self._encoder))
+            self._send(self._transport, told)
+
+    def _send(self, transport: asyncio.Transport, told: list[say.Told]) -> None:
+        """What is too large for one frame goes in several; an answer that is too large for any is an error."""
+        try:
+            transport.write(frame(told, self._encoder))
+        except FrameError:
+            if (middle := len(told) // 2) > 0:
+                self._send(transport, told[:middle])
+                self._send(transport, told[middle:])
+            elif not isinstance(told[0], say.State | say.Metrics):
+                error = InvalidRequest("The answer would be too large.", code="request_too_large")
+                transport.write(frame([say.failed(told[0].id, error)], self._encoder))
 
 
 _EVENT_OF = cast(Mapping[type, Callable[[int, Any], say.Event]], say.EVENTS)

@@ -16,7 +16,7 @@ from adapters.errors import (
     ModelUnavailable,
     QueueFull,
 )
-from adapters.llama_cpp import LlamaCpp, cut
+from adapters.llama_cpp import LlamaCpp, cut, messages
 from adapters.llama_cpp.generation import merged
 from adapters.llama_cpp.messages import Delta, EngineSettings
 from adapters.llama_cpp.process import Timing
@@ -295,6 +295,27 @@ def test_a_lagging_consumer_loses_nothing_and_holds_little() -> None:
         assert len(rest) < 200
         assert isinstance(rest[-1], Finished)
         assert rest[-1].usage.completion_tokens == 50_000
+
+    with_adapter(test)
+
+
+def test_what_is_too_large_for_the_worker_is_refused_and_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(messages, "FRAME_BYTES_MAX", 4096)
+
+    async def test(adapter: LlamaCpp) -> None:
+        long = "x " * 4096
+        asked = (
+            collect(adapter.chat(chat(long), caller())),
+            collect(adapter.complete(CompletionRequest("m", ("say 1 x", long)), caller())),
+            adapter.tokenize(long, special=True),
+        )
+        for refused in asked:
+            with pytest.raises(InvalidRequest) as caught:
+                await refused
+            assert caught.value.code == "request_too_large"
+        await until(lambda: not adapter.busy)
+        assert text_of(await collect(adapter.chat(chat("say 1 x"), caller()))) == " x"
+        assert adapter.counters.restarts == adapter._questions == 0
 
     with_adapter(test)
 

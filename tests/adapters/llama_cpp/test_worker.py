@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from contextlib import nullcontext
 from pathlib import Path
 from typing import cast
 
+import msgspec
 import pytest
 
-from adapters.llama_cpp import worker
+from adapters.llama_cpp import messages, worker
 from adapters.llama_cpp.loading import load
-from adapters.llama_cpp.messages import Embed, EngineSettings, Load, Prepare, Report, Start, Step, TokenPrompt
+from adapters.llama_cpp.messages import (
+    Embed,
+    EngineSettings,
+    FrameReader,
+    Inspected,
+    Load,
+    Prepare,
+    Refused,
+    Report,
+    Start,
+    Step,
+    TokenPrompt,
+)
 from adapters.llama_cpp.worker import Link, Worker
 from adapters.types import Generation
 
@@ -47,3 +61,13 @@ def test_who_computes_a_long_prompt_is_heard_of(tiny_model: Path, monkeypatch: p
 def test_who_embeds_many_inputs_is_heard_of(embedding_model: Path) -> None:
     inputs = tuple((5, 6, 7) for _ in range(300))
     assert steps_before_the_answer(embedding_model, Embed(1, "a", inputs)) >= 300 // 64 - 1
+
+
+def test_an_answer_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(messages, "FRAME_BYTES_MAX", 4096)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        Link(theirs).send(Inspected(7, b"", "x" * 5000))
+        (payload,) = FrameReader().feed(ours.recv(1 << 16))
+    refused = msgspec.msgpack.decode(payload, type=Report)
+    assert isinstance(refused, Refused) and (refused.id, refused.code) == (7, "request_too_large")

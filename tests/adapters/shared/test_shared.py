@@ -13,13 +13,13 @@ import pytest
 
 from adapters import errors
 from adapters.errors import AdapterError, EngineFailed, InvalidRequest, ModelLoading, QueueFull
-from adapters.llama_cpp import Status
+from adapters.llama_cpp import Status, messages
 from adapters.llama_cpp.messages import SessionCounters
 from adapters.llama_cpp.part import Counters
 from adapters.llama_cpp.pool import Verb
 from adapters.llama_cpp.resident import Placement
 from adapters.shared import messages as say
-from adapters.shared.guest import REQUEST_BYTES_MAX, Link, Shared, SharedPool
+from adapters.shared.guest import Link, Shared, SharedPool
 from adapters.shared.host import Host
 from adapters.types import (
     Caller,
@@ -374,12 +374,27 @@ def test_processes_know_what_the_others_count() -> None:
     run(scenario)
 
 
-def test_what_is_too_large_for_a_frame_is_refused() -> None:
+@pytest.mark.parametrize("text", ["x" * 5000, "\xff" * 1500])
+def test_what_is_too_large_for_a_frame_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """A question, or only its answer."""
+    monkeypatch.setattr(messages, "FRAME_BYTES_MAX", 4096)
+
     async def scenario() -> None:
         async with linked(Local()) as (_, _, (shared,)):
             with pytest.raises(InvalidRequest) as caught:
-                await shared.tokenize("x" * REQUEST_BYTES_MAX, special=False)
+                await shared.tokenize(text, special=False)
             assert caught.value.code == "request_too_large"
             assert await shared.detokenize([104]) == "h"
+
+    run(scenario)
+
+
+def test_answers_that_are_too_large_together_go_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(messages, "FRAME_BYTES_MAX", 4096)
+
+    async def scenario() -> None:
+        async with linked(Local()) as (_, _, (shared,)):
+            asked = [shared.tokenize("\xff" * 800, special=False) for _ in range(5)]
+            assert {len(answer) for answer in await asyncio.gather(*asked)} == {1600}
 
     run(scenario)
