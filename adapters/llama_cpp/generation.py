@@ -171,6 +171,7 @@ class TextGeneration:
         except ModelLoading:
             if self._granted:
                 raise
+        self._leave_preparation()
         self._parts, self._offsets, self._error = [], {}, None
         self._preparing = self._joined = 0
         await self.engine.enter(self._caller.tenant)

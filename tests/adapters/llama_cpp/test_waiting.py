@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from adapters.errors import EngineFailed, ModelLoading
-from adapters.llama_cpp import EMBEDDING_MAX, LlamaCpp
+from adapters.llama_cpp import EMBEDDING_MAX, PREPARING_MAX, LlamaCpp
 from adapters.llama_cpp.pool import Entry, Pool, PoolSettings
 from adapters.llama_cpp.resident import Need
 from adapters.types import EmbeddingRequest, Embeddings
@@ -44,6 +44,23 @@ def test_who_waits_in_line_when_the_worker_dies_is_served_by_the_next_one() -> N
             with pytest.raises(EngineFailed):
                 await at_work
         assert [text_of(await task) for task in queued] == [" a", " b"]
+
+    with_adapter(in_pool(test))
+
+
+def test_who_got_a_place_at_the_tokenisers_when_the_worker_died_takes_only_one() -> None:
+    async def test(adapter: LlamaCpp) -> None:
+        hanging = [asyncio.create_task(collect(adapter.chat(chat("hang"), caller()))) for _ in range(PREPARING_MAX)]
+        await until(lambda: adapter._preparing.queue.running == PREPARING_MAX)
+        waiting = asyncio.create_task(collect(adapter.chat(chat("say 1 x"), caller())))
+        await until(lambda: adapter._preparing.queue.waiting == 1)
+        assert adapter._worker._link is not None
+        adapter._worker._link.abort("it broke")
+        # The worker is gone before whoever gets the place can do anything with it.
+        adapter._preparing.leave(next(iter(adapter._preparing.queue._running.values())))
+        for task in hanging:
+            task.cancel()
+        assert text_of(await waiting) == " x"
 
     with_adapter(in_pool(test))
 
