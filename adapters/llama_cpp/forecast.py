@@ -101,11 +101,11 @@ def _cell_bytes(header: gguf.GGUF, settings: EngineSettings) -> int:
     value = _number(header, "attention.value_length", size)
     kv_heads = header.metadata.get(f"{header.architecture}.attention.head_count_kv")
     if isinstance(kv_heads, gguf.Array):
-        layers = [int(number) for number in kv_heads.items if number]
+        layers = _counts(kv_heads)
     elif f"{header.architecture}.ssm.state_size" in header.metadata:
         layers = []  # Recurrent layers have a state of a fixed size instead.
     else:
-        layers = (header.block_count or 0) * [kv_heads if isinstance(kv_heads, int) else heads]
+        layers = (header.block_count or 0) * [_number(header, "attention.head_count_kv", heads)]
     values = len(layers) * max(layers, default=0) if settings.flash_attention == "off" else sum(layers)
     return 2 * (sum(layers) * key + values * value)
 
@@ -124,8 +124,13 @@ def _computing_bytes(header: gguf.GGUF, settings: EngineSettings, batch_tokens: 
 def _number(header: gguf.GGUF, name: str, otherwise: int) -> int:
     value = header.metadata.get(f"{header.architecture}.{name}")
     if isinstance(value, gguf.Array):
-        return int(max(value.items, default=otherwise))
-    return value if isinstance(value, int) else otherwise
+        return max(_counts(value), default=otherwise)
+    return value if isinstance(value, int) and value >= 0 else otherwise
+
+
+def _counts(array: gguf.Array) -> list[int]:
+    """The numbers of an array that can be counts, without those that are zero; a file may hold anything."""
+    return [number for number in array.items if isinstance(number, int) and number > 0]
 
 
 def _file_bytes(path: str | None) -> int:

@@ -292,6 +292,9 @@ class Pool:
         except FetchFailed as error:
             wait_s = resident.not_fetched(str(error))
             logger.warning("model %r cannot be fetched, and is tried again in %.0f s: %s", name, wait_s, error)
+        except Exception as error:
+            resident.not_fetched(f"unexpectedly: {type(error).__name__}")
+            raise
         finally:
             resident.fetching = None
             self._bringing.discard(name)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 from gguf import GGMLQuantizationType
@@ -141,6 +142,15 @@ async def fill(model: LlamaCpp, prompt_tokens: int) -> int:
 
     await asyncio.gather(*map(ask, tenants))
     return taken
+
+
+@pytest.mark.parametrize("heads", [gguf.Array(3, (math.nan, 1.5, math.inf)), gguf.Array(2, (-1, 0)), -4, "4"])
+def test_what_makes_no_sense_in_a_header_does_not_matter(tmp_path: Path, heads: object) -> None:
+    header = gguf.read(random_gguf.llama_tiny(tmp_path / "m.gguf"))
+    keys = ("attention.head_count", "attention.head_count_kv", "attention.key_length", "feed_forward_length")
+    metadata: dict[str, Any] = {**header.metadata, **{f"llama.{key}": heads for key in keys}}
+    asked = forecast.need(replace(header, metadata=metadata), EngineSettings(), amx=False)
+    assert asked.size_bytes > asked.later_bytes > 0
 
 
 def test_nothing_is_known_of_a_file_that_is_none(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ import pytest
 from adapters import open_adapter
 from adapters.errors import ModelLoading, ModelUnavailable
 from adapters.llama_cpp.messages import EngineSettings
-from adapters.llama_cpp.pool import Pool, PoolSettings
-from adapters.llama_cpp.resident import FetchFailed, Residence
+from adapters.llama_cpp.pool import Entry, Pool, PoolSettings
+from adapters.llama_cpp.resident import FetchFailed, Need, Residence
 from tests import virtual
 from tests.adapters.llama_cpp.fake_models import Bench, FakeModel, Recorder, bench, entry
 from tests.adapters.llama_cpp.test_process import run
@@ -285,6 +285,30 @@ def test_files_are_fetched_first(lazy: bool) -> None:
         await pool.close()
 
     virtual.run(test())
+
+
+def test_what_nobody_expected_of_a_file_is_tried_again_later_too(caplog: pytest.LogCaptureFixture) -> None:
+    async def test() -> None:
+        looks: list[float] = []
+        clock = asyncio.get_running_loop().time
+
+        async def look() -> Need:
+            looks.append(clock())
+            raise ZeroDivisionError
+
+        model = FakeModel("a", Recorder(10))
+        broken = Entry(model=model, look=look, how=Residence(lazy=True), source=Shop())
+        pool = Pool([broken], PoolSettings(memory_bytes=10, chosen=True), clock=clock)
+        await pool.start()
+        with pytest.raises(ModelUnavailable, match="cannot be fetched"):
+            await pool.residents["a"].enter("t")
+        pool.load("a")
+        await asyncio.sleep(9)
+        assert len(looks) == 2 and looks[1] - looks[0] > 5
+        await pool.close()
+
+    virtual.run(test())
+    assert "ZeroDivisionError" in caplog.text
 
 
 @pytest.mark.parametrize("seed", range(12))
