@@ -22,6 +22,8 @@ BURST_CHUNKS = 2
 # may cost so much of what the tokens of a step do. Where fewer are, hardly any are made.
 RIGHT = 1 / 3
 RIGHT_MIN = 0.2
+# How quickly the tokens of a decode step follow the latest ones, each of which has few guesses or none.
+GAINED_STEP = 0.05
 # What a padded step may cost of one that is not: a tenth must be saved, since they are measured shortly, on machines
 # that are noisy.
 PADDED_COST_MAX = 0.9
@@ -54,15 +56,20 @@ class Limits:
 
 
 class Rates:
-    """Moving averages of what a prompt token and a decode step cost, in microseconds."""
+    """Moving averages of what a prompt token and a decode step cost, in microseconds, and of the tokens that a stream
+    gains in such a step: more than one where guesses are right."""
 
     def __init__(self, prefill_us: float, decode_us: float) -> None:
         self.prefill_us = prefill_us
         self.decode_us = decode_us
+        self.gained = 1.0
 
-    def learn(self, spent_us: int, decoding: int, prompt_tokens: int) -> None:
+    def learn(self, spent_us: int, decoding: int, prompt_tokens: int, guessed: int = 0) -> None:
+        """From a step with a token of each stream that decodes, `guessed` more where guesses were right, and so many of
+        prompts."""
         if not prompt_tokens:
             self.decode_us += 0.2 * (spent_us - self.decode_us)
+            self.gained += GAINED_STEP * (1 + guessed / decoding - self.gained)
         elif prompt_tokens >= CHUNK_TOKENS_MIN:
             # Decoding rows ride along in the same matrix products, so each costs about what a prompt token does.
             self.prefill_us += 0.6 * (spent_us / (prompt_tokens + decoding) - self.prefill_us)

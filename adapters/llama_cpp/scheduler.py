@@ -101,7 +101,7 @@ class Scheduler:
             cells_used=self._occupied(),
             cells_max=self._engine.cells,
             prefill_us_per_token=self.rates.prefill_us * sets,
-            decode_us_per_token=self.rates.decode_us * sets,
+            decode_us_per_token=self.rates.decode_us * sets / self.rates.gained,
             images_encoded=eyes.encoded if eyes else 0,
             images_reused=eyes.reused if eyes else 0,
             image_cache_bytes=eyes.bytes if eyes else 0,
@@ -162,10 +162,11 @@ class Scheduler:
         started_us = self._clock_us()
         plan = self._compute()
         if plan:
-            done_us = self._clock_us()
-            decoding = sum(one.decoding for one, _ in plan)
-            self.rates.learn(done_us - started_us, decoding, sum(count for _, count in plan) - decoding)
+            spent_us = self._clock_us() - started_us
+            decoding, right = sum(one.decoding for one, _ in plan), self._guesses.right
             self._advance(plan)
+            tokens = sum(count for _, count in plan)
+            self.rates.learn(spent_us, decoding, tokens - decoding, self._guesses.right - right)
         if self._looking is not None:
             self._look(self._looking)
             self.stalled = self.stalled or blocked(self._running)

@@ -202,6 +202,16 @@ def test_who_is_guessed_wrong_is_left_alone() -> None:
     assert right < 0.25 * made and made < 300
 
 
+def test_the_pace_that_is_told_is_that_of_tokens_and_not_of_steps() -> None:
+    bench = Bench(spare=4, predict=lambda history: 4)
+    bench.submit(1, 400)
+    bench.run()
+    made, right = bench.guessed
+    steps, pace_us = len(bench.engine.batches), bench.scheduler.busyness().decode_us_per_token
+    assert made == right > 190
+    assert pace_us == pytest.approx(bench.scheduler.rates.decode_us * steps / 400, rel=0.05)
+
+
 def test_the_next_turn_continues_what_was_guessed() -> None:
     bench = Bench(spare=2)
     bench.submit(1, 41, key="talk")
