@@ -115,6 +115,8 @@ class Worker:
         self._tokenisers = ThreadPoolExecutor(TOKENISER_THREADS, thread_name_prefix="tokeniser")
         # Requests with a grammar have threads of their own: compiling one can take half a second.
         self._compilers = ThreadPoolExecutor(COMPILER_THREADS, thread_name_prefix="compiler")
+        # So have texts that are only looked at, which may be as long as a body, and stand in no fair line.
+        self._inspectors = ThreadPoolExecutor(1, thread_name_prefix="inspector")
         self._prepared: dict[int, list[Sequence]] = {}
         # Requests that a tokeniser works on, and those of them that were cancelled meanwhile.
         self._preparing: set[int] = set()
@@ -146,7 +148,7 @@ class Worker:
         match command:
             case Prepare() | Embed() | Rerank() | Inspect() | Detokenize():
                 self._preparing.add(command.id)
-                (self._compilers if _compiles(command) else self._tokenisers).submit(self._answer, command)
+                self._threads(command).submit(self._answer, command)
             case Start():
                 # It may lie in the inbox as long as a step takes.
                 self._post(partial(self._start, command.id, now_us()))
@@ -161,6 +163,12 @@ class Worker:
                 self._post(partial(self._change_session, command))
             case Load():
                 raise ValueError("a worker loads one model once")
+
+    def _threads(self, command: Command) -> ThreadPoolExecutor:
+        """Those that prepare it."""
+        if isinstance(command, Inspect | Detokenize):
+            return self._inspectors
+        return self._compilers if _compiles(command) else self._tokenisers
 
     def run(self) -> None:
         """The main thread: inbox, step, report, until nobody takes reports any more. The reader ends the process."""

@@ -17,13 +17,16 @@ from adapters.llama_cpp.messages import (
     Embed,
     EngineSettings,
     FrameReader,
+    Inspect,
     Inspected,
     Load,
     Prepare,
+    Prepared,
     Refused,
     Report,
     Start,
     Step,
+    TextPrompt,
     TokenPrompt,
 )
 from adapters.llama_cpp.worker import Link, Worker
@@ -61,6 +64,24 @@ def test_who_computes_a_long_prompt_is_heard_of(tiny_model: Path, monkeypatch: p
 def test_who_embeds_many_inputs_is_heard_of(embedding_model: Path) -> None:
     inputs = tuple((5, 6, 7) for _ in range(300))
     assert steps_before_the_answer(embedding_model, Embed(1, "a", inputs)) >= 300 // 64 - 1
+
+
+def test_texts_that_are_only_looked_at_keep_no_prompt_waiting(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link, looked = FakeLink(), threading.Event()
+    settings = EngineSettings(threads=1, context_tokens=512, session_ram_bytes=0)
+    loaded = load(Load(str(tiny_model), settings), lambda fraction: None, nullcontext())
+    served = Worker(cast(Link, link), loaded, threading.Event())
+    monkeypatch.setattr(served._preparation, "inspected", lambda command: looked.wait(60))
+    try:
+        for id in range(8):
+            served._sort(Inspect(id, TextPrompt("x")))
+        served._sort(Prepare(9, "a", TokenPrompt((5, 6))))
+        served._tokenisers.shutdown()
+        assert [report.id for report in link.sent if isinstance(report, Prepared)] == [9]
+    finally:
+        looked.set()
 
 
 def test_an_answer_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
