@@ -8,14 +8,12 @@ guessed is what followed in the same text before, as in prompt lookup (Saxena, 2
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 
 from adapters.llama_cpp.arrays import Float32s, Int32s
 from adapters.llama_cpp.kept import Cells
 from adapters.llama_cpp.looking import Masks
-from adapters.llama_cpp.pacing import RIGHT_MIN
+from adapters.llama_cpp.pacing import RIGHT_MIN, Limits
 from adapters.llama_cpp.sequence import Sequence
 
 # How far back is searched, which takes 10 us.
@@ -25,6 +23,8 @@ MATCH_TOKENS_MAX = 4
 # that guesses wrong does so every twentieth step.
 LUCK_STEP = 0.1
 LUCK_RETURN = 0.001
+# How quickly what a row's look at a cell costs follows the latest steps.
+CELL_STEP = 0.1
 
 
 def likely(tokens: Int32s) -> tuple[int, int] | None:
@@ -44,13 +44,20 @@ def likely(tokens: Int32s) -> tuple[int, int] | None:
 
 
 class Guesses:
-    """The guesses of one step, and how many were `made` and `right` in all steps. `spare`: how many have room beside so
-    many rows."""
+    """The guesses of one step, and how many were `made` and `right` in all steps.
 
-    def __init__(self, spare: Mapping[int, int], cells: Cells, masks: Masks | None) -> None:
+    The rows of a step are cheap together, but each looks at all cells of its own sequence, which a guess has to be
+    worth. What that costs is learned from how much longer steps take than they did in an empty context.
+    """
+
+    def __init__(self, limits: Limits, cells: Cells, masks: Masks | None) -> None:
         self.made = self.right = 0
         # Where a sequence cannot be cut anywhere, a wrong guess could not be taken back.
-        self._spare = spare if cells.partial_states else {}
+        self._spare = limits.spare if cells.partial_states else {}
+        self._step_us = limits.step_us
+        self._cell_us = 0.0
+        # Of the step under way, and how many cells its rows look at.
+        self._rows = self._seen = 0
         self._cells = cells
         self._masks = masks
         self._tokens: dict[Sequence, int] = {}
@@ -60,6 +67,7 @@ class Guesses:
         """Guesses for a decode of one token of each of these, when so many cells are free. Those come first for which
         the longest stretch speaks."""
         self._tokens = {}
+        self._rows, self._seen = len(sequences), sum(one.length for one in sequences)
         rows = min(self._spare.get(len(sequences), 0), cells - len(sequences))
         if rows <= 0:
             return
@@ -71,7 +79,27 @@ class Guesses:
                 token, length = guess
                 found.append((length, one, token))
         found.sort(key=lambda guess: guess[0], reverse=True)
-        self._tokens = {one: token for _, one, token in found[:rows]}
+        chosen = found[: self._worth([one for _, one, _ in found[:rows]])]
+        self._tokens = {one: token for _, one, token in chosen}
+        self._rows += len(chosen)
+        self._seen += sum(one.length for _, one, _ in chosen)
+
+    def _worth(self, guessed: list[Sequence]) -> int:
+        """For how many of these a guess brings more tokens in the time that a step with it takes."""
+        rows, seen, gained, worth = self._rows, self._seen, 0.0, 0
+        plain_us = self._step_us.get(rows, 0) + self._cell_us * seen
+        for count, one in enumerate(guessed, 1):
+            seen += one.length
+            gained += one.luck
+            if self._step_us.get(rows + count, 0) + self._cell_us * seen <= plain_us * (1 + gained / rows):
+                worth = count
+        return worth
+
+    def learn(self, spent_us: int) -> None:
+        """What the step took."""
+        if self._seen and self._rows in self._step_us:
+            looked_us = max(0, spent_us - self._step_us[self._rows])
+            self._cell_us += CELL_STEP * (looked_us / self._seen - self._cell_us)
 
     def of(self, sequence: Sequence) -> int | None:
         return self._tokens.get(sequence)

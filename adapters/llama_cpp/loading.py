@@ -321,7 +321,7 @@ def _scheduler(
     store: Store | None,
     eyes: Eyesight | None,
 ) -> Scheduler:
-    padding, room = _shapes(context, settings, rates)
+    padding, room, step_us = _shapes(context, settings, rates)
     tiled = settings.gpu_layers == 0 and settings.flash_attention != "off"
     limits = Limits(
         parallel=settings.parallel,
@@ -330,6 +330,7 @@ def _scheduler(
         target_gap_us=settings.target_gap_ms * 1000,
         padding=padding,
         spare=room,
+        step_us=step_us,
         tile=TILE_TOKENS if tiled else 1,
         block=block(context.heads, context.threads) if tiled else None,
     )
@@ -346,23 +347,24 @@ def _measure(context: Context, parallel: int) -> Rates:
     return Rates(_time(context, [prompt]) / prompt, _time(context, [1] * parallel))
 
 
-def _shapes(context: Context, settings: EngineSettings, rates: Rates) -> tuple[dict[int, int], dict[int, int]]:
-    """To how many rows a decode of so many is best padded, and for how many guesses it has room. Measured, unless it is
-    forced or would take too long."""
+def _shapes(context: Context, settings: EngineSettings, rates: Rates) -> tuple[dict[int, int], ...]:
+    """To how many rows a decode of so many is best padded, for how many guesses it has room, and how many microseconds
+    it takes. Measured, unless it is forced or would take too long."""
     if settings.batch_padding == "on":
         padding = {size: fours(size) for size in range(3, fours(settings.parallel) + 1)}
-        return padding, {size: rows - size for size, rows in padding.items()}
+        return padding, {size: rows - size for size, rows in padding.items()}, {}
     if settings.batch_padding == "off" or settings.gpu_layers or settings.parallel > PADDED_MAX:
-        return {}, {}
+        return {}, {}, {}
     # The rate comes from a single measurement, which may have been disturbed.
     slow_us = CALIBRATION_STEP_US_MAX
     if rates.decode_us > slow_us and _time(context, [1] * settings.parallel) > slow_us:
-        return {}, {}
+        return {}, {}, {}
     # In rounds, as what disturbs one measurement mostly disturbs the next one too.
     rounds = [{size: _time(context, [1] * size) for size in range(3, settings.parallel + 4)} for _ in range(3)]
     spent_us = {size: min(spent[size] for spent in rounds) for size in rounds[0]}
     padding = padded(spent_us)
-    return padding, spare(spent_us, padding) if rates.decode_us > GUESSED_STEP_US_MIN else {}
+    step_us = {size: spent_us[padding.get(size, size)] for size in spent_us}
+    return padding, spare(step_us) if rates.decode_us > GUESSED_STEP_US_MIN else {}, step_us
 
 
 def _time(context: Context, runs: list[int]) -> int:

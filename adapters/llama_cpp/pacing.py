@@ -31,9 +31,9 @@ PADDED_COST_MAX = 0.9
 
 class Limits:
     """Fixed numbers of a scheduler: `parallel` sequences, `chunk_tokens` per step, the target gap in microseconds,
-    to how many rows a decode of so many is padded, for how many guesses it has `spare` rows, the `tile` of tokens that
-    is computed as fast as any part of it (1: no such thing), and the `block` of tiles that is computed fastest, two of
-    them unless it is given."""
+    to how many rows a decode of so many is padded, for how many guesses it has `spare` rows, how many microseconds one
+    of so many rows took (`step_us`, where that was measured), the `tile` of tokens that is computed as fast as any part
+    of it (1: no such thing), and the `block` of tiles that is computed fastest, two of them unless it is given."""
 
     def __init__(
         self,
@@ -45,12 +45,14 @@ class Limits:
         tile: int,
         block: int | None = None,
         spare: Mapping[int, int] | None = None,
+        step_us: Mapping[int, int] | None = None,
     ) -> None:
         self.parallel = parallel
         self.chunk_tokens = chunk_tokens
         self.target_gap_us = target_gap_us
         self.padding = padding
         self.spare = spare or {}
+        self.step_us = step_us or {}
         self.tile = tile
         self.block = block or 2 * tile
 
@@ -122,15 +124,14 @@ def padded(spent_us: Mapping[int, int]) -> dict[int, int]:
     return {size: rows for size, rows in best.items() if spent_us[rows] < PADDED_COST_MAX * spent_us[size]}
 
 
-def spare(spent_us: Mapping[int, int], padding: Mapping[int, int]) -> dict[int, int]:
+def spare(step_us: Mapping[int, int]) -> dict[int, int]:
     """How many guesses decodes of so many rows have room for, which cost no more than they are worth."""
-    cost_us = {size: spent_us[padding.get(size, size)] for size in spent_us}
 
     def pays(size: int, guesses: int) -> bool:
-        larger_us = cost_us.get(size + guesses)
-        return larger_us is not None and larger_us <= cost_us[size] * (1 + RIGHT * guesses / size)
+        larger_us = step_us.get(size + guesses)
+        return larger_us is not None and larger_us <= step_us[size] * (1 + RIGHT * guesses / size)
 
-    return {size: max(some for some in range(fours(size) - size + 1) if pays(size, some)) for size in cost_us}
+    return {size: max(some for some in range(fours(size) - size + 1) if pays(size, some)) for size in step_us}
 
 
 def padding(limits: Limits, size: int, *, decode: bool) -> int:

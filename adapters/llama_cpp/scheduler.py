@@ -62,7 +62,7 @@ class Scheduler:
         self.rates = rates
         self._planner = Planner(limits, rates, contended)
         self._batch = Batch(limits.chunk_tokens, engine.slots)
-        self._guesses = Guesses(limits.spare, engine, masks)
+        self._guesses = Guesses(limits, engine, masks)
         self._waiting: list[Sequence] = []
         self._running: list[Sequence] = []
         # The last sequence id is the scratch one that padding tokens are computed in.
@@ -163,6 +163,7 @@ class Scheduler:
         plan = self._compute()
         if plan:
             spent_us = self._clock_us() - started_us
+            self._guesses.learn(spent_us)
             decoding, right = sum(one.decoding for one, _ in plan), self._guesses.right
             self._advance(plan)
             tokens = sum(count for _, count in plan)

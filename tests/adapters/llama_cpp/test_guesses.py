@@ -51,13 +51,29 @@ def misleading(history: list[int]) -> int:
 class Bench:
     """Streams over a fake context, with room for `spare` guesses in any decode."""
 
-    def __init__(self, *, spare: int, cells: int = 4096, partial: bool = True, predict: Predict = repeating) -> None:
+    def __init__(
+        self,
+        *,
+        spare: int,
+        cells: int = 4096,
+        partial: bool = True,
+        predict: Predict = repeating,
+        row_us: int | None = None,
+    ) -> None:
+        """Steps took the same for any number of rows when they were measured; now each row takes `row_us` more."""
         self.predict = predict
         self.engine = FakeEngine(cells=cells, slots=20, partial=partial, predict=predict)
         sessions = Sessions(self.engine, Budget(ram_bytes=1 << 20, ttl_s=1e9), lambda: 0)
         rows = dict.fromkeys(range(1, 9), spare)
-        limits = Limits(parallel=8, chunk_tokens=64, target_gap_us=40_000, padding={}, tile=16, spare=rows)
-        self.scheduler = Scheduler(self.engine, sessions, limits, Rates(1000.0, 5000.0), lambda: 0)
+        step_us = {} if row_us is None else dict.fromkeys(range(1, 17), 5000)
+        limits = Limits(
+            parallel=8, chunk_tokens=64, target_gap_us=40_000, padding={}, tile=16, spare=rows, step_us=step_us
+        )
+
+        def clock() -> int:
+            return sum(5000 + (row_us or 0) * sum(count for _, count in batch) for batch in self.engine.batches)
+
+        self.scheduler = Scheduler(self.engine, sessions, limits, Rates(1000.0, 5000.0), clock)
         self.deltas: list[Delta] = []
 
     def submit(
@@ -200,6 +216,19 @@ def test_who_is_guessed_wrong_is_left_alone() -> None:
     assert bench.answer(1) == bench.expected(1, 1000)
     made, right = bench.guessed
     assert right < 0.25 * made and made < 300
+
+
+def test_a_guess_is_worth_what_its_look_at_a_long_context_costs() -> None:
+    made = []
+    for row_us in (0, 500, 20_000):
+        bench = Bench(spare=4, row_us=row_us)
+        for id in range(3):
+            bench.submit(id, 200)
+        bench.run()
+        assert all(bench.answer(id) == bench.expected(id, 200) for id in range(3))
+        made.append(bench.guessed[0])
+    # Where rows cost all that a step does, a guess that is not always right is worth less than its row.
+    assert made[0] >= made[1] > 4 * made[2] > 0
 
 
 def test_the_pace_that_is_told_is_that_of_tokens_and_not_of_steps() -> None:
