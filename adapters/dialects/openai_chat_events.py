@@ -47,12 +47,16 @@ class _Call(msgspec.Struct):
     extra_content: ExtraContent | None = None
 
 
+class _Thought(msgspec.Struct):
+    text: str | None = None
+
+
 class _Piece(msgspec.Struct):
     """A part of content in pieces, as Mistral's thinking models send it."""
 
     type: str = ""
     text: str | None = None
-    thinking: list[_Piece] | str | None = None
+    thinking: list[_Thought] | str | None = None
 
 
 class _Delta(msgspec.Struct):
@@ -230,7 +234,8 @@ def _texts(content: str | list[_Piece] | None) -> tuple[str, str]:
     text, thoughts = "", ""
     for piece in content:
         text += piece.text or ""
-        thoughts += piece.thinking if isinstance(piece.thinking, str) else _texts(piece.thinking)[0]
+        given = piece.thinking or ()
+        thoughts += given if isinstance(given, str) else "".join(one.text or "" for one in given)
     return text, thoughts
 
 

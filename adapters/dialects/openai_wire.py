@@ -10,6 +10,7 @@ from msgspec import Meta
 
 from adapters.dialects import structured
 from adapters.errors import InvalidRequest
+from adapters.nesting import too_deep
 from adapters.types import (
     CacheDiagnosis,
     ChoiceFinished,
@@ -140,6 +141,8 @@ _REDIRECTING = ("api_base", "base_url", "api_key", "extra_headers")
 def decode(decoder: msgspec.json.Decoder[T], body: bytes | msgspec.Raw, path: str = "") -> T:
     """The body, or what stands in it at `path`, as the decoder's type; what is wrong becomes an `InvalidRequest`."""
     try:
+        if type(body) is bytes and too_deep(body):  # Its parts were looked at with it.
+            raise RecursionError
         if type(body) is not bytes or not body.isascii():
             str(body, "utf-8")  # The decoder skips unknown fields without looking at their bytes.
         return decoder.decode(body)

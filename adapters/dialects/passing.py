@@ -63,12 +63,15 @@ class Addresses(msgspec.Struct, frozen=True):
             return True
 
     def inside(self, inbound: Inbound) -> bool:
-        """Whether any address is none of the public internet. What is not as it should be is for others to refuse."""
+        """Whether any address is none of the public internet. What is not as it should be is for others to refuse, but
+        nothing is passed on that is too deep to be looked through."""
         try:
             # Of a long address the outline has only the beginning, which may not be where it leads.
             return self.any(inbound) and any(map(leads_inside, self.found(inbound.body)))
-        except (msgspec.DecodeError, RecursionError):
+        except msgspec.DecodeError:
             return False
+        except RecursionError:
+            return True
 
 
 def _escaped(body: bytes) -> bool:

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta
 from starlette.requests import Request
 
+from adapters.dialects import openai_wire as wire
 from adapters.types import Usage
 from gateway import errors
 from gateway.api import shapes
@@ -37,6 +38,9 @@ class CostRequest(msgspec.Struct):
     cache_write_1h_tokens: Tokens = 0
     prompt_audio_tokens: Tokens = 0
     completion_audio_tokens: Tokens = 0
+
+
+_cost = msgspec.json.Decoder(CostRequest)
 
 
 class OwnQuery(msgspec.Struct, kw_only=True, frozen=True):
@@ -117,13 +121,7 @@ class OwnUsage:
 
     async def cost(self, request: Request) -> Response:
         body = await read_json_body(request, self._body_bytes_max)
-        try:
-            asked = msgspec.json.decode(body, type=CostRequest)
-        except msgspec.ValidationError as error:
-            problem, _, path = str(error).removesuffix("`").partition(" - at `$.")
-            raise _invalid(path or None, problem) from None
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            raise errors.error("invalid_json", "The body is not valid JSON.") from None
+        asked = wire.decode(_cost, body)
         target = self._catalog.resolve(request.state.principal, asked.model)
         if target.price is None:
             raise errors.error("model_price_unknown", "This model has no price.", param="model")

@@ -228,6 +228,13 @@ def test_bad_input(server: Server, method: str, path: str, sent: object, status:
     assert (answer.json().get("error") or {}).get("code") == code
 
 
+def test_a_cost_is_not_asked_for_in_depth(server: Server) -> None:
+    body = b'{"model":"demo","x":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+    with server.client() as client:
+        answer = client.post("/v1/cost", content=body, headers={"Content-Type": "application/json"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_json")
+
+
 def test_requests_of_another_tenant_are_not_there(server: Server) -> None:
     with server.client(key(server)) as owner, server.client(key(server)) as other:
         identity = owner.post("/v1/completions", json=body(1)).headers["x-request-id"]

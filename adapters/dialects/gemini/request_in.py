@@ -113,9 +113,16 @@ def _constraint(config: GenerationConfig) -> Constraint | None:
     if (schema := bytes(config.response_json_schema)) != b"null":
         return Constraint("json_schema", schema.decode(), True, param)
     if config.response_schema is not None:
-        source = msgspec.json.encode(json_schema(config.response_schema)).decode()
-        return Constraint("json_schema", source, True, "generationConfig.responseSchema")
+        param = "generationConfig.responseSchema"
+        return Constraint("json_schema", _encoded(config.response_schema, param).decode(), True, param)
     return Constraint("json_object", param=param)
+
+
+def _encoded(schema: Any, param: str) -> bytes:
+    try:
+        return msgspec.json.encode(json_schema(schema))
+    except RecursionError:
+        raise invalid(param, "it is nested too deeply") from None
 
 
 def json_schema(schema: Any) -> Any:
@@ -292,7 +299,7 @@ def _tools(given: Sequence[msgspec.Raw]) -> tuple[tuple[Tool, ...], tuple[Native
             place = f"{path}.functionDeclarations[{at}]"
             parameters = bytes(function.parameters_json_schema)
             if parameters == b"null":
-                parameters = msgspec.json.encode(json_schema(function.parameters or {"type": "object"}))
+                parameters = _encoded(function.parameters or {"type": "object"}, f"{place}.parameters")
             json_object(parameters, f"{place}.parameters", "expected a JSON Schema object")
             if any(function.name == tool.name for tool in tools):
                 raise invalid(f"{place}.name", f"there is another function {function.name!r}")

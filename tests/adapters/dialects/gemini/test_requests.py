@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from typing import Any
@@ -201,6 +202,18 @@ def test_names_with_underscores_are_the_same() -> None:
     assert (request.generation.max_tokens, request.thinking, len(request.tools)) == (5, Thinking(False), 1)
     with pytest.raises(InvalidRequest):
         dialect.parse_request(b'{"mime_type": ' + b"[" * 100_000, "m")
+
+
+@pytest.mark.parametrize("depth", [400, 800, 4_000])
+def test_schemas_that_are_nested_deeply_are_taken_or_refused(depth: int) -> None:
+    schema = '{"type":"ARRAY","items":' * depth + "{}" + "}" * depth
+    said = '{"contents":[{"role":"user","parts":[{"text":"hi"}]}],'
+    for fields in (
+        '"generationConfig":{"responseMimeType":"application/json","responseSchema":%s}}',
+        '"tools":[{"functionDeclarations":[{"name":"f","parameters":%s}]}]}',
+    ):
+        with contextlib.suppress(InvalidRequest):
+            dialect.parse_request((said + fields % schema).encode(), "m")
 
 
 BAD: dict[str, dict[str, Any]] = {
