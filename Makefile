@@ -7,7 +7,7 @@ CLIENT_VENV := $(VENV)/clients
 ARGS ?=
 # Bytecode is kept whatever the surroundings say: each process of the tests would compile everything anew.
 export PYTHONDONTWRITEBYTECODE :=
-export CXXFLAGS += -include $(CURDIR)/adapters/llama_cpp/amx.h
+export CXXFLAGS += -include $(CURDIR)/adapters/llama_cpp/compiling.h
 UNIT := tests/adapters tests/gateway tests/test_architecture.py tests/test_docs.py
 
 .PHONY: setup rebuild serve test check unit bench simulate money lock train-demo clean
@@ -56,11 +56,11 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	$(INSTALL) --require-hashes -r requirements.lock
 	$(INSTALL) --no-deps --no-build-isolation -e .
-	$(TRIAL) >/dev/null || $(MAKE) --no-print-directory rebuild
+	$(TRIAL) >/dev/null || { echo "what pip has kept of llama.cpp does not compute on this CPU"; $(MAKE) rebuild; }
 	touch $@
 
 rebuild:  ## compile llama.cpp anew, for this CPU
-	@echo "llama.cpp does not compute on this CPU as pip has kept it: compiling it anew, which takes a few minutes"
+	@echo "compiling llama.cpp anew, which takes a few minutes"
 	$(RUN) -m pip uninstall --quiet --yes llama-cpp-python
 	-$(RUN) -m pip cache remove --quiet llama_cpp_python
 	$(INSTALL) --require-hashes -r requirements.lock

@@ -27,7 +27,7 @@ _OPTIONS = {
     # Like the Python package's own build: optimised for this machine, OpenMP, llamafile and repacking by default.
     "CMAKE_BUILD_TYPE": "Release",
     "GGML_NATIVE": "ON",
-    "CMAKE_CXX_FLAGS": f"-include {Path(llama_cpp.__file__).with_name('amx.h')}",
+    "CMAKE_CXX_FLAGS": f"-include {Path(llama_cpp.__file__).with_name('compiling.h')}",
     # Nothing here speaks TLS or serves pages, and nothing may be fetched while building.
     "LLAMA_OPENSSL": "OFF",
     "LLAMA_BUILD_UI": "OFF",

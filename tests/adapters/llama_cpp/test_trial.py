@@ -28,12 +28,24 @@ def test_this_library_computes(capfd: pytest.CaptureFixture[str]) -> None:
     assert capfd.readouterr().out.startswith(version("llama-cpp-python") + " ")
 
 
+def compiled(source: str, *options: str) -> str:
+    """What the compiler makes of it with the header that llama.cpp is compiled with."""
+    header = Path(trial.__file__).with_name("compiling.h")
+    command = ["c++", "-O3", "-std=c++17", "-include", str(header), *options, "-o", "-", "-x", "c++", "-"]
+    return subprocess.run(command, input=source, capture_output=True, text=True, check=True).stdout
+
+
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="only CPUs of this kind have tiles")
-def test_tiles_are_configured_with_all_that_is_written(tmp_path: Path) -> None:
+def test_tiles_are_configured_with_all_that_is_written() -> None:
     """The only argument is not lost on its way to the instruction."""
-    (tmp_path / "configure.cpp").write_text(CONFIGURE)
-    header = Path(trial.__file__).with_name("amx.h")
-    command = ["c++", "-O3", "-std=c++17", "-mamx-tile", "-include", str(header), "-S", "-o", "-", "configure.cpp"]
-    code = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    code = compiled(CONFIGURE, "-mamx-tile", "-S")
     assert "ldtilecfg" in code
     assert "%dil" in code or "%edi" in code
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="only CPUs of this kind have these instructions")
+def test_attention_is_not_computed_one_number_at_a_time() -> None:
+    """The instructions that have llama.cpp do so for heads of 64 stay unused."""
+    macros = compiled("", "-mavx512fp16", "-mavx512bw", "-dM", "-E")
+    assert "__AVX512BW__" in macros
+    assert "__AVX512FP16__" not in macros
