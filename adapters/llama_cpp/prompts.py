@@ -207,10 +207,10 @@ class Prompts:
 
     def text(self, tokens: tuple[int, ...]) -> str:
         """The text that tokens stand for, control tokens spelt out."""
-        pieces = {token: self._vocabulary.text(token) for token in set(tokens)}
         outside = next((token for token in tokens if not 0 <= token < self._vocabulary.size), None)
         if outside is not None:
             raise Refusal("invalid_value", f"Token {outside} is not in the vocabulary.", "tokens")
+        pieces = {token: self._vocabulary.text(token) for token in set(tokens)}
         return b"".join(map(pieces.__getitem__, tokens)).decode("utf-8", "replace")
 
     def pairs(self, query: str, documents: Iterable[str]) -> list[Int32s]:
