@@ -200,7 +200,7 @@ class Frames:
 
     def feed(self, data: bytes) -> tuple[bytes, int]:
         """The whole events so far, and how many."""
-        if self._between and data.endswith(b"\n\n") and b"\r" not in data:
+        if self._between and data.endswith(b"\n\n") and data.find(b"\r") < 0:
             if data.startswith(b"data: ") and data.find(b"\n") == len(data) - 2:
                 return data, 1
             events = data.count(b"\n\n")

@@ -246,8 +246,8 @@ class ChunkWatch:
     def passed(self, frames: bytes, events: int) -> tuple[bytes, int]:
         if self.done:
             return b"", 0
-        plain = b'"error"' not in frames and frames.count(b"data: {") == events
-        if not plain or (b'"usage"' in frames and _USAGE.search(frames)):
+        plain = frames.find(b'"error"') < 0 and frames.count(b"data: {") == events
+        if not plain or (frames.find(b'"usage"') >= 0 and _USAGE.search(frames)):
             frames, events = self._looked_at(frames)
         self._tail.append(frames if len(frames) <= TAIL_BYTES else frames[-TAIL_BYTES:])
         if self._uncounted:

@@ -57,7 +57,7 @@ class Addresses(msgspec.Struct, frozen=True):
         members = inbound.head.members
         outline = inbound.body if members is None else members.outline
         try:
-            signed = any(sign in outline for sign in self.signs) or _escaped(outline)
+            signed = stands_in(outline, self.signs) or _escaped(outline)
             return signed and any(True for _ in self.found(outline))
         except (msgspec.DecodeError, RecursionError):
             return True
@@ -76,7 +76,16 @@ class Addresses(msgspec.Struct, frozen=True):
 
 def _escaped(body: bytes) -> bool:
     """Whether a name or a value may be spelled with escapes."""
-    return b"\\" in body and b"\\u00" in body
+    return body.find(b"\\") >= 0 and body.find(b"\\u00") >= 0
+
+
+def stands_in(body: bytes, signs: Iterable[bytes]) -> bool:
+    """Whether any of the signs does. `in` would take twice as long for a body of usual size: it tries each sign as a
+    number first, and drops the exception that comes of that."""
+    for sign in signs:  # noqa: SIM110 - a generator would take as long as what it asks for.
+        if body.find(sign) >= 0:
+            return True
+    return False
 
 
 class Signs:
@@ -98,7 +107,7 @@ class Signs:
         if not signs:
             return False
         body = searched(inbound, self._said)
-        return _escaped(body) or any(sign in body for sign in signs)
+        return _escaped(body) or stands_in(body, signs)
 
 
 @functools.lru_cache(256)
@@ -152,7 +161,7 @@ class NamedWatch:
     def passed(self, frames: bytes, events: int) -> tuple[bytes, int]:
         if self.done:
             return b"", 0
-        if any(sign in frames for sign in self._told):
+        if stands_in(frames, self._told):
             frames = b"".join(frame + b"\n\n" for frame in frames[:-2].split(b"\n\n") if self._wanted(frame))
         return frames, frames.count(self._outputs)
 

@@ -106,13 +106,15 @@ def _span(body: bytes, name: str) -> tuple[int, int] | None:
     """Where the value of one member is, if it is a text and easily found."""
     if len(body) > SEARCHED_BYTES_MAX:
         return None
-    if b"\\" in body and b"\\u00" in body and _LETTER.search(body) is not None:
+    if body.find(b"\\") >= 0 and body.find(b"\\u00") >= 0 and _LETTER.search(body) is not None:
         return None
     quoted = b'"%b"' % name.encode()
     at = body.find(quoted)
-    if at < 0 or body.rfind(quoted) != at:
+    if at < 0:
         return None
     at += len(quoted)
+    if body.find(quoted, at) >= 0:
+        return None
     if body.startswith(b':"', at):
         end = body.find(b'"', at + 2) + 1
         if body.find(b"\\", at, end) < 0:

@@ -268,7 +268,8 @@ class GatewayProtocol(HttpToolsProtocol):
             self.cycle.keep_alive = False
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        task = self.loop.create_task(cycle.run_asgi(app))
+        # A name of its own, which each task gets otherwise, would have to be written.
+        task = asyncio.Task(cycle.run_asgi(app), loop=self.loop, name="request")
         self.tasks.add(task)
         if type(cycle) is Exchange:
             cycle.task = task  # It leaves the tasks itself.

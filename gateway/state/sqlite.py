@@ -229,6 +229,8 @@ def _claim(path: Path) -> TextIO:
 
 
 async def _connect(path: Path) -> aiosqlite.Connection:
+    # None stays what it is. The library would ask each one that is written how to adapt it, by two exceptions.
+    sqlite3.register_adapter(type(None), {None: None}.get)
     connection = aiosqlite.connect(path, isolation_level=None, timeout=BUSY_TIMEOUT_S)
     try:
         with _translated():
