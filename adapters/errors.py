@@ -26,11 +26,13 @@ class AdapterError(Exception):
 
     `code` is the machine-readable name from the public error table, `param` the request field at fault and
     `retry_after_s` the seconds after which another try is worth it (None: unknown). A route says how many `attempts` it
-    made.
+    made. `words` are a provider's own, for whoever runs the gateway and not for its clients, without what must not be
+    told on.
     """
 
     code = "internal_error"
     attempts: int | None = None
+    words = ""
 
     def __init__(
         self,

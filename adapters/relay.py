@@ -19,7 +19,7 @@ from adapters.dialects.failures import failure
 from adapters.dialects.openai_responses.passing import COMPACTION, RESPONSES
 from adapters.dialects.passing import Passing, Watch
 from adapters.dialects.pieces import pieces
-from adapters.errors import AdapterError, InvalidRequest, UpstreamInvalid
+from adapters.errors import AdapterError, UpstreamInvalid
 from adapters.estimates import BYTES_PER_TOKEN
 from adapters.providers import Capability
 from adapters.sse import EventSplitter
@@ -95,7 +95,7 @@ class Relaying:
             await upstream.wire.send(head, body, stream)
         except AdapterError as error:
             if not stream.done:
-                raise self._own(error) from None
+                raise self._upstream.own(error) from None
         if stream.refused is not None:
             self._check(stream.refused.status, stream.refused.headers, stream.refused.body)
         return stream.end()
@@ -110,14 +110,8 @@ class Relaying:
     def _check(self, status: int, headers: Headers, body: bytes) -> None:
         """Raise what an answer other than success means."""
         if status != 200:
-            raise self._own(failure(status, body, as_text(headers), self._now_s()))
+            raise self._upstream.own(failure(status, body, as_text(headers), self._now_s()))
         check_encoding(headers)
-
-    def _own(self, error: AdapterError) -> AdapterError:
-        """The error with nothing in it that tells about the account or the network."""
-        if isinstance(error, InvalidRequest):
-            return InvalidRequest(self._upstream.scrubbed(error.message), code=error.code, param=error.param)
-        return error
 
 
 def _counted(body: bytes) -> int:

@@ -276,7 +276,7 @@ class Remote:
                         event = _completed(event, estimate, tally)
                     yield event
         except AdapterError as error:
-            raise self._own(error) from None
+            raise self.upstream.own(error) from None
 
     async def _events(self, dialect: DialectName, body: bytes, parser: EventParser) -> AsyncGenerator[Event]:
         upstream = self.upstream
@@ -304,7 +304,7 @@ class Remote:
         head = await upstream.head("POST", target, body, _JSON)
         answer = await fetch(upstream.wire, head, body, bytes_max=ANSWER_BYTES_MAX)
         if answer.status != 200:
-            raise self._own(self._failed(answer))
+            raise self.upstream.own(self._failed(answer))
         return answer.body
 
     async def _failure(self, reading: Reading) -> AdapterError:
@@ -312,12 +312,6 @@ class Remote:
 
     def _failed(self, answer: Answer) -> AdapterError:
         return failure(answer.status, answer.body, as_text(answer.headers), self._now_s())
-
-    def _own(self, error: AdapterError) -> AdapterError:
-        """The error with nothing in it that tells about the account or the network."""
-        if isinstance(error, InvalidRequest):
-            return InvalidRequest(self.upstream.scrubbed(error.message), code=error.code, param=error.param)
-        return error
 
 
 _JSON = (("content-type", "application/json"), ("accept", "application/json"))

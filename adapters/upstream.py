@@ -18,6 +18,7 @@ import msgspec
 from adapters.connection import Timeouts
 from adapters.credentials import Credentials, Google, Headers, Keyed, Nobody, Signed, key_in_file
 from adapters.dialects.failures import scrubbed
+from adapters.errors import AdapterError, InvalidRequest
 from adapters.http1 import Client, Keeping, Origin, Wire, parse_url, render_head
 from adapters.providers import PROVIDERS, Provider, ProviderKind
 from adapters.types import DialectName
@@ -144,6 +145,13 @@ class Upstream:
     def scrubbed(self, text: str) -> str:
         """What this provider said, as a client may read it."""
         return scrubbed(text, (*self._credentials.secrets(), self.origin.host, *filter(None, self._own_names())))
+
+    def own(self, error: AdapterError) -> AdapterError:
+        """The error with nothing in it that tells about the account or the network."""
+        if isinstance(error, InvalidRequest):
+            return InvalidRequest(self.scrubbed(error.message), code=error.code, param=error.param)
+        error.words = error.words and self.scrubbed(error.words)
+        return error
 
     def redacted(self, body: bytes) -> bytes:
         """What this provider sent, without the gateway's key and the provider's host."""

@@ -84,7 +84,7 @@ def failure(status: int, body: bytes, headers: Mapping[str, str], now_s: float) 
     if amazon:
         reason = msgspec.structs.replace(reason, kinds=f"{reason.kinds} {amazon}")
     asked_s = retry_after(headers, now_s)
-    return _classified(status, reason, reason.retry_after_s if asked_s is None else asked_s)
+    return _told(status, reason, reason.retry_after_s if asked_s is None else asked_s)
 
 
 def failure_in_stream(payload: bytes) -> AdapterError | None:
@@ -94,7 +94,7 @@ def failure_in_stream(payload: bytes) -> AdapterError | None:
     reason = _read(payload, strict=True)
     if not reason.message and not reason.kinds:
         return None
-    return _classified(reason.status or 0, reason, reason.retry_after_s)
+    return _told(reason.status or 0, reason, reason.retry_after_s)
 
 
 def retry_after(headers: Mapping[str, str], now_s: float) -> float | None:
@@ -164,6 +164,13 @@ def _text(value: object) -> str:
     if isinstance(value, str):
         return value
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else ""
+
+
+def _told(status: int, reason: Reason, retry_after_s: float | None) -> AdapterError:
+    error = _classified(status, reason, retry_after_s)
+    if not isinstance(error, InvalidRequest):
+        error.words = scrubbed(reason.message)
+    return error
 
 
 def _classified(status: int, reason: Reason, retry_after_s: float | None) -> AdapterError:

@@ -45,11 +45,13 @@ class RouteDecisions:
 
 
 def _shown(attempt: Attempt) -> dict[str, object]:
-    """A try; only one that was given up may have cost something that nobody tells."""
+    """A try; only one that failed has a message, and only one that was given up a cost that nobody tells."""
     shown: dict[str, object] = {
         "target": attempt.target,
         "outcome": attempt.outcome,
         "waited_ms": round(attempt.waited_s * 1000, 3),
         "took_ms": round(attempt.took_s * 1000, 3),
     }
+    if attempt.message is not None:
+        shown["message"] = attempt.message
     return shown if attempt.cost_nano is None else shown | {"cost_usd_max": usd(attempt.cost_nano)}

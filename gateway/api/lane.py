@@ -31,7 +31,7 @@ from gateway.api.http import (
     error_response,
     too_large,
 )
-from gateway.api.passing import LOOKED_AT, PATHS, Passer, changing_lines, fixed_headers
+from gateway.api.passing import LOOKED_AT, PATHS, Passer, changing_lines, fixed_headers, usage_fields
 from gateway.errors import GatewayError
 from gateway.logs import Fields
 from gateway.streams import Passage
@@ -289,8 +289,7 @@ class Exchange(RequestResponseCycle):
         log["model"] = passage.target.name
         self._passage, self._arrived_s, self._request_id = passage, arrived_s, request_id
         relayed = await passage.run(self)
-        usage = relayed.finished.usage
-        log["prompt_tokens"], log["completion_tokens"] = usage.prompt_tokens, usage.completion_tokens
+        log |= usage_fields(passage.meter, relayed)
         self._finish(relayed)
         return True
 

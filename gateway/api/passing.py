@@ -28,6 +28,7 @@ from gateway.api.openai.generation import (
     caller_with,
     cost_headers,
     room_headers,
+    served_fields,
     served_headers,
     timing_headers,
 )
@@ -103,7 +104,7 @@ class Passer:
             await queue.begun()
             return EventStreamResponse(queue, passage_headers(passage, arrived_s, inbound.dialect))
         relayed = await passage.run(queue)
-        state.log.update(usage_fields(relayed))
+        state.log.update(usage_fields(passage.meter, relayed))
         return json_response(relayed.rest, headers=passage_headers(passage, arrived_s, inbound.dialect))
 
 
@@ -149,10 +150,14 @@ def _numbers(meter: Meter, dialect: DialectName) -> dict[str, str]:
     return headers
 
 
-def usage_fields(relayed: Relayed) -> dict[str, int]:
-    """What the access log says of a request's use."""
+def usage_fields(meter: Meter, relayed: Relayed) -> dict[str, str | int | float]:
+    """What the access log says of who answered a request, and of its use."""
     usage = relayed.finished.usage
-    return {"prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens}
+    tokens: dict[str, str | int | float] = {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+    }
+    return tokens | served_fields(meter.served)
 
 
 class Queue:
@@ -186,7 +191,7 @@ class Queue:
 
     async def _run(self) -> None:
         relayed = await self._passage.run(self)
-        self._log.update(usage_fields(relayed))
+        self._log.update(usage_fields(self._passage.meter, relayed))
         self._backlog.write(relayed.rest, 0)
 
     def __aiter__(self) -> Queue:

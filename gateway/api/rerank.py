@@ -7,7 +7,7 @@ from starlette.requests import Request
 from adapters.dialects import rerank as dialect
 from gateway.api import shapes
 from gateway.api.http import Endpoint, Response, json_response, read_json_body, run_until_disconnect
-from gateway.api.openai.generation import caller_of, meter_headers
+from gateway.api.openai.generation import caller_of, meter_headers, served_fields
 from gateway.catalog import Catalog
 from gateway.inference import Inference
 
@@ -34,7 +34,7 @@ class Rerank:
         model = self._catalog.resolve(principal, inbound.request.model).name
         work = self._inference.rerank(principal, inbound.request, caller_of(request))
         ranking, meter = await run_until_disconnect(request, work)
-        request.state.log.update(model=model, prompt_tokens=ranking.prompt_tokens)
+        request.state.log.update(model=model, prompt_tokens=ranking.prompt_tokens, **served_fields(meter.served))
         id = f"rerank-{request.state.request_id}"
         headers = {"x-gateway-model": model} | meter_headers(meter)
         return json_response(dialect.render_answer(id, model, inbound, ranking), headers=headers)

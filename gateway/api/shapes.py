@@ -263,7 +263,8 @@ def own_usage() -> dict[str, Any]:
 
 
 def decision() -> dict[str, Any]:
-    attempt = thing("cost_usd_max", target=TEXT, outcome=TEXT, waited_ms=NUMBER, took_ms=NUMBER, cost_usd_max=TEXT)
+    some = {"message": TEXT, "cost_usd_max": TEXT}
+    attempt = thing(" ".join(some), target=TEXT, outcome=TEXT, waited_ms=NUMBER, took_ms=NUMBER, **some)
     reasons = {"type": "object", "additionalProperties": TEXT}
     return thing(
         id=TEXT, object={"const": "decision"}, route=TEXT, policy=TEXT, attempts=many(attempt), passed_over=reasons

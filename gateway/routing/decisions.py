@@ -15,13 +15,15 @@ DECISIONS_MAX = 10_000
 class Attempt(msgspec.Struct, frozen=True, gc=False):
     """One try. `outcome` is `ok`, an error's code, or `outrun` where another target was quicker; `waited_s` is the
     pause before it, `took_s` how long it took until its first event or its failure. `cost_nano` is what one may have
-    cost at most that was given up, of which nobody says what it did cost."""
+    cost at most that was given up, of which nobody says what it did cost; `message` is what a client would
+    be told of a failure."""
 
     target: str
     outcome: str
     waited_s: float
     took_s: float
     cost_nano: int | None = None
+    message: str | None = None
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):

@@ -307,7 +307,7 @@ class Router:
             visit.end(error)
             if isinstance(error, AdapterError):
                 trip.failed[target.identity] = error
-                trip.note(target, error.code, visit.took_s)
+                trip.note(target, error.code, visit.took_s, message=error.message)
             elif trip.answered is None:
                 trip.note(target, "cancelled", visit.took_s)
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from adapters.errors import (
@@ -21,7 +22,11 @@ from adapters.types import Served
 from gateway.routing.breaker import Breaker
 from gateway.routing.health import Condition
 
+log = logging.getLogger(__name__)
+
 SMOOTHING = 0.2
+# How often the log has a line about a target that fails, and one about a target that rests.
+TOLD_EVERY_S = 10.0
 # How long a new address takes until it has its whole part of the requests, and the part it begins with.
 WARMING_S = 30.0
 COLD = 0.1
@@ -31,7 +36,8 @@ class Standing:
     """How one target does. Routes that share a target share its standing.
 
     With a `condition` it is left alone while its origin is ill, and comes back with one request as a trial. It may
-    be about one `address` only, which came up beside others at `entered_s`.
+    be about one `address` only, which came up beside others at `entered_s`. `last_failure` is for whoever runs the
+    gateway, and `missed` says that the log called it resting.
     """
 
     def __init__(
@@ -51,7 +57,10 @@ class Standing:
         self.first_output_s: float | None = None
         self.requests = 0
         self.failures = 0
+        self.last_failure: str | None = None
+        self.missed = False
         self._limited = False
+        self._told_s = {False: float("-inf"), True: float("-inf")}
 
     def admits(self, now_s: float) -> bool:
         """Whether `try_enter` would let a request in."""
@@ -94,10 +103,26 @@ class Standing:
             return 1.0
         return min(1.0, COLD + (1.0 - COLD) * (now_s - self.entered_s) / WARMING_S)
 
-    def failed(self, error: AdapterError) -> None:
-        """Count a failure that is its own fault, and note whether it is well and only asked too often."""
+    def failed(self, error: AdapterError, name: str, now_s: float) -> None:
+        """Count a failure that is its own fault, note whether it is well and only asked too often, and log it, unless
+        that was done a moment ago."""
+        self.breaker.failed(now_s, error.retry_after_s if isinstance(error, RateLimited) else None)
         self.failures += 1
         self._limited = isinstance(error, RateLimited)
+        self.last_failure = in_full(error)
+        rests = self.breaker.state(now_s) == "open"
+        if now_s - self._told_s[rests] >= TOLD_EVERY_S:
+            self._told_s[rests] = now_s
+            self.missed = self.missed or rests
+            what = f"is left alone for {self.breaker.wait_s(now_s):.3g} s" if rests else "failed"
+            log.warning("the target %s %s: %s", name, what, self.last_failure)
+
+    def succeeded(self, name: str, now_s: float) -> None:
+        """A request went well."""
+        self.breaker.succeeded(now_s)
+        if self.missed and self.breaker.state(now_s) == "closed":
+            self.missed = False
+            log.warning("the target %s is well again", name)
 
     def learn(self, first_output_s: float) -> None:
         known = self.first_output_s
@@ -133,15 +158,21 @@ class Visit:
             return
         self._ended = True
         self._standing.running -= 1
-        breaker, now_s = self._standing.breaker, self._clock()
+        now_s = self._clock()
         self.took_s = self.took_s or now_s - self._started_s
         if error is None:
-            breaker.succeeded(now_s)
+            self._standing.succeeded(self.served.target, now_s)
         elif isinstance(error, AdapterError) and is_targets_fault(error):
-            self._standing.failed(error)
-            breaker.failed(now_s, error.retry_after_s if isinstance(error, RateLimited) else None)
+            self._standing.failed(error, self.served.target, now_s)
         else:
-            breaker.left()
+            self._standing.breaker.left()
+
+
+def in_full(error: AdapterError) -> str:
+    """A failure with what the provider said of it, which clients are not told."""
+    status = str(error.status) if isinstance(error, UpstreamRefused) else ""
+    said = ": ".join(filter(None, (status, error.words)))
+    return f"{error.message} ({said})" if said else error.message
 
 
 def is_targets_fault(error: AdapterError) -> bool:

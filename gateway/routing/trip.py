@@ -80,9 +80,11 @@ class Trip(msgspec.Struct, eq=False):
         self.absent[target.identity] = error
         self.passed_over[target.identity] = why
 
-    def note(self, target: Target, outcome: str, took_s: float, cost_nano: int | None = None) -> None:
+    def note(
+        self, target: Target, outcome: str, took_s: float, cost_nano: int | None = None, message: str | None = None
+    ) -> None:
         """How a try ended."""
-        self.attempts.append(Attempt(target.identity, outcome, self.pause_s, took_s, cost_nano))
+        self.attempts.append(Attempt(target.identity, outcome, self.pause_s, took_s, cost_nano, message))
 
 
 class Watched:

@@ -14,6 +14,7 @@ import pytest
 from pydantic import BaseModel
 
 from tests.e2e.server import ADMIN_KEY, ROOT, Server
+from tests.e2e.upstreams import until
 
 SCRIPT = """
 kinds: [chat, completion, embedding, rerank]
@@ -143,6 +144,15 @@ def test_errors_of_the_upstream(sdk: openai.OpenAI, model: str, text: str, statu
     assert not any(word in str(caught.value) for word in ("127.0.0.1", "not-a-key", ADMIN_KEY, "theirs"))
     if status == 429:
         assert caught.value.response.headers["retry-after"] == "7"
+
+
+def test_the_log_says_who_answered_and_why_nobody_did(sdk: openai.OpenAI, front: Server) -> None:
+    sdk.chat.completions.create(model="far", messages=user("hi"))
+    with pytest.raises(openai.APIStatusError):
+        sdk.chat.completions.create(model="denied", messages=user("hi"))
+    denied = "The provider of this model refuses the gateway's credentials. (401: The API key is malformed."
+    until(lambda: "target=next/theirs" in front.log.read_text())
+    until(lambda: f"the target wrong-key/theirs failed: {denied}" in front.log.read_text())
 
 
 def test_a_stream_that_breaks_off(sdk: openai.OpenAI) -> None:

@@ -22,7 +22,8 @@ class HealthShown(msgspec.Struct, frozen=True, kw_only=True):
 
 class TargetShown(msgspec.Struct, frozen=True, kw_only=True):
     """A target of routes on this replica. `address` is the one it is about, where a name has several; `wait_s` is how
-    long it is left alone yet, `health` null is not asked for."""
+    long it is left alone yet, `last_failure` what went wrong last, in its provider's words too, `health` null is not
+    asked for."""
 
     object: str = "target"
     id: str
@@ -32,6 +33,7 @@ class TargetShown(msgspec.Struct, frozen=True, kw_only=True):
     running: int
     requests: int
     failures: int
+    last_failure: str | None
     first_output_s: float | None
     health: HealthShown | None
 
@@ -74,6 +76,7 @@ def shown(identity: str, standing: Standing, now_s: float) -> TargetShown:
         running=standing.running,
         requests=standing.requests,
         failures=standing.failures,
+        last_failure=standing.last_failure,
         first_output_s=None if first_output_s is None else round(first_output_s, 6),
         health=None
         if condition is None

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from adapters.dialects import openai_embeddings as dialect
 from gateway.api import shapes
 from gateway.api.http import Endpoint, Response, json_response, read_json_body, run_until_disconnect
-from gateway.api.openai.generation import OPENAI_VERSION, caller_of, meter_headers
+from gateway.api.openai.generation import OPENAI_VERSION, caller_of, meter_headers, served_fields
 from gateway.catalog import Catalog
 from gateway.inference import Inference
 
@@ -42,7 +42,7 @@ class EmbeddingVectors:
         model = self._catalog.resolve(principal, inbound.request.model).name
         work = self._inference.embed(principal, inbound.request, caller_of(request))
         embeddings, meter = await run_until_disconnect(request, work)
-        request.state.log.update(model=model, prompt_tokens=embeddings.prompt_tokens)
+        request.state.log.update(model=model, prompt_tokens=embeddings.prompt_tokens, **served_fields(meter.served))
         headers = {
             "openai-version": OPENAI_VERSION,
             "openai-processing-ms": str(round((time.perf_counter() - arrived_s) * 1000)),

@@ -130,6 +130,7 @@ def _log(request: Request, stream: Stream) -> dict[str, str | int | float]:
     """The request's line in the access log, with what is known from the start."""
     log: dict[str, str | int | float] = request.state.log
     log |= {"model": stream.target.name, "prompt_tokens": stream.started.prompt_tokens}
+    log |= served_fields(stream.meter.served)
     return log
 
 
@@ -194,6 +195,14 @@ def served_headers(served: Served | None) -> dict[str, str]:
     if served is None:
         return {}
     return {"x-gateway-target": served.target, "x-gateway-attempts": str(served.attempts)}
+
+
+def served_fields(served: Served | None) -> dict[str, str | int | float]:
+    """The same for the access log, which says nothing of tries where one was enough."""
+    if served is None:
+        return {}
+    target: dict[str, str | int | float] = {"target": served.target}
+    return target if served.attempts == 1 else target | {"attempts": served.attempts}
 
 
 def cost_headers(meter: Meter) -> dict[str, str]:

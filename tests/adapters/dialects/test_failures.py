@@ -95,6 +95,12 @@ def test_only_faults_of_the_request_are_told_in_the_providers_words() -> None:
     assert [getattr(error, "status", None) for error in told] == [401, 402, 404, None, 500, 503]
 
 
+def test_what_else_providers_say_is_kept_for_who_runs_the_gateway() -> None:
+    denied = failure(401, b'{"error":{"message":"Incorrect API key provided: sk-abcdef123456."}}', {}, 0.0)
+    assert denied.words == "Incorrect API key provided: [removed]"
+    assert failure(400, b'{"error":"Unknown parameter"}', {}, 0.0).words == ""
+
+
 IN_STREAMS: list[tuple[bytes, type[AdapterError]]] = [
     (b'{"error":{"message":"Rate limit","type":"rate_limit_exceeded"}}', RateLimited),
     (b'{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}', UpstreamRefused),

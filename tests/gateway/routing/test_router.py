@@ -411,3 +411,43 @@ def test_completions_and_tokens() -> None:
         assert await router.change_session("t", "k", "pin") is None
 
     run(test())
+
+
+def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+    lines = [record.getMessage() for record in caplog.records if record.name == "gateway.routing.standing"]
+    caplog.clear()
+    return lines
+
+
+def test_the_log_says_why_a_target_fails_and_rests_and_when_it_is_back(caplog: pytest.LogCaptureFixture) -> None:
+    denied = UpstreamRefused("The provider refuses us.", 401)
+    denied.words = "Incorrect API key provided"
+    scene = Scene([Moody("a", [denied] * 5)], [Moody("b")])
+
+    async def script() -> None:
+        why = "The provider refuses us. (401: Incorrect API key provided)"
+        for _ in range(4):
+            assert await scene.ask() == "b"
+        assert told(caplog) == [f"the target a failed: {why}"]
+        assert scene.standings["a"].last_failure == why
+        assert scene.decisions[-1].attempts[0].message == "The provider refuses us."
+        await scene.ask()
+        assert told(caplog) == [f"the target a is left alone for 5 s: {why}"]
+        await scene.ask()
+        assert told(caplog) == []
+        scene.now_s = 6
+        assert await scene.ask() == "a"
+        assert told(caplog) == ["the target a is well again"]
+
+    run(script())
+
+
+def test_a_target_that_keeps_failing_has_a_line_in_the_log_once_in_a_while(caplog: pytest.LogCaptureFixture) -> None:
+    scene = Scene([Moody("a", [UpstreamRefused("It failed.", 500)] * 4)], [Moody("b")])
+
+    async def script() -> None:
+        for scene.now_s in (0, 5, 9, 10):
+            await scene.ask()
+        assert told(caplog) == ["the target a failed: It failed. (500)"] * 2
+
+    run(script())
