@@ -166,9 +166,13 @@ def _problem(error: Exception) -> str:
 
 
 def _model(path: Path, header: gguf.GGUF, settings: EngineSettings, progress: Callable[[float], None]) -> Model:
-    copied = copies_weights(settings, packing.look(header, amx=packing.has_amx()).plain_bytes)
+    amx = packing.has_amx()
+    copied, packed = (
+        copies_weights(settings, packing.look(header, amx=amx).plain_bytes),
+        packing.is_packed(header, amx=amx),
+    )
     try:
-        return Model(path, gpu_layers=settings.gpu_layers, progress=progress, copied=copied)
+        return Model(path, gpu_layers=settings.gpu_layers, progress=progress, copied=copied, packed=packed)
     except Unfit as error:
         raise LoadError("model_invalid", str(error)) from error
 

@@ -207,11 +207,20 @@ class Vocabulary:
 class Model:
     """Weights of one GGUF file."""
 
-    def __init__(self, path: Path, *, gpu_layers: int, progress: Callable[[float], None], copied: bool = False) -> None:
-        """`copied` weights are read into memory, others are mapped from the file where llama.cpp can do that. What
-        `progress` raises ends the load and is raised here."""
+    def __init__(
+        self,
+        path: Path,
+        *,
+        gpu_layers: int,
+        progress: Callable[[float], None],
+        copied: bool = False,
+        packed: bool = True,
+    ) -> None:
+        """`copied` weights are read into memory, others are mapped from the file where llama.cpp can do that; `packed`:
+        in the order that is best for the processor. What `progress` raises ends the load and is raised here."""
         params = ll.llama_model_default_params()
         params.n_gpu_layers = gpu_layers
+        params.use_extra_bufts = packed
         params.load_mode = ll.LLAMA_LOAD_MODE_NONE if copied else ll.LLAMA_LOAD_MODE_AUTO
 
         stopped: list[Exception] = []

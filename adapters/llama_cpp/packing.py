@@ -35,6 +35,8 @@ class Packing(msgspec.Struct, frozen=True):
 
 def look(header: gguf.GGUF, *, amx: bool) -> Packing:
     """Both are counted as parts of the file, as a header may come with the size of another quantisation."""
+    if not is_packed(header, amx=amx):
+        return Packing(header.size_bytes, 0)
     everything = plain = packed = 0
     for name, tensor in header.tensors.items():
         size = _size_bytes(tensor)
@@ -47,6 +49,14 @@ def look(header: gguf.GGUF, *, amx: bool) -> Packing:
     if not everything:
         return Packing(header.size_bytes, 0)
     return Packing(header.size_bytes * plain // everything, header.size_bytes * packed // everything)
+
+
+def is_packed(header: gguf.GGUF, *, amx: bool) -> bool:
+    """Whether the weights of a file may be packed at all. For AMX llama.cpp packs the first of several matrices in one
+    tensor and multiplies with all of them, or aborts. Experts alone are left to other kernels."""
+    return not amx or not any(
+        len(tensor.shape) > 2 and "exps" not in name and _is_tiled(tensor) for name, tensor in header.tensors.items()
+    )
 
 
 def has_amx(cpuinfo: Path = CPUINFO) -> bool:
@@ -69,8 +79,12 @@ def _packed_bytes(tensor: gguf.Tensor, size: int, amx: bool) -> int:
     if len(tensor.shape) < 2:
         return 0
     values, rows = tensor.shape[:2]
-    # Several experts in one tensor are left to the other kernels.
-    tiled = amx and len(tensor.shape) == 2 and tensor.kind in TILED
-    if tiled and rows % TILED_ROWS == 0 and values % TILED_VALUES == 0:
+    if amx and len(tensor.shape) == 2 and _is_tiled(tensor):
         return size + values * rows // BLOCKS[tensor.kind][0] * TILED[tensor.kind]
     return size if tensor.kind in REPACKED and rows % REPACKED[tensor.kind] == 0 else 0
+
+
+def _is_tiled(tensor: gguf.Tensor) -> bool:
+    """Whether llama.cpp believes that its kernels for AMX can multiply with a tensor of two or more dimensions."""
+    values, rows = tensor.shape[:2]
+    return tensor.kind in TILED and rows % TILED_ROWS == 0 and values % TILED_VALUES == 0

@@ -25,7 +25,7 @@ from tests.e2e.sessions import (
     shown,
     tenant,
 )
-from tests.models import random_shapes
+from tests.models.random_shapes import deepseek2, gemma2, jamba, mamba
 
 WAIT_S = 20.0
 
@@ -184,7 +184,7 @@ def test_a_public_prefix_is_shared_by_all(tmp_path: Path) -> None:
         assert cached(Talk(two, None, system=personal).say(QUESTIONS[1])) <= cached(answer)
 
 
-@pytest.mark.parametrize("shape", [random_shapes.mamba, random_shapes.jamba, random_shapes.gemma2])
+@pytest.mark.parametrize("shape", [mamba, jamba, gemma2, deepseek2])
 def test_models_that_cannot_go_back_are_kept_as_well(tmp_path: Path, shape: Callable[..., Path]) -> None:
     """Recurrent, hybrid and sliding-window models continue a killed conversation from where they can."""
     models = config(shape(tmp_path / "shape.gguf", exact=True))

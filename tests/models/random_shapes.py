@@ -1,4 +1,4 @@
-"""Random-weight GGUF models that remember in other ways than full attention: recurrent, hybrid, sliding window.
+"""Random-weight GGUF models that remember in other ways than full attention: recurrent, hybrid, sliding window, latent.
 
 Their matrices are Q8_0, or F32 where `exact`: Q8_0 matrices round what they are multiplied with to 8 bits, so that sums
 that differ in their last bits lead to logits that differ by some percent.
@@ -16,6 +16,7 @@ from tests.models.vocabularies import byte_level_bpe
 WIDTH, FEED_FORWARD, CONTEXT = 128, 384, 4096
 INNER, CONVOLUTION, STATE, RANK = 2 * WIDTH, 4, 16, 8
 HEADS, KV_HEADS = 4, 2
+LATENT, ROTATED = 64, 32
 UNIT = WIDTH**-0.5
 
 
@@ -57,6 +58,27 @@ def gemma2(path: Path, *, window: int = 64, seed: int = 1, exact: bool = False) 
         names = ("attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm")
         tensors += [_norm(layer, name) for name in names]
         tensors += [*_attention(layer), *_feed_forward(layer)]
+    return _finish(path, writer, tensors, seed, exact)
+
+
+def deepseek2(path: Path, *, seed: int = 1, exact: bool = False) -> Path:
+    """Attention whose keys and values are made of one latent vector for all heads, two layers; 0.7 M parameters."""
+    writer = _writer("deepseek2", 2)
+    writer.add_leading_dense_block_count(2)
+    writer.add_expert_shared_count(1)
+    writer.add_expert_feed_forward_length(FEED_FORWARD)
+    writer.add_head_count(HEADS)
+    writer.add_head_count_kv(1)
+    writer.add_q_lora_rank(LATENT)
+    writer.add_kv_lora_rank(LATENT)
+    writer.add_rope_dimension_count(ROTATED)
+    writer.add_key_length(LATENT + ROTATED)
+    writer.add_value_length(LATENT)
+    writer.add_key_length_mla(2 * ROTATED)
+    writer.add_value_length_mla(ROTATED)
+    tensors: list[Tensor] = []
+    for layer in range(2):
+        tensors += [_norm(layer, "attn_norm"), _norm(layer, "ffn_norm"), *_latent(layer), *_feed_forward(layer)]
     return _finish(path, writer, tensors, seed, exact)
 
 
@@ -119,6 +141,18 @@ def _attention(layer: int) -> Iterator[Tensor]:
     yield Tensor(block + "k.weight", (kv_width, WIDTH), Q8_0, sigma=1.5 * UNIT)
     yield Tensor(block + "v.weight", (kv_width, WIDTH), Q8_0, sigma=UNIT)
     yield Tensor(block + "output.weight", (WIDTH, WIDTH), Q8_0, sigma=UNIT)
+
+
+def _latent(layer: int) -> Iterator[Tensor]:
+    block, unit = f"blk.{layer}.attn_", LATENT**-0.5
+    yield _norm(layer, "attn_q_a_norm", LATENT)
+    yield _norm(layer, "attn_kv_a_norm", LATENT)
+    yield Tensor(block + "q_a.weight", (LATENT, WIDTH), Q8_0, sigma=UNIT)
+    yield Tensor(block + "q_b.weight", (HEADS * 2 * ROTATED, LATENT), Q8_0, sigma=1.5 * unit)
+    yield Tensor(block + "kv_a_mqa.weight", (LATENT + ROTATED, WIDTH), Q8_0, sigma=1.5 * UNIT)
+    yield Tensor(block + "k_b.weight", (HEADS, LATENT, ROTATED), Q8_0, sigma=ROTATED**-0.5)
+    yield Tensor(block + "v_b.weight", (HEADS, ROTATED, LATENT), Q8_0, sigma=unit)
+    yield Tensor(block + "output.weight", (WIDTH, HEADS * ROTATED), Q8_0, sigma=UNIT)
 
 
 def _feed_forward(layer: int) -> Iterator[Tensor]:

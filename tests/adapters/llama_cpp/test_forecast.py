@@ -52,6 +52,7 @@ SHAPES: dict[str, tuple[Callable[[Path], Path], EngineSettings]] = {
     ),
     "packed": (packed, EngineSettings(context_tokens=1024, cache_tokens=1024, threads=1)),
     "windows": (random_shapes.gemma2, EngineSettings(context_tokens=512, cache_tokens=512, threads=1)),
+    "latent": (random_shapes.deepseek2, EngineSettings(context_tokens=1024, cache_tokens=1024, threads=1)),
     "recurrent": (random_shapes.jamba, EngineSettings(context_tokens=1024, cache_tokens=1024, threads=1)),
     "encoder": (random_gguf.bert_embedder, EngineSettings(threads=1)),
 }

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from adapters.llama_cpp import gguf
+from adapters.llama_cpp import gguf, packing
 from adapters.llama_cpp.arrays import Float32s, Int32s
 from adapters.llama_cpp.batch import Batch
 from adapters.llama_cpp.kept import Budget
@@ -24,10 +24,15 @@ from adapters.types import Generation, Sampling
 from tests.models import random_shapes
 
 RANDOM = np.random.default_rng(3)
-SHAPES = {"recurrent": random_shapes.mamba, "hybrid": random_shapes.jamba, "window": random_shapes.gemma2}
+SHAPES = {
+    "recurrent": random_shapes.mamba,
+    "hybrid": random_shapes.jamba,
+    "window": random_shapes.gemma2,
+    "latent": random_shapes.deepseek2,
+}
 # By how much of the largest logit results may differ where only the order of sums does, with exact weights: about ten
 # times what other pieces of the same prompt were seen to do, and a tenth of what another token far back does.
-SLACK = {"recurrent": 1e-5, "hybrid": 1e-3, "window": 2e-2}
+SLACK = {"recurrent": 1e-5, "hybrid": 1e-3, "window": 2e-2, "latent": 2e-2}
 
 
 @pytest.fixture(scope="module", params=list(SHAPES))
@@ -35,8 +40,10 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     quiet()
     write: Callable[[Path], Path] = SHAPES[request.param]
     path = write(tmp_path_factory.mktemp("shapes") / f"{request.param}.gguf")
-    assert gguf.read(path).architecture in ("mamba", "jamba", "gemma2")
-    return Model(path, gpu_layers=0, progress=lambda fraction: None)
+    header = gguf.read(path)
+    assert header.architecture in ("mamba", "jamba", "gemma2", "deepseek2")
+    packed = packing.is_packed(header, amx=packing.has_amx())
+    return Model(path, gpu_layers=0, progress=lambda fraction: None, packed=packed)
 
 
 @pytest.fixture(scope="module", params=list(SHAPES))

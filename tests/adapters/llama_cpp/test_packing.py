@@ -38,8 +38,6 @@ def size_bytes(kind: str, shape: tuple[int, ...]) -> int:
         ("Q4_0", (64, 24), 18 * 48, 18 * 48),  # AMX does not take so many rows, but others do.
         ("Q4_0", (64, 30), 0, 0),
         ("Q8_0", (64, 32), (34 + 4) * 64, 0),
-        ("Q8_0", (64, 32, 4), 0, 0),  # Experts.
-        ("Q4_0", (64, 32, 4), 18 * 256, 18 * 256),
         ("Q4_K", (256, 32), (144 + 4) * 32, 144 * 32),
         ("IQ4_XS", (256, 32), (136 + 2) * 32, 0),
         ("Q6_K", (256, 32), 210 * 32, 0),
@@ -64,6 +62,20 @@ def test_what_is_packed(tiny: gguf.GGUF, kind: str, shape: tuple[int, ...], amx_
         assert packing.look(encoder, amx=amx) == Packing(size, 0)
         assert packing.look(both, amx=amx) == Packing(size + plain, packed)
         assert packing.look(layers, amx=amx) == Packing(2 * size, packed)
+
+
+@pytest.mark.parametrize(("kind", "other_bytes"), [("Q8_0", 0), ("Q4_0", 18 * 256)])
+def test_several_matrices_in_one_tensor(tiny: gguf.GGUF, kind: str, other_bytes: int) -> None:
+    """For AMX llama.cpp would pack the first of several heads, and use that for all."""
+    experts = with_tensors(tiny, kind, (64, 32, 4), "blk.0.ffn_up_exps.weight")
+    assert packing.is_packed(experts, amx=True)
+    assert packing.look(experts, amx=True).packed_bytes == other_bytes
+    heads = with_tensors(tiny, kind, (64, 32, 4), "blk.0.attn_v_b.weight", "output.weight")
+    assert not packing.is_packed(heads, amx=True)
+    assert packing.look(heads, amx=True) == Packing(heads.size_bytes, 0)
+    assert packing.is_packed(heads, amx=False)
+    assert packing.look(heads, amx=False).packed_bytes == 2 * other_bytes
+    assert packing.is_packed(with_tensors(tiny, kind, (64, 30, 4), "blk.0.attn_v_b.weight"), amx=True)
 
 
 def test_a_header_with_the_size_of_another_file_stands_for_its_parts(tiny: gguf.GGUF) -> None:
