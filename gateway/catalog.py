@@ -184,4 +184,9 @@ def matches(target: Target, entry: str) -> bool:
     """Whether an entry of a list means the target: a name or alias of it, the beginning of one and a `*`, or the model
     that it is an adapter of."""
     names = (target.name, *target.aliases, *([] if target.parent is None else [target.parent]))
+    return named(names, entry)
+
+
+def named(names: Iterable[str], entry: str) -> bool:
+    """Whether one of the names is an entry of a list of models, or begins as it does before its `*`."""
     return any(name.startswith(entry[:-1]) if entry.endswith("*") else name == entry for name in names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import sys
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -16,6 +17,8 @@ from gateway.bench import Endpoint, EventSplitter
 CONNECT_TIMEOUT_S = 10.0
 READ_TIMEOUT_S = 600.0
 PASTE_GAP_S = 0.05
+# What goes around thoughts on a terminal: dimmed, or on one that does no such thing named.
+DIMMED, NAMED = ("\x1b[2m", "\x1b[0m"), ("(thinking) ", "")
 HELP = "/reset forgets the conversation, /system TEXT sets the instructions, /quit leaves; Ctrl-C stops an answer"
 
 # Control characters could move the cursor or retitle the window, and the bidirectional ones reorder what is read.
@@ -31,8 +34,25 @@ class ChatError(Exception):
     """The server cannot be reached, or it refused; the message is for the person at the terminal."""
 
 
+class Piece(msgspec.Struct, frozen=True):
+    """Text of an answer, or of a thought before it."""
+
+    text: str
+    is_thought: bool = False
+
+
 class _Delta(msgspec.Struct):
+    """Servers call thoughts `reasoning_content` or `reasoning`; some send both, which are the same then."""
+
     content: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+
+    def pieces(self) -> Iterator[Piece]:
+        if thought := self.reasoning_content or self.reasoning:
+            yield Piece(thought, is_thought=True)
+        if self.content:
+            yield Piece(self.content)
 
 
 class _Choice(msgspec.Struct):
@@ -87,7 +107,7 @@ class Server:
         with self._exchange(method, path, body, headers) as response:
             return msgspec.json.decode(response.read(), type=kind)
 
-    def answer(self, model: str, turns: list[Turn]) -> Generator[str, None, None]:
+    def answer(self, model: str, turns: list[Turn]) -> Generator[Piece, None, None]:
         """The next turn of a conversation in pieces. Closing the iterator closes the connection, which stops it."""
         body = {"model": model, "messages": turns, "stream": True}
         decoder = msgspec.json.Decoder(_Chunk)
@@ -100,7 +120,8 @@ class Server:
                     chunk = decoder.decode(payload)
                     if chunk.error is not None:
                         raise ChatError(escape(chunk.error.message))
-                    yield from (choice.delta.content for choice in chunk.choices if choice.delta.content)
+                    for choice in chunk.choices:
+                        yield from choice.delta.pieces()
         raise ChatError("the answer was cut off")
 
     @contextlib.contextmanager
@@ -141,11 +162,13 @@ class Conversation:
         self._out = out
         self._system = system
         self._turns: list[Turn] = []
+        self._thinks = False
 
     def say(self, text: str) -> None:
         """Send a turn and print the answer as it comes; raises ChatError, then the turn is forgotten.
 
-        Ctrl-C stops the answer; what was said until then stays in the history.
+        Ctrl-C stops the answer; what was said until then stays in the history. Thoughts are dimmed on a terminal, and
+        nowhere else shown or kept.
         """
         system = [{"role": "system", "content": self._system}] if self._system else []
         turn = {"role": "user", "content": text}
@@ -153,14 +176,21 @@ class Conversation:
         try:
             with contextlib.closing(self._server.answer(self._model, [*system, *self._turns, turn])) as pieces:
                 for piece in pieces:
-                    said.append(piece)
-                    self._print(piece)
+                    self._think(piece.is_thought)
+                    if not piece.is_thought:
+                        said.append(piece.text)
+                        self._print(piece.text)
+                    elif self._out.isatty():
+                        self._print(piece.text)
         except KeyboardInterrupt:
+            self._think(False)
             self._print(" [stopped]")
         except ChatError:
+            self._think(False)
             if said:
                 self._print("\n")
             raise
+        self._think(False)
         self._print("\n")
         self._turns += [turn, {"role": "assistant", "content": "".join(said)}]
 
@@ -179,6 +209,14 @@ class Conversation:
             case _:
                 self._print(HELP + "\n")
         return True
+
+    def _think(self, thinks: bool) -> None:
+        """Begin to show thoughts on a terminal, or end it, with an empty line before the answer."""
+        if thinks != self._thinks and self._out.isatty():
+            dims = os.environ.get("TERM") != "dumb" and "NO_COLOR" not in os.environ
+            begin, end = DIMMED if dims else NAMED
+            self._out.write(begin if thinks else end + "\n\n")
+        self._thinks = thinks
 
     def _print(self, text: str) -> None:
         self._out.write(escape(text))

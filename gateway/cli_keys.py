@@ -125,6 +125,7 @@ def _create(options: argparse.Namespace) -> int:
         )
         key, text = await keyring.create(command.operator(), options.name, place, _settings(options))
         await command.note(directory, "key.create", key.id, name=key.name, tenant=key.tenant, admin=key.admin)
+        await command.note_unknown_models(options, directory, key.models)
         return key, text
 
     key, text = command.with_keys(options, create)
@@ -189,6 +190,8 @@ def _set(options: argparse.Namespace) -> int:
     async def work(keyring: Keyring, directory: Directory) -> Key:
         key = await keyring.change(command.operator(), _identity(options), change)
         await command.note(directory, "key.change", key.id, changed=" ".join(change.given()))
+        if "models" in change.given():
+            await command.note_unknown_models(options, directory, key.models)
         return key
 
     command.print_record(command.with_keys(options, work), options)

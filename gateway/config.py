@@ -260,7 +260,6 @@ def conflicts(config: Config) -> Iterator[tuple[str, str]]:
 
 def _name_conflicts(config: Config) -> Iterator[tuple[str, str]]:
     """Public names that are missing what they stand for, or stand for two models; and a second default."""
-    names: list[tuple[str, str]] = []
     for i in [i for i, model in enumerate(config.models) if model.default][1:]:
         yield f"models[{i}].default", "there is a default model already"
     for i, model in enumerate(config.models):
@@ -269,6 +268,17 @@ def _name_conflicts(config: Config) -> Iterator[tuple[str, str]]:
             yield f"models[{i}]", "path is missing (or pull, or a script)"
         for other in given[1:]:
             yield f"models[{i}].{other}", f"the model has a {given[0]} already"
+    taken: dict[str, str] = {}
+    for where, name in public_names(config):
+        if name in taken:
+            yield where, f'"{name}" is already taken by {taken[name]}'
+        taken[name] = where
+
+
+def public_names(config: Config) -> list[tuple[str, str]]:
+    """What clients may ask for, each name behind the path at which it is given."""
+    names: list[tuple[str, str]] = []
+    for i, model in enumerate(config.models):
         names.append((f"models[{i}].name", model.name))
         names += [(f"models[{i}].aliases[{j}]", alias) for j, alias in enumerate(model.aliases)]
         names += [
@@ -279,11 +289,7 @@ def _name_conflicts(config: Config) -> Iterator[tuple[str, str]]:
     for i, route in enumerate(config.routes):
         names.append((f"routes[{i}].name", route.name))
         names += [(f"routes[{i}].aliases[{j}]", alias) for j, alias in enumerate(route.aliases)]
-    taken: dict[str, str] = {}
-    for where, name in names:
-        if name in taken:
-            yield where, f'"{name}" is already taken by {taken[name]}'
-        taken[name] = where
+    return names
 
 
 def _state_conflicts(config: Config) -> Iterator[tuple[str, str]]:

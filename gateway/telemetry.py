@@ -206,11 +206,18 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "gateway_guesses_total",
         "counter",
-        "Guesses at tokens that spare rows of a batch computed, by outcome: right, which saved a step, or wrong.",
+        "Guesses at tokens that spare rows computed since the worker started: right, which saved a step, or wrong.",
         ("model", "outcome"),
     ),
-    Metric("gateway_images_encoded_total", "counter", "Images turned into embeddings.", ("model",)),
-    Metric("gateway_images_reused_total", "counter", "Images whose embeddings were there already.", ("model",)),
+    Metric(
+        "gateway_images_encoded_total", "counter", "Images turned into embeddings since the worker started.", ("model",)
+    ),
+    Metric(
+        "gateway_images_reused_total",
+        "counter",
+        "Images whose embeddings were there already since the worker started.",
+        ("model",),
+    ),
     Metric("gateway_image_cache_bytes", "gauge", "What the embeddings of the latest images occupy.", ("model",)),
     Metric("gateway_connections", "gauge", "Open client connections."),
     Metric("gateway_process_resident_memory_bytes", "gauge", "Resident memory of the gateway process."),

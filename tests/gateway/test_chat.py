@@ -21,8 +21,8 @@ class Terminal(io.StringIO):
         return True
 
 
-def piece(text: str) -> bytes:
-    return b"data: " + msgspec.json.encode({"choices": [{"delta": {"content": text}}]}) + b"\n\n"
+def piece(text: str, field: str = "content") -> bytes:
+    return b"data: " + msgspec.json.encode({"choices": [{"delta": {field: text}}]}) + b"\n\n"
 
 
 DONE = b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\ndata: {"choices":[],"usage":{}}\n\ndata: [DONE]\n\n'
@@ -122,6 +122,59 @@ def test_ctrl_c_stops_the_answer_and_keeps_what_was_said() -> None:
     messages = bodies[1]["messages"]
     assert isinstance(messages, list)
     assert messages[1] == {"role": "assistant", "content": "Once upon"}
+
+
+THINKING: list[bytes | BaseException] = [
+    piece("It is", "reasoning_content"),
+    piece(" four\x1b[0m.", "reasoning"),
+    piece("4"),
+    DONE,
+]
+
+
+@pytest.mark.parametrize(
+    ("environ", "shown"),
+    [
+        ({"TERM": "xterm"}, "\x1b[2mIt is four\\x1b[0m.\x1b[0m\n\n4\n"),
+        ({"TERM": "dumb"}, "(thinking) It is four\\x1b[0m.\n\n4\n"),
+        ({"TERM": "xterm", "NO_COLOR": "1"}, "(thinking) It is four\\x1b[0m.\n\n4\n"),
+    ],
+)
+def test_thoughts_are_dimmed_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], shown: str
+) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    bodies: Bodies = []
+    out = Terminal()
+    talking = Conversation(server(Pieces(THINKING), Pieces([piece("ok"), DONE]), bodies=bodies), "one", out)
+    talking.say("2 + 2?")
+    assert out.getvalue() == shown
+    talking.say("and?")
+    messages = bodies[1]["messages"]
+    assert isinstance(messages, list)
+    assert messages[1] == {"role": "assistant", "content": "4"}, "thoughts are no part of the history"
+
+
+def test_thoughts_go_to_no_file_and_no_pipe() -> None:
+    out = io.StringIO()
+    assert chat(server(Pieces(THINKING)), "one", None, io.StringIO("2 + 2?"), out, turns()) == 0
+    assert out.getvalue() == "4\n"
+
+
+def test_a_thought_that_is_stopped_or_fails_leaves_the_terminal_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    thought = piece("Hm", "reasoning_content")
+    stopped, broken = Pieces([thought, KeyboardInterrupt()]), Pieces([thought])
+    out = Terminal()
+    talking = Conversation(server(stopped, broken), "one", out)
+    talking.say("a")
+    assert out.getvalue() == "\x1b[2mHm\x1b[0m\n\n [stopped]\n"
+    with pytest.raises(ChatError, match="cut off"):
+        talking.say("b")
+    assert out.getvalue().endswith("\x1b[2mHm\x1b[0m\n\n")
 
 
 def test_errors_are_shown_and_the_turn_is_forgotten(capsys: pytest.CaptureFixture[str]) -> None:

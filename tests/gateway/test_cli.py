@@ -234,6 +234,27 @@ def test_a_key_with_a_budget_comes_with_a_note_of_the_models_it_cannot_use(run: 
     assert "price" not in run("keys", "create", "c", "--budget", "5/day").err
 
 
+def test_a_list_of_models_comes_with_a_note_of_those_that_are_not_here(run: Run) -> None:
+    Path("config.yaml").write_text(
+        f"models: [{{name: demo, aliases: [small], path: {config.demo_model_path()}}}]\n"
+        "providers: [{name: house, kind: vllm, base_url: 'http://127.0.0.1:9/v1'}]\n"
+        "routes: [{name: qwen-large, groups: [[{provider: house, model: m}]]}]"
+    )
+    run("routes", "create", "{name: made, groups: [[{provider: house, model: m}]]}")
+    assert "Note" not in run("keys", "create", "a", "--models", "demo,small,qwen*,made").err
+    note = "Note: no model here is called {} so far; "
+    made_key = run("keys", "create", "b", "--models", "qwen-larg,demo,x*")
+    assert made_key.out.startswith("gw_live_"), "it may come later"
+    assert note.format("qwen-larg") + "did you mean qwen-large?" in made_key.err
+    assert note.format("x*") + "`gateway models` and `gateway routes list` say what there is" in made_key.err
+    assert made_key.err.count("Note") == 2
+    assert note.format("nix") in run("keys", "set", made_key.out.strip(), "--models", "nix").err
+    assert "Note" not in run("keys", "set", made_key.out.strip(), "--rpm", "5").err
+    assert note.format("nix") in run("orgs", "create", "Acme", "--models", "nix").err
+    assert note.format("nix") in run("teams", "create", "Acme", "lab", "--models", "nix").err
+    assert note.format("nox") in run("teams", "set", "lab", "--models", "nox").err
+
+
 def test_organisations_and_teams_go_by_their_names_where_these_are_theirs_alone(run: Run) -> None:
     orgs = [made(run, "orgs", "create", name) for name in ("Acme", "Twin", "Twin")]
     team = made(run, "teams", "create", "Acme", "lab")
