@@ -7,7 +7,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from gateway import cli_money, command
+from gateway import cli_money, cli_notes, command
 
 if TYPE_CHECKING:
     from gateway.auth.key_rules import KeyChange
@@ -125,16 +125,11 @@ def _create(options: argparse.Namespace) -> int:
         )
         key, text = await keyring.create(command.operator(), options.name, place, _settings(options))
         await command.note(directory, "key.create", key.id, name=key.name, tenant=key.tenant, admin=key.admin)
-        await command.note_unknown_models(options, directory, key.models)
+        await cli_notes.models_not_here(options, directory, key.models)
+        await cli_notes.models_without_price(options, directory, key)
         return key, text
 
-    key, text = command.with_keys(options, create)
-    if key.limits is not None and (key.limits.budgets or key.limits.wallet):
-        unpriced = [model.name for model in command.load(options).models if model.price is None]
-        if unpriced:
-            note = "whoever's money is limited may not use models without a price (models[].price)"
-            print(f"Note: {note}: {', '.join(unpriced)}", file=sys.stderr)
-    return _print_new(options, key, text)
+    return _print_new(options, *command.with_keys(options, create))
 
 
 def _print_new(options: argparse.Namespace, key: Key, text: str) -> int:
@@ -191,7 +186,7 @@ def _set(options: argparse.Namespace) -> int:
         key = await keyring.change(command.operator(), _identity(options), change)
         await command.note(directory, "key.change", key.id, changed=" ".join(change.given()))
         if "models" in change.given():
-            await command.note_unknown_models(options, directory, key.models)
+            await cli_notes.models_not_here(options, directory, key.models)
         return key
 
     command.print_record(command.with_keys(options, work), options)

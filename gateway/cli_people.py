@@ -7,7 +7,7 @@ import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from gateway import cli_log_ins, cli_money, command
+from gateway import cli_log_ins, cli_money, cli_notes, command
 
 if TYPE_CHECKING:
     from gateway.auth.records import Directory
@@ -227,7 +227,7 @@ def _set(options: argparse.Namespace) -> int:
         changed = await _domain(kind, directory).change(command.operator(), identity, change)
         await command.note(directory, f"{kind.name}.change", changed.id, **changes(change))
         if "models" in changes(change):
-            await command.note_unknown_models(options, directory, changed.models)
+            await cli_notes.models_not_here(options, directory, changed.models)
         return changed
 
     return _do(options, work)
@@ -239,7 +239,7 @@ def _orgs_create(options: argparse.Namespace) -> int:
     async def work(directory: Directory) -> Any:
         org = await _asked(options, lambda **more: Orgs(directory).create(command.operator(), options.name, **more))
         await command.note(directory, "org.create", org.id, name=org.name)
-        await command.note_unknown_models(options, directory, org.models)
+        await cli_notes.models_not_here(options, directory, org.models)
         return org
 
     return _do(options, work)
@@ -252,7 +252,7 @@ def _teams_create(options: argparse.Namespace) -> int:
         teams = Teams(directory)
         team = await _asked(options, lambda **more: teams.create(command.operator(), options.org, options.name, **more))
         await command.note(directory, "team.create", team.id, name=team.name, org=team.org_id)
-        await command.note_unknown_models(options, directory, team.models)
+        await cli_notes.models_not_here(options, directory, team.models)
         return team
 
     return _do(options, work)

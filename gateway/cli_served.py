@@ -87,7 +87,9 @@ def _given(options: argparse.Namespace, kind: type[T]) -> T:
     """The settings that were given."""
     import msgspec
 
+    from adapters.choices import WRONG, choices
     from gateway import yaml_lines
+    from gateway.config import amounts_as_text
 
     text = options.settings
     try:
@@ -96,14 +98,19 @@ def _given(options: argparse.Namespace, kind: type[T]) -> T:
         elif not text.lstrip().startswith("{"):
             text = Path(text).read_text(encoding="utf-8")
         values, _ = yaml_lines.parse(text)
-        return msgspec.convert(values, kind)
+        return msgspec.convert(amounts_as_text(values, msgspec.inspect.type_info(kind)), kind)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise command.CommandError(f"{options.settings}: cannot be read: {reason}; SETTINGS is {SETTINGS}") from None
     except yaml_lines.YamlError as error:
         raise command.CommandError(f"line {error.line} of the settings: {error.problem}") from None
     except msgspec.ValidationError as error:
-        raise command.CommandError(f"these settings cannot be: {error}") from None
+        problem, _, place = str(error).partition(" - at `$")
+        possible = choices(kind, place.rstrip("`")) if problem.startswith(WRONG) else []
+        hint = f"; expected one of {', '.join(possible)}" if possible else ""
+        if re.fullmatch(rf"Object contains unknown field `({'|'.join(SECRETS)})`", problem):
+            hint = "; a secret is set apart, by `gateway providers secret NAME`"
+        raise command.CommandError(f"these settings cannot be: {error}{hint}") from None
 
 
 def _plain(item: Item) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -177,27 +176,6 @@ def _explained(error: GatewayError, options: argparse.Namespace) -> str:
     named = [name for name in ("id", "team", "org", "user") if getattr(options, name, None)]
     at = next((name for name in named if error.param == f"{name}_id"), "user" if error.param else (named or [""])[0])
     return f"there is no {'key' if at == 'id' else at} {getattr(options, at, '')}"
-
-
-async def note_unknown_models(options: argparse.Namespace, directory: Directory, entries: Sequence[str] | None) -> None:
-    """Tell the person which entries of a list of models mean nothing that is served here; it may come later."""
-    from difflib import get_close_matches
-
-    from gateway.catalog import named
-    from gateway.config import public_names
-    from gateway.served.stock import Stock
-
-    if not entries:
-        return
-    config = (await Stock(directory.database, load(options), directory.shared).read()).config
-    names = [name for _, name in public_names(config)]
-    for entry in entries:
-        if not named(names, entry):
-            near = get_close_matches(entry, names, 1)
-            hint = (
-                f"did you mean {near[0]}?" if near else "`gateway models` and `gateway routes list` say what there is"
-            )
-            print(f"Note: no model here is called {entry} so far; {hint}", file=sys.stderr)
 
 
 def with_keys(options: argparse.Namespace, work: Callable[[Keyring, Directory], Awaitable[T]]) -> T:

@@ -378,9 +378,8 @@ class _Settings:
             return [self.clean(item, kind.item_type, f"{path}[{i}]") for i, item in enumerate(value)]
         if isinstance(kind, inspect.CustomType) and isinstance(value, str):
             return self._fill_secret(value, path)
-        if isinstance(kind, inspect.StrType) and kind.pattern in (USD, FACTOR) and type(value) in (int, float):
-            # The shortest text that means the number is the one in the file, but for zeros at its end.
-            return format(Decimal(repr(value)), "f")
+        if isinstance(kind, inspect.StrType):
+            value = amounts_as_text(value, kind)
         if is_path and isinstance(value, str) and value:
             in_file = self._file and self._sources.get(path, "").startswith(f"{self._file}:")
             base = self._file.parent if self._file and in_file else Path()
@@ -423,6 +422,20 @@ class _Settings:
             kind, value = _at(path, values)
             return self.error(path, f"expected {describe(kind)}, got {show(value)}")
         return self.error(path, problem)
+
+
+def amounts_as_text(value: Any, kind: inspect.Type) -> Any:
+    """`value` with amounts of money as text, which people may write as numbers."""
+    kind, _ = unwrap(kind)
+    if isinstance(kind, inspect.StructType) and isinstance(value, dict):
+        types = {field.encode_name: field.type for field in kind.fields}
+        return {key: amounts_as_text(inner, types[key]) if key in types else inner for key, inner in value.items()}
+    if isinstance(kind, inspect.VarTupleType) and isinstance(value, list | tuple):
+        return [amounts_as_text(item, kind.item_type) for item in value]
+    if isinstance(kind, inspect.StrType) and kind.pattern in (USD, FACTOR) and type(value) in (int, float):
+        # The shortest text that means the number is the one that was written, but for zeros at its end.
+        return format(Decimal(repr(value)), "f")
+    return value
 
 
 def _decode_secret(kind: type, value: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Generic, Protocol, TypeVar, cast
 import msgspec
 from msgspec import Meta
 
+from adapters.choices import WRONG, choices
 from adapters.dialects import structured
 from adapters.errors import InvalidRequest
 from adapters.nesting import too_deep
@@ -147,7 +148,7 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes | msgspec.Raw, path: st
             str(body, "utf-8")  # The decoder skips unknown fields without looking at their bytes.
         return decoder.decode(body)
     except msgspec.ValidationError as exc:
-        raise explained(str(exc), path) from None
+        raise explained(str(exc), path, decoder.type) from None
     except UnicodeDecodeError:
         raise InvalidRequest("The body of your request is not valid UTF-8.", code="invalid_json") from None
     except RecursionError:
@@ -176,10 +177,12 @@ def _noun(types: str) -> str:
     return " or ".join(_NOUNS.get(name, name) for name in names)
 
 
-def explained(complaint: str, path: str = "") -> InvalidRequest:
-    """msgspec's "Expected `int`, got `str` - at `$.messages[0].n`" in OpenAI's manner, with the field's path."""
+def explained(complaint: str, path: str = "", kind: Any = Any) -> InvalidRequest:
+    """msgspec's "Expected `int`, got `str` - at `$.messages[0].n`" in OpenAI's manner, with the field's path, and for a
+    body of a `kind` with what else could be there."""
     detail, _, place = complaint.partition(" - at ")
-    param = (path + place.rpartition("`$")[2].rstrip("`").replace("[...]", "")).lstrip(".") or None
+    inside = place.rpartition("`$")[2].rstrip("`")
+    param = (path + inside.replace("[...]", "")).lstrip(".") or None
     missing = re.fullmatch(r"Object missing required field `(\w+)`", detail)
     if missing:
         name = f"{param}.{missing[1]}" if param else missing[1]
@@ -195,6 +198,8 @@ def explained(complaint: str, path: str = "") -> InvalidRequest:
     if wrong:
         message = f"Invalid type for {shown}: expected {_noun(wrong[1])}, but got {_noun(wrong[2])} instead."
         return InvalidRequest(message, param=param)
+    if detail.startswith(WRONG) and (possible := choices(kind, inside)):
+        detail = f"expected one of {', '.join(map(repr, possible))}, but got {detail.removeprefix(WRONG)[:100]} instead"
     bounded = re.sub(r"^Expected `([^`]+)`", lambda match: f"expected {_noun(match[1])}", detail)
     return InvalidRequest(f"Invalid value for {shown}: {bounded}.", param=param)
 

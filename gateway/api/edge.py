@@ -85,12 +85,18 @@ class Router:
                     name: _decode(value, any_text=f"{{{name}:text}}" in path)
                     for name, value in match.groupdict().items()
                 }
-        raise _unknown_path(self._meant(raw_path))
+        raise _unknown_path(self._meant(raw_path), _elsewhere(raw_path))
 
     def _meant(self, raw_path: bytes) -> str | None:
         """What there is where a base URL lacks /v1, or has it twice."""
         other = raw_path.removeprefix(b"/v1") if raw_path.startswith(b"/v1/v1/") else b"/v1" + raw_path
         return other.decode() if other in self._exact else None
+
+
+_OF_PROVIDERS = re.compile(
+    rb"/v1/(images|audio|moderations|files|uploads|batches|fine_tuning|vector_stores|assistants|threads|videos|evals)"
+    rb"(?![^/])"
+)
 
 
 def _compile(path: str) -> re.Pattern[bytes]:
@@ -116,8 +122,18 @@ def _decode(raw: bytes, any_text: bool) -> str:
     return value
 
 
-def _unknown_path(meant: str | None = None) -> errors.GatewayError:
+def _elsewhere(raw_path: bytes) -> str | None:
+    """Where a provider may have what an SDK of OpenAI's asks for and the gateway has not got."""
+    found = _OF_PROVIDERS.match(raw_path)
+    return None if found is None else f"/v1/providers/<name>/{found[1].decode()}"
+
+
+def _unknown_path(meant: str | None = None, elsewhere: str | None = None) -> errors.GatewayError:
     hint = "." if meant is None else f"; did you mean {meant}? Look at the client's base URL."
+    if elsewhere is not None:
+        hint = (
+            f": the gateway has no such API. Of providers that are open for their own (passthrough) it is {elsewhere}."
+        )
     return errors.error("not_found", f"There is nothing at this path{hint}")
 
 

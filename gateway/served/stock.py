@@ -5,6 +5,7 @@ Every change is checked as a whole: what is served after it has to be as sound a
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -199,8 +200,11 @@ class Stock:
         item = after.made(kind, name)
         if item is not None and item.problem is not None:
             taken = item.problem.message.endswith("is already taken")
-            message = item.problem.message[0].upper() + item.problem.message[1:] + "."
-            raise errors.error("conflict" if taken else "invalid_value", message, param=item.problem.param or None)
+            message, param = item.problem.message, item.problem.param
+            if missing := re.match(r"(\w+) is missing", message):
+                message, param = f"'{missing[1]}'{message.removeprefix(missing[1])}", param or missing[1]
+            message = message[0].upper() + message[1:] + "."
+            raise errors.error("conflict" if taken else "invalid_value", message, param=param or None)
         worked = {(one.kind, one.name) for one in before.items if one.problem is None}
         for one in after.items:
             if one.problem is not None and (one.kind, one.name) in worked:

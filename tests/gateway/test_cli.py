@@ -228,10 +228,21 @@ def test_keys_work_while_a_server_runs(run: Run, tmp_path: Path) -> None:
 
 
 def test_a_key_with_a_budget_comes_with_a_note_of_the_models_it_cannot_use(run: Run) -> None:
-    assert "models without a price (models[].price): demo\n" in run("keys", "create", "a", "--budget", "5/day").err
+    note = "models without a price (price, or `gateway prices set`): "
+    assert note + "demo\n" in run("keys", "create", "a", "--budget", "5/day").err
     assert "price" not in run("keys", "create", "b").err
     Path("config.yaml").write_text(f"models: [{{name: demo, path: {config.demo_model_path()}, price: {{input: 0}}}}]")
     assert "price" not in run("keys", "create", "c", "--budget", "5/day").err
+    Path("config.yaml").write_text(
+        "providers: [{name: house, kind: vllm, base_url: 'http://127.0.0.1:9/v1'}]\n"
+        "routes:\n"
+        "  - {name: free, groups: [[{provider: house, model: m, price: {input: 0}}]]}\n"
+        "  - {name: half, groups: [[{provider: house, model: m, price: {input: 0}}], [{provider: house, model: n}]]}\n"
+    )
+    assert note + "half\n" in run("keys", "create", "d", "--budget", "5/day").err
+    assert "price" not in run("keys", "create", "e", "--budget", "5/day", "--models", "free").err
+    run("prices", "set", "house/n", "{input: 0.15}")
+    assert "price" not in run("keys", "create", "f", "--budget", "5/day").err
 
 
 def test_a_list_of_models_comes_with_a_note_of_those_that_are_not_here(run: Run) -> None:

@@ -50,6 +50,16 @@ def test_a_route_from_a_file(run: Run, tmp_path: Path) -> None:
     assert all(action in audit for action in ("provider.create", "route.create", "route.change", "route.delete"))
 
 
+def test_prices_may_be_numbers_as_in_the_configuration(run: Run) -> None:
+    target = "groups: [[{{provider: house, model: m, price: {{input: {}, output: 1}}}}]]"
+    run("routes", "create", f"{{name: made, {target.format('0.150')}}}")
+    assert '"price":{"input":"0.15","output":"1"' in run("routes", "show", "made").out
+    assert run("routes", "set", "made", f"{{{target.format('0.001')}}}").code == 0
+    assert '"price":{"input":"0.001","output":"1"' in run("routes", "show", "made").out
+    assert run("prices", "set", "house/other", "{input: 0.1, output: yes}").code == 1
+    assert run("prices", "set", "house/other", "{input: 0.1}").code == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -65,7 +75,9 @@ def test_a_route_from_a_file(run: Run, tmp_path: Path) -> None:
         (("routes", "set", "chat", "{}"), "say what to change"),
         (("routes", "delete", "none"), "there is no route none"),
         (("routes", "show", "none"), "there is no route none"),
-        (("providers", "create", "{name: x, kind: vllm}"), "Base_url is missing"),
+        (("routes", "set", "made", "{policy: quick}"), "expected one of cheapest, fastest, least_busy"),
+        (("providers", "create", "{name: x, kind: vllm}"), "'base_url' is missing: a provider of kind vllm"),
+        (("providers", "create", "{name: x, kind: openai, api_key: sk-1}"), "by `gateway providers secret NAME`"),
         (("providers", "delete", "house"), "is part of the configuration"),
     ],
 )

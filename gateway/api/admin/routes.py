@@ -8,7 +8,7 @@ the handler runs, its change is put into the audit log, its answer encoded. `gat
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, Generic, Literal, TypeVar
 from urllib.parse import quote
 
@@ -160,7 +160,8 @@ class Route(msgspec.Struct, frozen=True):
 
     `about` finds whose the thing in the path is, None when it is not there; without it the route is about nothing in
     particular, and a list has to keep to `call.reach`. `answer` is the type of what the handler returns, `list[T]` for
-    a `Page[T]`; None: 204. Everything but GET has the `action` that it is in the audit log.
+    a `Page[T]`; None: 204. Everything but GET has the `action` that it is in the audit log. `elsewhere` says of fields
+    that the body has not got where they belong.
     """
 
     method: Method
@@ -177,6 +178,7 @@ class Route(msgspec.Struct, frozen=True):
     description: str = ""
     headers: dict[str, str] = {}
     media: tuple[str, ...] = ("application/json",)
+    elsewhere: Mapping[str, str] = {}
 
     def __post_init__(self) -> None:
         if not self.path.startswith("/admin/v1/"):
@@ -211,7 +213,7 @@ class Admin:
                     body = await read_json_body(request, self._body_bytes_max)
                     if NUL.search(body):
                         raise InvalidRequest("No text of the body may hold the character NUL.")
-                    call.body = decode(body)
+                    call.body = _decoded(route, decode, body)
                 answer = await route.handler(call)
             except errors.GatewayError as error:
                 self._note_hidden(route, call, error)
@@ -242,6 +244,15 @@ class Admin:
                 call.request.scope, route.action or route.permission, subject, error.code, owner=error.owner
             )
             self._audit.add_repeatable(event)
+
+
+def _decoded(route: Route, decode: Callable[[bytes], Any], body: bytes) -> Any:
+    try:
+        return decode(body)
+    except InvalidRequest as error:
+        if error.code == "unknown_parameter" and (hint := route.elsewhere.get(error.param or "")):
+            error.message += f" {hint}"
+        raise
 
 
 async def _authorise(route: Route, call: Call[Any, Any]) -> None:
@@ -286,7 +297,7 @@ def _query(request: Request, kind: type[Q]) -> Q:
     try:
         return msgspec.convert(given, kind, strict=False, dec_hook=_decode)
     except msgspec.ValidationError as error:
-        raise wire.explained(str(error)) from None
+        raise wire.explained(str(error), kind=kind) from None
 
 
 def _decode(kind: type, value: object) -> object:

@@ -87,6 +87,9 @@ class NewSecret(Body, frozen=True, kw_only=True):
     google_account: Annotated[str, Meta(min_length=1, max_length=20_000)] | None = None
 
 
+SECRETS = dict.fromkeys(NewSecret.__struct_fields__, "A secret is set by PUT /admin/v1/providers/<name>/secret.")
+
+
 class _Kept:
     """What routes about one kind of thing have in common."""
 
@@ -160,6 +163,7 @@ class ProviderRoutes(_Kept):
                 status=201,
                 action="provider.create",
                 description="Its key is set afterwards, by its secret.",
+                elsewhere=SECRETS,
             ),
             Route("GET", PROVIDER, read, self.get, "One provider", answer=ProviderShown),
             Route(
@@ -172,6 +176,7 @@ class ProviderRoutes(_Kept):
                 answer=ProviderShown,
                 action="provider.change",
                 description="One that is then at another host loses its secret.",
+                elsewhere=SECRETS,
             ),
             Route("DELETE", PROVIDER, write, self.delete, "Remove a provider", action="provider.delete"),
             Route(

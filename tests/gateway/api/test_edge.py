@@ -261,6 +261,23 @@ def test_a_base_url_without_v1_or_with_two_is_told(path: str, meant: str | None)
     assert (caught.value.code, caught.value.message) == ("not_found", f"There is nothing at this path{hint}")
 
 
+@pytest.mark.parametrize(
+    ("path", "where"),
+    [
+        ("/v1/images/generations", "images"),
+        ("/v1/files", "files"),
+        ("/v1/filesystem", None),
+        ("/images", None),
+    ],
+)
+def test_what_only_providers_have_is_told(path: str, where: str | None) -> None:
+    with pytest.raises(errors.GatewayError) as caught:
+        Router(ENDPOINTS).match(path.encode())
+    assert (caught.value.code, caught.value.status) == ("not_found", 404)
+    hint = f" Of providers that are open for their own (passthrough) it is /v1/providers/<name>/{where}."
+    assert caught.value.message.endswith("path." if where is None else hint)
+
+
 def test_two_endpoints_for_one_place_are_refused() -> None:
     with pytest.raises(ValueError, match="two endpoints for GET /"):
         Router([ENDPOINTS[0], ENDPOINTS[0]])

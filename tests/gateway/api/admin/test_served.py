@@ -116,6 +116,25 @@ def test_pages(tmp_path: Path) -> None:
     with_routes(tmp_path, script)
 
 
+def test_mistakes_are_told_with_what_is_right(tmp_path: Path) -> None:
+    async def script(desk: Desk, live: Live, database: Database) -> None:
+        async def told(path: str, body: dict[str, object]) -> tuple[int, str, str]:
+            answer = await desk.ask("admin", "POST", path, body)
+            error = answer.json()["error"]
+            return answer.status_code, error["param"], error["message"]
+
+        status, param, message = await told("/providers", {"name": "x", "kind": "openai", "api_key": SECRET})
+        assert (status, param) == (400, "api_key") and SECRET not in message
+        assert message.endswith("A secret is set by PUT /admin/v1/providers/<name>/secret.")
+        status, param, message = await told("/providers", {"name": "x", "kind": "vllm"})
+        assert (status, param) == (400, "base_url") and message.startswith("'base_url' is missing: ")
+        status, param, message = await told("/routes", {"name": "x", "policy": "quick", "groups": TARGETS})
+        assert (status, param) == (400, "policy")
+        assert "expected one of 'cheapest', 'fastest'" in message and message.endswith("but got 'quick' instead.")
+
+    with_routes(tmp_path, script)
+
+
 def test_nothing_that_others_need_is_taken_away(tmp_path: Path) -> None:
     async def script(desk: Desk, live: Live, database: Database) -> None:
         await desk.ask("admin", "POST", "/providers", {"name": "far", "kind": "vllm", "base_url": "http://far"})
