@@ -266,7 +266,7 @@ class Router:
                 if self.mirror is not None and not trip.tries:
                     trip.mirrored = self.mirror.offer(trip.request, trip.caller)
                 if trip.pause_s:
-                    await self._pause(trip.pause_s)
+                    await self._wait(target, trip.pause_s)
                 try:
                     if self.hedging is None or trip.tries:
                         result = await self._attempt(target, trip, work)
@@ -293,6 +293,14 @@ class Router:
                     passed_over=trip.passed_over,
                 )
             )
+
+    async def _wait(self, target: Target, seconds: float) -> None:
+        """The pause before a try at a target whose breaker was entered for it; who leaves in it leaves that too."""
+        try:
+            await self._pause(seconds)
+        except BaseException:
+            self.standings[target.identity].breaker.left()
+            raise
 
     async def _attempt(
         self, target: Target, trip: Trip, work: Callable[[Target, Visit], Awaitable[T]]

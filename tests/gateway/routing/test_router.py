@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -304,6 +305,26 @@ def test_a_client_that_leaves_is_nobodys_failure() -> None:
         await events.aclose()  # type: ignore[attr-defined]
         assert (scene.standings["a"].running, scene.standings["a"].failures) == (0, 0)
         assert scene.standings["a"].breaker.state(0) == "closed"
+
+    run(test())
+
+
+def test_a_client_that_leaves_while_a_retry_waits_keeps_nobody_out() -> None:
+    class Waiting(Scene):
+        async def _pause(self, seconds: float) -> None:
+            waits.set()
+            await asyncio.Event().wait()
+
+    waits = asyncio.Event()
+
+    async def test() -> None:
+        scene = Waiting([Moody("a", [RateLimited("later", retry_after_s=1)])])
+        asking = asyncio.create_task(scene.ask())
+        await waits.wait()
+        asking.cancel()
+        await asyncio.wait([asking])
+        scene.now_s += 1
+        assert await scene.ask() == "a"
 
     run(test())
 
