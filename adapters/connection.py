@@ -102,6 +102,7 @@ class Connection(asyncio.Protocol):
         """Send a request and hand its response to `receiver`; whoever is cancelled here drops the connection."""
         self.answered = False
         if self._state == "closed" or self._transport.is_closing():
+            self._ended(self, False)  # It may have closed before its keeper had it.
             raise BrokeOff("The connection to the upstream broke off.")
         self._receiver, self._timeouts = receiver, timeouts
         self._state, self._until_close = "head", False
@@ -120,7 +121,8 @@ class Connection(asyncio.Protocol):
         except asyncio.CancelledError:
             if not done.cancelled():
                 done.exception()
-            self._fail(BrokeOff("The request was given up."))
+            if self._done is done:  # Else the response was complete, and the connection has another request.
+                self._fail(BrokeOff("The request was given up."))
             raise
 
     def flush(self) -> None:

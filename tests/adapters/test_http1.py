@@ -13,9 +13,10 @@ import httpx
 import pytest
 
 from adapters import proxied
-from adapters.connection import Timeouts
+from adapters.bursts import Burst
+from adapters.connection import Bounds, Connection, Timeouts
 from adapters.errors import AdapterError, BrokeOff, Timeout, Unreachable
-from adapters.http1 import Client, Origin, interleaved, parse_url, render_head, translated
+from adapters.http1 import Client, Keeping, Origin, interleaved, parse_url, render_head, translated
 from tests.adapters.upstream import OK, Kept, Peer, answering, both_loops, client, run, upstream
 
 Loop = Callable[[], asyncio.AbstractEventLoop]
@@ -121,6 +122,58 @@ def test_a_silent_address_gives_way_to_the_next(monkeypatch: pytest.MonkeyPatch)
             await door.wire(origin).send(render_head("GET", "/", origin, []), b"", kept)
             assert kept.data == b"hello"
         await door.close()
+
+    run(main(), asyncio.new_event_loop)
+
+
+def test_a_connection_that_ends_before_it_is_used_takes_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def greets(peer: Peer) -> None:
+        await peer.send(b"HTTP/1.1 503 Full\r\ncontent-length: 0\r\n\r\n")
+
+    async def main() -> None:
+        door = client(keeping=Keeping(connections_max=1))
+        async with upstream(greets) as up:
+
+            async def found(host: str, port: int, **_: object) -> list[tuple[object, ...]]:
+                return [(0, 0, 0, "", (address, port)) for address in ("127.0.0.2", "127.0.0.1")]
+
+            monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", found)
+            origin = Origin("http", "some.test", up.port)
+            for _ in range(3):
+                with pytest.raises(BrokeOff):
+                    await door.wire(origin).send(render_head("GET", "/", origin, []), b"", Kept())
+            assert door.connections == 0
+        await door.close()
+
+    run(main(), asyncio.new_event_loop)
+
+
+def test_who_gives_up_too_late_leaves_the_next_request_alone() -> None:
+    class Line(asyncio.Transport):
+        def write(self, data: bytes | bytearray | memoryview) -> None:
+            pass
+
+        def get_write_buffer_size(self) -> int:
+            return 0
+
+        def is_closing(self) -> bool:
+            return False
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        connection = Connection(loop, Bounds(), lambda connection, reusable: None, Burst())
+        connection.connection_made(Line())
+        first = asyncio.create_task(connection.run(b"1", Kept(), Timeouts()))
+        await asyncio.sleep(0)
+        kept = Kept()
+        # All of this happens in one turn of the loop, before the first notices that it has its answer.
+        loop.call_soon(connection.data_received, OK)
+        second = asyncio.create_task(connection.run(b"2", kept, Timeouts()))
+        loop.call_soon(first.cancel)
+        await asyncio.wait([first])
+        connection.data_received(OK)
+        await second
+        assert first.cancelled() and kept.data == b"hello"
 
     run(main(), asyncio.new_event_loop)
 
