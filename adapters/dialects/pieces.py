@@ -37,6 +37,9 @@ _WORDS = frozenset(
     )
 )
 _CHOICES = ("choices", "[]")
+# So many levels tell texts from each other; those that lie deeper count as one that goes on. All of an answer is held by
+# what leads to each of its texts, so that no answer gets larger for being deep.
+LEVELS_MAX = 16
 
 _object = msgspec.json.Decoder(dict[str, Any])
 
@@ -70,16 +73,19 @@ def pieces(body: bytes) -> Pieces:
     decoded(_object, body)
     walk = _Answered(body)
     # What tells an object's texts from others' may stand behind them.
-    found = [(place, walk.part, list(walk.names), list(walk.marks)) for place in walk if not walk.echoed]
+    found = [
+        (place, walk.part, walk.names[-1], walk.names[:LEVELS_MAX], walk.marks[:LEVELS_MAX])
+        for place in walk
+        if not walk.echoed
+    ]
     all = [_piece(*one) for one in found]
     choices = [int(marks.get("index", "0")) for marks in walk.choices] or [one.choice for one in all]
     return Pieces(all, frozenset(choices))
 
 
-def _piece(place: Place, part: Part, names: list[str], marks: list[dict[str, str]]) -> Piece:
+def _piece(place: Place, part: Part, leaf: str, names: list[str], marks: list[dict[str, str]]) -> Piece:
     of = tuple(f"{name}={value}" for one in marks for name, value in one.items())
     choice = int(marks[2].get("index", "0")) if tuple(names[:2]) == _CHOICES and len(marks) > 2 else 0
-    leaf = names[-1]
     quoted = leaf in ("arguments", "partial_json") or (leaf == "delta" and "arguments" in marks[0].get("type", ""))
     return Piece(place, part, choice, (*names, *of), (*names[:-1], *of), quoted)
 

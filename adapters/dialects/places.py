@@ -93,6 +93,8 @@ class Walk:
 
     def __init__(self, body: bytes) -> None:
         self.names: list[str] = []
+        # For each of them the name of the innermost member around, which is not looked for anew for each text.
+        self._around: list[str] = []
         self._body = body
         self._at = 0
         self._naming = False
@@ -118,10 +120,12 @@ class Walk:
                 self._other(other)
 
     def _enter(self, opening: bytes) -> None:
+        self._around.append(self.name)
         self.names.append("[]" if opening == b"[" else "")
         self._naming = opening == b"{"
 
     def _leave(self) -> None:
+        self._around.pop()
         self.names.pop()
         self._naming = False
 
@@ -154,7 +158,9 @@ class Walk:
     @property
     def name(self) -> str:
         """The name of the innermost member."""
-        return next((name for name in reversed(self.names) if name != "[]"), "")
+        if not self.names:
+            return ""
+        return self._around[-1] if self.names[-1] == "[]" else self.names[-1]
 
     def _tree_sort(self, opening: bytes) -> Sort | None:
         """Whether what begins here is one text, being JSON that somebody wrote."""
@@ -175,7 +181,7 @@ class Walk:
 
 def _holds_ids(names: list[str], value: bytes) -> bool:
     """Whether a value is a token of a prompt or an input."""
-    return len(names) > 1 and names[0] in ("prompt", "input") and set(names[1:]) == {"[]"} and value[:1].isdigit()
+    return value[:1].isdigit() and len(names) > 1 and names[0] in ("prompt", "input") and set(names[1:]) == {"[]"}
 
 
 def _file(token: re.Match[bytes], before: str, encoded: str) -> Place | None:

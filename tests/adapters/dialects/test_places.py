@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -12,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from adapters.dialects.pieces import LEVELS_MAX, pieces
 from adapters.dialects.places import TokenIds, places, put
 from adapters.members import Members
 from adapters.said import readable, saying
@@ -151,3 +154,37 @@ def test_every_text_of_what_nobody_knows_is_found_and_can_be_replaced(body: Any,
     assert [one.text for one in found] == texts(body)
     replaced = put(encoded, [(one, "x" + one.text) for one in found])
     assert texts(json.loads(replaced)) == ["x" + text for text in texts(body)]
+
+
+def nested(depth: int) -> bytes:
+    return b'{"input":' + b"[" * depth + b",".join([b'"a",null'] * 1000) + b"]" * depth + b"}"
+
+
+def steps(work: Callable[[bytes], object], body: bytes) -> int:
+    """How many lines of Python it runs, each round of a loop counted."""
+    count = 0
+
+    def note(frame: object, event: str, argument: object) -> Any:
+        nonlocal count
+        count += event == "line"
+        return note
+
+    before = sys.gettrace()
+    sys.settrace(note)
+    try:
+        work(body)
+    finally:
+        sys.settrace(before)
+    return count
+
+
+@pytest.mark.parametrize("find", [places, pieces])
+def test_how_deep_texts_lie_makes_finding_them_no_slower(find: Callable[[bytes], object]) -> None:
+    assert steps(find, nested(400)) < 2 * steps(find, nested(4))
+
+
+def test_what_leads_to_a_text_of_an_answer_is_bounded() -> None:
+    assert {len(one.channel) for one in pieces(nested(400)).found} == {LEVELS_MAX}
+    deep = b'{"choices":[{"index":1,"delta":{"content":"x"}}]}'
+    (found,) = pieces(deep).found
+    assert (found.choice, found.channel) == (1, ("choices", "[]", "delta", "content", "index=1"))
