@@ -17,6 +17,9 @@ import msgspec
 from adapters.errors import AdapterError, InvalidRequest, RateLimited, Timeout, UpstreamInvalid, UpstreamRefused
 
 WORDS_CHARS_MAX = 500
+# What of a provider's words is looked at: some of the expressions take as long as the square of a text that is made for
+# that.
+READ_CHARS_MAX = 4096
 RETRY_AFTER_S_MAX = 3600.0
 
 _CONTEXT = re.compile(
@@ -134,7 +137,7 @@ def _read(body: bytes, *, strict: bool = False) -> Reason:
         return Reason()
     error = decoded.get("error")
     if isinstance(error, str):
-        return Reason(error, _text(decoded.get("type")))
+        return Reason(_text(error), _text(decoded.get("type")))
     if isinstance(error, dict):
         inner = error.get("metadata")
         raw = _text(inner.get("raw")) if isinstance(inner, dict) else ""
@@ -162,7 +165,7 @@ def _delay_s(details: object) -> float | None:
 
 def _text(value: object) -> str:
     if isinstance(value, str):
-        return value
+        return value[:READ_CHARS_MAX]
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else ""
 
 

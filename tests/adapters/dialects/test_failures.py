@@ -190,3 +190,11 @@ def test_a_providers_words_are_short_and_printable() -> None:
     assert len(scrubbed("long words " * 1000)) == 500
     plain = "Invalid value for 'temperature': expected a number between 0 and 2, but got 3.5 instead."
     assert scrubbed(plain) == plain
+
+
+@pytest.mark.parametrize("shape", [b'{"error":{"message":"%b"}}', b'{"error":"%b"}', b'{"message":"%b"}'])
+def test_of_a_providers_words_only_the_beginning_is_looked_at(shape: bytes) -> None:
+    """Else one answer of a few megabytes keeps all requests waiting for hours."""
+    reason = b"this model's maximum context length"
+    near, far = (failure(400, shape % (b"x " * count + reason), {}, 0.0) for count in (1000, 2048))
+    assert (near.code, far.code) == ("context_length_exceeded", "invalid_value")
