@@ -14,7 +14,7 @@ import msgspec
 
 from adapters.dialects.failures import failure_in_stream
 from adapters.dialects.openai_thoughts import ExtraContent, WireDetail, parse_signature
-from adapters.dialects.openai_usage import WireUsage, parse_usage
+from adapters.dialects.openai_usage import WireUsage, parse_usage, together
 from adapters.errors import UpstreamInvalid, UpstreamRefused
 from adapters.types import (
     ChatRequest,
@@ -101,6 +101,8 @@ class _Chunk(msgspec.Struct):
 
 _decoder = msgspec.json.Decoder(_Chunk)
 
+CALLS_MAX = 1024
+
 FINISH_REASONS: dict[str, FinishReason] = {
     "stop": "stop",
     "length": "length",
@@ -120,7 +122,9 @@ class EventParser:
         self._usage = Usage()
         self._started = self._done = False
         self._finished: set[int] = set()
-        self._calls: dict[tuple[int, int], str] = {}
+        # The calls of each choice with their ids, and which of them was the last one of an index.
+        self._calls: dict[int, list[str]] = {}
+        self._latest: dict[tuple[int, int], int] = {}
         self._thoughts: dict[int, list[str]] = {}
 
     def feed(self, kind: str, payload: bytes) -> list[Event]:
@@ -142,7 +146,7 @@ class EventParser:
             events.append(Started(prompt_tokens=0))
         usage = chunk.usage or (chunk.x_groq.usage if chunk.x_groq is not None else None)
         if usage is not None:
-            self._usage = parse_usage(usage)
+            self._usage = together(self._usage, parse_usage(usage))
         for choice in chunk.choices or []:
             if not 0 <= choice.index < self._choices:
                 raise UpstreamInvalid("The provider sent a choice that was not asked for.")
@@ -202,7 +206,7 @@ class EventParser:
 
     def _finish(self, index: int, reason: FinishReason) -> ChoiceFinished:
         self._finished.add(index)
-        called = reason == "stop" and any(choice == index for choice, _ in self._calls)
+        called = reason == "stop" and index in self._calls
         return ChoiceFinished(index, "tool_calls" if called else reason)
 
     def _call(self, choice: int, place: int, call: _Call) -> Iterator[Event]:
@@ -211,20 +215,28 @@ class EventParser:
         arguments = function.arguments or ""
         if isinstance(arguments, dict):
             arguments = _encode(arguments).decode()
-        index = place if call.index is None else call.index
-        if call.index is None and call.id and self._calls.get((choice, place), call.id) != call.id:
-            known = (number for (one, number), id in self._calls.items() if one == choice and id == call.id)
-            index = next(known, sum(one == choice for one, _ in self._calls))
-        if not 0 <= index < 1024:
-            raise UpstreamInvalid("The provider sent a tool call that cannot be.")
-        if (choice, index) in self._calls:
+        number = self._number(choice, place, call, function.name)
+        calls = self._calls.setdefault(choice, [])
+        if number < len(calls):
             if arguments:
-                yield ToolCallDelta(choice, index, arguments)
+                yield ToolCallDelta(choice, number, arguments)
             return
         if not function.name:
             raise UpstreamInvalid("The provider sent a tool call without a name.")
-        self._calls[choice, index] = id = call.id or f"call_{secrets.token_hex(12)}"
-        yield ToolCallDelta(choice, index, arguments, id, function.name, parse_signature(call.extra_content))
+        calls.append(call.id or f"call_{secrets.token_hex(12)}")
+        yield ToolCallDelta(choice, number, arguments, calls[-1], function.name, parse_signature(call.extra_content))
+
+    def _number(self, choice: int, place: int, call: _Call, name: str | None) -> int:
+        """Which call of a choice it is. Ollama and others give all of them one index, or none: then it is another one
+        when it has an id of its own; and a name, where there is an index, as some have a new id in each piece."""
+        calls, given = self._calls.get(choice, []), place if call.index is None else call.index
+        number = self._latest.get((choice, given), len(calls))
+        if number < len(calls) and call.id and call.id != calls[number] and (name or call.index is None):
+            number = calls.index(call.id) if call.id in calls else len(calls)
+        if not 0 <= given < CALLS_MAX or number >= CALLS_MAX:
+            raise UpstreamInvalid("The provider sent a tool call that cannot be.")
+        self._latest[choice, given] = number
+        return number
 
 
 def _texts(content: str | list[_Piece] | None) -> tuple[str, str]:

@@ -17,7 +17,7 @@ from adapters.dialects.endings import OpenAIEnding
 from adapters.dialects.failures import failure_in_stream
 from adapters.dialects.openai_completions import MAX_TOKENS_DEFAULT
 from adapters.dialects.openai_tools import invalid
-from adapters.dialects.openai_usage import WireUsage, parse_usage
+from adapters.dialects.openai_usage import WireUsage, parse_usage, together
 from adapters.dialects.passing import Addresses, Passing, Signs, decoded, strange
 from adapters.dialects.plain import NOTHING, all_text, chosen, fields_of
 from adapters.dialects.splicing import Parts, replace_one, splice
@@ -246,7 +246,9 @@ class ChunkWatch:
     def passed(self, frames: bytes, events: int) -> tuple[bytes, int]:
         if self.done:
             return b"", 0
-        plain = frames.find(b'"error"') < 0 and frames.count(b"data: {") == events
+        # No line begins inside of a text.
+        chunks = frames.count(b"\ndata: {") + frames.startswith(b"data: {")
+        plain = frames.find(b'"error"') < 0 and chunks == events
         if not plain or (frames.find(b'"usage"') >= 0 and _USAGE.search(frames)):
             frames, events = self._looked_at(frames)
         self._tail.append(frames if len(frames) <= TAIL_BYTES else frames[-TAIL_BYTES:])
@@ -278,7 +280,7 @@ class ChunkWatch:
             raise failure
         if bytes(chunk.usage) == b"null":
             return True
-        self.usage = _reported(chunk.usage)
+        self.usage = together(self.usage, _reported(chunk.usage))
         return bool(chunk.choices) or not self._hide_usage
 
     def end(self) -> bytes:

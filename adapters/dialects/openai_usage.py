@@ -67,3 +67,8 @@ def parse_usage(given: WireUsage) -> Usage:
 def reported(value: Count) -> int:
     """A count as a provider tells it; 0, which is not reported, where it is none or cannot be."""
     return int(value) if value is not None and 0 < value < TOKENS_END else 0
+
+
+def together(known: Usage, found: Usage) -> Usage:
+    """Two reports of one answer: within a stream they only grow, and some leave out what an earlier one said."""
+    return Usage(*(max(getattr(known, name), getattr(found, name)) for name in Usage.__struct_fields__))

@@ -37,8 +37,8 @@ _WORDS = frozenset(
     )
 )
 _CHOICES = ("choices", "[]")
-# So many levels tell texts from each other; those that lie deeper count as one that goes on. All of an answer is held by
-# what leads to each of its texts, so that no answer gets larger for being deep.
+# So many levels tell texts from each other; those that lie deeper count as one that goes on. What leads to a text is
+# kept with each, and of an answer that is deep it would be far more than the answer.
 LEVELS_MAX = 16
 
 _object = msgspec.json.Decoder(dict[str, Any])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from adapters.dialects.openai_usage import Count, WireUsage, parse_usage, reported
+from adapters.dialects.openai_usage import Count, WireUsage, parse_usage, reported, together
 from adapters.types import Usage
 
 
@@ -66,11 +66,8 @@ def usage_in(payload: bytes) -> Usage | None:
 
 
 def latest(known: Usage | None, found: Usage | None) -> Usage | None:
-    """Both together: reports within a stream only grow, and some leave out what an earlier one said."""
-    if known is None or found is None:
-        return known or found
-    fields = Usage.__struct_fields__
-    return Usage(*(max(getattr(known, name), getattr(found, name)) for name in fields))
+    """Both together, or the one that there is."""
+    return known or found if known is None or found is None else together(known, found)
 
 
 def _of(usage: _Usage) -> Usage:

@@ -238,6 +238,18 @@ def test_the_end_of_a_stream_that_says_it_twice_or_not_at_all() -> None:
         assert shown.data + done.rest == sse(*CHUNKS)
 
 
+def test_a_text_about_streams_hides_no_end() -> None:
+    body = sse(chunk("data: {"), FINISH)
+    done, shown = relayed(streaming(body), asked(stream=True))
+    assert (shown.data, done.rest) == (body.removesuffix(b"data: [DONE]\n\n"), b"data: [DONE]\n\n")
+
+
+def test_a_usage_that_comes_in_two_parts() -> None:
+    first, second, nothing = (chunk("x", usage=one) for one in ({"prompt_tokens": 7}, {"completion_tokens": 2}, {}))
+    done, _ = relayed(streaming(sse(first, second, nothing, FINISH)), asked(stream=True))
+    assert done.finished.usage == Usage(7, 2)
+
+
 def test_a_connection_that_stays_open_behind_the_end() -> None:
     async def script(peer: Peer) -> None:
         await peer.request()

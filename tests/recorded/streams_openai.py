@@ -239,6 +239,43 @@ STREAMS: dict[str, tuple[bytes, int, list[Event]]] = {
             Finished(Usage(21, 8)),
         ],
     ),
+    "ollama, several calls of one index": (
+        b'data: {"choices":[{"index":0,"delta":{"tool_calls":[{"id":"call_1","index":0,"type":"function","function":'
+        b'{"name":"f","arguments":"{\\"a\\":1}"}}]},"finish_reason":null}]}\n\n'
+        b'data: {"choices":[{"index":0,"delta":{"tool_calls":[{"id":"call_2","index":0,"type":"function","function":'
+        b'{"name":"f","arguments":"{\\"a\\":"}}]},"finish_reason":null}]}\n\n'
+        b'data: {"choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"function":{"arguments":"2}"}}]}}]}\n\n'
+        b'data: {"choices":[{"index":0,"delta":{"tool_calls":[{"id":"call_3","index":1,"type":"function","function":'
+        b'{"name":"g","arguments":"{}"}}]},"finish_reason":null}]}\n\n'
+        b'data: {"choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":"tool_calls"}]}\n\n'
+        b"data: [DONE]\n\n",
+        1,
+        [
+            Started(0),
+            ToolCallDelta(0, 0, '{"a":1}', "call_1", "f"),
+            ToolCallDelta(0, 1, '{"a":', "call_2", "f"),
+            ToolCallDelta(0, 1, "2}"),
+            ToolCallDelta(0, 2, "{}", "call_3", "g"),
+            ChoiceFinished(0, "tool_calls"),
+            Finished(Usage()),
+        ],
+    ),
+    "an id for each piece, and usage in two": (
+        b'data: {"choices":[{"index":0,"delta":{"tool_calls":[{"id":"a","index":0,"function":{"name":"f","arguments":'
+        b'"{"}}]}}],"usage":{"prompt_tokens":30}}\n\n'
+        b'data: {"choices":[{"index":0,"delta":{"tool_calls":[{"id":"b","index":0,"function":{"arguments":"}"}}]}}]}\n\n'
+        b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"tool_calls"}],"usage":{"completion_tokens":9}}\n\n'
+        b'data: {"choices":[],"usage":{}}\n\n'
+        b"data: [DONE]\n\n",
+        1,
+        [
+            Started(0),
+            ToolCallDelta(0, 0, "{", "a", "f"),
+            ToolCallDelta(0, 0, "}"),
+            ChoiceFinished(0, "tool_calls"),
+            Finished(Usage(30, 9)),
+        ],
+    ),
     "cohere": (
         b'data: {"id":"8f1","object":"chat.completion.chunk","created":1747000000,"model":"command-a-03-2025","choices":'
         b'[{"index":0,"finish_reason":null,"delta":{"role":"assistant","content":""}}]}\n\n'

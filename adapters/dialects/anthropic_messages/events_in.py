@@ -33,6 +33,7 @@ REASONS: Mapping[str, FinishReason] = {
     "tool_use": "tool_calls",
     "refusal": "content_filter",
 }
+_OF_PROMPT = ("input", "written", "read")
 _PLAIN = ("end_turn", "stop_sequence", "max_tokens", "tool_use")
 
 
@@ -98,7 +99,7 @@ _decoder = msgspec.json.Decoder(_Event)
 
 
 def parse_usage(*reports: WireUsage | None) -> Usage:
-    """The usage that one report or several of a stream tell, the last word counting."""
+    """The usage that one report or several of a stream tell, the last word counting; one about nothing is none."""
     told: dict[str, int] = {}
     for report in reports:
         if report is None:
@@ -111,7 +112,10 @@ def parse_usage(*reports: WireUsage | None) -> Usage:
             "long": report.cache_creation and report.cache_creation.ephemeral_1h_input_tokens,
             "thought": report.output_tokens_details and report.output_tokens_details.thinking_tokens,
         }
-        told |= {name: reported(value) for name, value in given.items() if isinstance(value, int)}
+        counts = {name: reported(value) for name, value in given.items() if isinstance(value, int)}
+        # What of a prompt a cache had is taken out of the rest of it, of which nothing may be left.
+        split = any(counts.get(name) for name in _OF_PROMPT)
+        told |= {name: count for name, count in counts.items() if count or (split and name in _OF_PROMPT)}
     read, written = told.get("read", 0), told.get("written", 0)
     return Usage(
         prompt_tokens=told.get("input", 0) + read + written,

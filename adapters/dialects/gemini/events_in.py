@@ -10,7 +10,7 @@ import msgspec
 from adapters.dialects.failures import failure_in_stream
 from adapters.dialects.gemini.fields import FunctionCall, Wire
 from adapters.dialects.gemini.request_in import signed
-from adapters.dialects.openai_usage import reported
+from adapters.dialects.openai_usage import reported, together
 from adapters.errors import InvalidRequest, UpstreamInvalid
 from adapters.types import (
     ChatRequest,
@@ -152,7 +152,7 @@ class EventParser:
             raise UpstreamInvalid("The provider sent a chunk that is none.") from None
         events: list[Event] = []
         if chunk.usage_metadata is not None:
-            self._usage = parse_usage(chunk.usage_metadata)
+            self._usage = together(self._usage, parse_usage(chunk.usage_metadata))
         if not self._started:
             if chunk.prompt_feedback is not None and chunk.prompt_feedback.block_reason and not chunk.candidates:
                 message = "The provider's content filter refuses this conversation."

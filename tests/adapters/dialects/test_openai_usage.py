@@ -63,3 +63,10 @@ def test_no_count_that_cannot_be_is_believed(count: int) -> None:
     assert embedded(gemini_embeddings.parse_answer, counted) == 0
     predicted = {"predictions": [{"embeddings": {"values": [1], "statistics": {"token_count": count}}}]}
     assert embedded(gemini_embeddings.parse_vertex_answer, predicted) == 0
+
+
+def test_a_later_report_of_nothing_takes_nothing_back() -> None:
+    begun, ended = anthropic.WireUsage(input_tokens=25), anthropic.WireUsage(input_tokens=0, output_tokens=9)
+    assert anthropic.parse_usage(begun, ended) == Usage(25, 9)
+    cached = anthropic.WireUsage(input_tokens=0, cache_read_input_tokens=25)
+    assert anthropic.parse_usage(begun, cached, ended) == Usage(25, 9, 25)

@@ -132,7 +132,7 @@ def test_what_comes_after_the_end_or_is_new_is_skipped() -> None:
 @pytest.mark.parametrize(
     ("usage", "expected"),
     [
-        ({"output_tokens": -5, "input_tokens": -1}, Usage()),
+        ({"output_tokens": -5, "input_tokens": -1}, Usage(1)),
         ({"output_tokens": 2, "output_tokens_details": {"thinking_tokens": 9}}, Usage(1, 2, reasoning_tokens=2)),
         ({"output_tokens": 2, "cache_creation": {"ephemeral_1h_input_tokens": 9}}, Usage(1, 2)),
         ({}, Usage(1)),
