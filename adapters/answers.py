@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import msgspec
 
@@ -99,6 +99,14 @@ class Reading:
         """Wait for the status, or for the end that came instead."""
         while not self.status and not self._ended:
             await self._next()
+
+    async def over(self, seconds: float) -> None:
+        """Wait so long for the end, behind which the connection can have another request; nobody wants the rest."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while not self._ended:
+                    self._pieces.clear()
+                    await self._next()
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self

@@ -35,7 +35,7 @@ from adapters.dialects.gemini import embeddings as gemini_embeddings
 from adapters.errors import AdapterError, InvalidRequest, UpstreamInvalid
 from adapters.estimates import Tally, prompt_tokens
 from adapters.providers import Capability
-from adapters.relay import Relaying
+from adapters.relay import REST_S, Relaying
 from adapters.sse import EventSplitter
 from adapters.types import (
     Caller,
@@ -281,14 +281,21 @@ class Remote:
     async def _events(self, dialect: DialectName, body: bytes, parser: EventParser) -> AsyncGenerator[Event]:
         upstream = self.upstream
         head = await upstream.head("POST", upstream.target(dialect, self.model), body, _STREAM)
-        async with streamed(upstream.wire, head, body) as reading:
-            if reading.status != 200:
-                raise await self._failure(reading)
-            splitter = await _splitter(reading)
-            async for piece in reading:
-                for kind, payload in splitter.feed(piece):
-                    for event in parser.feed(kind, payload):
-                        yield event
+        try:
+            async with streamed(upstream.wire, head, body) as reading:
+                if reading.status != 200:
+                    raise await self._failure(reading)
+                splitter = await _splitter(reading)
+                async for piece in reading:
+                    for kind, payload in splitter.feed(piece):
+                        for event in parser.feed(kind, payload):
+                            yield event
+                    if parser.done:
+                        await reading.over(REST_S)
+                        break
+        except AdapterError:
+            if not parser.done:
+                raise
         for kind, payload in splitter.end():
             for event in parser.feed(kind, payload):
                 yield event

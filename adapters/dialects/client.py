@@ -51,6 +51,11 @@ class Style(msgspec.Struct, frozen=True, kw_only=True):
 class EventParser(Protocol):
     """Turns the payloads of one stream into its events, from `Started` to `Finished`."""
 
+    @property
+    def done(self) -> bool:
+        """Whether all has come that belongs to the answer, whatever the connection does then."""
+        ...
+
     def feed(self, kind: str, payload: bytes) -> Sequence[Event]:
         """The events of the next payload: `data` of a server-sent event (`kind` is its `event`, mostly empty) or of a
         message of an event stream (`kind` is its type).

@@ -120,7 +120,7 @@ class EventParser:
     def __init__(self, request: ChatRequest) -> None:
         self._choices = request.generation.n
         self._usage = Usage()
-        self._started = self._done = False
+        self._started = self.done = False
         self._finished: set[int] = set()
         # The calls of each choice with their ids, and which of them was the last one of an index.
         self._calls: dict[int, list[str]] = {}
@@ -129,10 +129,10 @@ class EventParser:
 
     def feed(self, kind: str, payload: bytes) -> list[Event]:
         """The events of the next chunk."""
-        if self._done or not payload:
+        if self.done or not payload:
             return []
         if payload == b"[DONE]":
-            self._done = True
+            self.done = True
             return []
         if (problem := failure_in_stream(payload)) is not None:
             raise problem
@@ -156,10 +156,10 @@ class EventParser:
 
     def end(self) -> list[Event]:
         """What closes the stream. Without any sign of an end the stream has broken off."""
-        if not self._started or not (self._done or self._finished):
+        if not self._started or not (self.done or self._finished):
             raise UpstreamInvalid("The provider's answer broke off.")
         open_choices = [index for index in range(self._choices) if index not in self._finished]
-        if open_choices and not self._done:
+        if open_choices and not self.done:
             raise UpstreamInvalid("The provider's answer broke off.")
         ends: list[Event] = [self._finish(index, "stop") for index in open_choices]
         return [*ends, Finished(self._usage)]

@@ -74,15 +74,15 @@ class EventParser:
     def __init__(self, request: CompletionRequest) -> None:
         self._choices = choice_count(request)
         self._usage = Usage()
-        self._started = self._done = False
+        self._started = self.done = False
         self._finished: set[int] = set()
 
     def feed(self, kind: str, payload: bytes) -> list[Event]:
         """The events of the next chunk."""
-        if self._done or not payload:
+        if self.done or not payload:
             return []
         if payload == b"[DONE]":
-            self._done = True
+            self.done = True
             return []
         if (problem := failure_in_stream(payload)) is not None:
             raise problem
@@ -114,7 +114,7 @@ class EventParser:
     def end(self) -> list[Event]:
         """What closes the stream. Without any sign of an end the stream has broken off."""
         unfinished = [index for index in range(self._choices) if index not in self._finished]
-        if not self._started or (unfinished and not self._done):
+        if not self._started or (unfinished and not self.done):
             raise UpstreamInvalid("The provider's answer broke off.")
         return [*(ChoiceFinished(index, "stop") for index in unfinished), Finished(self._usage)]
 

@@ -250,6 +250,23 @@ def test_a_stream_cut_at_every_byte_never_ends_well() -> None:
     run(scenario())
 
 
+@pytest.mark.parametrize("end", [b"", b"5\r\nhalf", b"no chunk"])
+def test_whatever_a_connection_does_behind_the_end_the_answer_is_whole(end: bytes) -> None:
+    async def scenario() -> None:
+        async def open_ended(peer: Peer) -> None:
+            await peer.request()
+            await peer.send(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
+            await peer.send(b"%x\r\n%b\r\n" % (len(HELLO), HELLO))
+            await peer.send(end)
+            await peer.gone()
+
+        async with remote(open_ended) as (model, _):
+            *_, last = await drained(model.chat(REQUEST, CALLER))
+            assert last == Finished(Usage(9, 2, cached_tokens=4))
+
+    run(scenario())
+
+
 def test_completions() -> None:
     async def scenario() -> None:
         body = chunks(

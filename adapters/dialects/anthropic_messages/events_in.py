@@ -136,7 +136,7 @@ class EventParser:
         self._calls: dict[int, int] = {}
         self._silent: set[int] = set()
         self._end: ChoiceFinished | None = None
-        self._done = False
+        self.done = False
 
     def feed(self, kind: str, payload: bytes) -> list[Event]:
         """The events of the next payload."""
@@ -149,7 +149,7 @@ class EventParser:
             event = _decoder.decode(payload)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise UpstreamInvalid("The provider sent an event that is none.") from None
-        if self._done:
+        if self.done:
             return []
         if not self._reports and event.type not in ("message_start", "ping"):
             raise UpstreamInvalid("The provider's answer did not begin as it should.")
@@ -170,7 +170,7 @@ class EventParser:
 
     def end(self) -> list[Event]:
         """Nothing; raises when the stream ended before its last event."""
-        if not self._done:
+        if not self.done:
             raise UpstreamInvalid("The provider's answer broke off.")
         return []
 
@@ -241,5 +241,5 @@ class EventParser:
     def _last(self) -> list[Event]:
         if self._end is None:
             raise UpstreamInvalid("The provider's answer broke off.")
-        self._done = True
+        self.done = True
         return [self._end, Finished(parse_usage(*self._reports))]

@@ -138,6 +138,11 @@ class EventParser:
                 self._usage = parse_usage(event.usage)
         return []
 
+    @property
+    def done(self) -> bool:
+        """Its usage is the last that comes."""
+        return self._end is not None and self._usage is not None
+
     def end(self) -> list[Event]:
         """The last event; raises when the stream ended before its end was said."""
         if self._end is None:

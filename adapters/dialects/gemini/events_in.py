@@ -131,7 +131,9 @@ def new_id() -> str:
 
 
 class EventParser:
-    """The events of one stream. `new_id` names calls that Gemini left unnamed."""
+    """The events of one stream, which only ends with its body. `new_id` names calls that Gemini left unnamed."""
+
+    done = False
 
     def __init__(self, request: ChatRequest, new_id: Callable[[], str] = new_id) -> None:
         self._choices = request.generation.n

@@ -109,6 +109,11 @@ class EventParser:
         self._started = True
         return events + self._deltas(event)
 
+    @property
+    def done(self) -> bool:
+        """One event ends it."""
+        return self._usage is not None
+
     def end(self) -> list[Event]:
         """What closes the stream."""
         if self._usage is None:
