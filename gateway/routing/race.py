@@ -65,18 +65,20 @@ class Race(Generic[T]):
                 error = task.exception()
                 if error is None:
                     self._give_up(task)
+                    del self._running[task]
                     return task.result()
                 target, _ = self._running.pop(task)
                 if isinstance(error, AdapterError) and self._running:
                     self._trip.failed[target.identity] = self._trip.last = error
             if not self._running:
                 assert error is not None, "who does not run any more has failed"
+                self._trip.answered = None  # Whoever is tried next is alone, and shown.
                 raise error
             await asyncio.wait([self._answered, *self._running], return_when=asyncio.FIRST_COMPLETED)
 
     def close(self) -> None:
-        """Give up whatever still runs; its client has gone, or an answer was found."""
-        self._trip.over = True
+        """Give up whatever still runs: its client has gone, or somebody has answered. Nothing does when all failed."""
+        self._trip.over = self._trip.answered is not None
         self._give_up(None)
         self._answered.cancel()
 

@@ -330,3 +330,37 @@ def test_what_a_provider_does_more_for_than_answer_is_asked_for_once(ask: Callab
         assert not second.asked.is_set()
 
     run(test())
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_what_is_passed_on_is_shown_when_it_is_tried_again_after_a_race(both: bool) -> None:
+    async def test() -> None:
+        first, second, third = Runner("a", GONE), Runner("b", GONE if both else None), Runner("c")
+        sink = Shown()
+        course = Course(first, second, third)
+        inbound = Inbound("openai_chat", BODY, Head("route", stream=True))
+        asking = asyncio.ensure_future(course.router.relay(inbound, Caller("r", "t"), sink))
+        await first.asked.wait()
+        if both:
+            course.ticks.release()
+            await second.asked.wait()
+        for one in (first, second, third):
+            one.go.set()
+        relayed = await asking
+        assert [one for one in sink.told if isinstance(one, bytes)] == [relayed.rest] * 3
+        assert relayed.rest == (b"c" if both else b"b")
+
+    run(test())
+
+
+def test_the_answer_of_the_winner_is_not_closed_with_the_race() -> None:
+    async def test() -> None:
+        runner = Runner("a")
+        runner.go.set()
+        events = Course(runner, Runner("b")).router.chat(REQUEST, Caller("r", "t"))
+        assert isinstance(await anext(events), Started)
+        for _ in range(5):  # The client takes its time.
+            await asyncio.sleep(0)
+        assert isinstance([event async for event in events][-1], Finished)
+
+    run(test())
