@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+import msgspec
+
 from adapters.answers import fetch
 from adapters.connection import Timeouts
 from adapters.dialects.failures import failure
@@ -13,20 +15,43 @@ ANSWER_BYTES_MAX = 16 << 20
 TIMEOUTS = Timeouts(connect_s=5, first_byte_s=10, idle_s=10, total_s=20)
 
 
-async def ask(settings: UpstreamSettings) -> bool:
-    """Whether it was asked, as some have no such list; raises the `AdapterError` that requests would get."""
+class _Model(msgspec.Struct):
+    id: str = ""
+    name: str = ""
+
+
+class _Models(msgspec.Struct):
+    data: list[_Model] = []
+    models: list[_Model] = []
+    has_more: bool | None = None
+    next_page: str | None = msgspec.field(default=None, name="nextPageToken")
+
+
+async def ask(settings: UpstreamSettings) -> frozenset[str] | None:
+    """The models that it lists, none where that is not all of them or is told in a way of its own; None where it cannot
+    be asked for them. Raises the `AdapterError` that requests would get."""
     upstream = Upstream(settings)
     try:
         if upstream.row.models_path is None:
-            return False
+            return None
         target = upstream.path(upstream.row.models_path.removeprefix("/"))
         head = await upstream.head("GET", target, b"")
         answer = await fetch(upstream.wire, head, b"", bytes_max=ANSWER_BYTES_MAX, timeouts=TIMEOUTS)
         if answer.status != 200:
             raise failure(answer.status, answer.body, {}, time.time())
-        return True
+        return _listed(answer.body) if upstream.row.lists_served else frozenset()
     finally:
         await upstream.close()
+
+
+def _listed(body: bytes) -> frozenset[str]:
+    try:
+        told = msgspec.json.decode(body, type=_Models)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return frozenset()
+    if told.has_more or told.next_page:
+        return frozenset()
+    return frozenset((one.id or one.name).removeprefix("models/") for one in (*told.data, *told.models))
 
 
 async def knock(upstream: Upstream, path: str | None, timeout_s: float) -> int:

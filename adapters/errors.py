@@ -113,3 +113,10 @@ class UpstreamRefused(UpstreamFailed):
 
 class Timeout(AdapterError):
     code = "upstream_timeout"
+
+
+def in_full(error: AdapterError) -> str:
+    """A failure with what the provider said of it, which clients are not told."""
+    status = str(error.status) if isinstance(error, UpstreamRefused) else ""
+    said = ": ".join(filter(None, (status, error.words)))
+    return f"{error.message} ({said})" if said else error.message

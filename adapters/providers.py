@@ -81,6 +81,7 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     `paths` lead from the base URL to where each dialect is spoken; `{model}` in one is the model, percent-encoded.
     `base_url` None has to be configured; `{region}` and `{project}` in it are settings too. `headers` go with every
     request. `models_path` lists its models, which is how it is asked whether a key is good; None: it has no such list.
+    `lists_served` says that requests name models as that list does.
     `counting` is how and where it counts the tokens of prompts, `health_path` where its host says whether it is well.
     """
 
@@ -92,6 +93,7 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     style: Style = Style()
     key_needed: bool = True
     models_path: str | None = "/models"
+    lists_served: bool = True
     health_path: str | None = None
     counting: tuple[CountDialect, str] | None = None
     requires: tuple[str, ...] = ()
@@ -156,6 +158,7 @@ PROVIDERS: Mapping[ProviderKind, Provider] = {
     "azure": Provider(
         paths={dialect: f"/openai/v1{path}" for dialect, path in _AZURES.items()},
         models_path="/openai/v1/models",
+        lists_served=False,
         auth="api_key",
         capabilities=_OPENAI,
         style=Style(max_tokens="max_completion_tokens", developer_role=True, thoughtful=_THOUGHTFUL),

@@ -78,7 +78,9 @@ def parser() -> argparse.ArgumentParser:
     _add_serve(commands)
     check = command.add(commands, "check", _check, "validate the configuration and print a summary")
     doctor = command.add(commands, "doctor", _doctor, "check this machine, the data directory and the configuration")
-    doctor.add_argument("--online", action="store_true", help="ask each provider whether it takes its key")
+    doctor.add_argument(
+        "--online", action="store_true", help="ask each provider whether it takes its key and has the models of routes"
+    )
     for verb in (check, doctor):
         command.add_config_options(verb)
     cli_keys.add_commands(commands)
@@ -185,8 +187,7 @@ def _check(options: argparse.Namespace) -> int:
         print(f"model       {names}: {model.file or model.pull}")
     for route in config.routes:
         names = " ".join((route.name, *route.aliases))
-        targets = ", ".join(f"{one.model} of {one.provider}" for group in route.groups for one in group)
-        print(f"route       {names}: {targets}")
+        print(f"route       {names}: {route.ways}")
     print("The configuration is valid.")
     return 0
 

@@ -7,7 +7,7 @@ import re
 
 from gateway.moments import moment_us
 
-GROUPS = "hour,day,month,tenant,key_id,user_id,team_id,org_id,model,provider"
+GROUPS = "hour,day,month,tenant,key,user,team,org,model,provider"
 
 
 def add_limit_options(command: argparse.ArgumentParser, of: str) -> None:
@@ -35,7 +35,7 @@ def add_limit_options(command: argparse.ArgumentParser, of: str) -> None:
 
 
 def add_usage_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--by", default="model", metavar="NAMES", help=f"sum up by any of {GROUPS}")
+    command.add_argument("--by", default="model", metavar="NAMES", help=f"sum up by any of {GROUPS} (default: model)")
     command.add_argument("--since", type=date_us, default=0, metavar="DATE")
     command.add_argument("--until", type=date_us, default=2**62, metavar="DATE")
     command.add_argument("--tenant", metavar="NAME", help="only this tenant")

@@ -147,8 +147,8 @@ def _list(options: argparse.Namespace) -> int:
     for item in items:
         known = _plain(item)
         if options.kind == "route":
-            told = [f"{one['model']} of {one['provider']}" for group in known["groups"] for one in group]
-            about = (known["policy"], ", ".join(told))
+            told = (", ".join(f"{one['model']} of {one['provider']}" for one in group) for group in known["groups"])
+            about = (known["policy"], "; then ".join(told))
         else:
             about = (known["kind"], known["base_url"] or "")
         rows.append((item.name, *about, known["source"], known["problem"] or ""))

@@ -175,7 +175,8 @@ def _explained(error: GatewayError, options: argparse.Namespace) -> str:
         return error.message.rstrip(".") + ("" if told else f" ({str(error.param).removesuffix('_id')})")
     named = [name for name in ("id", "team", "org", "user") if getattr(options, name, None)]
     at = next((name for name in named if error.param == f"{name}_id"), "user" if error.param else (named or [""])[0])
-    return f"there is no {'key' if at == 'id' else at} {getattr(options, at, '')}"
+    noun = "key" if at == "id" else at
+    return f"there is no {noun} {getattr(options, at, '')}; `gateway {noun}s list` shows which there are"
 
 
 def with_keys(options: argparse.Namespace, work: Callable[[Keyring, Directory], Awaitable[T]]) -> T:

@@ -142,6 +142,13 @@ class RouteConfig(Section, frozen=True, kw_only=True):
         Meta(min_length=1, max_length=16),
     ]
 
+    @property
+    def ways(self) -> str:
+        """Its targets in words, group after group, and how one of a group is chosen where there are several."""
+        told = (", ".join(f"{one.model} of {one.provider}" for one in group) for group in self.groups)
+        chosen = f" ({self.policy})" if max(map(len, self.groups)) > 1 else ""
+        return "; then ".join(told) + chosen
+
 
 def provider_conflicts(providers: tuple[ProviderConfig, ...]) -> Iterator[tuple[str, str]]:
     """What no single type can say, as (path, problem)."""

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
@@ -19,14 +20,14 @@ from urllib.parse import urlsplit
 import msgspec
 
 from adapters.asking import ask
-from adapters.errors import AdapterError
+from adapters.errors import AdapterError, in_full
+from adapters.providers import PROVIDERS
 from gateway import audit
 from gateway.auth.key_text import PEPPER_NAME, PepperError, load_pepper
 from gateway.auth.keyring import count_keys
 from gateway.auth.keys import Keys
 from gateway.canary import sing
 from gateway.config import Config, ProviderConfig, is_loopback
-from gateway.config_providers import LOCAL
 from gateway.ledger.refused import refused_in
 from gateway.ledger.store import Ledger
 from gateway.library.machine import available_bytes
@@ -88,7 +89,7 @@ def examine(config: Config, *, online: bool = False) -> Iterator[Check]:
     for check in checks:
         yield from check(config)
     for provider in config.providers if online else ():
-        yield asyncio.run(_ask(provider))
+        yield asyncio.run(_ask(provider, config))
 
 
 def _python(_: Config) -> Iterator[Check]:
@@ -350,24 +351,39 @@ def _provider_problems(provider: ProviderConfig) -> Iterator[tuple[Status, str]]
         yield "warn", "its certificate is not verified, so that anybody on the way there can read its key"
 
 
-async def _ask(provider: ProviderConfig) -> Check:
+async def _ask(provider: ProviderConfig, config: Config) -> Check:
     name = f"provider {provider.name}"
     try:
-        asked = await ask(upstream_settings(provider))
+        listed = await ask(upstream_settings(provider))
     except AdapterError as error:
-        return Check("fail", name, error.message)
-    return Check("ok", name, "it answers, and takes its key" if asked else "it has no list of models to ask for")
+        return Check("fail", name, in_full(error))
+    if listed is None:
+        return Check("ok", name, "it has no list of models to ask for")
+    answers = "it answers" + (", and takes its key" if PROVIDERS[provider.kind].key_needed or provider.api_key else "")
+    targets = [one for route in config.routes for group in route.groups for one in group]
+    wanted = dict.fromkeys(one.model for one in targets if one.provider == provider.name)
+    for model in wanted if listed else ():
+        if model not in listed:
+            near = get_close_matches(model, listed, 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            return Check("warn", name, f"{answers}, but lists no model {model}{hint}")
+    return Check("ok", name, answers)
 
 
 def _routes(config: Config) -> Iterator[Check]:
     prices = price_table([*config.models, *config.routes], config.providers)
     for route in config.routes:
-        group = [one for group in route.groups for one in group]
-        targets = ", ".join(f"{one.model} of {one.provider}" for one in group)
-        if any(price_place(route.name, one.identity) not in prices and one.provider != LOCAL for one in group):
-            yield Check("warn", f"route {route.name}", f"{targets}; without a price no key with a budget may use it")
+        unpriced = [
+            f"{one.model} of {one.provider}"
+            for group in route.groups
+            for one in group
+            if price_place(route.name, one.identity) not in prices
+        ]
+        if unpriced:
+            why = f"without a price for {', '.join(unpriced)} no key with a budget may use it"
+            yield Check("warn", f"route {route.name}", f"{route.ways}; {why}")
         else:
-            yield Check("ok", f"route {route.name}", targets)
+            yield Check("ok", f"route {route.name}", route.ways)
 
 
 def _existing(path: Path) -> Path:

@@ -100,7 +100,7 @@ async def usage(database: Database, options: argparse.Namespace, config: Config)
         await note(database, "ledger.reprice", options.model or "", corrections=count, usd=usd(difference_nano))
         print(f"{count} corrections, together {usd(difference_nano)} US dollars")
         return []
-    by = [name for name in options.by.split(",") if name]
+    by = [f"{name}_id" if name in ("key", "user", "team", "org") else name for name in options.by.split(",") if name]
     if unknown := [name for name in by if name not in GROUPS]:
         raise UsageError(f"cannot sum up by {unknown[0]}; possible: {', '.join(GROUPS)}")
     rows = await ledger.summary(cast(Sequence[GroupBy], by), wanted)

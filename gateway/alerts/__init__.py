@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import datetime
 import logging
+import re
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
@@ -19,6 +20,7 @@ import msgspec
 
 from gateway.ledger.export import usd
 from gateway.limits.limiter import Alert, Balance, wall_us
+from gateway.limits.periods import PERIOD_LETTERS
 from gateway.limits.wallets import places
 from gateway.state.database import Database, DatabaseError, Value
 from gateway.telemetry import Telemetry
@@ -237,7 +239,16 @@ def text_of(alert: Alert) -> str:
             return f"{alert.subject} is low: {usd(alert.limit_nano - alert.spent_nano)} US dollars are left"
         case "paused":
             return f"{alert.subject} has no credit left: its keys are paused until it is topped up"
-    return f"{alert.subject} has used {alert.percent} % of its budget: {spent} of {limit} US dollars in {alert.account}"
+    return (
+        f"{alert.subject} has used {alert.percent} % of its budget: {spent} of {limit} US dollars{_when(alert.account)}"
+    )
+
+
+def _when(account: str) -> str:
+    """The period of a budget in words, where it is one of the calendar."""
+    period = account.rpartition(":")[2]
+    found = re.fullmatch(r"([dwmy])(\d{4}-\d\d-\d\d)", period)
+    return "" if found is None else f" in the {PERIOD_LETTERS[found[1]]} from {found[2]}"
 
 
 def _text(payload: str) -> str:

@@ -33,7 +33,7 @@ from gateway.api.log_ins import LogIns
 from gateway.audit import Audit
 from gateway.auth import Authenticator, Principal
 from gateway.auth.key_text import key_id
-from gateway.auth.roles import PUBLIC, may
+from gateway.auth.roles import PUBLIC, in_scope, may
 from gateway.config import is_loopback
 from gateway.logs import AccessLog, Fields
 from gateway.networks import Networks, client_address
@@ -291,7 +291,8 @@ class Edge:
         state["principal"] = principal
         if principal is not visitor.admitted:
             if may(principal, permission) != "allowed":
-                raise errors.error("permission_denied", f"This needs the permission {permission}.")
+                why = "." if in_scope(principal, permission) else ", which the scopes of this key leave out."
+                raise errors.error("permission_denied", f"This needs the permission {permission}{why}")
             visitor.admitted = principal
         return principal
 

@@ -126,19 +126,19 @@ def may(principal: Principal, permission: str, resource: Resource | None = None)
     if _has(principal, permission, rule, resource):
         return "allowed"
     # A key whose scopes leave the permission out is refused whatever the resource, so this says nothing about it.
-    if resource is None or not _in_scope(principal, permission):
+    if resource is None or not in_scope(principal, permission):
         return "denied"
     seen = rule.read != permission and _has(principal, rule.read, TABLE[rule.read], resource, scoped=False)
     return "denied" if seen else "hidden"
 
 
 def _has(principal: Principal, permission: str, rule: Rule, resource: Resource | None, *, scoped: bool = True) -> bool:
-    if scoped and not _in_scope(principal, permission):
+    if scoped and not in_scope(principal, permission):
         return False
     return principal.admin or not rule.who.isdisjoint(capacities(principal, resource))
 
 
-def _in_scope(principal: Principal, permission: str) -> bool:
+def in_scope(principal: Principal, permission: str) -> bool:
     return principal.scopes is None or permission in principal.scopes
 
 

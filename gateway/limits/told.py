@@ -10,6 +10,12 @@ from gateway.limits.book import Refusal
 from gateway.limits.periods import PERIOD_LETTERS
 from gateway.limits.windows import BUSY_RETRY_US, Room
 
+# Whoever reads that a short request is over 1,000 tokens should not have to guess why.
+MORE_THAN_ALL = (
+    "This request alone could use more: until it has run, each byte of it counts as a token, and so do 1,024 for a "
+    "template and the longest answer that it asks for."
+)
+
 
 def refusal_error(refusal: Refusal) -> GatewayError:
     """The answer to a request that was not let in."""
@@ -25,7 +31,8 @@ def refusal_error(refusal: Refusal) -> GatewayError:
     if retry_s is not None:
         return errors.error("rate_limit_exceeded", message, retry_after_s=retry_s, headers=headers)
     headers["x-should-retry"] = "false"
-    refused = errors.error("rate_limit_exceeded", f"{message} This request alone is over it.", headers=headers)
+    alone = MORE_THAN_ALL if refusal.kind == "tokens" else "This request alone is over it."
+    refused = errors.error("rate_limit_exceeded", f"{message} {alone}", headers=headers)
     refused.retry_after_s = None
     return refused
 

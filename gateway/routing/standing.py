@@ -17,6 +17,7 @@ from adapters.errors import (
     Unavailable,
     UpstreamFailed,
     UpstreamRefused,
+    in_full,
 )
 from adapters.types import Served
 from gateway.routing.breaker import Breaker
@@ -166,13 +167,6 @@ class Visit:
             self._standing.failed(error, self.served.target, now_s)
         else:
             self._standing.breaker.left()
-
-
-def in_full(error: AdapterError) -> str:
-    """A failure with what the provider said of it, which clients are not told."""
-    status = str(error.status) if isinstance(error, UpstreamRefused) else ""
-    said = ": ".join(filter(None, (status, error.words)))
-    return f"{error.message} ({said})" if said else error.message
 
 
 def is_targets_fault(error: AdapterError) -> bool:

@@ -276,12 +276,37 @@ def test_asking_a_provider_whether_it_takes_the_key() -> None:
                     name="p", kind="openai", api_key=Key(), base_url=f"http://127.0.0.1:{peers.port}/v1"
                 )
                 if expected is None:
-                    assert await ask(settings)
+                    assert await ask(settings) == frozenset()
                 else:
                     with pytest.raises(expected):
                         await ask(settings)
         with pytest.raises(Unreachable):
             await ask(UpstreamSettings(name="p", kind="vllm", base_url="http://127.0.0.1:1/v1"))
-        assert not await ask(UpstreamSettings(name="p", kind="bedrock", api_key=Key(), region="x"))
+        assert await ask(UpstreamSettings(name="p", kind="bedrock", api_key=Key(), region="x")) is None
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "listed"),
+    [
+        (
+            "openai",
+            b'{"object":"list","data":[{"id":"a","object":"model"},{"id":"b/c"}],"has_more":false}',
+            {"a", "b/c"},
+        ),
+        ("gemini", b'{"models":[{"name":"models/g"}]}', {"g"}),
+        ("gemini", b'{"models":[{"name":"models/g"}],"nextPageToken":"x"}', set()),
+        ("anthropic", b'{"data":[{"id":"a"}],"has_more":true}', set()),
+        ("azure", b'{"data":[{"id":"a"}]}', set()),
+        ("together", b'[{"id":"a"}]', set()),
+        ("vllm", b"<html>", set()),
+    ],
+)
+def test_the_models_that_a_provider_lists(kind: ProviderKind, body: bytes, listed: set[str]) -> None:
+    async def scenario() -> None:
+        async with upstream(answering(reply(body))) as peers:
+            url = f"http://127.0.0.1:{peers.port}"
+            assert await ask(UpstreamSettings(name="p", kind=kind, api_key=Key(), base_url=url)) == frozenset(listed)
 
     run(scenario())

@@ -274,7 +274,8 @@ def test_organisations_and_teams_go_by_their_names_where_these_are_theirs_alone(
     assert (key["org_id"], key["team_id"]) == (orgs[0], team)
     assert run("orgs", "show", "Twin").err == "gateway: several orgs are called Twin; say which by its id\n"
     assert run("teams", "show", "lab").err == "gateway: several teams are called lab; say which by its id\n"
-    assert run("orgs", "show", "Other").err == "gateway: there is no org Other\n"
+    gone = "gateway: there is no org Other; `gateway orgs list` shows which there are\n"
+    assert run("orgs", "show", "Other").err == gone
 
 
 def made(run: Run, *arguments: str) -> str:
@@ -345,7 +346,7 @@ def test_keys_of_organisations(run: Run) -> None:
             "Only an administrator of the gateway can be in no organisation (org)",
         ),
         (["users", "create", "nobody", "--org", "org_x"], "This is no e-mail address (email)"),
-        (["keys", "show", "kkkkkkkkkkkk"], "there is no key kkkkkkkkkkkk"),
+        (["keys", "show", "kkkkkkkkkkkk"], "there is no key kkkkkkkkkkkk; `gateway keys list` shows which there are"),
         (["keys", "create", "a", "--team", "team_x"], "there is no team team_x"),
         (["keys", "create", "a", "--scopes", "everything"], "There is no permission 'everything'"),
         (["keys", "create", "a", "--meta", "x"], "metadata is NAME=VALUE, not 'x'"),

@@ -195,6 +195,14 @@ def test_providers_and_routes_are_examined_without_asking_them(tmp_path: Path) -
     routes = (
         RouteConfig(name="free", groups=((TargetConfig(provider="fine", model="m", price=PriceConfig(input="0")),),)),
         RouteConfig(name="unknown", groups=((TargetConfig(provider="fine", model="m"),),)),
+        RouteConfig(
+            name="both",
+            policy="sticky",
+            groups=(
+                (TargetConfig(provider="fine", model="gpt-4o"), TargetConfig(provider="open", model="a")),
+                (TargetConfig(provider="open", model="b", price=PriceConfig(input="1")),),
+            ),
+        ),
     )
     checks = list(doctor.examine(Config(data_dir=str(tmp_path / "data"), providers=providers, routes=routes)))
     told = [(check.status, check.name, check.detail) for check in checks if check.name.startswith(("prov", "rou"))]
@@ -205,5 +213,11 @@ def test_providers_and_routes_are_examined_without_asking_them(tmp_path: Path) -
         ("warn", "provider shown", f"other users can read {key}; run: chmod 600 {key}"),
         ("fail", "provider lost", f"{tmp_path / 'gone'} cannot be read"),
         ("ok", "route free", "m of fine"),
-        ("warn", "route unknown", "m of fine; without a price no key with a budget may use it"),
+        ("warn", "route unknown", "m of fine; without a price for m of fine no key with a budget may use it"),
+        (
+            "warn",
+            "route both",
+            "gpt-4o of fine, a of open; then b of open (sticky); "
+            "without a price for a of open no key with a budget may use it",
+        ),
     ]

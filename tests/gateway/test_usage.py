@@ -44,6 +44,8 @@ def test_sums_exports_and_corrections(tmp_path: Path, capsys: pytest.CaptureFixt
         assert run(tmp_path, "usage", "--by", time) == 0
         (head, *_), row = [line.split() for line in capsys.readouterr().out.splitlines()]
         assert " ".join([head, *row]).startswith(began)
+    assert run(tmp_path, "usage", "--by", "key,user,team,org") == 0
+    assert capsys.readouterr().out.split()[:4] == ["KEY_ID", "USER_ID", "TEAM_ID", "ORG_ID"]
     assert run(tmp_path, "usage", "--csv") == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4 and ",'=demo," in lines[2]

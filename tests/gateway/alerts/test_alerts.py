@@ -72,7 +72,7 @@ def test_an_alert_is_told_once_by_all_replicas_and_after_a_restart(
             await asyncio.gather(*(replica.store() for replica in replicas))
             await asyncio.gather(*(replica.deliver() for replica in replicas))
         ((id, subject, payload),) = bench.ear.heard
-        text = "key:k has used 80 % of its budget: 8.0 of 10.0 US dollars in key:k:m2026-11-01"
+        text = "key:k has used 80 % of its budget: 8.0 of 10.0 US dollars in the month from 2026-11-01"
         assert (id, subject) == (ALERT.id, text) and [record.message for record in caplog.records] == [text]
         told = msgspec.json.decode(payload)
         assert (told["type"], told["percent"], told["limit_usd"]) == ("budget.threshold", 80, "10.0")

@@ -304,3 +304,16 @@ def test_money_that_a_correction_gave_back_can_be_spent_after_a_minute() -> None
     bench.held(principal, Need(70))
     assert isinstance(bench.reserve(principal, Need(1)), Refusal)
     assert bench.asked == 3
+
+
+def test_a_request_that_is_more_than_all_of_a_limit_is_told_how_it_was_counted() -> None:
+    bench = Bench()
+    tokens = ScopeLimits(tokens_per_minute=9)
+    error = bench.error(who(limits=tokens))
+    assert error.message.startswith(
+        "Too many tokens: the limit of your key is 9 in one minute, with 9 left. This request "
+    )
+    assert error.message.endswith("1,024 for a template and the longest answer that it asks for.")
+    assert error.wire_headers()["x-should-retry"] == "false" and "retry-after" not in error.wire_headers()
+    closed = bench.error(who("other", ScopeLimits(requests_per_minute=0)))
+    assert closed.message.endswith(" This request alone is over it.")
