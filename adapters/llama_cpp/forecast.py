@@ -25,7 +25,7 @@ from adapters.types import Kind, ModelCard
 
 MIB = 1 << 20
 # Python, numpy, llama.cpp and everything else that a worker of any model has; and what sampling takes beside that.
-PROCESS_BYTES = 64 * MIB
+PROCESS_BYTES = 65 * MIB
 SAMPLING_BYTES = 4 * MIB
 VOCABULARY_BYTES_PER_TOKEN = 400
 Q8_0_SHARE = 34 / 64
