@@ -6,6 +6,7 @@ import json
 import os
 import re
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any, Literal
@@ -207,6 +208,7 @@ HOSTILE: dict[str, Any] = {
     "counted quantifiers": {"type": "string", "pattern": "^((((a{1,100}){1,100}){1,100}){1,100})$"},
     "depth 200": "nested",
     "depth 2,000": "nested",
+    "depth 6,000": "nested",
     "100k enum": {"enum": [f"value {n}" for n in range(100_000)]},
     "huge maxLength": {"type": "string", "maxLength": 10**9},
     "huge minItems": {"type": "array", "minItems": 10**12},
@@ -259,7 +261,8 @@ def test_schemas_that_are_made_to_hurt(
         fields = {spelling: {"json": "..."}}
     answer = ask(server, path, schema=schema, **fields)
     assert answer["status"] == 400, answer
-    if name == "depth 2,000":  # Too deep for the body as a whole.
+    if name == "depth 6,000" or (name == "depth 2,000" and sys.version_info < (3, 12)):
+        # Too deep for the body as a whole, which Python 3.11 decodes to nearly a thousand levels.
         assert answer["error"]["code"] == "invalid_json"
         return
     assert answer["error"]["code"] in ("invalid_schema", "unsupported_schema")
