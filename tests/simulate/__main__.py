@@ -7,23 +7,11 @@ import multiprocessing
 import os
 import sys
 import time
-import traceback
 
+from tests.simulate.histories import STEPS, run_chunk
 from tests.simulate.world import World
 
-STEPS = 40
 CHUNK = 500
-
-
-def run_chunk(job: tuple[int, int]) -> tuple[int, str] | None:
-    """The first seed of a range that breaks a promise, and how."""
-    first, count = job
-    for seed in range(first, first + count):
-        try:
-            World(seed).run(STEPS)
-        except Exception:
-            return seed, traceback.format_exc(limit=-2)
-    return None
 
 
 def main() -> int:

@@ -1,19 +1,27 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import pytest
 
 from gateway.limits.book import Book
 from gateway.limits.bound import Bound
 from gateway.limits.windows import Account, Window
-from tests.simulate.__main__ import STEPS, run_chunk
+from tests.simulate.histories import STEPS, run_chunk
 from tests.simulate.world import Broken, Disk, World
 
 
 def test_histories_hold_every_promise() -> None:
     first = int(os.environ.get("SEED", "1"))
     assert run_chunk((first, int(os.environ.get("HISTORIES", "3000")))) is None
+
+
+def test_they_run_in_processes_of_their_own() -> None:
+    command = [sys.executable, "-m", "tests.simulate", "--histories", "2", "--processes", "1"]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert told.startswith("2 histories") and "every promise held" in told
 
 
 @pytest.mark.parametrize(
