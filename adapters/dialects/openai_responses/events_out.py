@@ -74,6 +74,7 @@ class ChunkRenderer:
         self._output: list[Fields] = []
         self._open: _Open | None = None
         self._calls: set[int] = set()
+        self._tokens: list[Fields] = []
         self._reason: FinishReason | None = None
         self._more: Fields = {}
 
@@ -87,7 +88,7 @@ class ChunkRenderer:
                     "response.in_progress", response=made
                 )
             case TextDelta():
-                return self._delta("text", event.text, _logprobs(event.logprobs))
+                return self._text(event)
             case RefusalDelta():
                 return self._delta("refusal", event.text)
             case ReasoningDelta():
@@ -100,6 +101,16 @@ class ChunkRenderer:
             case Finished():
                 made = ended(self._response("completed"), self._reason, event.usage)
                 return self._frame(f"response.{made['status']}", response=made)
+
+    def _text(self, event: TextDelta) -> bytes:
+        """Tokens without a text wait for it, but for those of calls, which some tell like that and nobody is told."""
+        kind = None if self._open is None else self._open.kind
+        if event.text or kind != "call":
+            self._tokens += _logprobs(event.logprobs)
+        if not event.text and kind != "text":
+            return b""
+        tokens, self._tokens = self._tokens, []
+        return self._delta("text", event.text, tokens)
 
     def _reasoning(self, event: ReasoningDelta) -> bytes:
         frames = self._delta("reasoning", event.text) if event.text else b""
@@ -117,6 +128,7 @@ class ChunkRenderer:
             if event.index in self._calls:
                 raise UpstreamInvalid("The model's calls came mixed up.")
             self._calls.add(event.index)
+            self._tokens.clear()
             call = ToolCall(event.id or f"call_{event.index}", event.name or "", "")
             frames = self._close() + self._begin("call", call, event.index)
         return frames + (self._delta("call", event.arguments) if event.arguments else b"")

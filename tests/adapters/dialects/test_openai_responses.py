@@ -283,3 +283,19 @@ def test_calls_that_come_mixed_up_are_not_taken_for_each_other(way: str) -> None
         renderer.render(event)
     with pytest.raises(UpstreamInvalid):
         renderer.render(last)
+
+
+def test_tokens_of_calls_interrupt_no_call_and_those_of_a_text_come_with_it() -> None:
+    """vLLM tells the tokens of calls too, as a text of none."""
+    early, of_call, later = ((TokenLogprob(-1, -0.5, raw),) for raw in (b"\xc3", b"{", b"\xbc"))
+    renderer, splitter = ChunkRenderer(HEAD, parse_request(body(stream=True))), EventSplitter()
+    events: list[Event] = [
+        *(Started(5), TextDelta(0, "", early), TextDelta(0, "\u00fc", later)),
+        *(TextDelta(0, "", of_call), ToolCallDelta(0, 0, "{", "call_1", "f")),
+        *(TextDelta(0, "", of_call), ToolCallDelta(0, 0, "}")),
+        *(ChoiceFinished(0, "tool_calls"), Finished(Usage(5, 4))),
+    ]
+    frames = splitter.feed(b"".join(map(renderer.render, events)))
+    message, call = json.loads(frames[-1][1])["response"]["output"]
+    assert call["arguments"] == "{}"
+    assert [one["bytes"] for one in message["content"][0]["logprobs"]][:2] == [[0xC3], [0xBC]]
