@@ -156,6 +156,11 @@ class Connection(asyncio.Protocol):
         """When it was used last, by the loop's clock."""
         return self._last_s
 
+    @property
+    def waited_s(self) -> float:
+        """How long its latest request was under way until now."""
+        return self._loop.time() - self._since_s
+
     def close(self) -> None:
         if self._state != "closed":
             self._state = "closed"

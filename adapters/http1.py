@@ -26,6 +26,8 @@ from adapters.errors import AdapterError, BrokeOff, Overloaded, Timeout, Unreach
 SWEEP_S = 0.25
 RESOLVED_S = 30.0
 STAGGER_S = 0.25
+# A kept connection that was dead breaks off at once. One that held for longer may have had its request answered.
+DEAD_S = 2.0
 ADDRESSES_MAX = 8
 # Below this, one copy is cheaper than a second piece on its way through the transport.
 JOINED_BYTES_MAX = 64 * 1024
@@ -142,7 +144,7 @@ class Direct:
         return len(self._connections) + self._opening
 
     async def send(self, head: bytes, body: Body, receiver: Receiver, timeouts: Timeouts | None = None) -> None:
-        """A kept connection may have died unnoticed: then, if nothing came back, the request is sent once more."""
+        """A kept connection may have died unnoticed: then, if it ends at once, the request is sent once more."""
         timeouts = timeouts or self._timeouts
         request = joined(head, body)
         if self._idle:
@@ -151,7 +153,7 @@ class Direct:
                 await connection.run(request, receiver, timeouts)
                 return
             except BrokeOff:
-                if connection.answered:
+                if connection.answered or connection.waited_s > DEAD_S:
                     raise
         connection = await self._open(timeouts.connect_s)
         await connection.run(request, receiver, timeouts)

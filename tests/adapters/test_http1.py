@@ -6,6 +6,7 @@ import ipaddress
 import socket
 import ssl
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import httptools
@@ -17,7 +18,7 @@ from adapters.bursts import Burst
 from adapters.connection import Bounds, Connection, Timeouts
 from adapters.errors import AdapterError, BrokeOff, Timeout, Unreachable
 from adapters.http1 import Client, Keeping, Origin, interleaved, parse_url, render_head, translated
-from tests.adapters.upstream import OK, Kept, Peer, answering, both_loops, client, run, upstream
+from tests.adapters.upstream import OK, Kept, Peer, answering, both_loops, client, head_of, run, upstream
 
 Loop = Callable[[], asyncio.AbstractEventLoop]
 
@@ -176,6 +177,26 @@ def test_who_gives_up_too_late_leaves_the_next_request_alone() -> None:
         assert first.cancelled() and kept.data == b"hello"
 
     run(main(), asyncio.new_event_loop)
+
+
+@pytest.mark.parametrize(("dead_s", "again"), [(20.0, True), (-1.0, False)])
+def test_only_what_ends_at_once_is_sent_once_more(dead_s: float, again: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(OK)
+        await peer.request()
+
+    async def main() -> None:
+        monkeypatch.setattr("adapters.http1.DEAD_S", dead_s)
+        door, kept = client(), Kept()
+        async with upstream(script) as up:
+            await door.wire(up.origin).send(head_of(up), b"{}", Kept())
+            with nullcontext() if again else pytest.raises(BrokeOff):
+                await door.wire(up.origin).send(head_of(up), b"{}", kept)
+            assert (up.accepted, kept.data) == ((2, b"hello") if again else (1, b""))
+        await door.close()
+
+    run(main())
 
 
 def certificate(folder: Path, name: str) -> tuple[Path, Path]:
