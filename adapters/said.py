@@ -11,11 +11,24 @@ from msgspec.structs import replace
 from adapters.dialects.endings import Ending
 from adapters.dialects.openai_wire import one_line
 from adapters.dialects.pieces import Piece, Pieces, pieces
-from adapters.dialects.places import Place, Sort, TokenIds, places, put
+from adapters.dialects.places import TEXTS_MAX, Place, Sort, TokenIds, places, put, too_many
 from adapters.relay import PASSING
 from adapters.types import Inbound
 
-__all__ = ["Ending", "Piece", "Pieces", "Place", "Sort", "answered", "ending", "readable", "saying", "saying_instead"]
+__all__ = [
+    "TEXTS_MAX",
+    "Ending",
+    "Piece",
+    "Pieces",
+    "Place",
+    "Sort",
+    "answered",
+    "ending",
+    "readable",
+    "saying",
+    "saying_instead",
+    "too_many",
+]
 
 # Larger bodies are walked over in a thread: it takes a second for ten megabytes of short texts.
 INLINE_BYTES_MAX = 64 * 1024
@@ -24,7 +37,8 @@ Around = tuple[int, tuple[str, ...]]
 
 
 async def readable(inbound: Inbound) -> list[Place] | None:
-    """All texts of a request, those in members that nobody knows included; None where not all can be read here."""
+    """All texts of a request, those in members that nobody knows included; None where not all can be read here. Raises
+    `InvalidRequest` for too many."""
     try:
         if len(inbound.body) > INLINE_BYTES_MAX:
             return await asyncio.to_thread(places, inbound.body)

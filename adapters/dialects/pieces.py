@@ -13,7 +13,8 @@ from typing import Any, Literal
 import msgspec
 
 from adapters.dialects.passing import decoded
-from adapters.dialects.places import FIXED, Place, Sort, Walk
+from adapters.dialects.places import FIXED, TEXTS_MAX, Place, Sort, Walk
+from adapters.errors import UpstreamInvalid
 
 # What was said, the tokens of that, or what its maker signed it with.
 Part = Literal["said", "tokens", "seal"]
@@ -73,11 +74,13 @@ def pieces(body: bytes) -> Pieces:
     decoded(_object, body)
     walk = _Answered(body)
     # What tells an object's texts from others' may stand behind them.
-    found = [
-        (place, walk.part, walk.names[-1], walk.names[:LEVELS_MAX], walk.marks[:LEVELS_MAX])
-        for place in walk
-        if not walk.echoed
-    ]
+    found: list[tuple[Place, Part, str, list[str], list[dict[str, str]]]] = []
+    for place in walk:
+        if walk.echoed:
+            continue
+        if len(found) >= TEXTS_MAX:
+            raise UpstreamInvalid("The provider's answer has too many texts.")
+        found.append((place, walk.part, walk.names[-1], walk.names[:LEVELS_MAX], walk.marks[:LEVELS_MAX]))
     all = [_piece(*one) for one in found]
     choices = [int(marks.get("index", "0")) for marks in walk.choices] or [one.choice for one in all]
     return Pieces(all, frozenset(choices))

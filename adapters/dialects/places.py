@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import base64
 import binascii
+import itertools
 import re
 from collections.abc import Iterator
 from typing import Literal
 
 import msgspec
+
+from adapters.errors import InvalidRequest
 
 # A text that may be replaced by any other, one that has to stay JSON, and one that cannot be changed at all.
 Sort = Literal["plain", "json", "fixed"]
@@ -47,6 +50,10 @@ _TOKEN = re.compile(
 )
 
 
+# Each text takes its time, however short it is, and 10 MB have millions of them.
+TEXTS_MAX = 50_000
+
+
 class Place(msgspec.Struct, frozen=True):
     """One text: `body[begin:end]` is its JSON. `before` stands before it in the same JSON text, where it is a file."""
 
@@ -71,9 +78,16 @@ class TokenIds(Exception):
 
 
 def places(body: bytes) -> list[Place]:
-    """The texts of a valid JSON object in their order. Raises `TokenIds`, and `msgspec.DecodeError` for what is no
-    text, such as half a surrogate."""
-    return list(Walk(body))
+    """The texts of a valid JSON object in their order. Raises `TokenIds`, `msgspec.DecodeError` for what is no text,
+    such as half a surrogate, and `InvalidRequest` for too many."""
+    found = list(itertools.islice(Walk(body), TEXTS_MAX + 1))
+    if len(found) > TEXTS_MAX:
+        raise too_many()
+    return found
+
+
+def too_many() -> InvalidRequest:
+    return InvalidRequest(f"Guardrails apply, and no more than {TEXTS_MAX} texts in a request can be looked at.")
 
 
 def put(body: bytes, changed: list[tuple[Place, str]]) -> bytes:

@@ -10,7 +10,7 @@ import msgspec
 from msgspec.structs import replace
 
 from adapters.errors import AdapterError, InvalidRequest
-from adapters.said import Ending, Piece, Place, Sort, saying
+from adapters.said import TEXTS_MAX, Ending, Piece, Place, Sort, saying, too_many
 from adapters.types import (
     ChoiceFinished,
     CompletionRequest,
@@ -89,6 +89,8 @@ class Guarding:
 
     async def _checked(self, rules: Sequence[Rule], sorted_texts: Sequence[tuple[str, Sort]]) -> list[str]:
         """The texts as they may go on."""
+        if len(sorted_texts) > TEXTS_MAX:
+            raise too_many()
         texts, sorts = [text for text, _ in sorted_texts], [sort for _, sort in sorted_texts]
         for rule in rules:
             texts = await self._checked_by(rule, texts, sorts)

@@ -162,11 +162,17 @@ class Patterns:
 
     async def find(self, texts: Sequence[str]) -> list[Sequence[Span]]:
         def all_at_once() -> list[Sequence[Span]]:
-            return [Matching(self._detectors).look(text, True).spans for text in texts]
+            return [self._spans(text) for text in texts]
 
         if sum(map(len, texts)) > THREAD_CHARS:
             return await asyncio.to_thread(all_at_once)
         return all_at_once()
+
+    def _spans(self, text: str) -> Sequence[Span]:
+        """What is in one text. Of many short ones most have nothing, which one search shows where all is in reach."""
+        raw = text.encode("utf-8", "surrogatepass")
+        at_work = [one for one in self._detectors if len(raw) > one.reach_bytes or one.pattern.search(raw) is not None]
+        return Matching(at_work).look(text, True).spans if at_work else ()
 
     def scan(self) -> Matching:
         return Matching(self._detectors)

@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters.dialects.pieces import LEVELS_MAX, pieces
-from adapters.dialects.places import TokenIds, places, put
+from adapters.dialects.places import TEXTS_MAX, TokenIds, places, put
+from adapters.errors import InvalidRequest, UpstreamInvalid
 from adapters.members import Members
 from adapters.said import readable, saying
 from adapters.types import Head, Inbound
@@ -188,3 +189,12 @@ def test_what_leads_to_a_text_of_an_answer_is_bounded() -> None:
     deep = b'{"choices":[{"index":1,"delta":{"content":"x"}}]}'
     (found,) = pieces(deep).found
     assert (found.choice, found.channel) == (1, ("choices", "[]", "delta", "content", "index=1"))
+
+
+def test_more_texts_than_anybody_could_look_at_are_refused() -> None:
+    body = b'{"%b":["a"' + b',"a"' * TEXTS_MAX + b"]}"
+    with pytest.raises(InvalidRequest, match="50000 texts"):
+        places(body % b"x")
+    with pytest.raises(UpstreamInvalid):
+        pieces(body % b"x")
+    assert pieces(body % b"instructions").found == []

@@ -51,7 +51,9 @@ def test_no_way_of_cutting_a_text_changes_what_is_found(bits: list[str], data: s
         "wide": r"[ü漢]+",
     }
     for guardrail in (pii(TYPES), regexes(patterns, 16)):
-        assert scan(guardrail.scan(), pieces) == scan(guardrail.scan(), [text])
+        whole = scan(guardrail.scan(), [text])
+        assert scan(guardrail.scan(), pieces) == whole
+        assert [list(spans) for spans in asyncio.run(guardrail.find([text, ""]))] == [whole, []]
 
 
 def test_holds_back_no_more_than_may_still_change() -> None:

@@ -79,6 +79,11 @@ class Bench:
         return request
 
 
+def test_more_texts_than_anybody_could_look_at_are_refused() -> None:
+    with pytest.raises(InvalidRequest, match="50000 texts"):
+        Bench().chat(*[Message("user", "x")] * 50_001)
+
+
 def test_every_text_of_a_conversation_is_looked_at() -> None:
     image = ImagePart(b"secret", "image/png")
     request = Bench().chat(
