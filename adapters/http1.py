@@ -25,6 +25,8 @@ from adapters.errors import AdapterError, BrokeOff, Overloaded, Timeout, Unreach
 
 SWEEP_S = 0.25
 RESOLVED_S = 30.0
+# So long a name is waited for whose addresses are known from before.
+RESOLVING_S = 1.0
 STAGGER_S = 0.25
 # A kept connection that was dead breaks off at once. One that held for longer may have had its request answered.
 DEAD_S = 2.0
@@ -217,14 +219,15 @@ class Direct:
         loop = asyncio.get_running_loop()
         if not self._addresses or loop.time() - self._resolved_s > RESOLVED_S:
             try:
-                found = await loop.getaddrinfo(self._origin.host, self._origin.port, type=socket.SOCK_STREAM)
-            except (OSError, UnicodeError) as exc:
+                async with asyncio.timeout(RESOLVING_S if self._addresses else None):
+                    found = await loop.getaddrinfo(self._origin.host, self._origin.port, type=socket.SOCK_STREAM)
+            except (OSError, UnicodeError) as exc:  # Among them that it takes too long.
                 if not self._addresses:
                     log.warning("the name %s has no address: %s", self._origin.host, exc)
                     raise Unreachable("The upstream's name has no address.") from None
             else:
                 self._addresses = interleaved(list(dict.fromkeys(str(one[4][0]) for one in found)))
-                self._resolved_s = loop.time()
+            self._resolved_s = loop.time()
         self._turn += 1
         start = self._turn % len(self._addresses)
         return (self._addresses[start:] + self._addresses[:start])[:ADDRESSES_MAX]

@@ -96,6 +96,11 @@ def test_a_second_address_helps_and_names_are_asked_again(monkeypatch: pytest.Mo
             monkeypatch.setattr("adapters.http1.RESOLVED_S", -1.0)
             await door.wire(origin).send(render_head("GET", "/", origin, []), b"", Kept())
             assert asked == 2
+            # Who answers no more keeps nobody from the addresses known last.
+            monkeypatch.setattr("adapters.http1.RESOLVING_S", 0.01)
+            monkeypatch.setattr(loop, "getaddrinfo", lambda *_, **__: asyncio.Event().wait())
+            await door.wire(origin).send(render_head("GET", "/", origin, []), b"", kept := Kept())
+            assert kept.data == b"hello"
         await door.close()
 
     run(main(), asyncio.new_event_loop)
