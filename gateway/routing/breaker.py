@@ -26,6 +26,7 @@ class Breaker:
     """One target's breaker. Whoever was told `try_enter` ends with exactly one of `succeeded`, `failed`, `left`.
 
     While it is half-open one request at a time is a trial: its success closes the breaker, its failure opens it again.
+    An answer that has `begun` lets others in, as it may last for minutes; the next failure opens the breaker again.
     """
 
     def __init__(self, settings: BreakerSettings | None = None) -> None:
@@ -60,11 +61,17 @@ class Breaker:
         self._trial = True
         return True
 
-    def succeeded(self, now_s: float) -> None:
+    def begun(self) -> None:
+        """A request is being answered, and ends as ever."""
         if self._trial:
-            self._until_s, self._open_for_s = None, self._settings.open_s
+            self._until_s, self._trial = None, False
             self._requests = self._failures = 0
-        self._trial = False
+            self._in_a_row = self._settings.failures - 1
+
+    def succeeded(self, now_s: float) -> None:
+        self.begun()
+        if self._until_s is None:
+            self._open_for_s = self._settings.open_s
         self._in_a_row = 0
         self._count(now_s, failed=False)
 

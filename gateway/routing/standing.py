@@ -152,6 +152,7 @@ class Visit:
             self._answered = True
             self.took_s = self._clock() - self._started_s
             self._standing.learn(self.took_s)
+            self._standing.breaker.begun()
 
     def end(self, error: BaseException | None = None) -> None:
         """`error` None: all went well. A cancellation is the client's own, and says nothing about the target."""

@@ -64,6 +64,22 @@ def test_one_trial_at_a_time_closes_or_opens_it() -> None:
     assert breaker.try_enter(17)
 
 
+def test_an_answer_that_has_begun_lets_others_in_until_the_next_failure() -> None:
+    breaker = opened()
+    assert breaker.try_enter(5)
+    breaker.begun()
+    assert breaker.try_enter(5) and breaker.try_enter(5)
+    breaker.left()
+    assert breaker.state(6) == "closed"
+    breaker.failed(6)
+    assert breaker.state(6) == "open"
+    assert breaker.try_enter(11)
+    breaker.begun()
+    breaker.succeeded(12)
+    breaker.failed(13)
+    assert breaker.state(13) == "closed"
+
+
 def test_a_client_that_leaves_a_trial_frees_its_place() -> None:
     breaker = opened()
     assert breaker.try_enter(5)
@@ -99,7 +115,7 @@ def test_what_began_before_it_opened_does_not_change_its_wait() -> None:
     assert breaker.wait_s(1) == 4
 
 
-@given(st.lists(st.tuples(st.sampled_from(["enter", "ok", "fail", "left"]), st.floats(0, 10))))
+@given(st.lists(st.tuples(st.sampled_from(["enter", "begin", "ok", "fail", "left"]), st.floats(0, 10))))
 def test_it_never_stays_shut(steps: list[tuple[str, float]]) -> None:
     """Whatever happens, everybody who was let in ends, and then somebody is let in again within the longest wait."""
     breaker, now_s, inside = Breaker(SETTINGS), 0.0, 0
@@ -107,6 +123,8 @@ def test_it_never_stays_shut(steps: list[tuple[str, float]]) -> None:
         now_s += wait_s
         if step == "enter":
             inside += breaker.try_enter(now_s)
+        elif step == "begin":
+            breaker.begun()
         elif inside:
             if step == "ok":
                 breaker.succeeded(now_s)

@@ -189,19 +189,32 @@ def test_when_all_rest_the_answer_says_for_how_long() -> None:
 
 
 def test_while_the_only_target_is_on_trial_others_are_asked_to_come_back() -> None:
+    asked, go = asyncio.Event(), asyncio.Event()
+
+    class Slow(Moody):
+        async def _moody(self, events: AsyncIterator[Event]) -> AsyncIterator[Event]:
+            if not self.failures:
+                asked.set()
+                await go.wait()
+            async for event in super()._moody(events):
+                yield event
+
     async def test() -> None:
-        scene = Scene([Moody("a", [GONE] * 5)], attempts_max=1)
+        scene = Scene([Slow("a", [GONE] * 5)], attempts_max=1)
         for _ in range(5):
             with pytest.raises(Unreachable):
                 await scene.ask()
         scene.now_s += 5
         trial = scene.router.chat(REQUEST, Caller("r", "t"))
-        await anext(trial)
+        begins = asyncio.ensure_future(anext(trial))
+        await asked.wait()
         with pytest.raises(errors.ModelUnavailable) as caught:
             await scene.ask()
         assert caught.value.retry_after_s == 1
+        go.set()
+        await begins
+        assert await scene.ask() == "a"  # However long the answer of the trial may be.
         assert [event async for event in trial]
-        assert await scene.ask() == "a"
 
     run(test())
 
