@@ -9,6 +9,7 @@ import msgspec
 from adapters.answers import fetch
 from adapters.connection import Timeouts
 from adapters.dialects.failures import failure
+from adapters.errors import UpstreamRefused
 from adapters.upstream import Upstream, UpstreamSettings
 
 ANSWER_BYTES_MAX = 16 << 20
@@ -37,6 +38,11 @@ async def ask(settings: UpstreamSettings) -> frozenset[str] | None:
         target = upstream.path(upstream.row.models_path.removeprefix("/"))
         head = await upstream.head("GET", target, b"")
         answer = await fetch(upstream.wire, head, b"", bytes_max=ANSWER_BYTES_MAX, timeouts=TIMEOUTS)
+        if answer.status in (404, 405, 410):
+            message = (
+                f"There is nothing at {target} of its host, where its models would be listed; look at its base_url."
+            )
+            raise UpstreamRefused(message, answer.status)
         if answer.status != 200:
             raise failure(answer.status, answer.body, {}, time.time())
         return _listed(answer.body) if upstream.row.lists_served else frozenset()

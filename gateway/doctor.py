@@ -347,6 +347,9 @@ def _provider_problems(provider: ProviderConfig) -> Iterator[tuple[Status, str]]
     parts = urlsplit(provider.base_url or "")
     if parts.scheme == "http" and provider.api_key is not None and not is_loopback(parts.hostname or ""):
         yield "warn", f"its key goes unencrypted to {parts.hostname}"
+    last = "/" + parts.path.rstrip("/").rpartition("/")[2]
+    if last != "/" and any(path.startswith(f"{last}/") for path in PROVIDERS[provider.kind].paths.values()):
+        yield "warn", f"its base_url should end before {last}, which is added for a provider of kind {provider.kind}"
     if not provider.verify:
         yield "warn", "its certificate is not verified, so that anybody on the way there can read its key"
 

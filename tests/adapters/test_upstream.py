@@ -287,6 +287,17 @@ def test_asking_a_provider_whether_it_takes_the_key() -> None:
     run(scenario())
 
 
+def test_a_base_url_that_leads_nowhere_is_told_with_the_path_that_was_asked_for() -> None:
+    async def scenario() -> None:
+        async with upstream(answering(reply(b"not found", 404))) as peers:
+            url = f"http://127.0.0.1:{peers.port}/v1"
+            with pytest.raises(UpstreamRefused, match="There is nothing at /v1/v1/models of its host") as caught:
+                await ask(UpstreamSettings(name="p", kind="anthropic", api_key=Key(), base_url=url))
+            assert caught.value.status == 404
+
+    run(scenario())
+
+
 @pytest.mark.parametrize(
     ("kind", "body", "listed"),
     [

@@ -190,6 +190,8 @@ def test_providers_and_routes_are_examined_without_asking_them(tmp_path: Path) -
             name="open", kind="vllm", base_url="http://vllm:8000/v1", api_key=ProviderKey("k"), verify=False
         ),
         ProviderConfig(name="shown", kind="openai", api_key_file=str(key)),
+        ProviderConfig(name="twice", kind="anthropic", api_key=ProviderKey("k"), base_url="https://proxy/claude/v1/"),
+        ProviderConfig(name="once", kind="anthropic", api_key=ProviderKey("k"), base_url="https://proxy/claude"),
         ProviderConfig(name="lost", kind="vertex", google_file=str(tmp_path / "gone"), region="a", project="b"),
     )
     routes = (
@@ -211,6 +213,12 @@ def test_providers_and_routes_are_examined_without_asking_them(tmp_path: Path) -
         ("warn", "provider open", "its key goes unencrypted to vllm"),
         ("warn", "provider open", told[2][2]),
         ("warn", "provider shown", f"other users can read {key}; run: chmod 600 {key}"),
+        (
+            "warn",
+            "provider twice",
+            "its base_url should end before /v1, which is added for a provider of kind anthropic",
+        ),
+        ("ok", "provider once", "anthropic at https://proxy/claude"),
         ("fail", "provider lost", f"{tmp_path / 'gone'} cannot be read"),
         ("ok", "route free", "m of fine"),
         ("warn", "route unknown", "m of fine; without a price for m of fine no key with a budget may use it"),

@@ -16,11 +16,12 @@ from tests.gateway.api.wire import run, serve, until
 KEYS = {
     "Bearer user": Principal(tenant="t", key_id="k", name="n"),
     "Bearer admin": Principal(tenant="a", key_id="a", name="a", admin=True),
+    "Bearer narrow": Principal(tenant="t", key_id="n", name="n", scopes=frozenset({"inference"})),
 }
 
 
 class FakeAuthenticator:
-    """Knows two keys; `down` makes it fail as when the database is gone."""
+    """Knows some keys; `down` makes it fail as when the database is gone."""
 
     down = False
     address = ""
@@ -90,6 +91,17 @@ def test_access_belongs_to_the_route(request_bytes: bytes, status: int, code: st
             assert reply.status == status
             if code is not None:
                 assert reply.error["code"] == code
+
+    run(main())
+
+
+def test_who_may_not_is_told_whether_it_is_his_key_or_his_rights() -> None:
+    async def main() -> None:
+        async with serve(ENDPOINTS, authenticator=FakeAuthenticator()) as served:
+            narrow = (await served.ask(ask("/user", "narrow"))).error["message"]
+            assert narrow == "This needs the permission models.read, which the scopes of this key leave out."
+            other = (await served.ask(ask("/admin", "user"))).error["message"]
+            assert other == "This needs the permission settings.read."
 
     run(main())
 
