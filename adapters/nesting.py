@@ -1,7 +1,7 @@
 """How deep JSON is nested, looked at before it is decoded.
 
 Decoders stop where the interpreter that runs them does, which is after nearly a thousand levels in Python 3.11, after
-ten thousand in 3.12 and 3.13, and from 3.14 on where its stack ends.
+ten thousand in later releases of 3.12 and in 3.13, and from 3.14 on where its stack ends.
 """
 
 from __future__ import annotations
