@@ -98,6 +98,8 @@ class Store:
 
     def open(self, then: Callable[[Scan], None]) -> None:
         self._do(self._writer, self._open, Scan([]), then)
+        # Not before `settle` has what was found: whoever waits for it takes that in at once.
+        self._writer.submit(self.opened.set)
 
     def save(self, record: Record, blob: Blob, then: Callable[[int], None]) -> None:
         self._change(record.id, partial(self._save, record, blob), 0, then)
@@ -161,10 +163,7 @@ class Store:
         self._lock = Lock(self._compatibility(), self._key)
 
     def _open(self) -> Scan:
-        try:
-            return self._scan(self._lock) if self._lock is not None else Scan([])
-        finally:
-            self.opened.set()
+        return self._scan(self._lock) if self._lock is not None else Scan([])
 
     def _scan(self, lock: Lock) -> Scan:
         """Reads the records of all files; what cannot be used is removed. Memory is got ready for those that will be

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import time
+from collections import deque
+from collections.abc import Callable
 from io import BufferedReader, BufferedWriter
 from pathlib import Path
 
@@ -94,6 +97,28 @@ def test_what_is_written_comes_back_after_a_restart(tmp_path: Path, key: bytes |
     assert after.scans == [Scan([(record(blob(size)), written)])]
     loaded = after.load()
     assert loaded is not None and equal(loaded, blob(size))
+
+
+class Late(deque[Callable[[], None]]):
+    """The thread is held up before anybody sees what it has done."""
+
+    def append(self, done: Callable[[], None]) -> None:
+        time.sleep(0.1)
+        super().append(done)
+
+
+def test_who_waits_for_what_there_is_finds_it(tmp_path: Path) -> None:
+    before = Bench(tmp_path)
+    before.save(blob())
+    before.end()
+    store = Store(tmp_path, lambda: COMPATIBLE, None, Buffers(0))
+    store._due = Late()
+    scans: list[Scan] = []
+    store.start()
+    store.open(scans.append)
+    assert store.opened.wait(10)
+    store.settle()
+    assert [len(scan.found) for scan in scans] == [1]
 
 
 def test_only_the_owner_may_read_and_with_a_key_nobody_else_can(tmp_path: Path) -> None:
