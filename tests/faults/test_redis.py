@@ -15,7 +15,8 @@ from tests.conformance.test_shared_state import ADD, READ
 from tests.stores import Valkey
 
 BACK_S_MAX = 10
-TIMEOUT_S = 0.4
+# A machine that runs other suites beside it may stand still for half a second.
+TIMEOUT_S = 1.5
 ARGUMENTS = (1, 1000, 60_000)
 
 
