@@ -12,7 +12,7 @@ import msgspec
 from adapters.dialects.client import Style
 from adapters.dialects.endings import Ending
 from adapters.dialects.plain import searched
-from adapters.dialects.splicing import Parts
+from adapters.dialects.splicing import Parts, escaped
 from adapters.errors import BrokeOff, UpstreamInvalid
 from adapters.public import leads_inside
 from adapters.types import Head, Inbound, Kind, Usage
@@ -57,7 +57,7 @@ class Addresses(msgspec.Struct, frozen=True):
         members = inbound.head.members
         outline = inbound.body if members is None else members.outline
         try:
-            signed = stands_in(outline, self.signs) or _escaped(outline)
+            signed = stands_in(outline, self.signs) or escaped(outline)
             return signed and any(True for _ in self.found(outline))
         except (msgspec.DecodeError, RecursionError):
             return True
@@ -72,11 +72,6 @@ class Addresses(msgspec.Struct, frozen=True):
             return False
         except RecursionError:
             return True
-
-
-def _escaped(body: bytes) -> bool:
-    """Whether a name or a value may be spelled with escapes."""
-    return body.find(b"\\") >= 0 and body.find(b"\\u00") >= 0
 
 
 def stands_in(body: bytes, signs: Iterable[bytes]) -> bool:
@@ -107,7 +102,7 @@ class Signs:
         if not signs:
             return False
         body = searched(inbound, self._said)
-        return _escaped(body) or stands_in(body, signs)
+        return escaped(body) or stands_in(body, signs)
 
 
 @functools.lru_cache(256)

@@ -102,11 +102,16 @@ def _spans(body: bytes, names: Mapping[str, bytes], read: Members | None) -> dic
     return found
 
 
+def escaped(body: bytes) -> bool:
+    """Whether a name or a value may be spelled with escapes."""
+    return body.find(b"\\") >= 0 and body.find(b"\\u00") >= 0
+
+
 def _span(body: bytes, name: str) -> tuple[int, int] | None:
     """Where the value of one member is, if it is a text and easily found."""
     if len(body) > SEARCHED_BYTES_MAX:
         return None
-    if body.find(b"\\") >= 0 and body.find(b"\\u00") >= 0 and _LETTER.search(body) is not None:
+    if escaped(body) and _LETTER.search(body) is not None:
         return None
     quoted = b'"%b"' % name.encode()
     at = body.find(quoted)

@@ -167,10 +167,8 @@ def _problem(error: Exception) -> str:
 
 def _model(path: Path, header: gguf.GGUF, settings: EngineSettings, progress: Callable[[float], None]) -> Model:
     amx = packing.has_amx()
-    copied, packed = (
-        copies_weights(settings, packing.look(header, amx=amx).plain_bytes),
-        packing.is_packed(header, amx=amx),
-    )
+    copied = copies_weights(settings, packing.look(header, amx=amx).plain_bytes)
+    packed = packing.is_packed(header, amx=amx)
     try:
         return Model(path, gpu_layers=settings.gpu_layers, progress=progress, copied=copied, packed=packed)
     except Unfit as error:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any, Literal
@@ -260,11 +261,11 @@ def test_schemas_that_are_made_to_hurt(
         fields = {spelling: {"json": "..."}}
     answer = ask(server, path, schema=schema, **fields)
     assert answer["status"] == 400, answer
-    if name == "depth 6,000":  # Too deep for the body as a whole.
+    early = name == "depth 2,000" and sys.version_info < (3, 13) and answer["error"]["code"] == "invalid_json"
+    if early or name == "depth 6,000" or (name == "depth 2,000" and sys.version_info < (3, 12)):
+        # Too deep for the body as a whole. Python 3.11 decodes nearly a thousand levels, early 3.12 not many more.
         assert answer["error"]["code"] == "invalid_json"
         return
-    if name == "depth 2,000" and answer["error"]["code"] == "invalid_json":
-        return  # Too deep for the decoder: Python 3.11 takes nearly a thousand levels, and early 3.12 not many more.
     assert answer["error"]["code"] in ("invalid_schema", "unsupported_schema")
     assert answer["error"]["param"] == spelling
     with pytest.raises(BlockingIOError):
